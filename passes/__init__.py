@@ -1,0 +1,1 @@
+"""Passes: from a program and a plan to one rank's program."""

@@ -1,0 +1,1 @@
+"""Analysis: from a single-device program to a plan; nothing is rewritten."""

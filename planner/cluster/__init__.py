@@ -1,0 +1,1 @@
+"""Descriptions of clusters: devices, links and their measured numbers."""

@@ -1,0 +1,1 @@
+"""What the planner talks about: layouts, programs, plans, schedules."""

@@ -1,0 +1,182 @@
+"""Placements: how one tensor lies over one mesh axis, and its gradient.
+
+A placement names two things at once, the layout of a value and the layout
+of its gradient, because the two determine each other once a program is
+differentiated:
+
+======== ================== ==================
+printed  value              gradient
+======== ================== ==================
+``R``    ``Replicate()``    ``Replicate()``
+``V``    ``Replicate()``    ``Partial("sum")``
+``P``    ``Partial("sum")`` ``Replicate()``
+``Pmax`` ``Partial("max")`` none
+``S(d)`` ``Shard(d)``       ``Shard(d)``
+======== ================== ==================
+
+``V`` ("varying gradient") is what a sharded operator wants of an operand
+that it holds whole: every rank computes only its share of the gradient.
+Turning ``R`` into ``V`` moves nothing forward and all-reduces backward;
+turning ``S(1)`` into ``V`` all-gathers forward and reduce-scatters
+backward. Those two are the whole of Megatron's tensor and sequence
+parallelism, and ``S(0)`` to ``V`` on a parameter is fully sharded data
+parallelism.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.distributed.tensor import Partial, Replicate, Shard
+from torch.distributed.tensor.placement_types import \
+    Placement as TorchPlacement
+
+__all__ = [
+    "Layout", "P", "PMAX", "Placement", "R", "S", "V", "format_layout",
+    "local_shape", "parse_layout", "parse_placement"
+]
+
+_TEXT = re.compile(r"R|V|P(max|min)?|S\((\d+)\)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Placement:
+    """One tensor over one mesh axis.
+
+    Parameters
+    ----------
+    kind : str
+        ``"R"``, ``"V"``, ``"P"`` or ``"S"``; see the module's table.
+    dim : int
+        The tensor dimension that is sharded (``S`` only).
+    reduce : str
+        How partial values combine (``P`` only): sum, max or min.
+    """
+
+    kind: str
+    dim: int = -1
+    reduce: str = "sum"
+
+    def __str__(self) -> str:
+        if self.kind == "S":
+            return f"S({self.dim})"
+        if self.kind == "P" and self.reduce != "sum":
+            return f"P{self.reduce}"
+        return self.kind
+
+    __repr__ = __str__
+
+    @property
+    def is_shard(self) -> bool:
+        return self.kind == "S"
+
+    @property
+    def is_partial(self) -> bool:
+        return self.kind == "P"
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether every rank holds the whole value (``R`` and ``V``)."""
+        return self.kind in ("R", "V")
+
+    @property
+    def value(self) -> TorchPlacement:
+        """The value's placement in torch's terms."""
+        return _to_torch(self.kind, self.dim, self.reduce)
+
+    @property
+    def grad(self) -> TorchPlacement:
+        """The gradient's placement in torch's terms."""
+        return _to_torch(
+            *{
+                "R": ("R", -1, "sum"),
+                "V": ("P", -1, "sum"),
+                "P": ("R", -1, "sum"),
+                "S": ("S", self.dim, "sum")
+            }[self.kind])
+
+
+def _to_torch(kind: str, dim: int, reduce: str) -> TorchPlacement:
+    if kind == "S":
+        return Shard(dim)
+    if kind == "P":
+        return Partial(reduce)
+    return Replicate()
+
+
+R = Placement("R")
+V = Placement("V")
+P = Placement("P")
+PMAX = Placement("P", reduce="max")
+
+Layout = tuple[Placement, ...]
+"""Placements of one tensor, one for each mesh axis, outermost axis first."""
+
+
+def S(dim: int) -> Placement:  # noqa: N802 (the field's own name for it)
+    """Shard along tensor dimension `dim` (not negative)."""
+    if dim < 0:
+        raise ValueError(f"a sharded dim is counted from 0, got {dim}")
+    return Placement("S", dim)
+
+
+def parse_placement(text: str) -> Placement:
+    """Parse what ``str(placement)`` prints.
+
+    Raises
+    ------
+    ValueError
+        When `text` is no placement.
+
+    Examples
+    --------
+    >>> parse_placement("S(1)")
+    S(1)
+    """
+    match = _TEXT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no placement; write R, V, P or S(dim)")
+    if match[2] is not None:
+        return S(int(match[2]))
+    return Placement(text.strip()[0], reduce=match[1] or "sum")
+
+
+def format_layout(layout: Sequence[Placement]) -> str:
+    """Print a layout, ``"S(0) R"`` for two axes."""
+    return " ".join(map(str, layout))
+
+
+def parse_layout(text: str) -> Layout:
+    """Parse what :func:`format_layout` prints."""
+    return tuple(parse_placement(part) for part in text.split())
+
+
+def local_shape(shape: Sequence[int], layout: Sequence[Placement],
+                sizes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that each rank holds, for evenly divided dims.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The global shape.
+    layout : sequence of Placement
+        One placement per mesh axis.
+    sizes : sequence of int
+        The axes' sizes.
+
+    Raises
+    ------
+    ValueError
+        When a sharded dim is not divisible by its axes.
+    """
+    local = list(shape)
+    for placement, size in zip(layout, sizes, strict=True):
+        if placement.is_shard:
+            if local[placement.dim] % size:
+                raise ValueError(
+                    f"dim {placement.dim} of {tuple(shape)} does not divide "
+                    f"over {size} ranks")
+            local[placement.dim] //= size
+    return tuple(local)

@@ -1,0 +1,1 @@
+"""Sharding rules: what each operator can do over one mesh axis."""

@@ -1,0 +1,200 @@
+"""The table of sharding rules: what an operator can do over one mesh axis.
+
+A rule is a function from an :class:`OpCall` to a list of
+:class:`Option`; it is written for one axis and knows nothing of the axis'
+size. Options compose over axes by taking one per axis. Rules write ``R``
+for an operand that is held whole; :func:`options` turns it into ``V``
+where the operator is otherwise sharded (its gradient is then partial),
+adds the two options that every operator has (all ``R`` and all ``V``),
+and drops what does not divide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from planner.ir.layout import Placement, R, V
+
+__all__ = [
+    "Arg", "OpCall", "Option", "TensorSpec", "has_rule", "options", "register",
+    "registered_ops"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Shape (global), dtype and differentiability of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    requires_grad: bool = False
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def numel(self) -> int:
+        n = 1
+        for size in self.shape:
+            n *= size
+        return n
+
+    @property
+    def size_bytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """Stands for tensor input number `index` inside an OpCall's args."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpCall:
+    """One operator call with its tensors taken out.
+
+    Parameters
+    ----------
+    target : OpOverload
+        The ATen (or custom) operator.
+    args, kwargs
+        As in the graph, each tensor replaced by ``Arg(i)``, also inside
+        lists.
+    inputs, outputs : tuple of TensorSpec
+        Tensor inputs in the order of their ``Arg`` index, and tensor
+        outputs in order (a None output is left out).
+    """
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """The argument at `position` or called `name`, else `default`."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One way to run an operator over one mesh axis.
+
+    Parameters
+    ----------
+    inputs, outputs : tuple of Placement
+        One per tensor input and output of the call.
+    lowering : str or None
+        None: the operator itself runs on the local tensors, its size
+        arguments replaced by local sizes. Else the name of a function in
+        ``passes.lowerings`` that computes the local outputs.
+    """
+
+    inputs: tuple[Placement, ...]
+    outputs: tuple[Placement, ...]
+    lowering: str | None = None
+
+    def __str__(self) -> str:
+        text = (f"{','.join(map(str, self.inputs))}"
+                f"->{','.join(map(str, self.outputs))}")
+        return f"{text} [{self.lowering}]" if self.lowering else text
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the work is divided among the ranks of the axis."""
+        return any(p.is_shard for p in self.inputs + self.outputs)
+
+
+Rule = Callable[[OpCall], Iterable[Option]]
+_RULES: dict[Any, Rule] = {}
+
+
+def register(*targets: Any) -> Callable[[Rule], Rule]:
+    """Register a rule for operators; a second rule for one is an error."""
+
+    def add(rule: Rule) -> Rule:
+        for target in targets:
+            if target in _RULES:
+                raise ValueError(f"{target} already has a rule: "
+                                 f"{_RULES[target].__name__}")
+            _RULES[target] = rule
+        return rule
+
+    return add
+
+
+def has_rule(target: Any) -> bool:
+    """Whether an own rule is registered for `target`."""
+    return target in _RULES
+
+
+def registered_ops() -> tuple[Any, ...]:
+    """All operators that have an own rule, by name."""
+    return tuple(sorted(_RULES, key=str))
+
+
+def divides(call: OpCall, option: Option, size: int) -> bool:
+    """Whether every sharded dim of the option divides by `size`."""
+    pairs = zip(call.inputs + call.outputs,
+                option.inputs + option.outputs,
+                strict=True)
+    return all(not p.is_shard or (p.dim < spec.ndim and spec.shape[p.dim] %
+                                  size == 0 and spec.shape[p.dim] > 0)
+               for spec, p in pairs)
+
+
+def _with_partial_gradients(call: OpCall, option: Option) -> Option:
+    """Operands held whole by a divided operator get partial gradients."""
+    whole = all(p == R for p in option.inputs + option.outputs)
+    if whole:
+        return option
+    inputs = tuple(V if p == R and spec.requires_grad else p
+                   for p, spec in zip(option.inputs, call.inputs, strict=True))
+    return dataclasses.replace(option, inputs=inputs)
+
+
+def _uniform(call: OpCall, placement: Placement) -> Option:
+    return Option(inputs=tuple(placement if s.requires_grad else R
+                               for s in call.inputs),
+                  outputs=tuple(placement if s.requires_grad else R
+                                for s in call.outputs))
+
+
+def options(call: OpCall, size: int, *,
+            fallback: Sequence[Rule] = ()) -> tuple[Option, ...]:
+    """All options of a call on an axis of `size` ranks, without repeats.
+
+    The first is always "every rank computes the whole" (all ``R``), then
+    the same with partial gradients (all ``V``, where anything is
+    differentiable), then the rule's own in its order.
+
+    Parameters
+    ----------
+    call : OpCall
+    size : int
+        Ranks along the axis.
+    fallback : sequence of rules
+        Tried in order when no own rule is registered; the first that
+        returns something is taken.
+    """
+    found = {_uniform(call, R): None}
+    if any(s.requires_grad for s in call.outputs):
+        found[_uniform(call, V)] = None
+    rules = [_RULES[call.target]] if call.target in _RULES else fallback
+    for rule in rules:
+        own = [o for o in rule(call) if divides(call, o, size)]
+        for option in own:
+            found[_with_partial_gradients(call, option)] = None
+        if own:
+            break
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""ScaleTorch: the same training program, spread over any mesh."""
