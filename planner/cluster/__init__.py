@@ -1,1 +1,12 @@
-"""Descriptions of clusters: devices, links and their measured numbers."""
+"""The hardware: devices, links, presets, and what a mesh axis uses."""
+
+from planner.cluster.axis import AxisInfo, axis_link
+from planner.cluster.load import load_cluster, preset_names
+from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
+                                  Tier)
+from planner.cluster.text import from_yaml, to_yaml
+
+__all__ = [
+    "AxisInfo", "ClusterSpec", "Coefficient", "DeviceKind", "Link", "Tier",
+    "axis_link", "from_yaml", "load_cluster", "preset_names", "to_yaml"
+]

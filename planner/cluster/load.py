@@ -1,0 +1,79 @@
+"""Find a cluster by name, shorthand or path."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from planner.cluster.names import nearest
+from planner.cluster.spec import ClusterSpec
+from planner.cluster.text import from_yaml
+
+__all__ = ["load_cluster", "preset_names"]
+
+_PRESETS = Path(__file__).parent / "presets"
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets that ship with the planner, sorted."""
+    return tuple(sorted(path.stem for path in _PRESETS.glob("*.yaml")))
+
+
+def load_cluster(cluster: str | Path | ClusterSpec) -> ClusterSpec:
+    """A cluster from whatever names it.
+
+    Parameters
+    ----------
+    cluster : str, Path or ClusterSpec
+        A preset (``"h100-sxm"``), a path to a YAML file, or either with
+        sizes after a colon: ``"h100-sxm:8x4"`` is 8 devices per node and
+        4 nodes (innermost tier first), ``"h100-sxm:64"`` 64 devices that
+        fill whole nodes. A spec is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        For names that are neither, and for sizes that do not fit.
+
+    Examples
+    --------
+    >>> load_cluster("h100-sxm:8x4").num_devices
+    32
+    """
+    if isinstance(cluster, ClusterSpec):
+        return cluster
+    name, colon, sizes = str(cluster), "", ""
+    if not Path(name).is_file():
+        name, colon, sizes = name.rpartition(":")
+        if not colon:
+            name, sizes = sizes, ""
+    spec = _read(name)
+    return _with_sizes(spec, sizes, str(cluster)) if colon else spec
+
+
+def _read(name: str) -> ClusterSpec:
+    path = Path(name)
+    if name in preset_names():
+        path = _PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"no cluster is called {name!r} and no such file "
+                         f"exists; {nearest(name, preset_names())}")
+    return from_yaml(path.read_text(), where=str(path))
+
+
+def _with_sizes(spec: ClusterSpec, sizes: str, text: str) -> ClusterSpec:
+    try:
+        numbers = [int(part) for part in sizes.split("x")]
+    except ValueError:
+        raise ValueError(f"{text!r}: sizes are whole numbers joined by x, "
+                         "innermost first, as in h100-sxm:8x4") from None
+    if len(numbers) == 1:
+        return spec.resized(numbers[0])
+    if len(numbers) != len(spec.tiers):
+        names = " x ".join(tier.name for tier in spec.tiers)
+        raise ValueError(f"{text!r} gives {len(numbers)} sizes, but "
+                         f"{spec.name} has {len(spec.tiers)} tiers: {names}")
+    tiers = tuple(
+        dataclasses.replace(tier, size=size)
+        for tier, size in zip(spec.tiers, numbers, strict=True))
+    return dataclasses.replace(spec, tiers=tiers)

@@ -1,0 +1,166 @@
+"""Cluster specs as YAML text: data only, checked, stable.
+
+Sizes are bytes, times seconds, rates per second; ``80e9`` may be written
+without the dot that YAML asks for. See the presets for the shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from planner.cluster.names import nearest
+from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
+                                  Tier)
+
+__all__ = ["from_yaml", "to_yaml"]
+
+
+def to_yaml(cluster: ClusterSpec) -> str:
+    """Print a cluster; ``from_yaml(to_yaml(x)) == x``."""
+    data = dataclasses.asdict(cluster)
+    device = data["device"]
+    device["peak_flops_per_s"] = dict(device["peak_flops_per_s"])
+    device["efficiencies"] = {
+        c.name: {
+            "value": c.value,
+            "source": c.source
+        }
+        for c in cluster.device.efficiencies
+    }
+    data["tiers"] = list(data["tiers"])
+    return yaml.safe_dump(data, sort_keys=False, width=79)
+
+
+def from_yaml(text: str, *, where: str = "cluster YAML") -> ClusterSpec:
+    """Parse a cluster.
+
+    Parameters
+    ----------
+    text : str
+        The YAML.
+    where : str
+        What to call the text in errors, such as its path.
+
+    Raises
+    ------
+    ValueError
+        For unknown or missing keys, and numbers that make no sense.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML of plain data: {error}") \
+            from error
+    data = _fields(data, ClusterSpec, where)
+    tiers = data["tiers"]
+    if not isinstance(tiers, list):
+        raise ValueError(f"{where}: tiers must be a list, innermost first")
+    try:
+        return ClusterSpec(name=_text(data, "name", where),
+                           device=_device(data["device"], f"{where}: device"),
+                           tiers=tuple(
+                               _tier(t, f"{where}: tiers[{i}]")
+                               for i, t in enumerate(tiers)))
+    except ValueError as error:
+        if str(error).startswith(where):
+            raise
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _device(raw: Any, where: str) -> DeviceKind:
+    data = _fields(raw, DeviceKind, where)
+    peaks = _mapping(data["peak_flops_per_s"], f"{where}.peak_flops_per_s")
+    found = _mapping(data.get("efficiencies", {}), f"{where}.efficiencies")
+    return DeviceKind(
+        name=_text(data, "name", where),
+        memory_bytes=int(_number(data, "memory_bytes", where)),
+        memory_bandwidth_bytes_per_s=_number(data,
+                                             "memory_bandwidth_bytes_per_s",
+                                             where),
+        peak_flops_per_s=tuple(
+            (dtype, _number(peaks, dtype, where)) for dtype in peaks),
+        launch_overhead_s=_number(data, "launch_overhead_s", where),
+        efficiencies=tuple(
+            _coefficient(name, found[name], f"{where}.efficiencies.{name}")
+            for name in found),
+        source=_text(data, "source", where))
+
+
+def _coefficient(name: str, raw: Any, where: str) -> Coefficient:
+    data = _mapping(raw, where)
+    _refuse_unknown(data, ["value", "source"], where)
+    return Coefficient(name=name,
+                       value=_number(data, "value", where),
+                       source=_text(data, "source", where))
+
+
+def _tier(raw: Any, where: str) -> Tier:
+    data = _fields(raw, Tier, where)
+    size = _number(data, "size", where)
+    if size != int(size):
+        raise ValueError(f"{where}.size must be whole, got {size:g}")
+    return Tier(name=_text(data, "name", where),
+                size=int(size),
+                link=_link(data["link"], f"{where}.link"))
+
+
+def _link(raw: Any, where: str) -> Link:
+    data = _fields(raw, Link, where)
+    return Link(latency_s=_number(data, "latency_s", where),
+                bandwidth_bytes_per_s=_number(data, "bandwidth_bytes_per_s",
+                                              where),
+                efficiency=_number(data, "efficiency", where, default=1.0),
+                overhead_s=_number(data, "overhead_s", where, default=0.0),
+                source=_text(data, "source", where))
+
+
+def _mapping(raw: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where} must be a mapping, got {raw!r}")
+    return raw
+
+
+def _refuse_unknown(data: Mapping[str, Any], known: list[str],
+                    where: str) -> None:
+    for key in data:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}; "
+                             f"{nearest(str(key), known)}")
+
+
+def _fields(raw: Any, kind: type, where: str) -> Mapping[str, Any]:
+    """`raw` as a mapping that has just the fields of dataclass `kind`."""
+    data = _mapping(raw, where)
+    fields = dataclasses.fields(kind)
+    _refuse_unknown(data, [f.name for f in fields], where)
+    for field in fields:
+        if field.default is dataclasses.MISSING and field.name not in data:
+            raise ValueError(f"{where}: {field.name} is missing")
+    return data
+
+
+def _number(data: Mapping[str, Any],
+            key: str,
+            where: str,
+            *,
+            default: float | None = None) -> float:
+    raw = data.get(key, default)
+    try:
+        # bool is an int to Python but a typing error in a cluster file.
+        if isinstance(raw, bool) or raw is None:
+            raise TypeError
+        return float(raw)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}.{key} must be a number, got {raw!r}") \
+            from None
+
+
+def _text(data: Mapping[str, Any], key: str, where: str) -> str:
+    raw = data.get(key, "")
+    if not isinstance(raw, str):
+        raise ValueError(f"{where}.{key} must be text, got {raw!r}")
+    return raw
