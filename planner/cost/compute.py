@@ -1,0 +1,225 @@
+"""Time of one forward call and of its backward, by the roofline.
+
+These are the prices that the search compares; :mod:`planner.cost.graph`
+prices the finished program without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from planner.cluster.spec import DeviceKind
+from planner.cost.flops import (Contraction, attention_flops, contraction,
+                                op_name)
+from planner.cost.saved import Saved, is_view, saved
+from planner.rules.registry import OpCall
+
+__all__ = ["Work", "bytes_moved", "roofline_s", "time_s", "work"]
+
+_FREE_BACKWARD = frozenset(
+    "add cat stack sum mean clone contiguous alias detach view_as_real "
+    "view_as_complex lift_fresh".split())
+_COPYING_VIEW_BACKWARD = frozenset(
+    "slice select narrow split split_with_sizes chunk unbind expand "
+    "expand_as broadcast_to diagonal unfold tensor_split".split())
+_GATHERS = frozenset("embedding index_select gather index".split())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one call does, whole, without any sharding.
+
+    Parameters
+    ----------
+    kind : str
+        Which efficiency the flops have: ``matmul``, ``attention``,
+        ``convolution``; ``memory`` when only bytes matter.
+    forward_flops, backward_flops : float
+        Of products only, as PyTorch's flop counter counts (except that
+        what a causal kernel skips is not counted).
+    forward_bytes, backward_bytes : int
+        Read from and written to memory.
+    forward_kernels, backward_kernels : int
+        Launches.
+    saved : Saved
+        What the backward keeps, by position.
+    saved_bytes : int
+        Bytes of that.
+    """
+
+    kind: str = "memory"
+    forward_flops: float = 0.0
+    forward_bytes: int = 0
+    forward_kernels: int = 0
+    backward_flops: float = 0.0
+    backward_bytes: int = 0
+    backward_kernels: int = 0
+    saved: Saved = Saved()
+    saved_bytes: int = 0
+
+
+def bytes_moved(call: OpCall) -> int:
+    """Bytes that the forward reads and writes; 0 for views."""
+    if is_view(call):
+        return 0
+    written = sum(spec.size_bytes for spec in call.outputs)
+    read = sum(spec.size_bytes for spec in call.inputs)
+    name = op_name(call.target)
+    if name in _GATHERS:
+        # Only the rows that are asked for are read from the table.
+        indices = sum(s.size_bytes for s in call.inputs
+                      if not s.dtype.is_floating_point)
+        read = min(read, written + indices)
+    if name == "cross_entropy_loss":
+        # log_softmax writes its result and nll_loss reads it.
+        read += 2 * call.inputs[0].size_bytes
+    return read + written
+
+
+def work(call: OpCall) -> Work:
+    """The work of a forward call and of its backward.
+
+    Parameters
+    ----------
+    call : OpCall
+        Over whole tensors; inputs that need a gradient are marked in
+        their specs. Unknown operators count as the bytes they move.
+    """
+    if op_name(call.target) == "scaled_dot_product_attention":
+        return _attention(call)
+    product = contraction(call)
+    if product is not None:
+        return _product(call, product)
+    return _memory_bound(call)
+
+
+def _gradient_bytes(call: OpCall) -> tuple[int, int]:
+    """Bytes of the gradients that the backward takes, and gives."""
+    taken = sum(s.size_bytes for s in call.outputs if s.requires_grad)
+    given = sum(s.size_bytes for s in call.inputs if s.requires_grad)
+    return taken, given if taken else 0
+
+
+def _attention(call: OpCall) -> Work:
+    forward_flops, backward_flops = attention_flops(call)
+    taken, given = _gradient_bytes(call)
+    kept = saved(call)
+    kept_bytes = kept.size_bytes(call)
+    return Work(kind="attention",
+                forward_flops=forward_flops,
+                forward_bytes=bytes_moved(call),
+                forward_kernels=1,
+                backward_flops=backward_flops if taken else 0.0,
+                backward_bytes=kept_bytes + taken + given if taken else 0,
+                backward_kernels=1 if taken else 0,
+                saved=kept,
+                saved_bytes=kept_bytes)
+
+
+def _product(call: OpCall, product: Contraction) -> Work:
+    taken, given = _gradient_bytes(call)
+    kept = saved(call)
+    kept_bytes = kept.size_bytes(call)
+    gradients = sum(call.inputs[i].requires_grad
+                    for i in product.operands) if taken else 0
+    return Work(kind=product.kind,
+                forward_flops=float(product.flops),
+                forward_bytes=bytes_moved(call),
+                forward_kernels=1,
+                backward_flops=float(gradients * product.flops),
+                backward_bytes=gradients * taken + kept_bytes + given,
+                backward_kernels=gradients,
+                saved=kept,
+                saved_bytes=kept_bytes)
+
+
+def _memory_bound(call: OpCall) -> Work:
+    kept = saved(call)
+    kept_bytes = kept.size_bytes(call)
+    backward = _memory_bound_backward_bytes(call, kept_bytes)
+    forward = bytes_moved(call)
+    return Work(forward_bytes=forward,
+                forward_kernels=1 if forward else 0,
+                backward_bytes=backward,
+                backward_kernels=1 if backward else 0,
+                saved=kept,
+                saved_bytes=kept_bytes)
+
+
+def _memory_bound_backward_bytes(call: OpCall, kept_bytes: int) -> int:
+    taken, given = _gradient_bytes(call)
+    name = op_name(call.target)
+    if not taken or name in _FREE_BACKWARD:
+        return 0
+    if is_view(call) and name not in _COPYING_VIEW_BACKWARD:
+        return 0
+    return taken + given + kept_bytes
+
+
+def roofline_s(flops: float,
+               size_bytes: float,
+               kernels: int,
+               device: DeviceKind,
+               dtype: torch.dtype,
+               *,
+               kind: str = "matmul") -> float:
+    """Time of kernels that do `flops` and move `size_bytes`.
+
+    Parameters
+    ----------
+    flops, size_bytes : float
+    kernels : int
+        Launches; each costs the device's overhead.
+    device : DeviceKind
+    dtype : torch.dtype
+        Of the product's operands.
+    kind : str
+        Name of the efficiency of the flops.
+    """
+    compute_s = flops / (device.peak(dtype) * device.efficiency(kind)) \
+        if flops else 0.0
+    memory_s = size_bytes / (device.memory_bandwidth_bytes_per_s *
+                             device.efficiency("memory"))
+    return max(compute_s, memory_s) + kernels * device.launch_overhead_s
+
+
+def time_s(work: Work,
+           device: DeviceKind,
+           dtype: torch.dtype,
+           *,
+           share: float = 1.0) -> tuple[float, float]:
+    """Forward and backward time of a call on one device.
+
+    Parameters
+    ----------
+    work : Work
+        Of the whole call.
+    device : DeviceKind
+    dtype : torch.dtype
+        Of the operands.
+    share : float
+        Part of the work that this device does, ``1 / n`` when `n` ranks
+        divide it. Launches are not divided.
+
+    Examples
+    --------
+    >>> from planner.cluster.load import load_cluster
+    >>> one = Work(kind="matmul", forward_flops=165e9, forward_kernels=1)
+    >>> time_s(one, load_cluster("cpu-gloo").device, torch.float32)
+    (1.000002, 0.0)
+    """
+    forward_s = roofline_s(work.forward_flops * share,
+                           work.forward_bytes * share,
+                           work.forward_kernels,
+                           device,
+                           dtype,
+                           kind=work.kind)
+    backward_s = roofline_s(work.backward_flops * share,
+                            work.backward_bytes * share,
+                            work.backward_kernels,
+                            device,
+                            dtype,
+                            kind=work.kind)
+    return forward_s, backward_s
