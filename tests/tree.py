@@ -1,0 +1,35 @@
+"""The project's own files, for tests that read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["PACKAGES", "ROOT", "project_files", "python_files"]
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("passes", "planner", "scaletorch")
+
+_GENERATED = ("__pycache__", "build", "dist")
+
+
+def _is_ours(folder: str) -> bool:
+    hidden = folder.startswith(".") and folder != ".ci"
+    return not (hidden or folder in _GENERATED or folder.endswith(".egg-info"))
+
+
+def project_files() -> Iterator[Path]:
+    """Every file of the project, sorted; none that a tool has made."""
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = sorted(filter(_is_ours, folders))
+        # In a git worktree, .git is a file.
+        yield from (Path(folder, name) for name in sorted(names)
+                    if name != ".git" and not name.endswith(".pyc"))
+
+
+def python_files(*tops: str) -> Iterator[Path]:
+    """The Python files below folders of the root, sorted."""
+    for top in tops:
+        yield from (path for path in sorted((ROOT / top).rglob("*.py"))
+                    if "__pycache__" not in path.parts)
