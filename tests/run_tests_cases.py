@@ -6,6 +6,8 @@ import os
 import unittest
 import warnings
 
+from tests.markers import nightly
+
 
 class Cases(unittest.TestCase):
 
@@ -20,3 +22,7 @@ class Cases(unittest.TestCase):
 
     def test_hangs(self) -> None:
         os.read(os.pipe()[0], 1)
+
+    @nightly
+    def test_takes_long(self) -> None:
+        pass

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 import unittest
@@ -77,7 +78,10 @@ class TestCommand(unittest.TestCase):
             sys.executable, "run_tests.py", "-k", f"Cases.{name}", *options,
             "tests/run_tests_cases.py"
         ]
+        environment = dict(os.environ)
+        environment.pop("SCALETORCH_NIGHTLY", None)
         done = subprocess.run(command,
+                              env=environment,
                               cwd=ROOT,
                               capture_output=True,
                               text=True)
@@ -92,6 +96,18 @@ class TestCommand(unittest.TestCase):
         code, last, text = self.run_case("no_such_test")
         self.assertEqual((code, last), (1, "0 passed, 0 failed, 0 skipped"))
         self.assertIn("no test was executed", text)
+
+    def test_only_a_nightly_run_has_the_long_tests(self) -> None:
+        code, last, _ = self.run_case("test_takes_long")
+        self.assertEqual((code, last), (1, "0 passed, 0 failed, 1 skipped"))
+        code, last, _ = self.run_case("test_takes_long", "--nightly")
+        self.assertEqual((code, last), (0, "1 passed, 0 failed, 0 skipped"))
+
+    def test_a_module_that_cannot_be_imported_fails_any_selection(
+            self) -> None:
+        code, last, text = self.run_case("test_prints", "tests/missing.py")
+        self.assertEqual((code, last), (1, "1 passed, 1 failed, 0 skipped"))
+        self.assertIn("No module named 'tests.missing'", text)
 
     def test_our_own_warnings_are_errors(self) -> None:
         code, last, text = self.run_case("test_warns")
