@@ -90,11 +90,14 @@ def _axis_info(cluster: ClusterSpec, groups: np.ndarray) -> AxisInfo:
         crossing = units.max(axis=1) > units.min(axis=1)
         if not crossing.any():
             continue
-        tier, sharing = level, _groups_per_unit(units[crossing])
+        inside, members = _members(units[crossing])
+        tier, sharing = level, int(np.bincount(inside).max())
         rate = level.link.rate_bytes_per_s
-        ring = min(ring, rate * unit / sharing)
+        # A group leaves a unit by the links of its own members there.
+        ring = min(ring, rate * int(members.min()))
         point = min(point, rate)
-        exchange_s = max(exchange_s, _peers_outside(units) / rate)
+        outside = size - int(_members(units)[1].min())
+        exchange_s = max(exchange_s, outside / rate)
     if size == 1:
         return AxisInfo(size=1, link=tier.link, tier=tier.name)
     exchange = (size - 1) / exchange_s
@@ -106,22 +109,15 @@ def _axis_info(cluster: ClusterSpec, groups: np.ndarray) -> AxisInfo:
                     num_sharing=sharing)
 
 
-def _unit_counts(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit number and member count of every (group, unit) pair."""
+def _members(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit number and member count of every pair of unit and group.
+
+    `units` has one row per group: the unit that each member is in.
+    """
     base = int(units.max()) + 1
     rows = np.arange(len(units))[:, None] * base
     pairs, counts = np.unique(units + rows, return_counts=True)
     return pairs % base, counts
-
-
-def _groups_per_unit(units: np.ndarray) -> int:
-    """The most groups that leave the same unit (rows: units of a group)."""
-    return int(np.bincount(_unit_counts(units)[0]).max())
-
-
-def _peers_outside(units: np.ndarray) -> int:
-    """The most peers that any rank has outside its own unit."""
-    return units.shape[1] - int(_unit_counts(units)[1].min())
 
 
 def _at_rate(link: Link, rate_bytes_per_s: float) -> Link:

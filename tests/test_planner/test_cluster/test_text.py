@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import tempfile
+import unittest
+from pathlib import Path
+
+from planner.cluster import from_yaml, load_cluster, preset_names, to_yaml
+
+_GOOD = """
+name: toy
+device:
+  name: chip
+  memory_bytes: 80e9
+  memory_bandwidth_bytes_per_s: 1.0e+12
+  peak_flops_per_s: {float32: 1.0e+12}
+  launch_overhead_s: 0
+tiers:
+- name: node
+  size: 8
+  link: {latency_s: 1.0e-6, bandwidth_bytes_per_s: 1.0e+11}
+"""
+
+
+class TestYaml(unittest.TestCase):
+
+    def _refused(self, old: str, new: str, message: str) -> None:
+        self.assertIn(old, _GOOD)
+        with self.assertRaisesRegex(ValueError, message):
+            from_yaml(_GOOD.replace(old, new))
+
+    def test_presets_round_trip(self) -> None:
+        for name in preset_names():
+            cluster = load_cluster(name)
+            with self.subTest(name):
+                self.assertEqual(from_yaml(to_yaml(cluster)), cluster)
+
+    def test_numbers_may_be_written_without_a_dot(self) -> None:
+        self.assertEqual(from_yaml(_GOOD).device.memory_bytes, 80_000_000_000)
+
+    def test_unknown_key_names_the_nearest(self) -> None:
+        self._refused(
+            "latency_s", "latencys",
+            r"cluster YAML: tiers\[0\].link: unknown key 'latencys'; "
+            "did you mean latency_s")
+
+    def test_missing_key(self) -> None:
+        self._refused("  memory_bytes: 80e9\n", "",
+                      "cluster YAML: device: memory_bytes is missing")
+
+    def test_negative_number(self) -> None:
+        self._refused(
+            "80e9", "-1", "cluster YAML: device chip: memory_bytes must be a "
+            "finite number greater than 0, got -1")
+
+    def test_text_and_truth_values_are_no_numbers(self) -> None:
+        self._refused("80e9", "lots",
+                      "device.memory_bytes must be a number, got 'lots'")
+        self._refused("size: 8", "size: true",
+                      r"tiers\[0\].size must be a number, got True")
+
+    def test_sizes_are_whole(self) -> None:
+        self._refused("size: 8", "size: 8.5", "size must be whole, got 8.5")
+
+    def test_only_plain_data_is_read(self) -> None:
+        with self.assertRaisesRegex(ValueError, "not YAML of plain data"):
+            from_yaml("!!python/object/apply:os.getcwd []")
+
+    def test_not_a_mapping(self) -> None:
+        with self.assertRaisesRegex(ValueError, "must be a mapping"):
+            from_yaml("[1, 2]")
+
+
+class TestLoad(unittest.TestCase):
+
+    def test_spec_is_returned_as_it_is(self) -> None:
+        cluster = load_cluster("cpu-gloo")
+        self.assertIs(load_cluster(cluster), cluster)
+
+    def test_shorthand_sizes(self) -> None:
+        cluster = load_cluster("h100-sxm:8x4")
+        self.assertEqual(cluster.num_devices, 32)
+        self.assertEqual(cluster.unit_sizes(), (8, 32))
+        self.assertEqual(load_cluster("h100-sxm:64").unit_sizes(), (8, 64))
+        self.assertEqual(load_cluster("cpu-gloo:4").num_devices, 4)
+
+    def test_bad_shorthands(self) -> None:
+        with self.assertRaisesRegex(ValueError, "whole numbers joined by x"):
+            load_cluster("h100-sxm:8*4")
+        with self.assertRaisesRegex(
+                ValueError, "gives 3 sizes, but h100-sxm "
+                "has 2 tiers: node x fabric"):
+            load_cluster("h100-sxm:8x4x2")
+
+    def test_unknown_name_lists_the_nearest(self) -> None:
+        with self.assertRaisesRegex(
+                ValueError, "no cluster is called 'h100-smx'.*did you mean "
+                "h100-sxm"):
+            load_cluster("h100-smx")
+        with self.assertRaisesRegex(ValueError, "known names: a100-80g, cpu"):
+            load_cluster("zzz:4")
+
+    def test_path(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "toy.yaml"
+            path.write_text(_GOOD)
+            self.assertEqual(load_cluster(path).name, "toy")
+            self.assertEqual(load_cluster(f"{path}:4").num_devices, 4)
+            path.write_text(_GOOD.replace("size", "sise"))
+            with self.assertRaisesRegex(ValueError, "toy.yaml: tiers"):
+                load_cluster(path)
+
+
+if __name__ == "__main__":
+    unittest.main()
