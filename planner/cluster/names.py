@@ -19,7 +19,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'known names: a, b'
     """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known names: {', '.join(known)}"

@@ -20,7 +20,8 @@ def kernel_flops(node: fx.Node) -> tuple[float, str]:
     """Flops of a kernel's products, and the efficiency they have.
 
     PyTorch's flop counter has the formulas, save for attention, where
-    what a causal mask removes is not counted, and grouped products.
+    what a causal mask removes is not counted, for the backward of grouped
+    convolutions, which it counts once per group, and for grouped products.
 
     Raises
     ------
@@ -37,6 +38,8 @@ def kernel_flops(node: fx.Node) -> tuple[float, str]:
                          "make_fx before pricing it")
     if name.startswith("_scaled_dot_product_"):
         return _attention_flops(node, backward="backward" in name), "attention"
+    if name == "convolution_backward":
+        return _convolution_backward_flops(node), "convolution"
     if name == "_grouped_mm":
         return _grouped_flops(node), "matmul"
     formula = flop_registry.get(node.target.overloadpacket)
@@ -73,6 +76,14 @@ def _attention_flops(node: fx.Node, *, backward: bool) -> float:
         pairs = seen * (seen + 1) / 2 + max(queries - keys, 0) * keys
     width = 3 * q[-1] + 2 * v[-1] if backward else q[-1] + v[-1]
     return 2.0 * math.prod(q[:-2]) * pairs * width
+
+
+def _convolution_backward_flops(node: fx.Node) -> float:
+    """Each gradient costs what the forward costs."""
+    grad, x, weight = (_value(node.args[i]) for i in range(3))
+    positions = x if _argument(node, "transposed") else grad
+    each = 2.0 * positions.numel() * weight.numel() / weight.shape[0]
+    return each * sum(_argument(node, "output_mask")[:2])
 
 
 def _grouped_flops(node: fx.Node) -> float:

@@ -56,10 +56,10 @@ _OUTPUT = frozenset(
 _INPUT = frozenset(
     "gelu silu pow sin cos tan log log2 log1p abs erf leaky_relu softplus "
     "clamp clamp_min clamp_max mish hardswish hardsigmoid elu selu celu var "
-    "std var_mean square logsigmoid log_sigmoid_forward glu prod".split())
-_BOTH = frozenset("amax amin logsumexp norm linalg_vector_norm".split())
+    "std var_mean square logsigmoid log_sigmoid_forward glu".split())
+_BOTH = frozenset("amax amin logsumexp norm linalg_vector_norm prod".split())
 _INDEX = frozenset(
-    "embedding index index_select gather scatter scatter_add index_put "
+    "embedding index index_select scatter scatter_add index_put "
     "masked_fill index_add masked_scatter where".split())
 _CHOSEN = frozenset(
     "max min topk sort kthvalue median cummax max_pool2d_with_indices "
@@ -107,6 +107,9 @@ def saved(call: OpCall) -> Saved:
         return Saved(inputs=(0, ), outputs=(0, ))
     if name in _INDEX:
         return Saved(inputs=_indices(call))
+    if name == "gather":
+        # The backward asks its input for the shape only, and keeps it.
+        return Saved(inputs=(0, *_indices(call)))
     if name in _CHOSEN:
         return Saved(outputs=tuple(range(1, len(call.outputs))))
     return _saved_by_operands(call, name)
@@ -122,9 +125,11 @@ def _saved_by_operands(call: OpCall, name: str) -> Saved:
     if name == "dropout":
         return _saved_by_dropout(call)
     if name == "cross_entropy_loss":
-        # log_softmax keeps its output, nll_loss the target.
+        # log_softmax keeps its output, nll_loss the target and the total
+        # weight.
         return Saved(inputs=_indices(call),
-                     extra_bytes=call.inputs[0].size_bytes)
+                     extra_bytes=call.inputs[0].size_bytes +
+                     call.inputs[0].dtype.itemsize)
     if name == "scaled_dot_product_attention":
         rows = math.prod(call.outputs[0].shape[:-1])
         return Saved(inputs=tuple(range(len(call.inputs))),
@@ -170,7 +175,8 @@ def _saved_by_div(call: OpCall) -> Saved:
 
 def _saved_by_norm(call: OpCall, name: str) -> Saved:
     scale = call.arg(1 if "batch_norm" in name else 2, "weight")
-    inputs = (0, scale.index) if isinstance(scale, Arg) else (0, )
+    bias = call.arg(3, "bias") if "layer_norm" in name else None
+    inputs = (0, *(a.index for a in (scale, bias) if isinstance(a, Arg)))
     if name in _NATIVE_NORMS:
         count = 1 if name == "_fused_rms_norm" else 2
         outputs = range(1, min(1 + count, len(call.outputs)))

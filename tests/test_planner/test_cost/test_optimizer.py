@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import unittest
+
+import torch
+
+from planner.cost.optimizer import OPTIMIZERS, optimizer_bytes
+from tests.test_planner.test_cost.calls import spec_of
+
+_SHAPES = ((6, 8), (8, ), (2, 3, 4))
+
+
+def _state_bytes(name: str, dtype: torch.dtype) -> int:
+    """Bytes that PyTorch's optimizer keeps after a step."""
+    params = [torch.nn.Parameter(torch.ones(s, dtype=dtype)) for s in _SHAPES]
+    classes = {
+        "adafactor": torch.optim.Adafactor,
+        "adagrad": torch.optim.Adagrad,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "rmsprop": torch.optim.RMSprop,
+        "sgd": torch.optim.SGD,
+        "sgd-momentum": torch.optim.SGD,
+    }
+    options = {"momentum": 0.9} if name == "sgd-momentum" else {}
+    optimizer = classes[name](params, lr=0.1, **options)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    return sum(t.numel() * t.element_size()
+               for state in optimizer.state.values() for t in state.values()
+               if isinstance(t, torch.Tensor))
+
+
+class TestOptimizer(unittest.TestCase):
+
+    def test_state_is_what_torch_keeps(self) -> None:
+        for name in OPTIMIZERS:
+            for dtype in (torch.float32, torch.bfloat16):
+                specs = [spec_of(torch.empty(s, dtype=dtype)) for s in _SHAPES]
+                with self.subTest(f"{name} {dtype}"):
+                    self.assertEqual(optimizer_bytes(name, specs),
+                                     _state_bytes(name, dtype))
+
+    def test_unknown_name(self) -> None:
+        with self.assertRaisesRegex(
+                ValueError, "optimizer 'adamm' is not known; did you mean "
+                "adam"):
+            optimizer_bytes("adamm", [])
+
+
+if __name__ == "__main__":
+    unittest.main()
