@@ -1,0 +1,239 @@
+"""A model, its inputs and its loss as one function of flat tensors."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from planner.ir.errors import CaptureError
+
+__all__ = [
+    "TENSOR", "Call", "Entry", "Output", "bind_inputs",
+    "default_example_inputs", "split_example"
+]
+
+TENSOR = "<tensor>"
+"""Stands for a tensor among the constant leaves of an output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """How one call of the model is spelled: its leaves and their tree."""
+
+    leaves: tuple[Any, ...]
+    paths: tuple[str, ...]
+    tree: pytree.TreeSpec
+    targets: int
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return tuple(x for x in self.leaves if isinstance(x, torch.Tensor))
+
+
+def bind_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
+                                                                         Any],
+                loss_fn: Callable[..., Any] | None) -> Call:
+    """Flatten one call ``model(*args, **kwargs)`` with its targets.
+
+    With a `loss_fn(output, *targets)` the last positional arguments (as
+    many as `loss_fn` takes after the output), or the keyword arguments
+    that ``model.forward`` doesn't take, are the targets.
+
+    Raises
+    ------
+    TypeError
+        When the arguments fit neither the model nor the loss.
+    """
+    args, targets, kwargs = _split_targets(model, args, dict(kwargs), loss_fn)
+    kwargs = _without_cache(model, args, kwargs)
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"the inputs do not fit {type(model).__name__}.forward"
+            f"{inspect.signature(model.forward)}: {error}; pass a tuple for "
+            "positional and a dict for keyword arguments") from None
+    tree = (args, kwargs, targets)
+    flat, spec = pytree.tree_flatten_with_path(tree)
+    paths = tuple(_path_text(path) for path, _ in flat)
+    return Call(leaves=tuple(leaf for _, leaf in flat),
+                paths=paths,
+                tree=spec,
+                targets=len(targets))
+
+
+def _path_text(path: tuple[Any, ...]) -> str:
+    head, rest = path[0].idx, path[1:]
+    text = pytree.keystr(rest) if rest else ""
+    return ("args", "kwargs", "targets")[head] + text
+
+
+def _split_targets(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
+    loss_fn: Callable[..., Any] | None
+) -> tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any]]:
+    if loss_fn is None:
+        return args, (), kwargs
+    accepted = inspect.signature(model.forward).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    if kwargs and not takes_any:
+        extra = [k for k in kwargs if k not in accepted]
+        if extra:
+            targets = tuple(kwargs.pop(k) for k in extra)
+            return args, targets, kwargs
+    wanted = _positional_count(loss_fn) - 1
+    if len(args) <= wanted:
+        raise TypeError(
+            f"loss_fn takes {wanted} target(s) after the output, but only "
+            f"{len(args)} positional inputs were given; give the model's "
+            "inputs and then the targets")
+    cut = len(args) - wanted
+    return args[:cut], args[cut:], kwargs
+
+
+def _positional_count(function: Callable[..., Any]) -> int:
+    if isinstance(function, nn.Module):
+        function = function.forward
+    kinds = (inspect.Parameter.POSITIONAL_ONLY,
+             inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    params = inspect.signature(function).parameters.values()
+    required = [p for p in params if p.kind in kinds and p.default is p.empty]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in params)
+    return max(len(required), 2 if variadic else 1)
+
+
+def _without_cache(model: nn.Module, args: tuple[Any, ...],
+                   kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Training needs no key-value cache; Hugging Face returns one."""
+    signature = inspect.signature(model.forward).parameters
+    config = getattr(model, "config", None)
+    if (config is None or "use_cache" in kwargs
+            or not hasattr(config, "to_dict")):
+        return kwargs
+    position = list(signature).index(
+        "use_cache") if "use_cache" in signature else None
+    if position is None and not _config_caches(model, signature):
+        return kwargs
+    if position is not None and len(args) > position:
+        return kwargs
+    return {**kwargs, "use_cache": False}
+
+
+def _config_caches(model: nn.Module,
+                   signature: Mapping[str, inspect.Parameter]) -> bool:
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
+    return takes_any and bool(getattr(model.config, "use_cache", False))
+
+
+def default_example_inputs(
+        model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The model's own example: ``example_inputs()`` or ``dummy_inputs``.
+
+    Raises
+    ------
+    ValueError
+        When the model offers neither.
+    """
+    own = getattr(model, "example_inputs", None)
+    if callable(own):
+        return split_example(own())
+    dummy = getattr(model, "dummy_inputs", None)
+    if isinstance(dummy, dict):
+        shapes = {
+            k: tuple(v.shape)
+            for k, v in dummy.items() if isinstance(v, torch.Tensor)
+        }
+        warnings.warn(
+            f"example_inputs were not given: planning for the model's "
+            f"dummy_inputs, of shapes {shapes}; other shapes are captured "
+            "again when they come",
+            stacklevel=3)
+        return (), dict(dummy)
+    raise ValueError(
+        f"{type(model).__name__} has no example_inputs() and no "
+        "dummy_inputs: pass example_inputs= (a tuple or dict of tensors "
+        "with the global batch; meta tensors will do)")
+
+
+def split_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A tuple is positional, a mapping is keywords, a tensor is one."""
+    if isinstance(example, torch.Tensor):
+        return (example, ), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    raise TypeError(
+        "example_inputs must be a tensor, a tuple of positional inputs or a "
+        f"dict of keyword inputs, got {type(example).__name__}")
+
+
+@dataclass(slots=True)
+class Output:
+    """What was learnt of the model's output while it was traced.
+
+    `tree` is its structure, `leaves` the leaves that are no tensors
+    (`TENSOR` where one stands), `loss` the index of the scalar leaf that
+    training differentiates.
+    """
+
+    tree: pytree.TreeSpec | None = None
+    leaves: tuple[Any, ...] = ()
+    loss: int | None = None
+
+
+class Entry(nn.Module):
+    """``model`` with `loss_fn` applied, from flat tensors to flat tensors."""
+
+    def __init__(self, model: nn.Module, call: Call,
+                 loss_fn: Callable[..., Any] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.call = call
+        self.loss_fn = loss_fn
+        self.output = Output()
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        supply = iter(tensors)
+        leaves = [
+            next(supply) if isinstance(x, torch.Tensor) else x
+            for x in self.call.leaves
+        ]
+        args, kwargs, targets = pytree.tree_unflatten(leaves, self.call.tree)
+        output = self.model(*args, **kwargs)
+        if self.loss_fn is not None:
+            output = self.loss_fn(output, *targets)
+        return self._flatten(output)
+
+    def _flatten(self, output: Any) -> tuple[torch.Tensor, ...]:
+        flat, tree = pytree.tree_flatten(output)
+        for leaf in flat:
+            if not isinstance(
+                    leaf, (torch.Tensor, int, float, str, bool, type(None))):
+                raise CaptureError(
+                    f"the model returns a {type(leaf).__name__}, which is no "
+                    "pytree: register it with torch.utils._pytree or return "
+                    "tensors (for a Hugging Face cache pass use_cache=False)")
+        self.output.tree = tree
+        self.output.leaves = tuple(TENSOR if isinstance(x, torch.Tensor) else x
+                                   for x in flat)
+        self.output.loss = _find_loss(output, flat)
+        return tuple(x for x in flat if isinstance(x, torch.Tensor))
+
+
+def _find_loss(output: Any, flat: list[Any]) -> int | None:
+    """Index of the output leaf that training differentiates."""
+    loss = output if isinstance(output, torch.Tensor) else getattr(
+        output, "loss", None)
+    if loss is None and isinstance(output, Mapping):
+        loss = output.get("loss")
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        return None
+    return next(i for i, x in enumerate(flat) if x is loss)
