@@ -208,7 +208,7 @@ def time_s(work: Work,
     >>> from planner.cluster.load import load_cluster
     >>> one = Work(kind="matmul", forward_flops=165e9, forward_kernels=1)
     >>> time_s(one, load_cluster("cpu-gloo").device, torch.float32)
-    (1.000002, 0.0)
+    (1.000004, 0.0)
     """
     forward_s = roofline_s(work.forward_flops * share,
                            work.forward_bytes * share,
