@@ -1,0 +1,138 @@
+"""Conversions between placements as differentiable functions.
+
+Each runs on local tensors and becomes functional collectives when traced;
+its backward is the adjoint that the two placements imply (see
+:mod:`planner.ir.layout`), not the adjoint of the collective: torch's own
+backward of ``all_reduce`` reduces once more, which is wrong for a
+replicated consumer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed._functional_collectives  # noqa: F401 (registers ops)
+
+from planner.ir.convert import Move, gradient_move, move
+from planner.ir.layout import Placement
+
+__all__ = ["AxisRef", "apply_move", "convert"]
+
+_OPS = torch.ops._c10d_functional
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisRef:
+    """One rank's view of a mesh axis.
+
+    `name` stands as the process group's name in the traced graph until the
+    runtime binds it to a real group.
+    """
+
+    name: str
+    size: int
+    coordinate: int
+
+
+class _Convert(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, forward: Move, backward: Move,
+                axis: AxisRef) -> torch.Tensor:
+        ctx.move, ctx.axis = backward, axis
+        out = apply_move(x, forward, axis)
+        return x.view_as(x) if out is x else out
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+            ctx: Any, grad: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None, None]:
+        return apply_move(grad, ctx.move, ctx.axis), None, None, None
+
+
+def convert(x: torch.Tensor, source: Placement, target: Placement,
+            axis: AxisRef) -> torch.Tensor:
+    """Turn a local tensor from one placement over an axis into another.
+
+    Parameters
+    ----------
+    x : Tensor
+        This rank's part under `source`.
+    source, target : Placement
+    axis : AxisRef
+
+    Returns
+    -------
+    Tensor
+        This rank's part under `target`; its gradient flows back from
+        ``target.grad`` to ``source.grad``.
+    """
+    forward = move(source, target)
+    assert forward is not None, f"no conversion from {source} to {target}"
+    if not x.requires_grad:
+        return apply_move(x, forward, axis)
+    backward = gradient_move(source, target)
+    assert backward is not None, f"no gradient from {target} to {source}"
+    return _Convert.apply(x, forward, backward, axis)
+
+
+def apply_move(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
+    """Carry out one move of one axis on a local tensor, without autograd."""
+    if how.kind == "none":
+        return x
+    if how.kind == "all_reduce":
+        return _wait(_OPS.all_reduce(x.contiguous(), how.reduce, axis.name))
+    if how.kind == "all_gather":
+        return _all_gather(x, how.source_dim, axis)
+    if how.kind == "reduce_scatter":
+        return _reduce_scatter(x, how.target_dim, how.reduce, axis)
+    if how.kind == "all_to_all":
+        return _all_to_all(x, how.source_dim, how.target_dim, axis)
+    if how.kind == "slice":
+        return _slice(x, how.target_dim, axis)
+    if how.kind == "mask":
+        return x if axis.coordinate == 0 else torch.zeros_like(x)
+    assert how.kind == "pad", how.kind
+    return _pad(x, how.source_dim, axis)
+
+
+def _wait(x: torch.Tensor) -> torch.Tensor:
+    return _OPS.wait_tensor(x)
+
+
+def _all_gather(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
+    front = x.movedim(dim, 0).contiguous()
+    whole = _wait(_OPS.all_gather_into_tensor(front, axis.size, axis.name))
+    return whole if dim == 0 else whole.movedim(0, dim).contiguous()
+
+
+def _reduce_scatter(x: torch.Tensor, dim: int, reduce: str,
+                    axis: AxisRef) -> torch.Tensor:
+    front = x.movedim(dim, 0).contiguous()
+    part = _wait(_OPS.reduce_scatter_tensor(front, reduce, axis.size,
+                                            axis.name))
+    return part if dim == 0 else part.movedim(0, dim).contiguous()
+
+
+def _all_to_all(x: torch.Tensor, source: int, target: int,
+                axis: AxisRef) -> torch.Tensor:
+    """From shards of dim `source` to shards of dim `target`."""
+    n = axis.size
+    parts = x.unflatten(target, (n, x.shape[target] // n))
+    front = parts.movedim(target, 0).contiguous()
+    ones = [1] * n
+    mine = _wait(_OPS.all_to_all_single(front, ones, ones, axis.name))
+    return mine.movedim(0, source).flatten(source, source + 1)
+
+
+def _slice(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
+    size = x.shape[dim] // axis.size
+    return x.narrow(dim, axis.coordinate * size, size).contiguous()
+
+
+def _pad(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
+    parts = [torch.zeros_like(x)] * axis.size
+    parts[axis.coordinate] = x
+    return torch.cat(parts, dim)

@@ -1,0 +1,92 @@
+"""Pass: global sizes in the calls become the sizes that one rank holds.
+
+Needs the graph of :mod:`passes.insert_collectives`. Leaves calls that run
+on local tensors: size arguments localised, calls with a lowering bound to
+the function that computes them, views that a local stride could refuse
+turned into reshapes, and random calls marked with what decides their
+stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from passes.lowerings.registry import lowering_for
+from planner.ir.layout import local_shape
+from planner.ir.mesh import MeshSpec
+from planner.ir.values import call_of
+from planner.rules.localize import localize
+from planner.rules.registry import Arg, OpCall, Option
+
+__all__ = ["RandomStream", "localize_shapes"]
+
+_RESHAPES = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
+
+def localize_shapes(graph: fx.Graph, mesh: MeshSpec) -> fx.Graph:
+    """Localise every call; see the module's docstring."""
+    local = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        made[node] = local.node_copy(node, lambda n: made[n])
+        if "options" in node.meta:
+            _localize_call(made[node], node.meta["node"], mesh)
+    return local
+
+
+def _localize_call(node: fx.Node, original: fx.Node,
+                   mesh: MeshSpec) -> None:
+    call = call_of(original)
+    options: tuple[Option, ...] = node.meta["options"]
+    lowering = lowering_for(call, options)
+    if lowering is not None:
+        node.meta["lowering"] = lowering
+        node.meta["call"] = call
+    else:
+        _localize_sizes(node, call, options, mesh)
+    tags = getattr(call.target, "tags", ())
+    if torch.Tag.nondeterministic_seeded in tags or _drops(call):
+        node.meta["random"] = RandomStream(original.meta["label"],
+                                           _shard_axes(options, mesh))
+
+
+class RandomStream:
+    """What a random call's stream depends on: its place and its shards."""
+
+    def __init__(self, label: str, axes: tuple[str, ...]) -> None:
+        self.label = label
+        self.axes = axes
+
+
+def _drops(call: OpCall) -> bool:
+    """Attention with dropout draws numbers without being tagged so."""
+    return (call.target is torch.ops.aten.scaled_dot_product_attention.default
+            and call.arg(4, "dropout_p", 0.0) > 0.0)
+
+
+def _shard_axes(options: tuple[Option, ...],
+                mesh: MeshSpec) -> tuple[str, ...]:
+    return tuple(name for name, option in zip(mesh.names, options,
+                                              strict=True)
+                 if option.is_sharded)
+
+
+def _localize_sizes(node: fx.Node, call: OpCall, options: tuple[Option, ...],
+                    mesh: MeshSpec) -> None:
+    shapes = tuple(
+        local_shape(spec.shape, tuple(o.outputs[i] for o in options),
+                    mesh.sizes) for i, spec in enumerate(call.outputs))
+    args, kwargs = localize(call, shapes)
+    operands = [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs))
+                if isinstance(leaf, fx.Node)]
+
+    def restore(leaf: Any) -> Any:
+        return operands[leaf.index] if isinstance(leaf, Arg) else leaf
+
+    node.args, node.kwargs = pytree.tree_map(restore, (args, kwargs))
+    if node.target in _RESHAPES:
+        node.target = torch.ops.aten.reshape.default

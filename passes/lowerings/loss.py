@@ -1,0 +1,91 @@
+"""Cross entropy over a sharded batch and a sharded vocabulary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from passes.collectives import AxisRef, convert
+from passes.lowerings.registry import Context, register_lowering
+from planner.ir.layout import PMAX, P, R
+
+__all__ = ["cross_entropy"]
+
+_NONE, _MEAN, _SUM = 0, 1, 2
+
+
+@register_lowering("cross_entropy_partial", "cross_entropy_vocab")
+def cross_entropy(context: Context, logits: torch.Tensor,
+                  target: torch.Tensor, weight: torch.Tensor | None = None,
+                  reduction: int = _MEAN, ignore_index: int = -100,
+                  label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross entropy (or nll) of local logits, its mean over all tokens.
+
+    Over an axis that shards the batch the result is this rank's share of
+    the global mean; over one that shards the vocabulary the normaliser and
+    the target's logit are reduced first (Shoeybi et al., Megatron-LM,
+    2019), so that no rank ever holds whole rows.
+    """
+    vocab = context.named("cross_entropy_vocab")
+    batch = context.named("cross_entropy_partial")
+    if not vocab:
+        total = _local_sum(context, logits, target, weight, ignore_index,
+                           label_smoothing)
+    else:
+        total = _vocab_losses(context, vocab, logits, target, ignore_index)
+        if reduction == _NONE:
+            return total
+        total = total.sum()
+    if reduction == _SUM:
+        return total
+    return total / _token_count(target, weight, ignore_index, batch)
+
+
+def _local_sum(context: Context, logits: torch.Tensor, target: torch.Tensor,
+               weight: torch.Tensor | None, ignore_index: int,
+               label_smoothing: float) -> torch.Tensor:
+    arguments: tuple[Any, ...] = (logits, target, weight, _SUM, ignore_index)
+    if "cross_entropy" in str(context.call.target):
+        arguments += (label_smoothing, )
+    return context.call.target(*arguments)
+
+
+def _token_count(target: torch.Tensor, weight: torch.Tensor | None,
+                 ignore_index: int, axes: list[AxisRef]) -> torch.Tensor:
+    """What the mean divides by, over all ranks."""
+    kept = target != ignore_index
+    if weight is None:
+        count = kept.sum()
+    else:
+        rows = weight.gather(0, torch.where(kept, target, 0).flatten())
+        count = (rows * kept.flatten()).sum().detach()
+    for axis in axes:
+        count = convert(count, P, R, axis)
+    return count
+
+
+def _vocab_losses(context: Context, axes: list[AxisRef],
+                  logits: torch.Tensor, target: torch.Tensor,
+                  ignore_index: int) -> torch.Tensor:
+    """Per-token losses with the class dim (1, or 0 alone) sharded."""
+    dim = 1 if logits.dim() > 1 else 0
+    peak = logits.detach().amax(dim, keepdim=True)
+    for axis in axes:
+        peak = convert(peak, PMAX, R, axis)
+    shifted = logits - peak
+    normaliser = shifted.exp().sum(dim)
+    start, classes = 0, context.call.inputs[0].shape[dim]
+    for axis in axes:
+        classes //= axis.size
+        start += axis.coordinate * classes
+    local = target - start
+    mine = (local >= 0) & (local < classes)
+    picked = shifted.gather(
+        dim, torch.where(mine, local, 0).unsqueeze(dim)).squeeze(dim)
+    picked = torch.where(mine, picked, 0.0)
+    for axis in axes:
+        normaliser = convert(normaliser, P, R, axis)
+        picked = convert(picked, P, R, axis)
+    loss = normaliser.log() - picked
+    return torch.where(target == ignore_index, 0.0, loss)

@@ -1,0 +1,107 @@
+"""Time of turning one layout into another, forward and backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from planner.cluster.axis import AxisInfo
+from planner.cluster.spec import DeviceKind
+from planner.cost.collective import collective_time_s
+from planner.ir.convert import Move, Step, conversion_steps
+from planner.ir.layout import Layout, R, local_shape
+from planner.rules.registry import TensorSpec
+
+__all__ = ["ConversionCost"]
+
+
+class ConversionCost:
+    """Prices conversions on one mesh; remembers what it has priced.
+
+    Parameters
+    ----------
+    axes : sequence of AxisInfo
+        Link of each mesh axis.
+    device : DeviceKind
+    """
+
+    def __init__(self, axes: Sequence[AxisInfo], device: DeviceKind) -> None:
+        self.axes = tuple(axes)
+        self.sizes = tuple(a.size for a in axes)
+        self.device = device
+        self._known: dict[tuple[TensorSpec, Layout, Layout],
+                          tuple[float, float]] = {}
+
+    def time_s(self, spec: TensorSpec, source: Layout,
+               target: Layout) -> float:
+        """Forward and backward time together; inf where impossible."""
+        forward_s, backward_s = self.times_s(spec, source, target)
+        return forward_s + backward_s
+
+    def times_s(self, spec: TensorSpec, source: Layout,
+                target: Layout) -> tuple[float, float]:
+        """Forward and backward time; inf where there is no conversion."""
+        if source == target:
+            return 0.0, 0.0
+        key = (spec, source, target)
+        if key not in self._known:
+            self._known[key] = self._price(spec, source, target)
+        return self._known[key]
+
+    def _price(self, spec: TensorSpec, source: Layout,
+               target: Layout) -> tuple[float, float]:
+        steps = conversion_steps(source,
+                                 target,
+                                 differentiable=spec.requires_grad)
+        if steps is None:
+            return float("inf"), float("inf")
+        forward_s = backward_s = 0.0
+        for step in steps:
+            whole = self._whole_bytes(spec, step)
+            if whole is None:
+                return float("inf"), float("inf")
+            forward_s += self.move_time_s(step.forward, whole, step.axis)
+            if spec.requires_grad:
+                backward_s += self.move_time_s(step.backward, whole, step.axis)
+        return forward_s, backward_s
+
+    def _whole_bytes(self, spec: TensorSpec, step: Step) -> float | None:
+        """Bytes of the value that the axis' group holds together.
+
+        None where a dim does not divide.
+        """
+        layout = list(step.before)
+        try:
+            for placement in (step.source, step.target, R):
+                layout[step.axis] = placement
+                shape = local_shape(spec.shape, layout, self.sizes)
+        except ValueError:
+            return None
+        return math.prod(shape) * float(spec.dtype.itemsize)
+
+    def move_time_s(self, how: Move, whole_bytes: float, axis: int) -> float:
+        """Time of one move of one axis.
+
+        Parameters
+        ----------
+        how : Move
+        whole_bytes : float
+            Bytes of the value before it is divided over this axis.
+        axis : int
+        """
+        if how.kind == "none":
+            return 0.0
+        device = self.device
+        copy_s = (2 * whole_bytes / device.memory_bandwidth_bytes_per_s /
+                  device.efficiency("memory"))
+        if not how.is_collective:
+            share = 1 if how.kind in ("mask", "pad") else self.sizes[axis]
+            return copy_s / share + device.launch_overhead_s
+        if how.kind == "all_to_all":
+            whole_bytes = whole_bytes / self.sizes[axis]
+            copy_s = copy_s / self.sizes[axis]
+        # Joining or cutting a dim that is not the first copies once more.
+        dims = {d for d in (how.source_dim, how.target_dim) if d >= 0}
+        permutes = how.kind == "all_to_all" or dims - {0}
+        return (collective_time_s(how.kind, whole_bytes, self.axes[axis]) +
+                device.launch_overhead_s + (copy_s if permutes else 0.0))

@@ -1,0 +1,69 @@
+"""The layouts of a whole program: what the search decides.
+
+For every call one option per mesh axis; for every value the layout it is
+held in once computed (its *hub*: where a value has several consumers it is
+brought there once, and what they need differently is converted from
+there); for every parameter, buffer and input the layout at rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planner.ir.layout import Layout
+from planner.ir.mesh import MeshSpec
+from planner.rules.registry import Option
+
+__all__ = ["CallLayout", "ClassLayout", "ProgramLayout"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLayout:
+    """The options of one call, one per mesh axis."""
+
+    options: tuple[Option, ...]
+
+    def input(self, number: int) -> Layout:
+        return tuple(o.inputs[number] for o in self.options)
+
+    def output(self, number: int) -> Layout:
+        return tuple(o.outputs[number] for o in self.options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassLayout:
+    """Layouts of one block class.
+
+    Parameters
+    ----------
+    calls : mapping of str to CallLayout
+        By node label.
+    hubs : mapping of str to Layout
+        By value label; also of every placeholder. A value that is missing
+        is held as its producer makes it.
+    """
+
+    calls: Mapping[str, CallLayout]
+    hubs: Mapping[str, Layout]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramLayout:
+    """Layouts of a program on a mesh.
+
+    Parameters
+    ----------
+    mesh : MeshSpec
+    classes : mapping of str to ClassLayout
+    at_rest : mapping of str to Layout
+        By global name: parameters, buffers, constants and inputs.
+    regather : frozenset of str
+        Parameters that are gathered again for the backward pass instead
+        of being kept whole in between.
+    """
+
+    mesh: MeshSpec
+    classes: Mapping[str, ClassLayout]
+    at_rest: Mapping[str, Layout]
+    regather: frozenset[str] = frozenset()

@@ -1,0 +1,123 @@
+"""Policies: what a mesh axis may be used for.
+
+A policy narrows one axis' choices: how inputs and parameters lie, which
+moves of values are allowed. The free policy allows all; each recipe
+(data, fully sharded, tensor, ...) is a policy. What a policy disallows is
+priced, not excluded, so that a model for which a recipe does not fit
+exactly (a contrastive loss under data parallelism gathers its batch) still
+gets a plan, and the price tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planner.ir.layout import P, Placement, R, S
+from planner.rules.registry import TensorSpec
+
+__all__ = ["FORBIDDEN_S", "Policy", "UNDIVIDED_S"]
+
+FORBIDDEN_S = 1e3
+"""Price in seconds of a move that a policy disallows."""
+
+UNDIVIDED_S = 1.0
+"""Price in seconds of a product that a recipe's axis doesn't divide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What one axis may do; the default is free.
+
+    Parameters
+    ----------
+    name : str
+        Of the recipe, ``auto`` for the free policy.
+    input_dim : int or None
+        Inputs are sharded along this dim where it exists and divides;
+        None: any dim, chosen by cost.
+    rest : str
+        How parameters lie at rest: ``any``, ``whole``, ``sharded`` (some
+        dim wherever one divides) or ``used`` (as they are used).
+    use_shards : bool
+        Whether parameters may be used sharded.
+    value_moves : frozenset of str or None
+        Kinds of moves that differentiable values may make beside
+        conversions to the same value; None: all.
+    index_moves : bool
+        Whether values without gradient may be gathered.
+    partial_sums : bool
+        Whether partial activations may be summed in full (``all_reduce``)
+        rather than be reduce-scattered.
+    divide : bool
+        Whether an undivided product is priced.
+    regather : bool
+        Whether parameters that are gathered for use are gathered again in
+        the backward pass.
+    """
+
+    name: str = "auto"
+    input_dim: int | None = None
+    rest: str = "any"
+    use_shards: bool = True
+    value_moves: frozenset[str] | None = None
+    index_moves: bool = True
+    partial_sums: bool = True
+    divide: bool = False
+    regather: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        return self.name == "auto"
+
+    def input_placements(self, spec: TensorSpec, size: int,
+                         lead: Mapping[int, int]) -> tuple[Placement, ...]:
+        """Placements an input may have; `lead`: dim to its usual size."""
+        if self.input_dim is None:
+            dims = range(spec.ndim) if self.is_free else ()
+            return (R, *(S(d) for d in dims if _divides(spec, d, size)))
+        dim = self.input_dim
+        usual = dim < spec.ndim and spec.shape[dim] == lead.get(dim)
+        if usual and _divides(spec, dim, size):
+            return (S(dim), )
+        return (R, )
+
+    def rest_placements(self, spec: TensorSpec,
+                        size: int) -> tuple[Placement, ...]:
+        """Placements a parameter may have at rest."""
+        shards = tuple(
+            S(d) for d in range(spec.ndim) if _divides(spec, d, size))
+        if self.rest == "whole":
+            return (R, )
+        if self.rest == "sharded" and shards:
+            return shards + (R, )
+        return (R, *shards)
+
+    def allows(self, kind: str, spec: TensorSpec, source: Placement,
+               target: Placement, move: str) -> bool:
+        """Whether a value may be moved this way.
+
+        Parameters
+        ----------
+        kind : str
+            ``param`` or ``value``.
+        spec : TensorSpec
+        source, target : Placement
+        move : str
+            Kind of the forward move.
+        """
+        if self.is_free or move == "none":
+            return True
+        if kind == "param":
+            return self.rest != "used"
+        if not spec.requires_grad:
+            gathers = move in ("all_gather", "all_to_all")
+            return self.index_moves or not gathers
+        if (move == "all_reduce" and source == P and not self.partial_sums
+                and spec.ndim >= 3):
+            return False
+        return self.value_moves is None or move in self.value_moves
+
+
+def _divides(spec: TensorSpec, dim: int, size: int) -> bool:
+    return spec.shape[dim] >= size and spec.shape[dim] % size == 0
