@@ -1,0 +1,338 @@
+"""Exact minimisation by eliminating one variable after another.
+
+Bucket elimination (Dechter, "Bucket elimination: a unifying framework for
+reasoning", 1999): all factors with a variable are added and minimised over
+it, which leaves a factor over its neighbours; walking back gives every
+variable its best state. Work is n * k ** (w + 1) for n variables of k
+states and an order of width w.
+
+All tables have their axes in the order of elimination, so the variable to
+go is always axis 0 and nothing is transposed on the way. A trailing batch
+axis, where there is one, takes part in every operation.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.ir.errors import InfeasiblePlan
+from planner.search.factors import FactorGraph, Solution
+from planner.search.order import Order, best_order
+
+__all__ = [
+    "BatchSolution", "MAX_TABLE_ENTRIES", "eliminate", "eliminate_batch",
+    "eliminate_relaxed", "fits"
+]
+
+MAX_TABLE_ENTRIES = 2**26
+"""Largest table that is summed over by default, in entries.
+
+About a quarter of a second of additions. Memory is less, for a large table
+is only ever formed for one state of the variable to go.
+"""
+
+_WHOLE_ENTRIES = 2**17  # larger tables no longer fit a core's cache
+_MAX_KEPT_ENTRIES = 2**27  # 1 GiB of tables that wait for the way back
+
+_Array = npt.NDArray[np.float64]
+_Part = tuple[tuple[str, ...], _Array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BatchSolution:
+    """The best assignment for every entry of a batch.
+
+    Parameters
+    ----------
+    values : array of shape (batch,)
+        The minima; ``+inf`` where nothing is legal.
+    states : mapping of str to array of shape (batch,)
+        A state for each variable; no meaning where the value is ``+inf``.
+    """
+
+    values: _Array
+    states: Mapping[str, npt.NDArray[np.intp]]
+
+    def assignment(self, index: int) -> dict[str, int]:
+        """The assignment of one entry of the batch."""
+        return {n: int(s[index]) for n, s in self.states.items()}
+
+
+def fits(order: Order, max_table_entries: int = MAX_TABLE_ENTRIES) -> bool:
+    """Whether elimination along `order` stays within the limit."""
+    return (order.largest_entries <= max_table_entries
+            and order.kept_entries <= _MAX_KEPT_ENTRIES)
+
+
+def eliminate(graph: FactorGraph,
+              *,
+              order: Order | None = None,
+              max_table_entries: int = MAX_TABLE_ENTRIES) -> Solution:
+    """Minimise exactly; among equal states the walk back takes the lowest.
+
+    Parameters
+    ----------
+    graph : FactorGraph
+    order : Order, optional
+        Left out: :func:`planner.search.order.best_order`.
+    max_table_entries : int
+        Refuse a larger table, before anything is computed.
+
+    Raises
+    ------
+    InfeasiblePlan
+        When no assignment is finite.
+    ValueError
+        When a table would be too large.
+    """
+    start = time.perf_counter()
+    order = _checked(order or best_order(graph), max_table_entries)
+    bound, states = _run(graph, [f.table for f in graph.factors], order, ())
+    if np.isinf(bound):
+        raise InfeasiblePlan(
+            f"no assignment of {len(graph.variables)} variables is legal: "
+            "every combination meets an entry of +inf; allow more states")
+    assignment = {v.name: int(states[v.name]) for v in graph.variables}
+    return Solution(value=graph.value(assignment),
+                    bound=float(bound),
+                    seconds=time.perf_counter() - start,
+                    assignment=assignment,
+                    method="elimination",
+                    visited=order.total_entries,
+                    width=order.width)
+
+
+def eliminate_relaxed(graph: FactorGraph,
+                      *,
+                      max_table_entries: int,
+                      order: Order | None = None) -> Solution:
+    """A bound and an assignment, in little time however wide the graph.
+
+    Mini-bucket elimination (Dechter and Rish, "Mini-buckets: a general
+    scheme for bounded inference", 2003): what would make too large a table
+    is minimised in groups, as if the variable could differ among them.
+
+    Parameters
+    ----------
+    graph : FactorGraph
+    max_table_entries : int
+        No table is larger, but for those that are given.
+    order : Order, optional
+        Left out: :func:`planner.search.order.best_order`.
+
+    Returns
+    -------
+    Solution
+        Its value may be ``+inf``; where its bound is, nothing is legal.
+    """
+    start = time.perf_counter()
+    order = order or best_order(graph)
+    bound, states = _run(graph, [f.table for f in graph.factors],
+                         order, (),
+                         limit=max_table_entries)
+    assignment = {v.name: int(states[v.name]) for v in graph.variables}
+    return Solution(value=graph.value(assignment),
+                    bound=float(bound),
+                    seconds=time.perf_counter() - start,
+                    assignment=assignment,
+                    method="relaxation")
+
+
+def eliminate_batch(
+        graph: FactorGraph,
+        tables: Sequence[_Array],
+        *,
+        order: Order | None = None,
+        max_table_entries: int = MAX_TABLE_ENTRIES) -> BatchSolution:
+    """Minimise for many tables at once, such as many prices of memory.
+
+    Parameters
+    ----------
+    graph : FactorGraph
+        Gives variables and scopes; its own tables are not read.
+    tables : sequence of arrays
+        One per factor of `graph`: its shape and a trailing batch axis,
+        which may be 1 where a factor is the same for all.
+    order, max_table_entries
+        As for :func:`eliminate`. A batch that would exceed the limit is
+        worked off in parts.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, or one entry's tables would be too large.
+
+    Examples
+    --------
+    >>> from planner.search.factors import Factor, Variable
+    >>> graph = FactorGraph((Variable("a", 2), ),
+    ...                     (Factor(("a", ), [0.0, 0.0]), ))
+    >>> price = np.array([0.0, 1.0, 2.0])
+    >>> time_s = np.array([[1.0], [2.5]])
+    >>> saved_bytes = np.array([[1.0], [0.0]])
+    >>> eliminate_batch(graph, [time_s + price * saved_bytes]).values
+    array([1. , 2. , 2.5])
+    """
+    order = _checked(order or best_order(graph), max_table_entries)
+    batch = _batch_size(graph, tables)
+    step = max(
+        1,
+        min(max_table_entries // max(order.largest_entries, 1),
+            _MAX_KEPT_ENTRIES // max(order.kept_entries, 1)))
+    values, states = [], []
+    for first in range(0, batch, step):
+        part = slice(first, min(first + step, batch))
+        some = [t if t.shape[-1] == 1 else t[..., part] for t in tables]
+        value, state = _run(graph, some, order, (part.stop - first, ))
+        values.append(value)
+        states.append(state)
+    return BatchSolution(values=np.concatenate(values),
+                         states={
+                             v.name:
+                             np.concatenate([s[v.name] for s in states])
+                             for v in graph.variables
+                         })
+
+
+def _checked(order: Order, max_table_entries: int) -> Order:
+    if fits(order, max_table_entries):
+        return order
+    raise ValueError(
+        f"elimination needs a table of {order.largest_entries} entries (width "
+        f"{order.width}) and keeps {order.kept_entries}, over the limit of "
+        f"{max_table_entries} for one or of {_MAX_KEPT_ENTRIES} for all; "
+        "raise max_table_entries or use planner.search.milp")
+
+
+def _batch_size(graph: FactorGraph, tables: Sequence[_Array]) -> int:
+    if len(tables) != len(graph.factors):
+        raise ValueError(f"{len(tables)} tables for {len(graph.factors)} "
+                         "factors; give one for each")
+    batches = {1}
+    for factor, table in zip(graph.factors, tables, strict=True):
+        if table.shape[:-1] != factor.table.shape or not table.ndim:
+            raise ValueError(
+                f"the table for {factor.scope} has shape {table.shape}; it "
+                f"needs {factor.table.shape} and a trailing batch axis")
+        batches.add(table.shape[-1])
+    if len(batches - {1}) > 1:
+        raise ValueError(f"the tables have batch sizes {sorted(batches)}; all "
+                         "need the same, or 1")
+    if 0 in batches:
+        raise ValueError("the batch is empty; give at least one entry")
+    return max(batches)
+
+
+def _run(graph: FactorGraph,
+         tables: Sequence[_Array],
+         order: Order,
+         batch: tuple[int, ...],
+         *,
+         limit: int | None = None) -> tuple[_Array, dict[str, npt.NDArray]]:
+    """Eliminate along the order, then walk back.
+
+    Parameters
+    ----------
+    batch : tuple of int
+        The shape of the result: empty, or the batch size.
+    limit : int, optional
+        Relax where a table would have more entries.
+    """
+    rank = {name: i for i, name in enumerate(order.names)}
+    buckets: dict[str, list[_Part]] = {name: [] for name in order.names}
+    constant: _Array = np.zeros(batch)
+    for factor, table in zip(graph.factors, tables, strict=True):
+        scope, table = _sorted(factor.scope, table, rank)
+        if scope:
+            buckets[scope[0]].append((scope, table))
+        else:
+            constant = constant + table
+    for name in order.names:
+        for parts in _grouped(buckets[name], limit):
+            scope, table = _minimise(parts, rank)
+            if scope:
+                buckets[scope[0]].append((scope, table))
+            else:
+                constant = constant + table
+    return constant, _walk_back(order, buckets, graph.sizes, batch)
+
+
+def _sorted(scope: tuple[str, ...], table: _Array,
+            rank: Mapping[str, int]) -> _Part:
+    axes = sorted(range(len(scope)), key=lambda i: rank[scope[i]])
+    if axes != list(range(len(scope))):
+        axes_and_batch = (*axes, *range(len(scope), table.ndim))
+        table = np.ascontiguousarray(table.transpose(axes_and_batch))
+    return tuple(scope[i] for i in axes), table
+
+
+def _grouped(parts: Sequence[_Part],
+             limit: int | None) -> Iterable[list[_Part]]:
+    """Parts to be added; several groups only where the limit asks."""
+    groups: list[tuple[dict[str, int], list[_Part]]] = []
+    for scope, table in sorted(parts, key=lambda p: (-p[1].size, p[0])):
+        own = dict(zip(scope, table.shape))
+        for sizes, group in groups:
+            merged = sizes | own
+            if limit is None or math.prod(merged.values()) <= limit:
+                sizes.update(own)
+                group.append((scope, table))
+                break
+        else:
+            groups.append((own, [(scope, table)]))
+    return [group for _, group in groups]
+
+
+def _minimise(parts: Sequence[_Part], rank: Mapping[str, int]) -> _Part:
+    """Add the parts and minimise over the first axis, which all share."""
+    sizes = {n: s for scope, t in parts for n, s in zip(scope, t.shape)}
+    scope = tuple(sorted(sizes, key=rank.__getitem__))
+    batch = max(t.shape[len(names):] for names, t in parts)
+    # Small ones first, so that few additions are of the full size.
+    spread = [
+        _spread(names, table, scope)
+        for names, table in sorted(parts, key=lambda p: p[1].size)
+    ]
+    if math.prod(sizes.values()) * math.prod(batch) <= _WHOLE_ENTRIES:
+        return scope[1:], _sum(spread).min(axis=0)
+    best: _Array = _sum([t[0] for t in spread]).copy()
+    for state in range(1, sizes[scope[0]]):
+        np.minimum(best, _sum([t[state] for t in spread]), out=best)
+    return scope[1:], best
+
+
+def _spread(names: tuple[str, ...], table: _Array,
+            scope: tuple[str, ...]) -> _Array:
+    """Give a table an axis for every variable of the scope."""
+    if names == scope:
+        return table
+    sizes = dict(zip(names, table.shape))
+    shape = [sizes.get(n, 1) for n in scope]
+    return table.reshape(*shape, *table.shape[len(names):])
+
+
+def _sum(tables: Sequence[_Array]) -> _Array:
+    return functools.reduce(np.add, tables)
+
+
+def _walk_back(order: Order, buckets: Mapping[str, Sequence[_Part]],
+               sizes: Mapping[str, int],
+               batch: tuple[int, ...]) -> dict[str, npt.NDArray[np.intp]]:
+    """Choose states in reverse, each knowing all that its bucket needs."""
+    entry = tuple(np.arange(n) for n in batch)
+    states: dict[str, npt.NDArray[np.intp]] = {}
+    for name in reversed(order.names):
+        total: _Array = np.zeros((sizes[name], *batch))
+        for scope, table in buckets[name]:
+            chosen = [states[n] for n in scope[1:]]
+            shared = [i % table.shape[-1] for i in entry]
+            total = total + table[(slice(None), *chosen, *shared)]
+        states[name] = total.argmin(axis=0)
+    return states

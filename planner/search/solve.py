@@ -1,0 +1,175 @@
+"""Minimise a factor graph: reduce, then eliminate, or branch and bound.
+
+Connected components are solved one by one, so that one that is too wide
+to eliminate does not take the others with it. What is eliminated faster
+than it is reduced goes there at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import networkx as nx
+
+from planner.ir.errors import InfeasiblePlan
+from planner.search.conflict import clashing
+from planner.search.eliminate import (MAX_TABLE_ENTRIES, eliminate,
+                                      eliminate_relaxed, fits)
+from planner.search.factors import Factor, FactorGraph, Solution, Variable
+from planner.search.milp import solve_milp
+from planner.search.order import Order, best_order
+from planner.search.reduce import reduce
+
+__all__ = ["solve"]
+
+_ENTRIES_PER_S = 1e8  # of elimination, on the slow side
+_CHEAP_ENTRIES = 50_000  # a variable; reducing takes about as long
+_ROUGH_ENTRIES = 2**14  # of a table of the relaxation; within milliseconds
+_ROUNDING = 1e-12  # relative
+_NAMED = 8  # variables that an error lists
+
+
+def solve(graph: FactorGraph,
+          *,
+          max_table_entries: int = MAX_TABLE_ENTRIES,
+          time_limit_s: float | None = None) -> Solution:
+    """Minimise a sum of factors.
+
+    Parameters
+    ----------
+    graph : FactorGraph
+    max_table_entries : int
+        Components that need a larger table are left to the MILP.
+    time_limit_s : float, optional
+        For the MILP, to which a component also goes when eliminating it
+        would take longer. The solution may then have a gap, and depend on
+        the machine's speed.
+
+    Raises
+    ------
+    InfeasiblePlan
+        When no assignment is finite, naming variables that clash (also as
+        its ``variables``), or when none was found in time.
+
+    Examples
+    --------
+    >>> from planner.search.factors import Factor, Variable
+    >>> graph = FactorGraph(
+    ...     (Variable("a", 2), Variable("b", 2)),
+    ...     (Factor(("a",), [0.0, 1.0]), Factor(("a", "b"), [[5, 6], [7, 2]])))
+    >>> solution = solve(graph)
+    >>> solution.value, dict(solution.assignment), solution.is_optimal
+    (3.0, {'a': 1, 'b': 1}, True)
+    """
+    try:
+        return _solve(graph, max_table_entries, time_limit_s)
+    except InfeasiblePlan as error:
+        names = clashing(graph)
+        if not names:
+            raise
+        raise InfeasiblePlan(_explained(graph, names),
+                             variables=names) from error
+
+
+def _solve(graph: FactorGraph, max_table_entries: int,
+           time_limit_s: float | None) -> Solution:
+    start = time.perf_counter()
+    order = best_order(graph)
+    if (order.total_entries <= _CHEAP_ENTRIES * len(graph.variables)
+            and fits(order, max_table_entries)):
+        return eliminate(graph,
+                         order=order,
+                         max_table_entries=max_table_entries)
+    reduced = reduce(graph)
+    parts = []
+    for component in _components(reduced.graph):
+        left_s = None
+        if time_limit_s is not None:
+            left_s = max(time_limit_s - (time.perf_counter() - start), 0.0)
+        parts.append(_component(component, max_table_entries, left_s))
+    assignment = reduced.expand({
+        name: state
+        for part in parts
+        for name, state in part.assignment.items()
+    })
+    value = graph.value(assignment)
+    # Sums in another order differ in their last digits.
+    bound = min(value, sum(part.bound for part in parts))
+    methods = sorted({part.method for part in parts}) or ["elimination"]
+    return Solution(
+        value=value,
+        bound=bound,
+        seconds=time.perf_counter() - start,
+        assignment={v.name: assignment[v.name]
+                    for v in graph.variables},
+        method="+".join(methods),
+        visited=sum(part.visited for part in parts),
+        width=max((part.width for part in parts), default=-1))
+
+
+def _component(graph: FactorGraph, max_table_entries: int,
+               time_limit_s: float | None) -> Solution:
+    order = best_order(graph)
+    in_time = (time_limit_s is None
+               or order.total_entries <= time_limit_s * _ENTRIES_PER_S)
+    if in_time and fits(order, max_table_entries):
+        return eliminate(graph,
+                         order=order,
+                         max_table_entries=max_table_entries)
+    return _wide(graph, order, max_table_entries, time_limit_s)
+
+
+def _wide(graph: FactorGraph, order: Order, max_table_entries: int,
+          time_limit_s: float | None) -> Solution:
+    """Branch and bound, with a relaxation in case time is short."""
+    start = time.perf_counter()
+    rough = eliminate_relaxed(graph,
+                              order=order,
+                              max_table_entries=min(max_table_entries,
+                                                    _ROUGH_ENTRIES))
+    if rough.gap <= _ROUNDING:
+        return rough
+    try:
+        found = solve_milp(graph, time_limit_s=time_limit_s)
+    except InfeasiblePlan:
+        # With a legal assignment at hand, time was up.
+        if math.isinf(rough.value):
+            raise
+        return rough
+    better = min(found, rough, key=lambda solution: solution.value)
+    return dataclasses.replace(better,
+                               bound=min(max(found.bound, rough.bound),
+                                         better.value),
+                               seconds=time.perf_counter() - start,
+                               method=found.method)
+
+
+def _components(graph: FactorGraph) -> Iterator[FactorGraph]:
+    """Split into graphs without a common variable, in a stable order."""
+    links: nx.Graph = nx.Graph()
+    links.add_nodes_from(v.name for v in graph.variables)
+    for factor in graph.factors:
+        nx.add_path(links, factor.scope)
+    groups = list(nx.connected_components(links)) or [set()]
+    home = {name: i for i, group in enumerate(groups) for name in group}
+    variables: list[list[Variable]] = [[] for _ in groups]
+    factors: list[list[Factor]] = [[] for _ in groups]
+    for variable in graph.variables:
+        variables[home[variable.name]].append(variable)
+    for factor in graph.factors:
+        # Constants may go anywhere.
+        factors[home[factor.scope[0]] if factor.scope else 0].append(factor)
+    for own, over in zip(variables, factors, strict=True):
+        yield FactorGraph(tuple(own), tuple(over))
+
+
+def _explained(graph: FactorGraph, names: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, names[:_NAMED]))
+    if len(names) > _NAMED:
+        listed += f" and {len(names) - _NAMED} more"
+    return (f"no assignment of {len(graph.variables)} variables is legal: "
+            f"not all of these can have one of their states: {listed}; lift "
+            "a pin or allow more states for one of them")
