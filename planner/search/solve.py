@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import networkx as nx
+import numpy as np
 
 from planner.ir.errors import InfeasiblePlan
 from planner.search.conflict import clashing
@@ -133,7 +134,8 @@ def _wide(graph: FactorGraph, order: Order, max_table_entries: int,
     if rough.gap <= _ROUNDING:
         return rough
     try:
-        found = solve_milp(graph, time_limit_s=time_limit_s)
+        found = solve_milp(_pruned(graph, rough.value),
+                           time_limit_s=time_limit_s)
     except InfeasiblePlan:
         # With a legal assignment at hand, time was up.
         if math.isinf(rough.value):
@@ -145,6 +147,24 @@ def _wide(graph: FactorGraph, order: Order, max_table_entries: int,
                                          better.value),
                                seconds=time.perf_counter() - start,
                                method=found.method)
+
+
+def _pruned(graph: FactorGraph, value: float) -> FactorGraph:
+    """Without entries that no assignment as good as `value` can use.
+
+    Prices that stand for "rather not" would otherwise set the scale of
+    the program's tolerances.
+    """
+    if math.isinf(value):
+        return graph
+    lows = [float(f.table.min()) for f in graph.factors]
+    spare = value - sum(lows)
+    # Rounding must not take the assignment of this value away.
+    spare += _ROUNDING * sum(map(abs, (value, *lows)))
+    factors = (Factor(f.scope, np.where(f.table - low > spare, np.inf,
+                                        f.table))
+               for f, low in zip(graph.factors, lows, strict=True))
+    return FactorGraph(graph.variables, tuple(factors))
 
 
 def _components(graph: FactorGraph) -> Iterator[FactorGraph]:
