@@ -18,15 +18,16 @@ from planner.search.order import best_order
 
 __all__ = ["clashing"]
 
-_BUDGET_ENTRIES = 2**28  # about a second of eliminations
+_BUDGET_ENTRIES = 2**29  # about three seconds of eliminations
+_OVERHEAD_ENTRIES = 10_000  # what handling one variable takes as long as
 
 
 def clashing(graph: FactorGraph) -> tuple[str, ...]:
     """Variables that cannot all have a state, few of them.
 
     Pins (factors over one variable) are blamed before what links
-    variables. No pin that is named could be lifted without making the
-    rest legal, unless the search for them became too expensive.
+    variables. Lifting any one pin that is named ends this clash (there may
+    be others), unless telling the pins apart became too expensive.
 
     Returns
     -------
@@ -58,7 +59,8 @@ class _Search:
         """Whether that is proven; False when the budget is spent."""
         if self.left_entries <= 0:
             return False
-        self.left_entries -= self.order.total_entries
+        self.left_entries -= (self.order.total_entries +
+                              _OVERHEAD_ENTRIES * len(self.order.names))
         try:
             eliminate(FactorGraph(self.graph.variables, tuple(factors)),
                       order=self.order)

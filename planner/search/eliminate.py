@@ -34,11 +34,11 @@ __all__ = [
 MAX_TABLE_ENTRIES = 2**26
 """Largest table that is summed over by default, in entries.
 
-About a quarter of a second of additions. Memory is less, for a large table
-is only ever formed for one state of the variable to go.
+Half a GiB, were it formed whole; it is only ever formed in blocks.
 """
 
-_WHOLE_ENTRIES = 2**17  # larger tables no longer fit a core's cache
+_BLOCK_ENTRIES = 2**15  # a block and its sums fit a core's cache
+_WHOLE_ENTRIES = 2**16  # so little that a call for each state takes longer
 _MAX_KEPT_ENTRIES = 2**27  # 1 GiB of tables that wait for the way back
 
 _Array = npt.NDArray[np.float64]
@@ -161,8 +161,8 @@ def eliminate_batch(
         One per factor of `graph`: its shape and a trailing batch axis,
         which may be 1 where a factor is the same for all.
     order, max_table_entries
-        As for :func:`eliminate`. A batch that would exceed the limit is
-        worked off in parts.
+        As for :func:`eliminate`; the limit is for one entry of the batch.
+        A batch that would take too much memory is worked off in parts.
 
     Raises
     ------
@@ -182,10 +182,7 @@ def eliminate_batch(
     """
     order = _checked(order or best_order(graph), max_table_entries)
     batch = _batch_size(graph, tables)
-    step = max(
-        1,
-        min(max_table_entries // max(order.largest_entries, 1),
-            _MAX_KEPT_ENTRIES // max(order.kept_entries, 1)))
+    step = max(1, _MAX_KEPT_ENTRIES // max(order.kept_entries, 1))
     values, states = [], []
     for first in range(0, batch, step):
         part = slice(first, min(first + step, batch))
@@ -300,12 +297,32 @@ def _minimise(parts: Sequence[_Part], rank: Mapping[str, int]) -> _Part:
         _spread(names, table, scope)
         for names, table in sorted(parts, key=lambda p: p[1].size)
     ]
-    if math.prod(sizes.values()) * math.prod(batch) <= _WHOLE_ENTRIES:
-        return scope[1:], _sum(spread).min(axis=0)
-    best: _Array = _sum([t[0] for t in spread]).copy()
-    for state in range(1, sizes[scope[0]]):
-        np.minimum(best, _sum([t[state] for t in spread]), out=best)
+    left = [sizes[n] for n in scope[1:]]
+    best = np.empty((*left, *batch))
+    _minimise_into(best, spread, sizes[scope[0]])
     return scope[1:], best
+
+
+def _minimise_into(best: _Array, tables: Sequence[_Array],
+                   states: int) -> None:
+    """Set `best` to the minimum of the tables' sum over their first axis.
+
+    Works in blocks that fit a core's cache.
+    """
+    if best.size * states <= _WHOLE_ENTRIES:
+        _sum(tables).min(axis=0, out=best)
+    elif best.size <= _BLOCK_ENTRIES:
+        best[...] = _sum([t[0] for t in tables])
+        for state in range(1, states):
+            np.minimum(best, _sum([t[state] for t in tables]), out=best)
+    else:
+        rows = max(_BLOCK_ENTRIES // best[0].size, 1)
+        for i in range(0, len(best), rows):
+            some = [t if t.shape[1] == 1 else t[:, i:i + rows] for t in tables]
+            part = best[i:i + rows]
+            if len(part) == 1:
+                part, some = part[0], [t[:, 0] for t in some]
+            _minimise_into(part, some, states)
 
 
 def _spread(names: tuple[str, ...], table: _Array,

@@ -3,8 +3,7 @@
 Finding the best order is NP-hard; greedy orders are near it on graphs that
 are almost trees. Two are tried, both from Koller and Friedman,
 "Probabilistic Graphical Models" (2009), section 9.4.3: smallest table
-next, and least weighted fill next. Both take about 10 microseconds a
-variable.
+next, and least weighted fill next.
 """
 
 from __future__ import annotations

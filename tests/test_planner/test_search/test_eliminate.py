@@ -14,6 +14,7 @@ from planner.search.eliminate import (eliminate, eliminate_batch,
                                       eliminate_relaxed)
 from planner.search.factors import Factor, FactorGraph, Variable
 from planner.search.order import best_order
+from planner.search.solve import solve
 from tests.test_planner.test_search.graphs import (brute_force, chain, grid,
                                                    random_graphs)
 
@@ -46,12 +47,14 @@ class TestEliminate(unittest.TestCase):
         with self.assertRaises(ValueError):
             eliminate(graph, max_table_entries=4**3 - 1)
 
-    def test_large_tables_are_summed_in_slices(self) -> None:
-        # 20 ** 4 entries are beyond what is formed whole.
-        graph = chain(7, 20, 3)
-        self.assertGreater(best_order(graph).largest_entries, 2**17)
-        solution = eliminate(graph)
-        self.assertAlmostEqual(solution.value, solution.bound)
+    def test_large_tables_are_minimised_in_blocks(self) -> None:
+        # Whole, by state, by rows, by rows of rows.
+        for states, width in ((10, 2), (20, 3), (50, 3), (20, 4)):
+            graph = chain(width + 3, states, width)
+            solution = eliminate(graph)
+            self.assertAlmostEqual(solution.value, solution.bound)
+            # Whatever is folded beforehand leaves another order.
+            self.assertAlmostEqual(solution.value, solve(graph).value)
 
     def test_tables_are_left_as_they_were(self) -> None:
         graph = FactorGraph((Variable("a", 400), Variable("b", 400)), (Factor(
