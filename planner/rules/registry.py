@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -98,11 +98,16 @@ class Option:
         None: the operator itself runs on the local tensors, its size
         arguments replaced by local sizes. Else the name of a function in
         ``passes.lowerings`` that computes the local outputs.
+    units : int
+        How many indivisible units (groups of channels) the sharded dim
+        holds; the axis' size must divide it. 0: the dim's size alone
+        decides. No part of the option's identity.
     """
 
     inputs: tuple[Placement, ...]
     outputs: tuple[Placement, ...]
     lowering: str | None = None
+    units: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         text = (f"{','.join(map(str, self.inputs))}"
@@ -120,7 +125,21 @@ _RULES: dict[Any, Rule] = {}
 
 
 def register(*targets: Any) -> Callable[[Rule], Rule]:
-    """Register a rule for operators; a second rule for one is an error."""
+    """Register a rule for operators; a second rule for one is an error.
+
+    Parameters
+    ----------
+    *targets : OpOverload, str or torch.Tag
+        The operators; the name (``"library::op"``, with ``".overload"``
+        where it isn't the default one) of an operator that may not be
+        loaded yet; or a tag, for all operators that have it and no rule
+        of their own.
+
+    Raises
+    ------
+    ValueError
+        When one already has a rule.
+    """
 
     def add(rule: Rule) -> Rule:
         for target in targets:
@@ -133,13 +152,23 @@ def register(*targets: Any) -> Callable[[Rule], Rule]:
     return add
 
 
+def _rule_for(target: Any) -> Rule | None:
+    if target in _RULES:
+        return _RULES[target]
+    if isinstance(target, torch._ops.OpOverload):
+        for key in (target.name(), *target.tags):
+            if key in _RULES:
+                return _RULES[key]
+    return None
+
+
 def has_rule(target: Any) -> bool:
     """Whether an own rule is registered for `target`."""
-    return target in _RULES
+    return _rule_for(target) is not None
 
 
 def registered_ops() -> tuple[Any, ...]:
-    """All operators that have an own rule, by name."""
+    """All operators, names and tags that have an own rule, by name."""
     return tuple(sorted(_RULES, key=str))
 
 
@@ -148,9 +177,10 @@ def divides(call: OpCall, option: Option, size: int) -> bool:
     pairs = zip(call.inputs + call.outputs,
                 option.inputs + option.outputs,
                 strict=True)
-    return all(not p.is_shard or (p.dim < spec.ndim and spec.shape[p.dim] %
-                                  size == 0 and spec.shape[p.dim] > 0)
-               for spec, p in pairs)
+    return option.units % size == 0 and all(
+        not p.is_shard or (p.dim < spec.ndim and spec.shape[p.dim] > 0
+                           and spec.shape[p.dim] % size == 0)
+        for spec, p in pairs)
 
 
 def _with_partial_gradients(call: OpCall, option: Option) -> Option:
@@ -190,8 +220,8 @@ def options(call: OpCall, size: int, *,
     found = {_uniform(call, R): None}
     if any(s.requires_grad for s in call.outputs):
         found[_uniform(call, V)] = None
-    rules = [_RULES[call.target]] if call.target in _RULES else fallback
-    for rule in rules:
+    known = _rule_for(call.target)
+    for rule in fallback if known is None else (known, ):
         own = [o for o in rule(call) if divides(call, o, size)]
         for option in own:
             found[_with_partial_gradients(call, option)] = None
