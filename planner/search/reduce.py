@@ -9,7 +9,8 @@ Repeated until nothing changes:
    The test is Goldstein's, "Efficient rotamer elimination applied to
    protein side-chains and related spin glasses", 1994: the worst cases of
    all factors, summed. It covers duplicates (the lower state stays).
-4. A variable is folded into its neighbours where the table that this
+4. A variable with one state left is taken out of its factors.
+5. A variable is folded into its neighbours where the table that this
    leaves is no larger than those it replaces; all variables with at most
    one neighbour are.
 """
@@ -149,7 +150,7 @@ class _Work:
         self._absorb(name)
         shrunk = self._keep(name, self._supported(name))
         shrunk |= self._keep(name, self._undominated(name))
-        folded = self._fold(name)
+        folded = self._settle(name) or self._fold(name)
         return around - {name} if shrunk or folded else set()
 
     def _absorb(self, name: str) -> None:
@@ -192,6 +193,19 @@ class _Work:
         for state in reversed(range(count)):
             keep[state] = not (worst[keep, state] <= 0).any()
         return keep
+
+    def _settle(self, name: str) -> bool:
+        """Take out a variable with one state, which links nothing."""
+        if len(self.labels[name]) > 1:
+            return False
+        for scope in list(self.scopes[name]):
+            axis = scope.index(name)
+            table = self.pop(scope).squeeze(axis)
+            self.add(scope[:axis] + scope[axis + 1:], table)
+        labels = (self.labels.pop(name), )
+        self.folds.append(_Fold(name, (name, ), np.zeros(1), labels))
+        del self.scopes[name]
+        return True
 
     def _fold(self, name: str) -> bool:
         """Eliminate a variable where that makes the tables no larger."""

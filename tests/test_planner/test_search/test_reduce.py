@@ -41,6 +41,14 @@ class TestReduce(unittest.TestCase):
     def test_a_series_folds_and_its_tables_do_not_grow(self) -> None:
         self.assertEqual(reduce(chain(30, 4, 2)).graph.variables[1:], ())
 
+    def test_a_variable_with_one_state_links_nothing(self) -> None:
+        # Folding it would leave one table over all the others.
+        pin = np.array([INF, 0.0, INF, INF, INF, INF])
+        reduced = reduce(clique(6, (Factor(("c", ), pin), )))
+        self.assertEqual(sorted(sizes(reduced)), list("abde"))
+        self.assertEqual(max(len(f.scope) for f in reduced.graph.factors), 2)
+        self.assertEqual(reduced.expand(dict.fromkeys("abde", 0))["c"], 1)
+
     def test_parallel_factors_are_merged(self) -> None:
         graph = clique(6, (Factor(("a", "b"), np.zeros(
             (6, 6))), Factor(("b", "a"), np.zeros((6, 6)))))
