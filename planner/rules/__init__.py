@@ -1,8 +1,14 @@
 """Sharding rules: what each operator can do over one mesh axis."""
 
-from planner.rules import attention  # noqa: F401
-from planner.rules import (elementwise, embedding, loss, matmul,  # noqa: F401
-                           norm, random, reduce, view)
+import planner.rules.attention  # noqa: F401
+import planner.rules.elementwise  # noqa: F401
+import planner.rules.embedding  # noqa: F401
+import planner.rules.loss  # noqa: F401
+import planner.rules.matmul  # noqa: F401
+import planner.rules.norm  # noqa: F401
+import planner.rules.random  # noqa: F401
+import planner.rules.reduce  # noqa: F401
+import planner.rules.view  # noqa: F401
 from planner.rules.localize import localize
 from planner.rules.registry import (Arg, OpCall, Option, TensorSpec, has_rule,
                                     options, register, registered_ops)

@@ -10,7 +10,7 @@ from planner.ir.layout import P, R, S
 from planner.rules.factors import partial, place
 from planner.rules.registry import OpCall, Option, TensorSpec, register
 
-__all__ = ["aligned", "pointwise"]
+__all__ = ["NAMED", "aligned", "pointwise"]
 
 aten = torch.ops.aten
 
@@ -51,6 +51,8 @@ _UNTAGGED = (
     aten.floor_divide.default,
     aten.floor_divide.Scalar,
     aten.log_sigmoid.default,
+    aten.bernoulli.Tensor,
+    aten.masked_fill.Tensor,
     aten.native_dropout.default,
     aten.dropout.default,
     aten.rrelu.default,
@@ -81,7 +83,11 @@ def _dims(call: OpCall) -> Iterator[Option]:
                      outputs=(S(dim), ) * len(call.outputs))
 
 
-@register(torch.Tag.pointwise, *_LINEAR, *_ZERO_FILLS, *_UNTAGGED)
+NAMED = (*_LINEAR, *_ZERO_FILLS, *_UNTAGGED)
+"""Pointwise operators that are not known by their tag alone."""
+
+
+@register(torch.Tag.pointwise, *NAMED)
 def pointwise(call: OpCall) -> Iterable[Option]:
     """Any dim; partial sums only through operators linear in them."""
     if any(s.shape != call.outputs[0].shape for s in call.outputs):

@@ -108,7 +108,10 @@ def einsum_options(call: OpCall,
     terms = left.split(",")
     numbers = list(range(len(terms)) if operands is None else operands)
     names = dict(zip(numbers, terms, strict=True))
-    plus = {i: t for i, t in (added or {}).items() if i is not None}
+    plus: dict[int | None, str] = {
+        i: t
+        for i, t in (added or {}).items() if i is not None
+    }
     for letter in dict.fromkeys("".join(terms)):
         if only is not None and letter not in only:
             continue

@@ -40,7 +40,7 @@ def pointwise_loss(call: OpCall) -> Iterable[Option]:
         torch.broadcast_shapes(*(s.shape for s in call.inputs))),
                        dtype=call.outputs[0].dtype)
     for dim in range(whole.ndim):
-        own = {
+        own: dict[int | None, Placement] = {
             i: S(d)
             for i, s in enumerate(call.inputs)
             if (d := aligned(s, whole, dim)) is not None

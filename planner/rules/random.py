@@ -28,7 +28,7 @@ def factory(call: OpCall) -> Iterable[Option]:
           aten.ones_like.default, aten.zeros_like.default,
           aten.rand_like.default, aten.randn_like.default,
           aten.randint_like.default, aten.randint_like.low_dtype,
-          aten.bernoulli.default, aten.bernoulli.p, aten.bernoulli.Tensor,
+          aten.bernoulli.default, aten.bernoulli.p,
           aten.normal_functional.default)
 def like(call: OpCall) -> Iterable[Option]:
     """Any dim, as the input's."""

@@ -21,8 +21,8 @@ import torch
 from planner.ir.layout import Placement, R, V
 
 __all__ = [
-    "Arg", "OpCall", "Option", "TensorSpec", "has_rule", "options", "register",
-    "registered_ops"
+    "Arg", "OpCall", "Option", "TensorSpec", "divides", "has_rule", "options",
+    "register", "registered_ops", "with_partial_gradients"
 ]
 
 
@@ -183,7 +183,7 @@ def divides(call: OpCall, option: Option, size: int) -> bool:
         for spec, p in pairs)
 
 
-def _with_partial_gradients(call: OpCall, option: Option) -> Option:
+def with_partial_gradients(call: OpCall, option: Option) -> Option:
     """Operands held whole by a divided operator get partial gradients."""
     whole = all(p == R for p in option.inputs + option.outputs)
     if whole:
@@ -224,7 +224,7 @@ def options(call: OpCall, size: int, *,
     for rule in fallback if known is None else (known, ):
         own = [o for o in rule(call) if divides(call, o, size)]
         for option in own:
-            found[_with_partial_gradients(call, option)] = None
+            found[with_partial_gradients(call, option)] = None
         if own:
             break
     return tuple(found)
