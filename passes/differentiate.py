@@ -106,8 +106,6 @@ def _annotated(n: fx.Node) -> Iterator[None]:
     stream = n.meta.get("random")
     if stream is not None:
         notes["random"] = (stream.label, stream.axes)
-    if n.meta.get("regather"):
-        notes["regather"] = True
     with fx_traceback.annotate(notes):
         yield
 

@@ -9,7 +9,7 @@ have global sizes.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +67,8 @@ class _Copy:
 
 
 def insert_collectives(block_class: BlockClass, layout: ClassLayout,
-                       mesh: MeshSpec, at_rest: Mapping[str, Layout],
-                       regather: Collection[str] = ()) -> fx.Graph:
+                       mesh: MeshSpec,
+                       at_rest: Mapping[str, Layout]) -> fx.Graph:
     """Insert the conversions of one block class.
 
     Parameters
@@ -79,8 +79,6 @@ def insert_collectives(block_class: BlockClass, layout: ClassLayout,
     at_rest : mapping of str to Layout
         Layout in which each placeholder arrives, by label, where that is
         not its hub.
-    regather : collection of str
-        Placeholders whose conversion is repeated for the backward pass.
 
     Raises
     ------
@@ -98,8 +96,6 @@ def insert_collectives(block_class: BlockClass, layout: ClassLayout,
         made[node].meta["layout"] = arrives
         copy.hubs[value] = hub
         copy.found[value, hub] = copy.convert(value, made[node], arrives, hub)
-        if node.meta["label"] in regather:
-            _mark_regather(copy.found[value, hub])
     for node in calls_of(block_class.graph):
         _copy_call(copy, node, layout, made)
     results = tuple(_held(copy, value_of(n)) for n in block_class.results)
@@ -107,12 +103,6 @@ def insert_collectives(block_class: BlockClass, layout: ClassLayout,
     copy.graph.output_node().meta["layout"] = tuple(
         copy.hubs[value_of(n)] for n in block_class.results)
     return copy.graph
-
-
-def _mark_regather(node: fx.Node) -> None:
-    while node.target is convert_node:
-        node.meta["regather"] = True
-        node = node.args[0]  # type: ignore[assignment]
 
 
 def _held(copy: _Copy, value: Value) -> fx.Node:

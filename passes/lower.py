@@ -7,7 +7,7 @@ the conversions between them into one list of steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from passes.collectives import AxisRef
 from passes.differentiate import differentiate
 from passes.insert_collectives import convert_node, insert_collectives
 from passes.localize_shapes import localize_shapes
+from passes.shard_parameters import ParameterMove, parameter_move
 from passes.split_backward import SplitBlock, split_backward
 from planner.ir.convert import conversion_steps
 from planner.ir.errors import LayoutError
@@ -40,12 +41,17 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankStep:
-    """One run of a kernel on named local values."""
+    """One run of a kernel on named local values.
+
+    `moves` are the operands that are parameters on their way into use, by
+    operand name.
+    """
 
     name: str
     kernel: str
     operands: tuple[str, ...]
     results: tuple[str, ...]
+    moves: Mapping[str, ParameterMove] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,17 +175,35 @@ class _Lowering:
         if cls.name not in self.kernels:
             self.kernels[cls.name] = self._kernel(cls, block,
                                                   live[cls.name])
-        layout = self.layout.classes[cls.name]
+        hubs = self.layout.classes[cls.name].hubs
+        moves: dict[str, ParameterMove] = {}
         operands = tuple(
-            name if value_kind(name) in ("param", "buffer", "const") else
-            self._converted(name, layout.hubs[node.meta["label"]])
+            self._operand(name, hubs[node.meta["label"]], moves)
             for node, name in zip(cls.placeholders, block.operands,
                                   strict=True))
         self.steps.append(RankStep(name=block.name, kernel=cls.name,
-                                   operands=operands, results=block.results))
+                                   operands=operands, results=block.results,
+                                   moves=moves))
         for node, name in zip(cls.results, block.results, strict=True):
             value = value_of(node)
             self.held[name] = (value.spec, self._hub(cls, value))
+
+    def _operand(self, name: str, hub: Layout,
+                 moves: dict[str, ParameterMove]) -> str:
+        """The local value that a placeholder takes."""
+        kind = value_kind(name)
+        if kind in ("buffer", "const"):
+            return name
+        if kind != "param":
+            return self._converted(name, hub)
+        spec, rest = self.held[name]
+        move = parameter_move(name, spec, rest, hub,
+                              regather=name in self.layout.regather)
+        if move is None:
+            return name
+        used = f"{name} @ {format_layout(hub)}"
+        moves[used] = move
+        return used
 
     def _hub(self, cls: BlockClass, value: object) -> Layout:
         layout = self.layout.classes[cls.name]
@@ -193,16 +217,13 @@ class _Lowering:
     def _kernel(self, cls: BlockClass, block: Block,
                 live: set[int]) -> Kernel:
         layout = self.layout
-        arrives: dict[str, Layout] = {}
-        regather = set()
-        for node, name in zip(cls.placeholders, block.operands, strict=True):
-            label = node.meta["label"]
-            if value_kind(name) in ("param", "buffer", "const"):
-                arrives[label] = layout.at_rest[name]
-            if name in layout.regather:
-                regather.add(label)
+        arrives = {
+            node.meta["label"]: layout.at_rest[name]
+            for node, name in zip(cls.placeholders, block.operands,
+                                  strict=True)
+            if value_kind(name) in ("buffer", "const")}
         graph = insert_collectives(cls, layout.classes[cls.name],
-                                   layout.mesh, arrives, regather)
+                                   layout.mesh, arrives)
         self._dump("insert_collectives", cls.name, graph)
         graph = localize_shapes(graph, layout.mesh)
         self._dump("localize_shapes", cls.name, graph)
@@ -220,7 +241,7 @@ class _Lowering:
                           wanted=wanted) for wanted in (live, ()))
         self._dump("differentiate", name, train.graph)
         kernel = Kernel(
-            name=name, train=split_backward(train, recompute=_regathered),
+            name=name, train=split_backward(train),
             infer=split_backward(infer))
         self._dump("split_forward", name, kernel.train.forward)
         if kernel.train.backward is not None:
@@ -270,10 +291,6 @@ class _Lowering:
         self.dump_dir.mkdir(parents=True, exist_ok=True)
         path = self.dump_dir / f"{order.index(stage):02}_{stage}.{safe}.txt"
         path.write_text(f"{graph}\n", encoding="utf-8")
-
-
-def _regathered(node: fx.Node) -> bool:
-    return bool((node.meta.get("custom") or {}).get("regather"))
 
 
 def _output_number(node: fx.Node, index: int) -> int:

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
+from passes.collectives import AxisRef
 from passes.lower import lower
 from planner.capture.capture import capture_call
 from planner.capture.entry import Call, bind_inputs
@@ -189,13 +190,16 @@ class ParallelModule(nn.Module):
         lowered = lower(program, layout, rank, device=self._device,
                         local_inputs=local_inputs)
         names = layout.mesh.names
-        groups = {n: self._mesh.get_group(n).group_name for n in names}
-        place = dict(zip(names, layout.mesh.coordinate(rank), strict=True))
+        groups = [self._mesh.get_group(n) for n in names]
+        axes = [AxisRef(name=g.group_name, size=size, coordinate=place)
+                for g, size, place in zip(
+                    groups, layout.mesh.sizes,
+                    layout.mesh.coordinate(rank), strict=True)]
         constants = {n: t.to(self._device)
                      for n, t in program.constants.items()}
         return _Compiled(
             program=program, layout=layout, constants=constants,
-            executor=Executor(lowered, groups, place,
+            executor=Executor(lowered, axes, names, groups,
                               compile=self._compile))
 
 

@@ -57,7 +57,7 @@ class ConversionCost:
             return float("inf"), float("inf")
         forward_s = backward_s = 0.0
         for step in steps:
-            whole = self._whole_bytes(spec, step)
+            whole = self.whole_bytes(spec, step)
             if whole is None:
                 return float("inf"), float("inf")
             forward_s += self.move_time_s(step.forward, whole, step.axis)
@@ -65,7 +65,7 @@ class ConversionCost:
                 backward_s += self.move_time_s(step.backward, whole, step.axis)
         return forward_s, backward_s
 
-    def _whole_bytes(self, spec: TensorSpec, step: Step) -> float | None:
+    def whole_bytes(self, spec: TensorSpec, step: Step) -> float | None:
         """Bytes of the value that the axis' group holds together.
 
         None where a dim does not divide.

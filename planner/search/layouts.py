@@ -130,6 +130,7 @@ def search_layouts(
                                      })
     value, bound, rounds = float("inf"), 0.0, 0
     order = _solving_order(policies)
+    regather = tuple(a for a, p in enumerate(policies) if p.regather)
     while rounds < _ROUNDS:
         before = value
         for axis in order:
@@ -144,7 +145,8 @@ def search_layouts(
                                       n: lay[axis]
                                       for n, lay in (fixed_rest or {}).items()
                                   },
-                                  constraint=None if constraint is None else
+                                  regather_axes=regather,
+                constraint=None if constraint is None else
                                   _for_axis(constraint, axis))
             solution = solve(problem.build())
             layout = problem.apply(solution.assignment)

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from planner.ir.layout import P, Placement, R, S
 from planner.rules.registry import TensorSpec
 
-__all__ = ["FORBIDDEN_S", "Policy", "UNDIVIDED_S"]
+__all__ = ["FORBIDDEN_S", "Policy", "RELUCTANT_S", "UNDIVIDED_S"]
 
 FORBIDDEN_S = 1e3
 """Price in seconds of a move that a policy disallows."""
+
+RELUCTANT_S = 0.1
+"""Price in seconds of a move that a policy makes only to divide work."""
 
 UNDIVIDED_S = 1.0
 """Price in seconds of a product that a recipe's axis doesn't divide."""
@@ -44,6 +47,8 @@ class Policy:
     value_moves : frozenset of str or None
         Kinds of moves that differentiable values may make beside
         conversions to the same value; None: all.
+    reluctant_moves : frozenset of str
+        Kinds of moves that it makes only where they divide a product.
     index_moves : bool
         Whether values without gradient may be gathered.
     partial_sums : bool
@@ -61,6 +66,7 @@ class Policy:
     rest: str = "any"
     use_shards: bool = True
     value_moves: frozenset[str] | None = None
+    reluctant_moves: frozenset[str] = frozenset()
     index_moves: bool = True
     partial_sums: bool = True
     divide: bool = False
@@ -93,30 +99,38 @@ class Policy:
             return shards + (R, )
         return (R, *shards)
 
-    def allows(self, kind: str, spec: TensorSpec, source: Placement,
-               target: Placement, move: str) -> bool:
-        """Whether a value may be moved this way.
+    def price_s(self, kind: str, spec: TensorSpec, source: Placement,
+                target: Placement, move: str) -> float:
+        """What moving a value this way costs beside its time.
 
         Parameters
         ----------
         kind : str
-            ``param`` or ``value``.
+            ``rest``: a parameter on its way into use; ``param``: one in
+            use on its way to a call; ``value``: anything else.
         spec : TensorSpec
         source, target : Placement
         move : str
             Kind of the forward move.
         """
         if self.is_free or move == "none":
-            return True
+            return 0.0
+        if kind == "rest":
+            moved = self.rest == "used" and move != "mask"
+            return FORBIDDEN_S if moved else 0.0
         if kind == "param":
-            return self.rest != "used"
+            return 0.0 if move in ("slice", "mask") else FORBIDDEN_S
         if not spec.requires_grad:
             gathers = move in ("all_gather", "all_to_all")
-            return self.index_moves or not gathers
+            return FORBIDDEN_S if gathers and not self.index_moves else 0.0
         if (move == "all_reduce" and source == P and not self.partial_sums
                 and spec.ndim >= 3):
-            return False
-        return self.value_moves is None or move in self.value_moves
+            return FORBIDDEN_S
+        if move in self.reluctant_moves:
+            return RELUCTANT_S
+        if self.value_moves is None or move in self.value_moves:
+            return 0.0
+        return FORBIDDEN_S
 
 
 def _divides(spec: TensorSpec, dim: int, size: int) -> bool:

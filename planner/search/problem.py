@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from planner.cluster.spec import DeviceKind
 from planner.cost.compute import Work, time_s, work
 from planner.cost.conversion import ConversionCost
+from planner.cost.dtype import product_dtype
 from planner.ir.convert import move
 from planner.ir.layout import Layout, Placement, R, V, local_shape
 from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
@@ -29,7 +29,7 @@ from planner.ir.values import (Value, call_of, calls_of, consumers_of,
 from planner.rules import options
 from planner.rules.registry import OpCall, Option, TensorSpec
 from planner.search.factors import Factor, FactorGraph, Variable
-from planner.search.policy import FORBIDDEN_S, UNDIVIDED_S, Policy
+from planner.search.policy import UNDIVIDED_S, Policy
 
 __all__ = ["AxisProblem", "ClassFacts", "Facts"]
 
@@ -142,6 +142,8 @@ class AxisProblem:
         Price of a parameter byte at rest (memory pressure).
     fixed_rest : mapping of str to Placement
         Placements at rest that are given.
+    regather_axes : tuple of int
+        Axes whose sharded parameters are gathered again for the backward.
     constraint : callable
         Further filter on placements of parameters.
     """
@@ -154,6 +156,7 @@ class AxisProblem:
     device: DeviceKind
     rest_price_s_per_byte: float = 0.0
     fixed_rest: Mapping[str, Placement] = field(default_factory=dict)
+    regather_axes: tuple[int, ...] = ()
     constraint: Callable[[str, TensorSpec, Placement], bool] | None = None
     domains: dict[str, tuple[Placement | Option,
                              ...]] = field(default_factory=dict)
@@ -396,9 +399,7 @@ class AxisProblem:
         how = move(a, b)
         if how is None:
             return float("inf")
-        if not self.policy.allows(kind, spec, a, b, how.kind):
-            price += FORBIDDEN_S
-        return price
+        return price + self.policy.price_s(kind, spec, a, b, how.kind)
 
     def _boundary_factors(self) -> None:
         """Values that pass from block to block, to the outputs, at rest."""
@@ -442,12 +443,11 @@ class AxisProblem:
     def _edge(self, source: str, target: str, spec: TensorSpec,
               count: int) -> None:
         is_param = source.startswith("rest param:")
-        factor = 2 if is_param and self.policy.regather else 1
-        table = self._prices("param" if is_param else "value", spec,
+        table = self._prices("rest" if is_param else "value", spec,
                              self._current(source), self.domains[source],
                              self._current(target), self.domains[target],
                              count)
-        if factor == 2:
+        if is_param and self.regather_axes:
             table = table + self._regather(spec, source, target, count)
         self._add((source, target), table)
 
@@ -543,12 +543,6 @@ def _lowerings_agree(option: Option, others: Sequence[Option]) -> bool:
 def _family(lowering: str | None) -> str:
     return "cross_entropy" if lowering and lowering.startswith(
         "cross_entropy") else str(lowering)
-
-
-def product_dtype(call: OpCall) -> torch.dtype:
-    """The dtype that decides a call's peak rate."""
-    floating = [s.dtype for s in call.inputs if s.dtype.is_floating_point]
-    return floating[0] if floating else torch.float32
 
 
 def _spec_of(facts: Facts, name: str) -> TensorSpec:

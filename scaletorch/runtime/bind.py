@@ -30,6 +30,9 @@ class BoundKernel:
         self.tangents = split.tangents
         self.saved_operands = split.saved_operands
         self.gradients = split.gradients
+        self.tangent_metas = [] if split.backward is None else [
+            n.meta["val"] for n in split.backward.nodes
+            if n.op == "placeholder" and "tangent" in n.meta]
         self.draws = any(_stream(n) for n in split.forward.nodes)
         self.forward = bind(split.forward, groups, coordinates,
                             compile=compile)

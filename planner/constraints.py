@@ -1,0 +1,152 @@
+"""Constraints on plans: pins, bans and limits, by glob and by axis.
+
+Examples
+--------
+>>> from planner.ir.layout import S
+>>> rules = Constraints(pin("layers.*.q_proj.weight", tp=S(0)),
+...                     limit(tp=8))
+>>> rules.allows("tp", "layers.3.q_proj.weight", S(1))
+False
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import Any
+
+from torch.distributed.tensor import Replicate, Shard
+
+from planner.ir.layout import Placement, R, S, parse_placement
+from planner.ir.mesh import MeshSpec
+
+__all__ = ["Ban", "Constraints", "Limit", "Pin", "forbid", "limit", "pin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Parameters that match `pattern` lie as `placements` says."""
+
+    pattern: str
+    placements: tuple[tuple[str, Placement], ...]
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{a}={p}" for a, p in self.placements)
+        return f"pin({self.pattern!r}, {where})"
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """A recipe that must not be used, or a placement by pattern."""
+
+    what: str
+    placements: tuple[tuple[str, Placement], ...] = ()
+
+    def __str__(self) -> str:
+        where = "".join(f", {a}={p}" for a, p in self.placements)
+        return f"forbid({self.what!r}{where})"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Largest size of an axis."""
+
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"limit({self.axis}={self.size})"
+
+
+def _placement(value: Any) -> Placement:
+    if isinstance(value, Placement):
+        return value
+    if isinstance(value, Shard):
+        return S(value.dim)
+    if isinstance(value, Replicate):
+        return R
+    if isinstance(value, str):
+        return parse_placement(value)
+    raise TypeError(f"{value!r} is no placement; use Shard(dim), Replicate() "
+                    "or their short text S(dim), R")
+
+
+def pin(pattern: str, **axes: Any) -> Pin:
+    """Parameters whose name matches the glob lie so over these axes."""
+    return Pin(pattern, tuple((a, _placement(v)) for a, v in axes.items()))
+
+
+def forbid(what: str, **axes: Any) -> Ban:
+    """Exclude a recipe by name, or placements of matching parameters."""
+    return Ban(what, tuple((a, _placement(v)) for a, v in axes.items()))
+
+
+def limit(**axes: int) -> tuple[Limit, ...]:
+    """Axes are at most this large."""
+    return tuple(Limit(a, n) for a, n in axes.items())
+
+
+class Constraints:
+    """A set of constraints and what they let pass.
+
+    Parameters
+    ----------
+    *items : Pin, Ban, Limit or sequence of them
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+
+    def __init__(self, *items: Any) -> None:
+        self.items: tuple[Pin | Ban | Limit, ...] = tuple(_flat(items))
+
+    def allows(self, axis: str, name: str, placement: Placement) -> bool:
+        """Whether a parameter may lie so at rest over an axis."""
+        for item in self.items:
+            if isinstance(item, Pin) and fnmatch.fnmatchcase(
+                    name, item.pattern):
+                if any(a == axis and p != placement
+                       for a, p in item.placements):
+                    return False
+            if isinstance(item, Ban) and fnmatch.fnmatchcase(
+                    name, item.what):
+                if any(a == axis and p == placement
+                       for a, p in item.placements):
+                    return False
+        return True
+
+    def allows_recipe(self, name: str) -> bool:
+        """Whether a recipe may be used."""
+        return not any(isinstance(i, Ban) and i.what == name
+                       and not i.placements for i in self.items)
+
+    def allows_mesh(self, mesh: MeshSpec) -> bool:
+        """Whether the axes keep their limits."""
+        return all(mesh.size(i.axis) <= i.size for i in self.items
+                   if isinstance(i, Limit) and i.axis in mesh.names)
+
+    def unmatched(self, names: list[str]) -> list[str]:
+        """Pins whose pattern matches no parameter."""
+        return [i.pattern for i in self.items if isinstance(i, Pin)
+                and not fnmatch.filter(names, i.pattern)]
+
+    def without(self, item: Pin | Ban | Limit) -> Constraints:
+        """These constraints but one."""
+        return Constraints(*(i for i in self.items if i is not item))
+
+
+def _flat(items: Any) -> list[Pin | Ban | Limit]:
+    found: list[Pin | Ban | Limit] = []
+    for item in items:
+        if isinstance(item, Constraints):
+            found += item.items
+        elif isinstance(item, (tuple, list)):
+            found += _flat(item)
+        elif isinstance(item, (Pin, Ban, Limit)):
+            found.append(item)
+        else:
+            raise TypeError(f"{item!r} is no constraint; use pin(), forbid() "
+                            "and limit()")
+    return found

@@ -1,0 +1,148 @@
+"""Recipes: the known strategies, each as a policy of one axis.
+
+A recipe says what its axis is for; the layouts follow from it by the same
+search that makes automatic plans. ``a * b`` combines recipes of different
+axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from planner.ir.mesh import MeshSpec
+from planner.search.policy import Policy
+
+__all__ = ["RECIPES", "Recipe", "policies_for", "recipe"]
+
+_LOCAL = frozenset({"slice", "mask", "pad"})
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Policies by the axis name they are meant for.
+
+    Examples
+    --------
+    >>> (RECIPES["fsdp"]() * RECIPES["megatron"]()).name
+    'fsdp * megatron'
+    """
+
+    parts: tuple[tuple[str, Policy], ...]
+
+    def __mul__(self, other: Recipe) -> Recipe:
+        return Recipe(self.parts + other.parts)
+
+    @property
+    def name(self) -> str:
+        return " * ".join(policy.name for _, policy in self.parts)
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {}
+
+
+def recipe(builder: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    """Register a recipe under its function's name, which must be new."""
+    name = builder.__name__
+    if name in RECIPES:
+        raise ValueError(f"recipe {name!r} is registered twice")
+    RECIPES[name] = builder
+    return builder
+
+
+@recipe
+def ddp() -> Recipe:
+    """Data parallelism: the batch is sharded, parameters are whole."""
+    return Recipe((("dp", Policy(
+        name="ddp", input_dim=0, rest="whole", use_shards=False,
+        value_moves=_LOCAL | {"all_reduce"}, index_moves=False,
+        divide=True)), ))
+
+
+@recipe
+def fsdp() -> Recipe:
+    """Fully sharded data parallelism (ZeRO-3): parameters, gradients and
+    optimizer state are sharded; gathered for use, twice a step."""
+    return Recipe((("dp", Policy(
+        name="fsdp", input_dim=0, rest="sharded", use_shards=False,
+        value_moves=_LOCAL | {"all_reduce"}, index_moves=False, divide=True,
+        regather=True)), ))
+
+
+@recipe
+def zero1() -> Recipe:
+    """Sharded optimizer state: as ``fsdp``, but parameters stay whole from
+    the forward to the backward."""
+    return Recipe((("dp", Policy(
+        name="zero1", input_dim=0, rest="sharded", use_shards=False,
+        value_moves=_LOCAL | {"all_reduce"}, index_moves=False,
+        divide=True)), ))
+
+
+@recipe
+def megatron(sequence_parallel: bool = False) -> Recipe:
+    """Tensor parallelism: products sharded by columns, then by rows.
+
+    Parameters
+    ----------
+    sequence_parallel : bool
+        Whether activations between the products are sharded too
+        (Korthikanti et al., 2022).
+    """
+    if sequence_parallel:
+        policy = Policy(
+            name="megatron-sp", rest="used", divide=True,
+            value_moves=_LOCAL | {"all_reduce", "all_gather",
+                                  "reduce_scatter"}, partial_sums=False)
+    else:
+        policy = Policy(name="megatron", rest="used", divide=True,
+                        value_moves=frozenset({"all_reduce"}),
+                        reluctant_moves=frozenset({"slice"}))
+    return Recipe((("tp", policy), ))
+
+
+@recipe
+def ulysses() -> Recipe:
+    """Sequence sharded everywhere but in attention, where heads are
+    (Jacobs et al., DeepSpeed-Ulysses, 2023)."""
+    return Recipe((("cp", Policy(
+        name="ulysses", input_dim=1, rest="whole", use_shards=False,
+        value_moves=_LOCAL | {"all_reduce", "all_to_all"}, divide=True)), ))
+
+
+@recipe
+def gather_kv() -> Recipe:
+    """Sequence sharded everywhere; attention gathers keys and values."""
+    return Recipe((("cp", Policy(
+        name="gather_kv", input_dim=1, rest="whole", use_shards=False,
+        value_moves=_LOCAL | {"all_reduce", "all_gather"}, divide=True)), ))
+
+
+def policies_for(chosen: Recipe, mesh: MeshSpec) -> tuple[Policy, ...]:
+    """One policy per mesh axis.
+
+    Each part goes to the axis of its name; on a mesh of one axis the only
+    part takes it whatever its name.
+
+    Raises
+    ------
+    ValueError
+        When a part finds no axis, an axis gets two parts or none.
+    """
+    if len(chosen.parts) == 1 and len(mesh.names) == 1:
+        return (chosen.parts[0][1], )
+    taken: dict[str, Policy] = {}
+    for axis, policy in chosen.parts:
+        if axis not in mesh.names:
+            raise ValueError(
+                f"recipe {policy.name} wants an axis {axis!r}; the mesh has "
+                f"{', '.join(mesh.names)}")
+        if axis in taken:
+            raise ValueError(f"recipes {taken[axis].name} and {policy.name} "
+                             f"both want axis {axis!r}")
+        taken[axis] = policy
+    missing = [n for n in mesh.names if n not in taken]
+    if missing:
+        raise ValueError(f"no recipe uses axis {missing[0]!r} of the mesh "
+                         f"({mesh}); add one or drop the axis")
+    return tuple(taken[n] for n in mesh.names)

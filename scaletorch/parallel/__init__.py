@@ -1,0 +1,16 @@
+"""Recipes by hand: plan builders that combine with ``*``.
+
+Examples
+--------
+>>> from scaletorch import parallel
+>>> plan = parallel.fsdp() * parallel.megatron(sequence_parallel=True)
+>>> plan.name
+'fsdp * megatron-sp'
+"""
+
+from planner.recipes import (Recipe, ddp, fsdp, gather_kv, megatron, ulysses,
+                             zero1)
+
+__all__ = [
+    "Recipe", "ddp", "fsdp", "gather_kv", "megatron", "ulysses", "zero1"
+]
