@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -190,11 +191,19 @@ class Output:
 
 
 class Entry(nn.Module):
-    """``model`` with `loss_fn` applied, from flat tensors to flat tensors."""
+    """``model`` with `loss_fn` applied, from flat tensors to flat tensors.
 
-    def __init__(self, model: nn.Module, call: Call,
-                 loss_fn: Callable[..., Any] | None) -> None:
+    `autocast` is the dtype of an autocast around the whole call.
+    """
+
+    def __init__(self,
+                 model: nn.Module,
+                 call: Call,
+                 loss_fn: Callable[..., Any] | None,
+                 *,
+                 autocast: torch.dtype | None = None) -> None:
         super().__init__()
+        self.autocast = autocast
         self.model = model
         self.call = call
         self.loss_fn = loss_fn
@@ -207,10 +216,17 @@ class Entry(nn.Module):
             for x in self.call.leaves
         ]
         args, kwargs, targets = pytree.tree_unflatten(leaves, self.call.tree)
-        output = self.model(*args, **kwargs)
-        if self.loss_fn is not None:
-            output = self.loss_fn(output, *targets)
+        with self._ambient_autocast():
+            output = self.model(*args, **kwargs)
+            if self.loss_fn is not None:
+                output = self.loss_fn(output, *targets)
         return self._flatten(output)
+
+    def _ambient_autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """As a region of the graph, on the device that it is traced on."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast("cpu", dtype=self.autocast)
 
     def _flatten(self, output: Any) -> tuple[torch.Tensor, ...]:
         flat, tree = pytree.tree_flatten(output)

@@ -1,119 +1,54 @@
-"""The model graph: ``torch.export`` under fake CPU tensors.
-
-Capture is device-neutral. Parameters, buffers and inputs are replaced by
-fake CPU tensors while the model is traced, whatever device (also meta) they
-live on, so that nothing is computed and no device kernel is baked in.
-"""
+"""Trace with ``torch.export``: the first way, which knows module paths."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-import traceback
 import warnings
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
-from planner.capture.entry import Call, Entry
+from planner.capture.entry import Entry
+from planner.capture.regions import detach_no_grad_regions
+from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 
-__all__ = ["export_model", "fake_like"]
+__all__ = ["trace_by_export"]
+
+_KINDS = {
+    InputKind.PARAMETER: "param",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT_TENSOR: "const"
+}
 
 
-def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
-    """A fake CPU tensor of the same shape, strides and dtype."""
-    with mode:
-        return torch.empty_strided(tensor.shape,
-                                   tensor.stride(),
-                                   dtype=tensor.dtype,
-                                   device="cpu",
-                                   requires_grad=False)
+def trace_by_export(entry: Entry, fakes: tuple[torch.Tensor, ...]) -> Traced:
+    """Export the entry as one functional forward graph.
 
-
-@contextlib.contextmanager
-def _fake_state(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
-    """Swap every parameter and buffer for a fake one, tied ones alike."""
-    made: dict[int, torch.Tensor] = {}
-    saved: list[tuple[dict[str, Any], str, Any]] = []
-    for module in model.modules():
-        for table, wrap in ((module._parameters, True), (module._buffers,
-                                                         False)):
-            for name, tensor in table.items():
-                if tensor is None:
-                    continue
-                saved.append((table, name, tensor))
-                if id(tensor) not in made:
-                    fake = fake_like(tensor, mode)
-                    made[id(tensor)] = nn.Parameter(
-                        fake,
-                        requires_grad=tensor.requires_grad) if wrap else fake
-                table[name] = made[id(tensor)]
-    try:
-        yield
-    finally:
-        for table, name, tensor in saved:
-            table[name] = tensor
-
-
-class _InlineCheckpoint:
-    """Stands in for reentrant checkpointing, whose tracing loses grads."""
-
-    @staticmethod
-    def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-        del preserve
-        return run(*args)
-
-
-@contextlib.contextmanager
-def _inlined_checkpoints() -> Iterator[None]:
-    saved = torch.utils.checkpoint.CheckpointFunction
-    torch.utils.checkpoint.CheckpointFunction = _InlineCheckpoint  # type: ignore
-    try:
-        yield
-    finally:
-        torch.utils.checkpoint.CheckpointFunction = saved  # type: ignore
-
-
-def export_model(model: nn.Module, call: Call,
-                 loss_fn: Callable[..., Any] | None,
-                 mode: FakeTensorMode) -> tuple[Entry, ExportedProgram]:
-    """Export the model as one functional forward graph.
+    Parameters
+    ----------
+    entry : Entry
+        Its model's state is already fake.
+    fakes : tuple of Tensor
+        Fake inputs.
 
     Returns
     -------
-    entry : Entry
-        Knows the structure of the outputs.
-    exported : ExportedProgram
+    Traced
         Functional pre-dispatch ATen with composite operators kept whole;
         values made under ``torch.no_grad`` pass through ``aten.detach``.
-
-    Raises
-    ------
-    CaptureError
-        With the line of the user's model that could not be traced.
     """
-    entry = Entry(model, call, loss_fn)
-    fakes = tuple(fake_like(t, mode) for t in call.tensors)
-    try:
-        with _fake_state(model, mode), _inlined_checkpoints(), \
-                warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.export.export(entry, fakes, strict=False)
-            _reject_fake_constants(exported)
-            _detach_no_grad_regions(exported.graph_module)
-            exported = exported.run_decompositions({})
-    except CaptureError:
-        raise
-    except Exception as error:
-        raise _explain(model, error) from error
-    return entry, exported
+    exported = torch.export.export(entry, fakes, strict=False)
+    _reject_fake_constants(exported)
+    detach_no_grad_regions(exported.graph_module,
+                           _differentiable(exported, entry, fakes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = exported.run_decompositions({})
+    return _traced(exported, fakes)
 
 
 def _reject_fake_constants(exported: ExportedProgram) -> None:
@@ -127,63 +62,73 @@ def _reject_fake_constants(exported: ExportedProgram) -> None:
                 "global do that; use `.detach()` and buffers instead")
 
 
-def _detach_no_grad_regions(module: torch.fx.GraphModule) -> None:
-    """Make ``torch.no_grad`` regions explicit before they are inlined."""
-    for node in list(module.graph.nodes):
-        if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled:
+def _differentiable(exported: ExportedProgram, entry: Entry,
+                    fakes: tuple[torch.Tensor, ...]) -> list[str]:
+    """Names of the placeholders that require gradients."""
+    params = dict(entry.named_parameters(remove_duplicate=False))
+    inputs = iter(fakes)
+    names = []
+    for spec in exported.graph_signature.input_specs:
+        tensor: Any = None
+        if spec.kind is InputKind.PARAMETER:
+            tensor = params[spec.target or ""]
+        elif spec.kind is InputKind.USER_INPUT:
+            tensor = next(inputs)
+        if tensor is not None and tensor.requires_grad:
+            names.append(spec.arg.name)
+    return names
+
+
+def _traced(exported: ExportedProgram, fakes: tuple[torch.Tensor,
+                                                    ...]) -> Traced:
+    graph = exported.graph_module.graph
+    nodes = {n.name: n for n in graph.nodes}
+    positions = iter(range(len(fakes)))
+    leaves: dict[fx.Node, str] = {}
+    for spec in exported.graph_signature.input_specs:
+        kind = _KINDS.get(spec.kind)
+        leaves[nodes[spec.arg.name]] = (f"{kind}:{spec.target}" if kind else
+                                        f"input:{next(positions)}")
+    outputs, mutations = _returned(exported, nodes)
+    constants = {
+        name: exported.constants[name]
+        for name in (v.removeprefix("const:") for v in leaves.values()
+                     if v.startswith("const:"))
+    }
+    return Traced(graph=graph,
+                  leaves=leaves,
+                  outputs=outputs,
+                  mutations=mutations,
+                  constants=constants)
+
+
+def _returned(
+    exported: ExportedProgram,
+    nodes: dict[str,
+                fx.Node]) -> tuple[tuple[fx.Node, ...], dict[str, fx.Node]]:
+    """The user's outputs in order, and what is written to buffers."""
+    outputs: list[fx.Node] = []
+    mutations: dict[str, fx.Node] = {}
+    for spec in exported.graph_signature.output_specs:
+        node = nodes.get(getattr(spec.arg, "name", ""))
+        if node is None:
             continue
-        region = getattr(module, node.args[1].target)
-        _detach_no_grad_regions(region)
-        if node.args[0]:
-            continue
-        output = region.graph.output_node()
-        with region.graph.inserting_before(output):
-            output.args = (tuple(
-                _detached(region.graph, value) for value in output.args[0]), )
-        region.recompile()
-    module.recompile()
+        if spec.kind is OutputKind.USER_OUTPUT:
+            outputs.append(node)
+        elif spec.kind is OutputKind.BUFFER_MUTATION:
+            mutations[spec.target or ""] = node
+        else:
+            raise CaptureError(_refused_write(spec.kind, spec.target, nodes))
+    return tuple(outputs), mutations
 
 
-def _detached(graph: torch.fx.Graph, value: Any) -> Any:
-    fake = value.meta.get("val") if isinstance(value, torch.fx.Node) else None
-    if not isinstance(fake, torch.Tensor) or not fake.is_floating_point():
-        return value
-    node = graph.call_function(torch.ops.aten.detach.default, (value, ))
-    node.meta = dict(value.meta)
-    return node
-
-
-def _explain(model: nn.Module, error: Exception) -> CaptureError:
-    """Name the user's line and what to try."""
-    where = _user_line(error)
-    text = str(error).strip().splitlines()
-    reason = text[0] if text else type(error).__name__
-    advice = "rewrite that line with tensor operations of fixed shape"
-    if _is_data_dependent(error):
-        reason = "control flow or a shape depends on the values of a tensor"
-        advice = ("use torch.where, a mask of fixed shape or torch.cond; for "
-                  "mixtures of experts choose a grouped or batched "
-                  "implementation (config.experts_implementation)")
-    return CaptureError(f"cannot capture {type(model).__name__}: {reason}; "
-                        f"at {where}; {advice}")
-
-
-def _is_data_dependent(error: Exception) -> bool:
-    text = f"{type(error).__name__} {error}"
-    return bool(
-        re.search(
-            "data.dependent|DataDependent|GuardOnDataDependent|item\\(\\)|"
-            "DynamicOutputShape|nonzero|Could not guard", text))
-
-
-def _user_line(error: BaseException) -> str:
-    """The innermost frame that belongs to no part of torch."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        f for f in frames if "/torch/" not in f.filename
-        and "<" not in f.filename and "/planner/capture/" not in f.filename
-    ]
-    if not own:
-        return "an unknown line"
-    frame = own[-1]
-    return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
+def _refused_write(kind: OutputKind, target: str | None,
+                   nodes: dict[str, fx.Node]) -> str:
+    if kind is OutputKind.PARAMETER_MUTATION:
+        name = (target or "").removeprefix("model.")
+        return (f"the forward pass writes to the parameter {name} in place; "
+                "make it a buffer, or write to it outside of the model "
+                "(after the optimizer's step)")
+    del nodes
+    return (f"the forward pass writes in place to its input {target}; write "
+            "to a copy (`x = x.clone()`), so that the batch stays as it is")

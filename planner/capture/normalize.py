@@ -1,0 +1,129 @@
+"""Clean a traced graph: one form for what is spelled in several ways.
+
+``normalize`` leaves a graph without guards, aliases and unused calls, in
+which every call is differentiable where it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import fx
+
+from planner.capture.masks import simplify_masks
+from planner.capture.traced import Traced
+from planner.ir.errors import CaptureError
+
+__all__ = ["normalize"]
+
+_aten = torch.ops.aten
+
+_ASSERTS = ("_assert_tensor_metadata", "_assert_async", "_assert_scalar",
+            "sym_constrain_range", "sym_constrain_range_for_size")
+_PASS_THROUGH = (_aten.alias.default, _aten.lift_fresh_copy.default)
+
+
+def normalize(traced: Traced) -> None:
+    """Clean the traced graph in place."""
+    graph = traced.graph
+    kept = {*traced.outputs, *traced.mutations.values()}
+    for node in list(graph.nodes):
+        if node.op == "call_function":
+            _clean(graph, node, kept)
+    simplify_masks(graph, _scalars(traced))
+    drop_unused(graph)
+
+
+def _scalars(traced: Traced) -> dict[fx.Node, int | float]:
+    """Constants of one element, by their placeholder."""
+    constants = ((node, traced.constants[name.removeprefix("const:")])
+                 for node, name in traced.leaves.items()
+                 if name.startswith("const:"))
+    return {
+        node: value.item()
+        for node, value in constants
+        if value.numel() == 1 and value.device.type != "meta"
+    }
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Erase calls without users, from the end."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users:
+            graph.erase_node(node)
+
+
+def _clean(graph: fx.Graph, node: fx.Node, kept: Collection[fx.Node]) -> None:
+    name = _op_name(node)
+    if name in _ASSERTS:
+        graph.erase_node(node)
+    elif node.target in _PASS_THROUGH and node not in kept:
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
+    elif name in _REWRITES:
+        _REWRITES[name](graph, node)
+
+
+def _op_name(node: fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return schema.name.split("::")[-1] if schema else ""
+
+
+def _cast_instead_of_copy(graph: fx.Graph, node: fx.Node) -> None:
+    """``aten.copy`` has no derivative; a cast and an expand have."""
+    base, source = node.args[0].meta["val"], node.args[1]
+    steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+    if source.meta["val"].dtype != base.dtype:
+        steps.append((_aten._to_copy.default, (), {"dtype": base.dtype}))
+    if source.meta["val"].shape != base.shape or not steps:
+        steps.append((_aten.expand.default, (list(base.shape), ), {}))
+    value = source
+    with graph.inserting_before(node):
+        for target, args, kwargs in steps[:-1]:
+            value = _call(graph, target, (value, *args), kwargs, node)
+    target, args, kwargs = steps[-1]
+    node.target, node.args, node.kwargs = target, (value, *args), kwargs
+
+
+def _call(graph: fx.Graph, target: Any, args: tuple[Any, ...],
+          kwargs: dict[str, Any], like: fx.Node) -> fx.Node:
+    node = graph.call_function(target, args, kwargs)
+    node.meta = dict(like.meta)
+    values, keywords = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
+    with values[0].fake_mode:
+        node.meta["val"] = target(*values, **keywords)
+    return node
+
+
+def _grouped_product(graph: fx.Graph, node: fx.Node) -> None:
+    """Hugging Face's stand-in for compilers, where the operator exists."""
+    del graph
+    if node.meta["val"].dtype is torch.float64:
+        return
+    node.target = _aten._grouped_mm.default
+    node.args, node.kwargs = (*node.args, *node.kwargs.values()), {}
+
+
+def _contiguous_base(graph: fx.Graph, node: fx.Node) -> None:
+    """``as_strided`` means its strides: its base must have those seen."""
+    base = node.args[0]
+    value = base.meta["val"]
+    if not value.is_contiguous() or value.storage_offset():
+        raise CaptureError(
+            "aten.as_strided on a tensor that is not contiguous, at "
+            f"{node.meta.get('stack_trace', 'an unknown line')}: its "
+            "result would depend on how kernels lay out memory; use unfold, "
+            "narrow, or call .contiguous() first")
+    with graph.inserting_before(node):
+        dense = _call(graph, _aten.clone.default, (base, ),
+                      {"memory_format": torch.contiguous_format}, base)
+    node.replace_input_with(base, dense)
+
+
+_REWRITES: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
+    "copy": _cast_instead_of_copy,
+    "grouped_mm_fallback": _grouped_product,
+    "as_strided": _contiguous_base,
+}

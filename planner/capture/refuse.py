@@ -1,0 +1,110 @@
+"""Models that are refused before anything is traced, and what to give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+__all__ = ["check_loss", "check_model", "unwrap"]
+
+_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel",
+             "DataParallel")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, else `model` itself."""
+    original = getattr(model, "_orig_mod", None)
+    return unwrap(original) if isinstance(original, nn.Module) else model
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what is not a plain single-device module.
+
+    Raises
+    ------
+    TypeError
+        When `model` is no module, or is wrapped for several devices.
+    ValueError
+        When its parameters are on several devices, sparse, quantised, not
+        yet initialised, or already distributed.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got "
+                        f"{type(model).__name__}")
+    for path, module in model.named_modules():
+        _check_wrapper(path, module)
+    _check_devices(model)
+    for name, tensor in model.named_parameters():
+        _check_tensor(f"parameter {name}", tensor)
+    for name, tensor in model.named_buffers():
+        _check_tensor(f"buffer {name}", tensor)
+
+
+def _check_wrapper(path: str, module: nn.Module) -> None:
+    found = [
+        c.__name__ for c in type(module).__mro__
+        if c.__name__ in (*_WRAPPERS,
+                          "FSDPModule") and c.__module__.startswith("torch.")
+    ]
+    if found:
+        where = f"the submodule {path}" if path else "the model"
+        raise TypeError(
+            f"{where} is wrapped in {found[0]}, which already spreads it "
+            "over devices; give the plain module (its .module), the plan "
+            "chooses how to spread it")
+
+
+def _check_devices(model: nn.Module) -> None:
+    first: dict[torch.device, str] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        first.setdefault(tensor.device, name)
+    if len(first) > 1:
+        places = ", ".join(f"{name} on {device}"
+                           for device, name in first.items())
+        raise ValueError(
+            f"the model's tensors are on several devices ({places}); put "
+            "it on one (model.to(device)), or build all of it under "
+            "torch.device(\"meta\")")
+
+
+def _check_tensor(what: str, tensor: torch.Tensor) -> None:
+    if is_lazy(tensor):
+        raise ValueError(f"{what} has no shape yet (a lazy module); run the "
+                         "model once on one example first")
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"{what} is sparse ({tensor.layout}); only dense "
+                         "parameters can be laid out over a mesh: use "
+                         ".to_dense()")
+    if tensor.is_quantized:
+        raise ValueError(f"{what} is quantised ({tensor.dtype}); training "
+                         "needs floating-point parameters: use "
+                         ".dequantize()")
+    plain = (torch.Tensor, nn.Parameter, nn.Buffer)
+    if type(tensor) not in plain and type(tensor).__name__ != "FakeTensor" \
+            and not type(tensor).__module__.startswith("torch.nn"):
+        raise ValueError(
+            f"{what} is a {type(tensor).__name__}, not a plain tensor; give "
+            "the model as it was before it was distributed or quantised")
+
+
+def check_loss(loss_fn: Callable[..., Any] | None) -> None:
+    """Refuse a loss with parameters of its own.
+
+    Raises
+    ------
+    ValueError
+        They would be trained in the single-device program, and are not
+        parameters of the model.
+    """
+    if not isinstance(loss_fn, nn.Module):
+        return
+    for name, tensor in loss_fn.named_parameters():
+        if tensor.requires_grad:
+            raise ValueError(
+                f"loss_fn has a trainable parameter {name}, which is none "
+                "of the model's; call the loss inside of the model's "
+                "forward and return it as .loss")

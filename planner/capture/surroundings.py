@@ -1,0 +1,203 @@
+"""What is different around the model while it is traced, and put back.
+
+Capture is device-neutral. Parameters, buffers and inputs are replaced by
+fake CPU tensors while the model is traced, whatever device (also meta) they
+live on, so that nothing is computed and no device kernel is baked in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from planner.capture.functions import guarded_functions
+
+__all__ = ["fake_like", "prepared"]
+
+# Ranks may be threads of one process, and torch is patched meanwhile.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    """A fake CPU tensor of the same shape, strides and dtype."""
+    with mode:
+        return torch.empty_strided(tensor.shape,
+                                   tensor.stride(),
+                                   dtype=tensor.dtype,
+                                   device="cpu",
+                                   requires_grad=False)
+
+
+@contextlib.contextmanager
+def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
+    """Everything a trace needs around it.
+
+    Yields
+    ------
+    notes : list of str
+        What was replaced that a reader of the plan should know of.
+    """
+    notes: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_ONE_AT_A_TIME)
+        stack.enter_context(_quiet())
+        stack.enter_context(_kept_attributes(model))
+        stack.enter_context(_fake_state(model, mode))
+        stack.enter_context(_inlined_checkpoints(notes))
+        stack.enter_context(_traceable_experts(model, notes))
+        stack.enter_context(guarded_functions())
+        stack.enter_context(_no_ambient_autocast())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield notes
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Export prints the whole graph where it fails; we say it shorter."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), \
+                contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _kept_attributes(model: nn.Module) -> Iterator[None]:
+    """Put back what the forward pass stores on modules.
+
+    Caches, counters, hooks that libraries install at the first call; also
+    what is put into dicts and lists that hang on a module.
+    """
+    saved = [(m.__dict__, dict(m.__dict__)) for m in model.modules()]
+    inner = [(value, value.copy()) for _, attributes in saved
+             for value in attributes.values()
+             if isinstance(value, (dict, list))]
+    try:
+        yield
+    finally:
+        for attributes, before in saved:
+            attributes.clear()
+            attributes.update(before)
+        for value, copy in inner:
+            value.clear()
+            (value.update if isinstance(value, dict) else value.extend)(copy)
+
+
+@contextlib.contextmanager
+def _fake_state(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
+    """Swap every parameter and buffer for a fake one, tied ones alike."""
+    made: dict[int, torch.Tensor] = {}
+    saved: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            saved.append((table, dict(table)))
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    made[id(tensor)] = _fake_leaf(tensor, mode)
+                table[name] = made[id(tensor)]
+    try:
+        yield
+    finally:
+        for table, before in saved:
+            table.clear()
+            table.update(before)
+
+
+def _fake_leaf(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    fake = fake_like(tensor, mode)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(fake, requires_grad=tensor.requires_grad)
+    return fake
+
+
+@contextlib.contextmanager
+def _inlined_checkpoints(notes: list[str]) -> Iterator[None]:
+    """Run what is checkpointed as if it were not.
+
+    Tracing through the reentrant variant loses gradients, and what to
+    recompute is for the plan to decide.
+    """
+    module = torch.utils.checkpoint
+    saved = {
+        name: getattr(module, name)
+        for name in ("CheckpointFunction",
+                     "_checkpoint_without_reentrant_generator")
+    }
+
+    def note() -> None:
+        text = ("activation checkpointing in the model is left out of the "
+                "capture: the plan decides what is recomputed")
+        if text not in notes:
+            notes.append(text)
+
+    class Inlined:
+
+        @staticmethod
+        def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            del preserve
+            note()
+            return run(*args)
+
+    def inlined(*args: Any, **kwargs: Any) -> Iterator[None]:
+        del args, kwargs
+        note()
+        yield
+
+    replacements = dict(zip(saved, (Inlined, inlined), strict=True))
+    for name, replacement in replacements.items():
+        setattr(module, name, replacement)
+    try:
+        yield
+    finally:
+        for name, original in saved.items():
+            setattr(module, name, original)
+
+
+@contextlib.contextmanager
+def _traceable_experts(model: nn.Module, notes: list[str]) -> Iterator[None]:
+    """Hugging Face experts as one grouped product instead of a loop."""
+    key, traceable = "_experts_implementation_internal", "grouped_mm"
+    experts = [m for m in model.modules() if hasattr(m, "_is_expert_parallel")]
+    configs = {
+        id(m.config): m.config
+        for m in experts if getattr(m.config, key, None) == "eager"
+    }
+    for config in configs.values():
+        setattr(config, key, traceable)
+    if configs:
+        notes.append("experts_implementation=\"eager\" loops over experts "
+                     "by their tokens, which no graph can hold: captured "
+                     f"as \"{traceable}\", which computes the same")
+    try:
+        yield
+    finally:
+        for config in configs.values():
+            setattr(config, key, "eager")
+
+
+@contextlib.contextmanager
+def _no_ambient_autocast() -> Iterator[None]:
+    """The entry enters the ambient one itself, so that it is recorded."""
+    with contextlib.ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
