@@ -88,3 +88,43 @@ def _has_vocab_lowering(call: OpCall) -> bool:
     return (call.target is aten.cross_entropy_loss.default
             and number(call.arg(2, "weight")) is None
             and not call.arg(5, "label_smoothing", 0.0))
+
+
+_BY_ROW = {
+    aten.cosine_embedding_loss.default: 4,
+    aten.multi_margin_loss.default: 5,
+    aten.multilabel_margin_loss.default: 2,
+    aten.triplet_margin_loss.default: 7,
+}
+"""Losses of one number for each row; position of their reduction."""
+
+
+@register(*_BY_ROW)
+def row_loss(call: OpCall) -> Iterable[Option]:
+    """The batch dim of all inputs but a vector of class weights."""
+    reduction = call.arg(_BY_ROW[call.target], "reduction", _MEAN)
+    weight = number(call.arg(4, "weight")) if (
+        call.target is aten.multi_margin_loss.default) else None
+    if call.inputs[0].ndim == 2:
+        yield _reduced_loss(
+            call, {i: S(0)
+                   for i in range(len(call.inputs)) if i != weight}, reduction)
+
+
+@register(aten.ctc_loss.Tensor)
+def ctc_loss(call: OpCall) -> Iterable[Option]:
+    """The batch dim, where targets are rows of a matrix."""
+    if call.inputs[0].ndim == 3 and call.inputs[1].ndim == 2:
+        rows: dict[int | None, Placement] = {i: S(0) for i in range(1, 4)}
+        yield _reduced_loss(call, {
+            0: S(1),
+            **rows
+        }, call.arg(5, "reduction", _MEAN))
+
+
+def _reduced_loss(call: OpCall, inputs: dict[int | None, Placement],
+                  reduction: int) -> Option:
+    return place(call,
+                 inputs,
+                 S(0) if reduction == _NONE else P,
+                 lowering="mean_partial" if reduction == _MEAN else None)

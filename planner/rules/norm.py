@@ -30,7 +30,8 @@ def native_last_dims_norm(call: OpCall) -> Iterable[Option]:
 
 
 @register(aten.softmax.int, aten._softmax.default, aten.log_softmax.int,
-          aten._log_softmax.default, aten.glu.default)
+          aten._log_softmax.default, aten._safe_softmax.default,
+          aten.glu.default)
 def softmax(call: OpCall) -> Iterable[Option]:
     """Every dim but the one that sums to one."""
     yield from keep(call, others(call, call.arg(1, "dim", -1)))

@@ -17,7 +17,7 @@ from planner.ir.layout import Placement, local_shape
 from planner.rules.localize import localize
 from planner.rules.registry import Arg, OpCall, Option, TensorSpec
 
-__all__ = ["Simulator", "call_of", "mismatch", "run_call"]
+__all__ = ["Simulator", "call_of", "local_outputs", "mismatch", "run_call"]
 
 Tensors = Sequence[torch.Tensor]
 
@@ -60,6 +60,14 @@ def run_call(target: Any, args: Any, kwargs: Any,
 
     args, kwargs = pytree.tree_map(restore, (args, kwargs))
     return _tensors(target(*args, **kwargs))
+
+
+def local_outputs(call: OpCall, tensors: Tensors, inputs: Sequence[Placement],
+                  size: int) -> list[list[torch.Tensor]]:
+    """Each rank's outputs when its arguments are taken as they are."""
+    generator = torch.Generator().manual_seed(0)
+    ranks = _split_all(tensors, inputs, size, generator)
+    return [run_call(call.target, call.args, call.kwargs, r) for r in ranks]
 
 
 def mismatch(call: OpCall,
@@ -227,8 +235,8 @@ def _unequal(found: torch.Tensor, expected: torch.Tensor,
              tolerance: float) -> str | None:
     if found.shape != expected.shape:
         return f"shape {tuple(found.shape)} for {tuple(expected.shape)}"
-    if torch.allclose(found.double(),
-                      expected.double(),
+    if torch.allclose(found.to(torch.complex128),
+                      expected.to(torch.complex128),
                       rtol=tolerance,
                       atol=tolerance,
                       equal_nan=True):

@@ -29,6 +29,7 @@ CASES = (
     case(aten._fused_rms_norm.default, _X, [12], normal(12), 1e-5, least=2),
     case(aten.softmax.int, _X, -1, least=2),
     case(aten._softmax.default, _X, 1, False, least=2),
+    case(aten._safe_softmax.default, _X, 0, least=2),
     case(aten.log_softmax.int, _X, 0, least=2),
     case(aten._log_softmax.default, _X, 2, False, least=2),
     case(aten.glu.default, _X, least=2),

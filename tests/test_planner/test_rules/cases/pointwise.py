@@ -89,6 +89,7 @@ _SPECIAL = (
          True,
          values=False,
          least=2),
+    case(aten.alpha_dropout.default, normal(6, 4), 0.0, True, least=2),
     case(aten.dropout.default, normal(6, 4), 0.0, True, least=2),
     case(aten.rrelu.default, normal(6, 4), 0.2, 0.2, True, least=2),
     case(aten._to_copy.default,
