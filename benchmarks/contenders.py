@@ -1,0 +1,214 @@
+"""One model, trained by ScaleTorch and by PyTorch's own wrappers.
+
+A contender is a closure that runs one training step on the whole batch
+and gives the loss over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import (ColwiseParallel,
+                                               RowwiseParallel, loss_parallel,
+                                               parallelize_module)
+from torch.nn.parallel import DistributedDataParallel
+
+from scaletorch import auto_parallelize, parallel
+
+__all__ = ["PAIRS", "Contender", "Sizes", "Step", "single"]
+
+Step = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How large the model and its batch are."""
+
+    width: int
+    layers: int = 4
+    heads: int = 4
+    vocabulary: int = 1000
+    batch: int = 8
+    sequence: int = 128
+
+
+class Block(nn.Module):
+    """Pre-norm causal attention and a GELU MLP."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.head_size = width // sizes.heads
+        self.norm1 = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm1(x)
+        q, k, v = (p(h).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+                   for p in (self.query, self.key, self.value))
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(h.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A causal language model that returns its loss."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.positions = nn.Embedding(sizes.sequence, sizes.width)
+        self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.layers))
+        self.norm = nn.LayerNorm(sizes.width)
+        self.head = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        place = torch.arange(ids.shape[1], device=ids.device)
+        x = self.tokens(ids) + self.positions(place)
+        for block in self.blocks:
+            x = block(x)
+        logits = self.head(self.norm(x))
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Contender = Callable[[Sizes, DeviceMesh, bool], Step]
+
+
+def build(sizes: Sizes) -> tuple[nn.Module, Batch]:
+    """The same model and batch on every rank and for every contender."""
+    torch.manual_seed(0)
+    shape = (sizes.batch, sizes.sequence)
+    model = Transformer(sizes)
+    return model, (torch.randint(sizes.vocabulary,
+                                 shape), torch.randint(sizes.vocabulary,
+                                                       shape))
+
+
+def training_step(module: nn.Module, batch: Batch) -> Step:
+    """Forward, backward and an AdamW step."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+
+    def step() -> torch.Tensor:
+        loss = module(*batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def single(sizes: Sizes) -> Step:
+    """One process, no parallelism, the whole batch."""
+    model, batch = build(sizes)
+    return training_step(model, batch)
+
+
+def ours(recipe: Callable[[], parallel.Recipe]) -> Contender:
+    """ScaleTorch with a recipe."""
+
+    def contender(sizes: Sizes, mesh: DeviceMesh, compile: bool) -> Step:
+        model, batch = build(sizes)
+        module = auto_parallelize(model,
+                                  mesh,
+                                  example_inputs=batch,
+                                  plan=recipe(),
+                                  compile=compile)
+        return training_step(module, batch)
+
+    return contender
+
+
+def _shard(batch: Batch, mesh: DeviceMesh) -> Batch:
+    ids, labels = (x.chunk(mesh.size())[mesh.get_local_rank()] for x in batch)
+    return ids, labels
+
+
+def _mean(step: Step) -> Step:
+    """The mean loss over ranks, which ScaleTorch returns as well."""
+
+    def averaged() -> torch.Tensor:
+        loss = step()
+        dist.all_reduce(loss)
+        return loss / dist.get_world_size()
+
+    return averaged
+
+
+def torch_ddp(sizes: Sizes, mesh: DeviceMesh, compile: bool) -> Step:
+    """DistributedDataParallel."""
+    model, batch = build(sizes)
+    module: nn.Module = DistributedDataParallel(model,
+                                                gradient_as_bucket_view=True,
+                                                device_mesh=mesh)
+    if compile:
+        module = torch.compile(module)
+    return _mean(training_step(module, _shard(batch, mesh)))
+
+
+def torch_fsdp(sizes: Sizes, mesh: DeviceMesh, compile: bool) -> Step:
+    """fully_shard on every block and on the root."""
+    model, batch = build(sizes)
+    for block in model.blocks:  # type: ignore[union-attr]
+        fully_shard(block, mesh=mesh)
+        if compile:
+            block.compile()
+    fully_shard(model, mesh=mesh)
+    return _mean(training_step(model, _shard(batch, mesh)))
+
+
+def torch_megatron(sizes: Sizes, mesh: DeviceMesh, compile: bool) -> Step:
+    """parallelize_module: columns, rows, and a vocabulary-parallel loss."""
+    model, batch = build(sizes)
+    columns, rows = ColwiseParallel(), RowwiseParallel()
+    layer = {
+        "query": columns,
+        "key": columns,
+        "value": columns,
+        "out": rows,
+        "up": columns,
+        "down": rows
+    }
+    plan = {
+        f"blocks.{i}.{name}": style
+        for i in range(sizes.layers)
+        for name, style in layer.items()
+    }
+    parallelize_module(
+        model, mesh, {
+            **plan, "tokens": RowwiseParallel(input_layouts=Replicate()),
+            "head": ColwiseParallel(use_local_output=False)
+        })
+    if compile:
+        for block in model.blocks:  # type: ignore[union-attr]
+            block.compile()
+    step = training_step(model, batch)
+
+    def parallel_loss() -> torch.Tensor:
+        with loss_parallel():
+            loss = step()
+        return loss.full_tensor()  # type: ignore[attr-defined]
+
+    return parallel_loss
+
+
+PAIRS: dict[str, tuple[Contender, Contender]] = {
+    "ddp": (ours(parallel.ddp), torch_ddp),
+    "fsdp": (ours(parallel.fsdp), torch_fsdp),
+    "megatron": (ours(parallel.megatron), torch_megatron),
+}
