@@ -83,7 +83,8 @@ def _shard(parameter: nn.Parameter, mesh: DeviceMesh,
            at_rest: Layout | None, device: torch.device) -> nn.Parameter:
     placements = [p.value for p in at_rest] if at_rest else None
     with torch.no_grad():
-        data = parameter.detach().to(device)
+        # A copy: a broadcast would write into the caller's parameter.
+        data = parameter.detach().to(device, copy=True)
         sharded = distribute_tensor(data, mesh, placements)
     return nn.Parameter(sharded, requires_grad=parameter.requires_grad)
 
@@ -96,7 +97,8 @@ def _copy_buffers(target: nn.Module, model: nn.Module, mesh: DeviceMesh,
             if buffer is None:
                 continue
             if id(buffer) not in made:
-                whole = distribute_tensor(buffer.detach().to(device), mesh)
+                whole = distribute_tensor(
+                    buffer.detach().to(device, copy=True), mesh)
                 made[id(buffer)] = whole.to_local().clone()
             persistent = leaf not in module._non_persistent_buffers_set
             target.get_submodule(owner).register_buffer(
