@@ -75,7 +75,7 @@ def discover(op: Callable[..., Any],
             f"{op}: {len(choices)} tensors can lie in {count} ways, more than "
             f"{most}; give tensors with fewer dims that divide by {size}, or "
             "raise `most`")
-    found = []
+    found: list[Option] = []
     for inputs in itertools.product(*choices):
         if any(p != R for p in inputs):
             found += _right(call, tensors, inputs, size)

@@ -63,6 +63,7 @@ _UNTAGGED = (
     aten.where.Scalar,
     aten.where.ScalarSelf,
     aten.fill.Scalar,
+    aten.fill.Tensor,
     aten.float_power.Tensor_Scalar,
     aten.float_power.Tensor_Tensor,
     aten.float_power.Scalar,

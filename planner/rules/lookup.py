@@ -8,12 +8,16 @@ from planner.rules import registry
 from planner.rules.dtensor import dtensor_options
 from planner.rules.registry import OpCall, Option, Rule
 
-__all__ = ["options"]
+__all__ = ["NEXT_RESORTS", "options"]
+
+NEXT_RESORTS: tuple[Rule, ...] = (dtensor_options, )
+"""What is asked for operators without an own rule."""
 
 
-def options(
-    call: OpCall, size: int, *,
-    fallback: Sequence[Rule] = (dtensor_options, )) -> tuple[Option, ...]:
+def options(call: OpCall,
+            size: int,
+            *,
+            fallback: Sequence[Rule] = NEXT_RESORTS) -> tuple[Option, ...]:
     """All options of a call on an axis of `size` ranks, without repeats.
 
     An own rule counts first; then what DTensor knows; what neither knows

@@ -75,6 +75,7 @@ _SPECIAL = (
          flags(4),
          torch.tensor(2.0, dtype=torch.float64),
          least=2),
+    case(aten.fill.Tensor, normal(6, 4), normal(), least=2),
     case(aten.mul.Tensor, normal(6, 4), 3.0, least=3),
     case(aten.div.Tensor, normal(6, 4), 3.0, least=3),
     case(aten.add.Tensor, normal(6, 4), 3.0, least=2),
