@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.gradients import DetachWithoutGrad
+from planner.capture.state import AssignedState
 from planner.ir.errors import CaptureError
 
 __all__ = [
@@ -216,10 +218,12 @@ class Entry(nn.Module):
             for x in self.call.leaves
         ]
         args, kwargs, targets = pytree.tree_unflatten(leaves, self.call.tree)
-        with self._ambient_autocast():
+        state = AssignedState(self.model)
+        with DetachWithoutGrad(), self._ambient_autocast():
             output = self.model(*args, **kwargs)
             if self.loss_fn is not None:
                 output = self.loss_fn(output, *targets)
+        state.settle()
         return self._flatten(output)
 
     def _ambient_autocast(self) -> contextlib.AbstractContextManager[Any]:

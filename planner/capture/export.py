@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import fx
@@ -12,7 +11,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from planner.capture.entry import Entry
-from planner.capture.regions import detach_no_grad_regions
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 
@@ -43,8 +41,6 @@ def trace_by_export(entry: Entry, fakes: tuple[torch.Tensor, ...]) -> Traced:
     """
     exported = torch.export.export(entry, fakes, strict=False)
     _reject_fake_constants(exported)
-    detach_no_grad_regions(exported.graph_module,
-                           _differentiable(exported, entry, fakes))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = exported.run_decompositions({})
@@ -60,23 +56,6 @@ def _reject_fake_constants(exported: ExportedProgram) -> None:
                 f"the model turns a traced value into a constant ({name}): "
                 "`.data`, `torch.tensor(traced)` or a tensor kept in a "
                 "global do that; use `.detach()` and buffers instead")
-
-
-def _differentiable(exported: ExportedProgram, entry: Entry,
-                    fakes: tuple[torch.Tensor, ...]) -> list[str]:
-    """Names of the placeholders that require gradients."""
-    params = dict(entry.named_parameters(remove_duplicate=False))
-    inputs = iter(fakes)
-    names = []
-    for spec in exported.graph_signature.input_specs:
-        tensor: Any = None
-        if spec.kind is InputKind.PARAMETER:
-            tensor = params[spec.target or ""]
-        elif spec.kind is InputKind.USER_INPUT:
-            tensor = next(inputs)
-        if tensor is not None and tensor.requires_grad:
-            names.append(spec.arg.name)
-    return names
 
 
 def _traced(exported: ExportedProgram, fakes: tuple[torch.Tensor,

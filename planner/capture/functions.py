@@ -1,7 +1,8 @@
-"""Guard custom ``torch.autograd.Function`` s while a model is traced.
+"""Keep custom ``torch.autograd.Function`` s while a model is traced.
 
 A trace runs through a Function's forward and forgets its backward; the
-program would then differentiate the forward, silently.
+program would then differentiate the forward, silently. So each becomes an
+operator with the Function's own forward and backward.
 """
 
 from __future__ import annotations
@@ -15,38 +16,56 @@ import torch
 from torch.autograd import function as autograd_function
 from torch.utils import _pytree as pytree
 
+from planner.capture.operators import FunctionOperator, NotAnOperator
 from planner.ir.errors import CaptureError
 
-__all__ = ["guarded_functions"]
+__all__ = ["kept_functions"]
 
 
 @contextlib.contextmanager
-def guarded_functions() -> Iterator[None]:
-    """Raise CaptureError where a custom Function would lose its backward.
+def kept_functions(notes: list[str]) -> Iterator[None]:
+    """Make operators of the custom Functions that are applied meanwhile.
 
     Functions without a differentiable input are traced through; so are
     torch's own, whose operators carry their derivatives.
+
+    Raises
+    ------
+    CaptureError
+        From inside, where a Function can't be made an operator.
     """
     # Patched below Function itself: `f = MyFunction.apply` may be bound.
     owner: Any = autograd_function._SingleLevelFunction
-    original = owner.__dict__.get("apply")
-    inherited = owner.apply.__func__ if original else None
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if _loses_backward(cls, args):
-            raise CaptureError(_message(cls))
-        if inherited is not None:
-            return inherited(cls, *args, **kwargs)
-        return super(owner, cls).apply(*args, **kwargs)
+        if not _loses_backward(cls, args):
+            return super(owner, cls).apply(*args, **kwargs)
+        note = (f"the custom autograd function {cls.__qualname__} is kept "
+                "as an operator; its forward runs again in its backward")
+        if note not in notes:
+            notes.append(note)
+        return _applied(cls, args)
 
+    assert "apply" not in owner.__dict__
     owner.apply = classmethod(apply)
     try:
         yield
     finally:
-        if original is None:
-            del owner.apply
-        else:
-            owner.apply = original
+        del owner.apply
+
+
+def _applied(cls: type, args: tuple[Any, ...]) -> Any:
+    try:
+        return FunctionOperator.of(cls, args)(args)
+    except NotAnOperator as error:
+        raise CaptureError(
+            f"the custom autograd function {cls.__qualname__} "
+            f"({_where(cls)}) has a backward of its own, which a captured "
+            f"graph would lose, and can't be kept as an operator: {error}; "
+            "register it with torch.library.custom_op and "
+            "register_autograd, or write its forward so that ordinary "
+            "differentiation gives the gradient you want (x + (f(x) - "
+            "x).detach() for a straight-through estimator)") from error
 
 
 def _loses_backward(cls: type, args: Any) -> bool:
@@ -55,15 +74,6 @@ def _loses_backward(cls: type, args: Any) -> bool:
     return torch.is_grad_enabled() and any(
         isinstance(x, torch.Tensor) and x.requires_grad
         for x in pytree.tree_leaves(args))
-
-
-def _message(cls: type) -> str:
-    return (f"the custom autograd function {cls.__qualname__} ({_where(cls)})"
-            " has a backward of its own, which a captured graph would lose; "
-            "register it as an operator with torch.library.custom_op and "
-            "register_autograd, or write its forward so that ordinary "
-            "differentiation gives the gradient you want (x + (f(x) - "
-            "x).detach() for a straight-through estimator)")
 
 
 def _where(cls: type) -> str:

@@ -20,7 +20,7 @@ import torch.utils.checkpoint
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from planner.capture.functions import guarded_functions
+from planner.capture.functions import kept_functions
 
 __all__ = ["fake_like", "prepared"]
 
@@ -55,7 +55,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_fake_state(model, mode))
         stack.enter_context(_inlined_checkpoints(notes))
         stack.enter_context(_traceable_experts(model, notes))
-        stack.enter_context(guarded_functions())
+        stack.enter_context(kept_functions(notes))
         stack.enter_context(_no_ambient_autocast())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

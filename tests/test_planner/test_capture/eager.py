@@ -98,13 +98,17 @@ def _gradients(program: Program, outputs: Sequence[Any],
                 if isinstance(x, torch.Tensor) and x.requires_grad)
     if not leaves or not isinstance(total, torch.Tensor):
         return {}
-    found = torch.autograd.grad(total,
-                                list(leaves.values()),
-                                allow_unused=True)
+    for tensor in leaves.values():
+        tensor.grad = None
+    # Not autograd.grad: reentrant checkpointing refuses it.
+    total.backward()
+    found = {n: t.grad for n, t in leaves.items()}
+    for tensor in leaves.values():
+        tensor.grad = None
     # An operator may give zeros where nothing depends on a parameter.
     return {
-        n: torch.zeros_like(t) if g is None else g
-        for (n, t), g in zip(leaves.items(), found, strict=True)
+        n: torch.zeros_like(leaves[n]) if g is None else g
+        for n, g in found.items()
     }
 
 
