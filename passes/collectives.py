@@ -47,8 +47,8 @@ class _Convert(torch.autograd.Function):
 
     @staticmethod
     def backward(  # type: ignore[override]
-            ctx: Any, grad: torch.Tensor
-    ) -> tuple[torch.Tensor, None, None, None]:
+            ctx: Any,
+            grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         return apply_move(grad, ctx.move, ctx.axis), None, None, None
 
 
@@ -111,8 +111,8 @@ def _all_gather(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
 def _reduce_scatter(x: torch.Tensor, dim: int, reduce: str,
                     axis: AxisRef) -> torch.Tensor:
     front = x.movedim(dim, 0).contiguous()
-    part = _wait(_OPS.reduce_scatter_tensor(front, reduce, axis.size,
-                                            axis.name))
+    part = _wait(
+        _OPS.reduce_scatter_tensor(front, reduce, axis.size, axis.name))
     return part if dim == 0 else part.movedim(0, dim).contiguous()
 
 

@@ -22,13 +22,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from passes.collectives import AxisRef, convert
-from passes.insert_collectives import convert_node, step_placements
+from passes.conversions import convert_node, step_placements
 from passes.lowerings.registry import Context
 from planner.ir.layout import Layout, local_shape
 from planner.rules.registry import TensorSpec
 
 __all__ = ["Joint", "differentiate", "fake_local"]
-
 
 _TRACING = threading.Lock()
 """Tracing patches modules for the whole process; ranks that are threads
@@ -62,7 +61,9 @@ def fake_local(spec: TensorSpec, layout: Layout, axes: Sequence[AxisRef],
     """A fake of this rank's part of a value."""
     shape = local_shape(spec.shape, layout, [a.size for a in axes])
     with mode:
-        return torch.empty(shape, dtype=spec.dtype, device=device,
+        return torch.empty(shape,
+                           dtype=spec.dtype,
+                           device=device,
                            requires_grad=spec.requires_grad)
 
 
@@ -71,7 +72,8 @@ class _Run(fx.Interpreter):
 
     def __init__(self, graph: fx.Graph, axes: Sequence[AxisRef],
                  device: torch.device) -> None:
-        super().__init__(torch.nn.Module(), graph=graph,
+        super().__init__(torch.nn.Module(),
+                         graph=graph,
                          garbage_collect_values=False)
         self.axes = {a.name: a for a in axes}
         self.device = device
@@ -92,7 +94,8 @@ class _Run(fx.Interpreter):
         if "device" in kwargs:
             kwargs = {**kwargs, "device": self.device}
         if "lowering" in n.meta:
-            context = Context(call=n.meta["call"], options=n.meta["options"],
+            context = Context(call=n.meta["call"],
+                              options=n.meta["options"],
                               axes=tuple(self.axes.values()))
             return n.meta["lowering"](context, *args, **kwargs)
         assert callable(n.target)
@@ -110,7 +113,9 @@ def _annotated(n: fx.Node) -> Iterator[None]:
         yield
 
 
-def differentiate(graph: fx.Graph, axes: Sequence[AxisRef], *,
+def differentiate(graph: fx.Graph,
+                  axes: Sequence[AxisRef],
+                  *,
                   device: torch.device,
                   specs: Sequence[tuple[TensorSpec, Layout]],
                   wanted: Collection[int] | None = None) -> Joint:
@@ -132,8 +137,9 @@ def differentiate(graph: fx.Graph, axes: Sequence[AxisRef], *,
     """
     needs_grad = wanted is None or len(wanted) > 0
     mode = FakeTensorMode()
-    operands = [fake_local(spec, layout, axes, device, mode)
-                for spec, layout in specs]
+    operands = [
+        fake_local(spec, layout, axes, device, mode) for spec, layout in specs
+    ]
     runner = _Run(graph, axes, device)
     with _TRACING, mode, torch.set_grad_enabled(needs_grad):
         tangents = _tangents(runner, operands, wanted)
@@ -145,12 +151,13 @@ def differentiate(graph: fx.Graph, axes: Sequence[AxisRef], *,
                                flat[len(operands):])
             return results + grads
 
-        with fx_traceback.preserve_node_meta(), _no_autocast(
-                device):
+        with fx_traceback.preserve_node_meta(), _no_autocast(device):
             module = make_fx(joint)(*operands, *tangents.values())
     clean = _cleaned(module.graph)
     results = len(graph.output_node().args[0])  # type: ignore[arg-type]
-    return Joint(graph=clean, operands=len(operands), results=results,
+    return Joint(graph=clean,
+                 operands=len(operands),
+                 results=results,
                  tangents=tuple(tangents))
 
 
@@ -160,27 +167,32 @@ def _no_autocast(device: torch.device) -> torch.autocast:
 
 
 def _tangents(runner: _Run, operands: Sequence[torch.Tensor],
-              wanted: Collection[int] | None
-              ) -> Mapping[int, torch.Tensor]:
+              wanted: Collection[int] | None) -> Mapping[int, torch.Tensor]:
     """A fake tangent for every wanted result that carries a gradient."""
     if wanted is not None and not wanted:
         return {}
     results = runner.run(*operands)
-    return {i: torch.empty_like(r, requires_grad=False,
-                                memory_format=torch.contiguous_format)
-            for i, r in enumerate(results) if r.requires_grad
-            and (wanted is None or i in wanted)}
+    return {
+        i:
+        torch.empty_like(r,
+                         requires_grad=False,
+                         memory_format=torch.contiguous_format)
+        for i, r in enumerate(results)
+        if r.requires_grad and (wanted is None or i in wanted)
+    }
 
 
 def _gradients(results: Sequence[torch.Tensor],
                operands: Sequence[torch.Tensor], which: Sequence[int],
-               tangents: Sequence[torch.Tensor]
-               ) -> list[torch.Tensor | None]:
+               tangents: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
     wanted = [x for x in operands if x.requires_grad]
     if not which or not wanted:
         return [None] * len(operands)
-    found = iter(torch.autograd.grad([results[i] for i in which], wanted,
-                                     list(tangents), allow_unused=True))
+    found = iter(
+        torch.autograd.grad([results[i] for i in which],
+                            wanted,
+                            list(tangents),
+                            allow_unused=True))
     return [next(found) if x.requires_grad else None for x in operands]
 
 

@@ -2,7 +2,7 @@
 
 Needs a block graph whose calls are in the class layout. Leaves a graph in
 which every operand reaches its call in the layout that the call's options
-ask for, through nodes that target :func:`convert_node`; the calls still
+ask for, through nodes of :mod:`passes.conversions`; the calls still
 have global sizes.
 """
 
@@ -11,27 +11,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import fx
 
+from passes.conversions import conversion_nodes
 from planner.ir.convert import conversion_steps
 from planner.ir.errors import LayoutError
-from planner.ir.layout import Layout, format_layout, parse_placement
+from planner.ir.layout import Layout, format_layout
 from planner.ir.layouts import ClassLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import BlockClass, source_of
 from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
                                value_of)
 
-__all__ = ["convert_node", "insert_collectives"]
-
-
-def convert_node(x: Any, *, axis: str, source: str, target: str) -> Any:
-    """Marks a conversion in a graph; the differentiate pass gives it sense.
-    """
-    raise AssertionError(
-        f"conversion over {axis} from {source} to {target} was not lowered")
+__all__ = ["insert_collectives"]
 
 
 @dataclass(slots=True)
@@ -48,7 +41,8 @@ class _Copy:
         """The node that holds `value` in `target`, made at most once."""
         if (value, target) in self.found:
             return self.found[value, target]
-        steps = conversion_steps(source, target,
+        steps = conversion_steps(source,
+                                 target,
                                  differentiable=value.spec.requires_grad)
         if steps is None:
             raise LayoutError(
@@ -56,19 +50,17 @@ class _Copy:
                 f"{format_layout(source)} to {format_layout(target)}, at "
                 f"{source_of(value.node)}: an inner axis shards the same "
                 "dim; choose another dim for one of the axes")
-        for step in steps:
-            node = self.graph.call_function(
-                convert_node, (node, ),
-                {"axis": self.mesh.names[step.axis],
-                 "source": str(step.source), "target": str(step.target)})
-            node.meta["value"] = value
+        made = conversion_nodes(self.graph, node, steps, self.mesh)
+        for step_node in made:
+            step_node.meta["value"] = value
+        node = made[-1] if made else node
         self.found[value, target] = node
         return node
 
 
 def insert_collectives(block_class: BlockClass, layout: ClassLayout,
-                       mesh: MeshSpec,
-                       at_rest: Mapping[str, Layout]) -> fx.Graph:
+                       mesh: MeshSpec, at_rest: Mapping[str,
+                                                        Layout]) -> fx.Graph:
     """Insert the conversions of one block class.
 
     Parameters
@@ -135,9 +127,3 @@ def _copy_call(copy: _Copy, node: fx.Node, layout: ClassLayout,
         copy.found[value, produced] = out
         copy.hubs[value] = hub
         copy.convert(value, out, produced, hub)
-
-
-def step_placements(node: fx.Node) -> tuple[Any, Any]:
-    """Source and target placement of a conversion node."""
-    return (parse_placement(node.kwargs["source"]),  # type: ignore[arg-type]
-            parse_placement(node.kwargs["target"]))  # type: ignore[arg-type]

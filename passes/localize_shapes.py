@@ -38,8 +38,7 @@ def localize_shapes(graph: fx.Graph, mesh: MeshSpec) -> fx.Graph:
     return local
 
 
-def _localize_call(node: fx.Node, original: fx.Node,
-                   mesh: MeshSpec) -> None:
+def _localize_call(node: fx.Node, original: fx.Node, mesh: MeshSpec) -> None:
     call = call_of(original)
     options: tuple[Option, ...] = node.meta["options"]
     lowering = lowering_for(call, options)
@@ -70,19 +69,21 @@ def _drops(call: OpCall) -> bool:
 
 def _shard_axes(options: tuple[Option, ...],
                 mesh: MeshSpec) -> tuple[str, ...]:
-    return tuple(name for name, option in zip(mesh.names, options,
-                                              strict=True)
+    return tuple(name for name, option in zip(mesh.names, options, strict=True)
                  if option.is_sharded)
 
 
 def _localize_sizes(node: fx.Node, call: OpCall, options: tuple[Option, ...],
                     mesh: MeshSpec) -> None:
     shapes = tuple(
-        local_shape(spec.shape, tuple(o.outputs[i] for o in options),
-                    mesh.sizes) for i, spec in enumerate(call.outputs))
+        local_shape(spec.shape, tuple(o.outputs[i]
+                                      for o in options), mesh.sizes)
+        for i, spec in enumerate(call.outputs))
     args, kwargs = localize(call, shapes)
-    operands = [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs))
-                if isinstance(leaf, fx.Node)]
+    operands = [
+        leaf for leaf in pytree.tree_leaves((node.args, node.kwargs))
+        if isinstance(leaf, fx.Node)
+    ]
 
     def restore(leaf: Any) -> Any:
         return operands[leaf.index] if isinstance(leaf, Arg) else leaf

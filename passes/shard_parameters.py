@@ -44,8 +44,8 @@ class ParameterMove:
         return any(s.forward.kind != "none" for s in self.steps)
 
 
-def parameter_move(name: str, spec: TensorSpec, rest: Layout, use: Layout,
-                   *, regather: bool) -> ParameterMove | None:
+def parameter_move(name: str, spec: TensorSpec, rest: Layout, use: Layout, *,
+                   regather: bool) -> ParameterMove | None:
     """The movement of a parameter; None where it is used as it rests.
 
     Raises
@@ -61,5 +61,7 @@ def parameter_move(name: str, spec: TensorSpec, rest: Layout, use: Layout,
             "it rest along another dim")
     if not steps:
         return None
-    return ParameterMove(source=name, spec=spec, steps=steps,
+    return ParameterMove(source=name,
+                         spec=spec,
+                         steps=steps,
                          regather=regather)

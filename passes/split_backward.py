@@ -43,9 +43,10 @@ class SplitBlock:
     gradients: tuple[int, ...]
 
 
-def split_backward(joint: Joint, *,
-                   recompute: Callable[[fx.Node], bool] = lambda n: False
-                   ) -> SplitBlock:
+def split_backward(
+        joint: Joint,
+        *,
+        recompute: Callable[[fx.Node], bool] = lambda n: False) -> SplitBlock:
     """Split a joint graph.
 
     Parameters
@@ -67,11 +68,14 @@ def split_backward(joint: Joint, *,
     others = [n for n in saved if n not in set(operands)]
     forward = _forward_graph(nodes, ahead, results + others)
     position = {n: i for i, n in enumerate(operands)}
-    return SplitBlock(
-        forward=forward, backward=backward if joint.tangents else None,
-        results=joint.results, tangents=joint.tangents,
-        saved_operands=tuple(position[n] for n in saved_operands),
-        gradients=tuple(i for i, g in enumerate(grads) if g is not None))
+    return SplitBlock(forward=forward,
+                      backward=backward if joint.tangents else None,
+                      results=joint.results,
+                      tangents=joint.tangents,
+                      saved_operands=tuple(position[n]
+                                           for n in saved_operands),
+                      gradients=tuple(i for i, g in enumerate(grads)
+                                      if g is not None))
 
 
 def _forward_nodes(nodes: list[fx.Node], results: list[fx.Node],
@@ -88,14 +92,16 @@ def _forward_nodes(nodes: list[fx.Node], results: list[fx.Node],
     needed = set(results)
     for node in reversed(nodes):
         if node in needed or _mutates(node):
-            needed.update(a for a in node.all_input_nodes
-                          if a not in tainted)
+            needed.update(a for a in node.all_input_nodes if a not in tainted)
             if node not in tainted and node.op == "call_function":
                 needed.add(node)
-    ahead = {n for n in nodes if n in needed and n not in tainted
-             and n.op == "call_function"}
-    ahead.update(n for n in nodes if n.target is operator.getitem
-                 and n.args[0] in ahead)
+    ahead = {
+        n
+        for n in nodes
+        if n in needed and n not in tainted and n.op == "call_function"
+    }
+    ahead.update(n for n in nodes
+                 if n.target is operator.getitem and n.args[0] in ahead)
     return ahead
 
 
@@ -120,8 +126,8 @@ def _forward_graph(nodes: list[fx.Node], ahead: set[fx.Node],
 class _BackwardCopier:
     """Copies the backward part, and what it recomputes, into a graph."""
 
-    def __init__(self, ahead: set[fx.Node],
-                 recompute: Callable[[fx.Node], bool],
+    def __init__(self, ahead: set[fx.Node], recompute: Callable[[fx.Node],
+                                                                bool],
                  operands: set[fx.Node]) -> None:
         self.ahead = ahead
         self.recompute = recompute
@@ -134,8 +140,8 @@ class _BackwardCopier:
         needed = self._needed(nodes, grads, set(tangents))
         again = {n for n in needed if n in self.ahead}
         read = self._inputs(needed, again) | self._given(grads, again)
-        self.saved = sorted(read, key=lambda n: (n not in self.operands,
-                                                 order[n]))
+        self.saved = sorted(read,
+                            key=lambda n: (n not in self.operands, order[n]))
         for node in tangents:
             node.meta["tangent"] = True
         graph = fx.Graph()
@@ -146,8 +152,7 @@ class _BackwardCopier:
         for node in nodes:
             if node in needed and node.op == "call_function":
                 made[node] = graph.node_copy(node, lambda n: made[n])
-        graph.output(tuple(made[g] if g is not None else None
-                           for g in grads))
+        graph.output(tuple(made[g] if g is not None else None for g in grads))
         return graph
 
     def _needed(self, nodes: list[fx.Node], grads: list[fx.Node | None],
@@ -160,14 +165,20 @@ class _BackwardCopier:
             if node in self.ahead and not self.recompute(node):
                 continue
             needed.update(node.all_input_nodes)
-        return {n for n in needed if n.op == "call_function" and (
-            n not in self.ahead or self.recompute(n))}
+        return {
+            n
+            for n in needed if n.op == "call_function" and (
+                n not in self.ahead or self.recompute(n))
+        }
 
     def _given(self, grads: list[fx.Node | None],
                again: set[fx.Node]) -> set[fx.Node]:
         """Forward values that are a gradient as they stand."""
-        return {g for g in grads if g is not None and g not in again
-                and (g in self.ahead or g in self.operands)}
+        return {
+            g
+            for g in grads if g is not None and g not in again and (
+                g in self.ahead or g in self.operands)
+        }
 
     def _inputs(self, needed: set[fx.Node],
                 again: set[fx.Node]) -> set[fx.Node]:

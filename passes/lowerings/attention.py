@@ -12,10 +12,13 @@ __all__ = ["sdpa_query_shard"]
 
 
 @register_lowering("sdpa_query_shard")
-def sdpa_query_shard(context: Context, query: torch.Tensor,
-                     key: torch.Tensor, value: torch.Tensor,
+def sdpa_query_shard(context: Context,
+                     query: torch.Tensor,
+                     key: torch.Tensor,
+                     value: torch.Tensor,
                      attn_mask: torch.Tensor | None = None,
-                     dropout_p: float = 0.0, is_causal: bool = False,
+                     dropout_p: float = 0.0,
+                     is_causal: bool = False,
                      **kwargs: Any) -> torch.Tensor:
     """This rank's queries against all keys, causal by their position."""
     start = 0

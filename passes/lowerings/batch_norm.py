@@ -12,12 +12,12 @@ __all__ = ["sync_batch_norm"]
 
 
 @register_lowering("sync_batch_norm")
-def sync_batch_norm(
-    context: Context, x: torch.Tensor, weight: torch.Tensor | None,
-    bias: torch.Tensor | None, running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None, training: bool, momentum: float,
-    eps: float
-) -> tuple[torch.Tensor | None, ...]:
+def sync_batch_norm(context: Context, x: torch.Tensor,
+                    weight: torch.Tensor | None, bias: torch.Tensor | None,
+                    running_mean: torch.Tensor | None,
+                    running_var: torch.Tensor | None, training: bool,
+                    momentum: float,
+                    eps: float) -> tuple[torch.Tensor | None, ...]:
     """Training-mode batch norm over the global batch.
 
     Returns the outputs of ``_native_batch_norm_legit_functional``:
@@ -48,8 +48,7 @@ def sync_batch_norm(
         out = out * weight.view(shape)
     if bias is not None:
         out = out + bias.view(shape)
-    return (out, mean, scale,
-            _running(running_mean, mean, momentum),
+    return (out, mean, scale, _running(running_mean, mean, momentum),
             _running(running_var, variance * (count / max(count - 1, 1)),
                      momentum))
 

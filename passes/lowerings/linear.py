@@ -19,8 +19,8 @@ def row_bias(context: Context, x: torch.Tensor, weight: torch.Tensor,
     Ranks that do not add it multiply it by zero instead of leaving it out,
     so that every rank's backward holds the same collectives.
     """
-    first = all(axis.coordinate == 0 for axis in context.named(
-        "linear_row_bias", "conv_row_bias"))
+    first = all(axis.coordinate == 0
+                for axis in context.named("linear_row_bias", "conv_row_bias"))
     out = context.call.target(x, weight, None, *args, **kwargs)
     channel = -1 if context.named("linear_row_bias") else 1
     shape = [1] * out.dim()

@@ -16,9 +16,12 @@ _NONE, _MEAN, _SUM = 0, 1, 2
 
 
 @register_lowering("cross_entropy_partial", "cross_entropy_vocab")
-def cross_entropy(context: Context, logits: torch.Tensor,
-                  target: torch.Tensor, weight: torch.Tensor | None = None,
-                  reduction: int = _MEAN, ignore_index: int = -100,
+def cross_entropy(context: Context,
+                  logits: torch.Tensor,
+                  target: torch.Tensor,
+                  weight: torch.Tensor | None = None,
+                  reduction: int = _MEAN,
+                  ignore_index: int = -100,
                   label_smoothing: float = 0.0) -> torch.Tensor:
     """Cross entropy (or nll) of local logits, its mean over all tokens.
 
@@ -65,9 +68,8 @@ def _token_count(target: torch.Tensor, weight: torch.Tensor | None,
     return count
 
 
-def _vocab_losses(context: Context, axes: list[AxisRef],
-                  logits: torch.Tensor, target: torch.Tensor,
-                  ignore_index: int) -> torch.Tensor:
+def _vocab_losses(context: Context, axes: list[AxisRef], logits: torch.Tensor,
+                  target: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """Per-token losses with the class dim (1, or 0 alone) sharded."""
     dim = 1 if logits.dim() > 1 else 0
     peak = logits.detach().amax(dim, keepdim=True)
@@ -81,8 +83,9 @@ def _vocab_losses(context: Context, axes: list[AxisRef],
         start += axis.coordinate * classes
     local = target - start
     mine = (local >= 0) & (local < classes)
-    picked = shifted.gather(
-        dim, torch.where(mine, local, 0).unsqueeze(dim)).squeeze(dim)
+    picked = shifted.gather(dim,
+                            torch.where(mine, local,
+                                        0).unsqueeze(dim)).squeeze(dim)
     picked = torch.where(mine, picked, 0.0)
     for axis in axes:
         normaliser = convert(normaliser, P, R, axis)

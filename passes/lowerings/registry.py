@@ -40,14 +40,17 @@ class Context:
 
     def sharding(self, operand: int, dim: int) -> list[AxisRef]:
         """The axes that shard a dim of an operand, outermost first."""
-        return [a for a, o in zip(self.axes, self.options, strict=True)
-                if o.inputs[operand].is_shard
-                and o.inputs[operand].dim == dim]
+        return [
+            a for a, o in zip(self.axes, self.options, strict=True)
+            if o.inputs[operand].is_shard and o.inputs[operand].dim == dim
+        ]
 
     def named(self, *names: str) -> list[AxisRef]:
         """The axes whose option asks for one of these lowerings."""
-        return [a for a, o in zip(self.axes, self.options, strict=True)
-                if o.lowering in names]
+        return [
+            a for a, o in zip(self.axes, self.options, strict=True)
+            if o.lowering in names
+        ]
 
 
 Lowering = Callable[..., Any]
@@ -69,8 +72,7 @@ def register_lowering(*names: str) -> Callable[[Lowering], Lowering]:
     return add
 
 
-def lowering_for(call: OpCall,
-                 options: Sequence[Option]) -> Lowering | None:
+def lowering_for(call: OpCall, options: Sequence[Option]) -> Lowering | None:
     """The function for a call's options; None where the call itself runs.
 
     Raises

@@ -65,7 +65,8 @@ def _from_shard(source: Placement, target: Placement) -> Move | None:
     if target == source:
         return _NONE
     if target.is_shard:
-        return Move(kind="all_to_all", source_dim=source.dim,
+        return Move(kind="all_to_all",
+                    source_dim=source.dim,
                     target_dim=target.dim)
     return Move(kind="pad", source_dim=source.dim) if target == P else None
 
@@ -76,7 +77,8 @@ def _from_partial(source: Placement, target: Placement) -> Move | None:
     if target.is_replicated:
         return Move(kind="all_reduce", reduce=source.reduce)
     if target.is_shard:
-        return Move(kind="reduce_scatter", target_dim=target.dim,
+        return Move(kind="reduce_scatter",
+                    target_dim=target.dim,
                     reduce=source.reduce) if source == P else None
     return None
 
@@ -136,8 +138,10 @@ def conversion_steps(source: Layout, target: Layout, *,
     """
     if not differentiable:
         source, target = _plain(source), _plain(target)
-    changed = [a for a, (s, t) in enumerate(zip(source, target, strict=True))
-               if s != t]
+    changed = [
+        a for a, (s, t) in enumerate(zip(source, target, strict=True))
+        if s != t
+    ]
     best: tuple[Step, ...] | None = None
     for order in itertools.permutations(changed):
         steps = _in_order(source, target, order, differentiable)
@@ -156,7 +160,9 @@ def _in_order(source: Layout, target: Layout, order: Sequence[int],
     current = list(source)
     steps = []
     for axis in order:
-        step = Step(axis=axis, source=current[axis], target=target[axis],
+        step = Step(axis=axis,
+                    source=current[axis],
+                    target=target[axis],
                     before=tuple(current))
         if not _is_legal(step, differentiable):
             return None

@@ -62,5 +62,4 @@ class MeshSpec:
         return tuple(reversed(place))
 
     def __str__(self) -> str:
-        return " x ".join(f"{n}={s}"
-                          for n, s in zip(self.names, self.sizes))
+        return " x ".join(f"{n}={s}" for n, s in zip(self.names, self.sizes))

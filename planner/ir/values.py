@@ -12,8 +12,10 @@ from torch.utils import _pytree as pytree
 
 from planner.rules.registry import Arg, OpCall, TensorSpec
 
-__all__ = ["Value", "call_of", "calls_of", "consumers_of", "operands_of",
-           "outputs_of", "value_of"]
+__all__ = [
+    "Value", "call_of", "calls_of", "consumers_of", "operands_of",
+    "outputs_of", "value_of"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ def outputs_of(node: fx.Node) -> tuple[Value, ...]:
     """Tensor outputs in order; positions without a tensor are skipped."""
     spec = node.meta["spec"]
     if isinstance(spec, tuple):
-        return tuple(Value(node, i) for i, s in enumerate(spec)
-                     if s is not None)
+        return tuple(
+            Value(node, i) for i, s in enumerate(spec) if s is not None)
     return (Value(node), ) if spec is not None else ()
 
 
@@ -75,7 +77,9 @@ def call_of(node: fx.Node) -> OpCall:
         return Arg(next(counter)) if isinstance(leaf, fx.Node) else leaf
 
     args, kwargs = pytree.tree_map(hide, (node.args, node.kwargs))
-    return OpCall(target=node.target, args=tuple(args), kwargs=dict(kwargs),
+    return OpCall(target=node.target,
+                  args=tuple(args),
+                  kwargs=dict(kwargs),
                   inputs=tuple(v.spec for v in operands_of(node)),
                   outputs=tuple(v.spec for v in outputs_of(node)))
 
