@@ -1,0 +1,1 @@
+"""Whole programs: model by plan, command lines, real processes."""
