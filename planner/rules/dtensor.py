@@ -80,27 +80,34 @@ def _translated(call: OpCall, row: Sequence[Any]) -> Option | None:
 
 
 def _placement(theirs: Any) -> Placement | None:
-    if isinstance(theirs, (Shard, _ShardingPlaceholder)) and theirs.dim >= 0:
+    """Exact types: a strided shard or a masked sum is something else."""
+    if type(theirs) in (Shard, _ShardingPlaceholder) and theirs.dim >= 0:
         return S(theirs.dim)
-    if isinstance(theirs, Replicate):
+    if type(theirs) is Replicate:
         return R
-    if isinstance(theirs,
-                  Partial) and theirs.reduce_op in ("sum", "max", "min"):
+    if type(theirs) is Partial and theirs.reduce_op in ("sum", "max", "min"):
         return Placement("P", reduce=theirs.reduce_op)
     return None
 
 
 def _is_sound(call: OpCall, option: Option) -> bool:
-    """Extrema over ranks have no gradient; whole outputs no shards.
+    """Whether an option holds for gradients too.
 
-    The local result of a sharded operand is whole only where its values
-    are not used, which says nothing of its gradient.
+    Extrema over ranks have no gradient and arise only from reductions;
+    truth values have no sums. The local result of a divided operand is
+    whole only where its values are not used, which says nothing of its
+    gradient.
     """
-    pairs = zip(call.inputs + call.outputs,
-                option.inputs + option.outputs,
-                strict=True)
-    if any(p.is_partial and p.reduce != "sum" and s.requires_grad
-           for s, p in pairs):
+    pairs = list(
+        zip(call.inputs + call.outputs,
+            option.inputs + option.outputs,
+            strict=True))
+    if any(p.is_partial and s.dtype == torch.bool for s, p in pairs):
+        return False
+    extrema = [p.is_partial and p.reduce != "sum" for _, p in pairs]
+    if any(extrema[:len(call.inputs)]) or any(
+            e and s.requires_grad
+            for e, (s, _) in zip(extrema, pairs, strict=True)):
         return False
     divided = any(not p.is_replicated for p in option.inputs)
     return not (divided and any(

@@ -116,6 +116,8 @@ def einsum_options(call: OpCall,
         if only is not None and letter not in only:
             continue
         inputs = _sharded(call, letter, names)
+        if not inputs:
+            continue
         if letter in output:
             yield place(call, {
                 **inputs,

@@ -45,10 +45,8 @@ def pointwise_loss(call: OpCall) -> Iterable[Option]:
             for i, s in enumerate(call.inputs)
             if (d := aligned(s, whole, dim)) is not None
         }
-        yield place(call,
-                    own,
-                    S(dim) if reduction == _NONE else P,
-                    lowering="mean_partial" if reduction == _MEAN else None)
+        if own:
+            yield _reduced_loss(call, own, reduction, unreduced=S(dim))
 
 
 @register(aten.cross_entropy_loss.default, aten.nll_loss.default,
@@ -122,9 +120,13 @@ def ctc_loss(call: OpCall) -> Iterable[Option]:
         }, call.arg(5, "reduction", _MEAN))
 
 
-def _reduced_loss(call: OpCall, inputs: dict[int | None, Placement],
-                  reduction: int) -> Option:
+def _reduced_loss(call: OpCall,
+                  inputs: dict[int | None, Placement],
+                  reduction: int,
+                  *,
+                  unreduced: Placement = S(0)) -> Option:
+    """`unreduced`: the unreduced loss' placement."""
     return place(call,
                  inputs,
-                 S(0) if reduction == _NONE else P,
+                 unreduced if reduction == _NONE else P,
                  lowering="mean_partial" if reduction == _MEAN else None)

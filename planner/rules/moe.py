@@ -108,11 +108,9 @@ def index_put(call: OpCall) -> Iterable[Option]:
         yield place(call, {0: S(dim), **rows(out)}, S(dim))
     if call.arg(3, "accumulate", False):
         for dim in range(plan.index.ndim):
-            yield place(call, {
-                0: P,
-                **plan.by_index(call, dim),
-                **rows(plan.first + dim)
-            }, P)
+            own = plan.by_index(call, dim)
+            if own:
+                yield place(call, {0: P, **own, **rows(plan.first + dim)}, P)
     yield partial(call, 0, values)
 
 
