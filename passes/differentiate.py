@@ -21,6 +21,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from passes.clean import clean
 from passes.collectives import AxisRef, convert
 from passes.conversions import convert_node, step_placements
 from passes.lowerings.registry import Context
@@ -153,9 +154,11 @@ def differentiate(graph: fx.Graph,
 
         with fx_traceback.preserve_node_meta(), _no_autocast(device):
             module = make_fx(joint)(*operands, *tangents.values())
-    clean = _cleaned(module.graph)
+        names = [n.name for n in graph.nodes if n.op == "placeholder"]
+        names += [f"tangent_{i}" for i in tangents]
+        found = clean(module.graph, names, len(tangents))
     results = len(graph.output_node().args[0])  # type: ignore[arg-type]
-    return Joint(graph=clean,
+    return Joint(graph=found,
                  operands=len(operands),
                  results=results,
                  tangents=tuple(tangents))
@@ -194,21 +197,3 @@ def _gradients(results: Sequence[torch.Tensor],
                             list(tangents),
                             allow_unused=True))
     return [next(found) if x.requires_grad else None for x in operands]
-
-
-def _cleaned(graph: fx.Graph) -> fx.Graph:
-    """Fold detaches (autograd's bookkeeping) and drop dead nodes.
-
-    Views become reshapes, because what arrives at run time may have other
-    strides than the fake tensors of the recording.
-    """
-    for node in list(graph.nodes):
-        if node.target in (torch.ops.aten.view.default,
-                           torch.ops.aten._unsafe_view.default):
-            node.target = torch.ops.aten.reshape.default
-        if node.target in (torch.ops.aten.detach.default,
-                           torch.ops.aten.alias.default):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    return graph

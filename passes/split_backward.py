@@ -3,7 +3,8 @@
 Needs a joint graph. Leaves a forward graph that returns the results and
 the saved values, and a backward graph from saved values and tangents to
 operand gradients. What is marked to be recomputed is copied into the
-backward graph instead of being saved.
+backward graph instead of being saved; views always are, so that a gathered
+parameter is not kept alive by its transpose.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from passes.differentiate import Joint
 
-__all__ = ["SplitBlock", "split_backward"]
+__all__ = ["SplitBlock", "is_view", "split_backward"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,15 @@ class SplitBlock:
     saved_operands : tuple of int
         Operands that the backward reads as well; they come before the
         other saved values and need not be returned by the forward.
+    gradients : tuple of int
+        Operands that the backward has a gradient for.
+    weight_gradient : fx.Graph or None
+        Where :mod:`passes.split_weights` cut the backward: gradients of some operands, computed
+        later. One gradient (or None) per operand out; the backward then
+        returns None for these, and after the gradients what this reads.
+    weight_reads : tuple of int
+        What `weight_gradient` takes, as positions among the backward's
+        placeholders followed by what the backward returns for it.
     """
 
     forward: fx.Graph
@@ -41,6 +52,8 @@ class SplitBlock:
     tangents: tuple[int, ...]
     saved_operands: tuple[int, ...]
     gradients: tuple[int, ...]
+    weight_gradient: fx.Graph | None = None
+    weight_reads: tuple[int, ...] = ()
 
 
 def split_backward(
@@ -61,7 +74,8 @@ def split_backward(
     returned = list(joint.graph.output_node().args[0])  # type: ignore
     results, grads = returned[:joint.results], returned[joint.results:]
     ahead = _forward_nodes(nodes, results, set(tangents))
-    copier = _BackwardCopier(ahead, recompute, set(operands))
+    copier = _BackwardCopier(ahead, lambda n: is_view(n) or recompute(n),
+                             set(operands))
     backward = copier.build(nodes, tangents, grads)
     saved = copier.saved
     saved_operands = [n for n in saved if n in set(operands)]
@@ -78,12 +92,23 @@ def split_backward(
                                       if g is not None))
 
 
+def is_view(node: fx.Node) -> bool:
+    """Whether a node gives a view of its operand, which costs nothing."""
+    if node.target is operator.getitem:
+        return is_view(node.args[0])  # type: ignore[arg-type]
+    if node.target is torch.ops.aten.reshape.default:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not schema.is_mutable and any(
+        r.alias_info is not None for r in schema.returns)
+
+
 def _forward_nodes(nodes: list[fx.Node], results: list[fx.Node],
                    tangents: set[fx.Node]) -> set[fx.Node]:
     """What runs in the forward: all that no tangent reaches.
 
     Nodes that only the backward needs but that no tangent reaches run in
-    the backward, unless they change something in place.
+    the backward.
     """
     tainted = set(tangents)
     for node in nodes:
@@ -91,7 +116,7 @@ def _forward_nodes(nodes: list[fx.Node], results: list[fx.Node],
             tainted.add(node)
     needed = set(results)
     for node in reversed(nodes):
-        if node in needed or _mutates(node):
+        if node in needed:
             needed.update(a for a in node.all_input_nodes if a not in tainted)
             if node not in tainted and node.op == "call_function":
                 needed.add(node)
@@ -103,11 +128,6 @@ def _forward_nodes(nodes: list[fx.Node], results: list[fx.Node],
     ahead.update(n for n in nodes
                  if n.target is operator.getitem and n.args[0] in ahead)
     return ahead
-
-
-def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
 
 
 def _forward_graph(nodes: list[fx.Node], ahead: set[fx.Node],
@@ -142,8 +162,6 @@ class _BackwardCopier:
         read = self._inputs(needed, again) | self._given(grads, again)
         self.saved = sorted(read,
                             key=lambda n: (n not in self.operands, order[n]))
-        for node in tangents:
-            node.meta["tangent"] = True
         graph = fx.Graph()
         made = {}
         for node in self.saved + tangents:

@@ -238,9 +238,9 @@ def _unmade_values(program: RankProgram) -> Iterator[str]:
             if (name if move_in is None else move_in.source) not in made:
                 yield f"{step.name} reads {name}"
         made.update(step.results)
-    for name in (*program.outputs, *program.mutations.values()):
-        if name is not None and name not in made:
-            yield f"the program returns {name}"
+    for returned in (*program.outputs, *program.mutations.values()):
+        if returned is not None and returned not in made:
+            yield f"the program returns {returned}"
 
 
 def _other_mutations(program: RankProgram) -> Iterator[str]:

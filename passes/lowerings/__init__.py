@@ -1,10 +1,9 @@
 """Local computations of calls that need more than local shapes."""
 
-from passes.lowerings import (
-    attention,
-    batch_norm,
-    embedding,  # noqa: F401
-    factory,
-    linear,
-    loss,
-    reduction)
+import passes.lowerings.attention  # noqa: F401
+import passes.lowerings.batch_norm  # noqa: F401
+import passes.lowerings.embedding  # noqa: F401
+import passes.lowerings.factory  # noqa: F401
+import passes.lowerings.linear  # noqa: F401
+import passes.lowerings.loss  # noqa: F401
+import passes.lowerings.reduction  # noqa: F401
