@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from passes.collectives import AxisRef
+from passes.hoist_parameters import hoist_parameters
 from passes.kernels import KernelBuilder
 from passes.shard_parameters import ParameterMove, parameter_move
 from passes.steps import Kernel, RankProgram, RankStep
@@ -57,6 +58,7 @@ def lower(program: Program,
         When the layouts do not fit the program.
     """
     verify_layout(program, layout)
+    layout = hoist_parameters(program, layout)
     mesh = layout.mesh
     axes = tuple(
         AxisRef(name=n, size=s, coordinate=c) for n, s, c in zip(
