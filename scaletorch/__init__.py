@@ -4,10 +4,13 @@ from planner.ir.errors import (CaptureError, InfeasiblePlan, LayoutError,
                                ScheduleError)
 from planner.ir.plan import Plan
 from scaletorch.api import auto_parallelize
+from scaletorch.checkpoint import load_checkpoint
+from scaletorch.grad_norm import clip_grad_norm_
 from scaletorch.module import ParallelModule
 from scaletorch.verify import verify
 
 __all__ = [
     "CaptureError", "InfeasiblePlan", "LayoutError", "ParallelModule", "Plan",
-    "ScheduleError", "auto_parallelize", "verify"
+    "ScheduleError", "auto_parallelize", "clip_grad_norm_", "load_checkpoint",
+    "verify"
 ]

@@ -2,104 +2,144 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor.placement_types import Placement
 
-from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
+from scaletorch.materialize import initialised
+from scaletorch.mesh import mesh_device
+from scaletorch.structure import put, slots_of
 
-__all__ = ["from_local", "mesh_device", "mesh_rank", "shard_state"]
-
-
-def mesh_rank(mesh: DeviceMesh) -> int:
-    """This rank's row-major position in the mesh.
-
-    Raises
-    ------
-    ValueError
-        When this process is not part of the mesh.
-    """
-    place = mesh.get_coordinate()
-    if place is None:
-        raise ValueError(f"rank {dist.get_rank()} is not in the mesh "
-                         f"{mesh.mesh.tolist()}")
-    rank = 0
-    for coordinate, size in zip(place, mesh.mesh.shape, strict=True):
-        rank = rank * size + coordinate
-    return rank
-
-
-def mesh_device(mesh: DeviceMesh) -> torch.device:
-    """The device that this process computes on."""
-    if mesh.device_type == "cpu":
-        return torch.device("cpu")
-    module = torch.get_device_module(mesh.device_type)
-    return torch.device(mesh.device_type, module.current_device())
+__all__ = ["from_local", "keep_part", "local_slices", "shard_state"]
 
 
 def from_local(local: torch.Tensor, like: DTensor) -> DTensor:
     """A DTensor of this rank's part, laid out as another DTensor."""
-    return DTensor.from_local(local, like.device_mesh, like.placements,
-                              run_check=False, shape=like.shape,
+    return DTensor.from_local(local,
+                              like.device_mesh,
+                              like.placements,
+                              run_check=False,
+                              shape=like.shape,
                               stride=like.stride())
 
 
-def shard_state(target: nn.Module, model: nn.Module, mesh: DeviceMesh,
-                layout: ProgramLayout) -> None:
-    """Register the model's parameters and buffers, sharded, in `target`.
+def local_slices(shape: Sequence[int], mesh: DeviceMesh,
+                 placements: Sequence[Placement]) -> tuple[slice, ...]:
+    """Which part of a tensor this rank keeps, for evenly divided dims."""
+    starts, sizes = [0] * len(shape), list(shape)
+    place = mesh.get_coordinate()
+    assert place is not None
+    for placement, coordinate, count in zip(placements,
+                                            place,
+                                            mesh.mesh.shape,
+                                            strict=True):
+        dim = getattr(placement, "dim", None)
+        if dim is not None:
+            sizes[dim] //= count
+            starts[dim] += coordinate * sizes[dim]
+    return tuple(slice(a, a + n) for a, n in zip(starts, sizes, strict=True))
 
-    Values come from the mesh's first rank. Tied parameters stay tied,
-    parameters on meta are initialised by their modules, one module at a
-    time, so that no rank ever holds the whole model.
+
+def keep_part(whole: torch.Tensor, mesh: DeviceMesh,
+              placements: Sequence[Placement]) -> DTensor:
+    """This rank's part of a tensor that every rank holds; a copy."""
+    part = whole[local_slices(whole.shape, mesh, placements)]
+    return DTensor.from_local(
+        part.clone(memory_format=torch.contiguous_format),
+        mesh,
+        placements,
+        run_check=False,
+        shape=whole.shape,
+        stride=torch.empty(whole.shape, device="meta").stride())
+
+
+def shard_state(structure: nn.Module, model: nn.Module, mesh: DeviceMesh,
+                layout: ProgramLayout, *, seed: int) -> None:
+    """Put the model's state, sharded, into its skeleton.
+
+    Values come from the mesh's first rank. Tied parameters stay tied.
+    Tensors on meta are initialised one module at a time, on every rank
+    alike, so that no rank ever holds the whole model.
+
+    Parameters
+    ----------
+    structure : nn.Module
+        From :func:`scaletorch.structure.skeleton`; changed in place.
+    model : nn.Module
+        Left as it is.
+    mesh : DeviceMesh
+    layout : ProgramLayout
+    seed : int
+        Of the initialisation, the same on all ranks.
     """
-    _copy_tree(target, model)
-    device = mesh_device(mesh)
-    made: dict[int, nn.Parameter] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in made:
-            at_rest = layout.at_rest.get(f"param:{name}")
-            made[id(parameter)] = _shard(parameter, mesh, at_rest, device)
-        owner, _, leaf = name.rpartition(".")
-        target.get_submodule(owner).register_parameter(
-            leaf, made[id(parameter)])
-    _copy_buffers(target, model, mesh, device)
+    slots = slots_of(structure)
+    done: dict[int, torch.Tensor] = {}
+    virtual: set[int] = set()
+    rest = _Rest(structure, mesh, layout)
+    for shadow, tensor in _pairs(structure, model):
+        if tensor.is_meta:
+            virtual.add(id(shadow))
+        elif id(shadow) not in done:
+            done[id(shadow)] = rest.spread(shadow, tensor)
+    for made in initialised(structure,
+                            virtual,
+                            slots,
+                            seed=seed,
+                            device=mesh_device(mesh)):
+        for shadow, tensor in made:
+            done[id(shadow)] = rest.keep(shadow, tensor)
+    put(slots, done)
 
 
-def _copy_tree(target: nn.Module, model: nn.Module) -> None:
-    """Empty modules with the model's nesting, to hold the names."""
-    for name, _ in model.named_modules(remove_duplicate=False):
-        if not name:
-            continue
-        owner, _, leaf = name.rpartition(".")
-        parent = target.get_submodule(owner)
-        if leaf not in parent._modules:
-            parent.add_module(leaf, nn.Module())
+class _Rest:
+    """How each tensor of a structure lies at rest."""
+
+    def __init__(self, structure: nn.Module, mesh: DeviceMesh,
+                 layout: ProgramLayout) -> None:
+        self.mesh = mesh
+        self.placements: dict[int, list[Placement]] = {}
+        for name, shadow in structure.named_parameters(remove_duplicate=False):
+            found = layout.at_rest.get(f"param:{name}")
+            if found is not None:
+                self.placements[id(shadow)] = [p.value for p in found]
+
+    def _of(self, shadow: torch.Tensor) -> list[Placement]:
+        return self.placements.get(id(shadow), [Replicate()] * self.mesh.ndim)
+
+    @torch.no_grad()
+    def spread(self, shadow: torch.Tensor,
+               tensor: torch.Tensor) -> torch.Tensor:
+        """The first rank's value over all ranks."""
+        # A copy: a broadcast would write into the caller's tensor.
+        data = tensor.detach().to(mesh_device(self.mesh), copy=True)
+        return self._wrapped(
+            shadow,
+            distribute_tensor(data.contiguous(), self.mesh, self._of(shadow)))
+
+    @torch.no_grad()
+    def keep(self, shadow: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        """This rank's part of a value that all ranks hold."""
+        return self._wrapped(
+            shadow, keep_part(tensor.detach(), self.mesh, self._of(shadow)))
+
+    def _wrapped(self, shadow: torch.Tensor, value: DTensor) -> torch.Tensor:
+        if isinstance(shadow, nn.Parameter):
+            return nn.Parameter(value, requires_grad=shadow.requires_grad)
+        return value.to_local().clone()
 
 
-def _shard(parameter: nn.Parameter, mesh: DeviceMesh,
-           at_rest: Layout | None, device: torch.device) -> nn.Parameter:
-    placements = [p.value for p in at_rest] if at_rest else None
-    with torch.no_grad():
-        # A copy: a broadcast would write into the caller's parameter.
-        data = parameter.detach().to(device, copy=True)
-        sharded = distribute_tensor(data, mesh, placements)
-    return nn.Parameter(sharded, requires_grad=parameter.requires_grad)
-
-
-def _copy_buffers(target: nn.Module, model: nn.Module, mesh: DeviceMesh,
-                  device: torch.device) -> None:
-    made: dict[int, torch.Tensor] = {}
-    for owner, module in model.named_modules(remove_duplicate=False):
-        for leaf, buffer in module._buffers.items():
-            if buffer is None:
-                continue
-            if id(buffer) not in made:
-                whole = distribute_tensor(
-                    buffer.detach().to(device, copy=True), mesh)
-                made[id(buffer)] = whole.to_local().clone()
-            persistent = leaf not in module._non_persistent_buffers_set
-            target.get_submodule(owner).register_buffer(
-                leaf, made[id(buffer)], persistent=persistent)
+def _pairs(structure: nn.Module,
+           model: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each tensor of the structure with the model's at the same place."""
+    for shadows, real in zip(structure.modules(), model.modules(),
+                             strict=True):
+        for table, values in ((shadows._parameters, real._parameters),
+                              (shadows._buffers, real._buffers)):
+            for key, shadow in table.items():
+                if shadow is not None:
+                    yield shadow, values[key]

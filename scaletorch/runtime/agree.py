@@ -1,72 +1,143 @@
-"""Ranks agree on what they are about to run before they run it.
+"""Ranks agree on what they are about to do before they do it.
 
 A collective between ranks that run different programs hangs or aborts the
-process from C++, so every call starts by comparing signatures.
+process from C++, so every call starts by comparing signatures, and what
+may fail on one rank alone is followed by an exchange of errors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from scaletorch.sharding import mesh_device
+from scaletorch.mesh import mesh_device
 
 __all__ = ["Agreement"]
 
 
 class Agreement:
-    """Compares call signatures over a mesh and shares a random seed."""
+    """Exchanges signatures, errors and seeds over the ranks of a mesh."""
 
     def __init__(self, mesh: DeviceMesh) -> None:
-        ranks = mesh.mesh.flatten().tolist()
-        whole = len(ranks) == dist.get_world_size()
-        self.group = dist.group.WORLD if whole else dist.new_group(ranks)
-        self.ranks = ranks
+        self.ranks = mesh.mesh.flatten().tolist()
+        whole = self.ranks == list(range(dist.get_world_size()))
+        # Ranks outside of the mesh do not come by here.
+        self.group = dist.group.WORLD if whole else dist.new_group(
+            self.ranks, use_local_synchronization=True)
         self.device = mesh_device(mesh)
+        self._marks: dict[Hashable, int] = {}
 
-    def check(self, signature: Any, *, draws: bool) -> int:
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the mesh's first rank."""
+        return dist.get_rank() == self.ranks[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value (picklable), in mesh order."""
+        found: list[Any] = [None] * len(self.ranks)
+        dist.all_gather_object(found, value, group=self.group)
+        members = dist.get_process_group_ranks(self.group)
+        by_rank = dict(zip(members, found, strict=True))
+        return [by_rank[rank] for rank in self.ranks]
+
+    def first(self, value: Any) -> Any:
+        """The first rank's value (picklable), on every rank."""
+        return self.gather(value if self.is_first else None)[0]
+
+    @contextlib.contextmanager
+    def together(self, action: str) -> Iterator[None]:
+        """Leave this block on all ranks, or raise on all.
+
+        Parameters
+        ----------
+        action : str
+            What is done inside, for the message.
+
+        Raises
+        ------
+        RuntimeError
+            When another rank failed and this one did not.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        texts = self.gather("" if error is
+                            None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        for rank, text in zip(self.ranks, texts, strict=True):
+            if text:
+                raise RuntimeError(f"{action} failed on rank {rank}: {text}")
+
+    def check(
+        self,
+        signature: Hashable,
+        *,
+        draws: bool = False,
+        what: str = "call the model with different inputs",
+        remedy: str = "every rank passes the same global batch (or, "
+        'with inputs="local", shards of the same shape) in the same '
+        "mode"
+    ) -> int:
         """Raise on every rank when signatures differ.
 
         Parameters
         ----------
-        signature : object
-            With a repr that tells the shapes.
+        signature : hashable
+            With a repr that tells what differs.
         draws : bool
-            Whether the program draws random numbers; if so the first rank
-            draws the call's seed from torch's default generator (all ranks
-            advance theirs alike).
+            Whether to share a seed: the first rank's next number of torch's
+            default generator (all ranks advance theirs alike).
+        what, remedy : str
+            For the message.
 
         Returns
         -------
         int
-            The call's seed, the same on all ranks.
+            The seed, the same on all ranks; 0 without `draws`.
 
         Raises
         ------
         ValueError
-            On every rank, naming the ranks whose inputs differ.
+            On every rank, naming two ranks that differ.
         """
-        digest = hashlib.sha256(repr(signature).encode()).digest()
-        mark = int.from_bytes(digest[:7], "big")
         seed = int(torch.randint(1 << 62, ())) if draws else 0
-        mine = torch.tensor([mark, seed], device=self.device)
+        mine = torch.tensor([self._mark(signature), seed], device=self.device)
         every = mine.new_empty(2 * len(self.ranks))
         dist.all_gather_single(every, mine, group=self.group)
-        marks = every[::2].tolist()
-        if len(set(marks)) > 1:
-            self._explain(signature)
-        return int(every[1])
+        rows = every.view(-1, 2).tolist()
+        if len({mark for mark, _ in rows}) > 1:
+            self._explain(signature, what, remedy)
+        members = dist.get_process_group_ranks(self.group)
+        return int(rows[members.index(self.ranks[0])][1])
 
-    def _explain(self, signature: Any) -> None:
-        texts: list[Any] = [None] * len(self.ranks)
-        dist.all_gather_object(texts, repr(signature), group=self.group)
+    def _mark(self, signature: Hashable) -> int:
+        if signature not in self._marks:
+            digest = hashlib.sha256(repr(signature).encode()).digest()
+            self._marks[signature] = int.from_bytes(digest[:7], "big")
+        return self._marks[signature]
+
+    def _explain(self, signature: Hashable, what: str, remedy: str) -> None:
+        texts = self.gather(repr(signature))
         other = next(i for i, t in enumerate(texts) if t != texts[0])
+        mine, theirs = _different_part(texts[0], texts[other])
         raise ValueError(
-            "ranks call the model with different inputs: rank "
-            f"{self.ranks[0]} with {texts[0]}, rank {self.ranks[other]} "
-            f"with {texts[other]}; every rank passes the same global batch "
-            '(or, with inputs="local", shards of the same shape)')
+            f"ranks {what}: rank {self.ranks[0]} with {mine}, rank "
+            f"{self.ranks[other]} with {theirs}; {remedy}")
+
+
+def _different_part(a: str, b: str, *, around: int = 60) -> tuple[str, str]:
+    """Two long texts cut to where they start to differ."""
+    start = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y),
+                 min(len(a), len(b)))
+    begin = max(0, start - around)
+    dots = "..." if begin else ""
+    return (dots + a[begin:start + around], dots + b[begin:start + around])

@@ -8,14 +8,17 @@ shards draw different ones, and recomputation draws what was drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-__all__ = ["SeededCall", "mix"]
+__all__ = ["SeededCall", "mix", "seeded"]
 
-_MASK = (1 << 63) - 1
+# Ranks may be threads of one process, which share torch's generators.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def mix(seed: int, salt: int) -> int:
@@ -23,7 +26,18 @@ def mix(seed: int, salt: int) -> int:
     z = (seed * 0x9E3779B97F4A7C15 + salt) & ((1 << 64) - 1)
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
-    return (z ^ (z >> 31)) & _MASK
+    return (z ^ (z >> 31)) & ((1 << 63) - 1)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw under a seed; torch's own generators stay as they were."""
+    indices = [] if device.type == "cpu" else [device.index or 0]
+    # fork_rng always covers the CPU; it wants an accelerator's name.
+    kind = "cuda" if device.type == "cpu" else device.type
+    with _ONE_AT_A_TIME, torch.random.fork_rng(indices, device_type=kind):
+        torch.manual_seed(seed)
+        yield
 
 
 class SeededCall:
@@ -37,16 +51,8 @@ class SeededCall:
         self.__module__ = __name__
 
     def __call__(self, seed: int, *args: Any, **kwargs: Any) -> Any:
-        device = _device_of(args, kwargs)
-        indices = [] if device.type == "cpu" else [device.index or 0]
-        with torch.random.fork_rng(indices, device_type=_forked(device)):
-            torch.manual_seed(mix(seed, self.salt))
+        with seeded(mix(seed, self.salt), _device_of(args, kwargs)):
             return self.target(*args, **kwargs)
-
-
-def _forked(device: torch.device) -> str:
-    """fork_rng always covers the CPU; it wants an accelerator's name."""
-    return "cuda" if device.type == "cpu" else device.type
 
 
 def _device_of(args: Any, kwargs: Any) -> torch.device:

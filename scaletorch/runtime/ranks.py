@@ -22,8 +22,8 @@ __all__ = ["run_ranks"]
 Result = TypeVar("Result")
 
 
-def run_ranks(world_size: int, function: Callable[..., Result],
-              *args: Any) -> list[Result]:
+def run_ranks(world_size: int, function: Callable[..., Result], *args:
+              Any) -> list[Result]:
     """Run ``function(rank, *args)`` on every rank at once.
 
     ``torch.distributed`` is initialised inside as for a real job, with
@@ -42,8 +42,10 @@ def run_ranks(world_size: int, function: Callable[..., Result],
 
     def work(rank: int) -> None:
         try:
-            dist.init_process_group("threaded", rank=rank,
-                                    world_size=world_size, store=store)
+            dist.init_process_group("threaded",
+                                    rank=rank,
+                                    world_size=world_size,
+                                    store=store)
             results[rank] = function(rank, *args)
         except BaseException as error:  # a thread must report, not die
             failures.append((rank, traceback.format_exc(), error))
@@ -52,8 +54,10 @@ def run_ranks(world_size: int, function: Callable[..., Result],
             if dist.is_initialized():
                 dist.destroy_process_group()
 
-    threads = [threading.Thread(target=work, args=(r, ), daemon=True)
-               for r in range(world_size)]
+    threads = [
+        threading.Thread(target=work, args=(r, ), daemon=True)
+        for r in range(world_size)
+    ]
     try:
         for thread in threads:
             thread.start()

@@ -1,0 +1,155 @@
+"""Which plan runs: the user's, a recipe's, or the search's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.ir.errors import LayoutError
+from planner.ir.layout import Layout
+from planner.ir.layouts import ProgramLayout
+from planner.ir.mesh import MeshSpec
+from planner.ir.plan import Plan
+from planner.ir.program import Program
+from planner.ir.values import calls_of
+from planner.planning import Candidate, Planning, factorisations
+from planner.recipes import Recipe
+from planner.search.policy import Policy
+
+__all__ = ["Chosen", "Replan", "choose", "fingerprint"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A plan and how to plan alike for other inputs."""
+
+    plan: Plan
+    policies: tuple[Policy, ...]
+
+
+def choose(planning: Planning,
+           plan: Plan | Recipe | str | Path | None,
+           mesh: MeshSpec,
+           *,
+           flat: bool,
+           count: int = 1) -> list[Chosen]:
+    """The plans to run, best first.
+
+    Parameters
+    ----------
+    planning : Planning
+    plan : Plan, Recipe, str, Path or None
+        None: search.
+    mesh : MeshSpec
+    flat : bool
+        Whether other meshes of as many ranks may be searched too.
+    count : int
+        How many finalists of the search are wanted; fewer may fit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When `plan` is no plan, or not of this mesh.
+    InfeasiblePlan
+        When nothing fits memory and constraints.
+    """
+    if isinstance(plan, (str, Path)):
+        plan = Plan.load(plan)
+    if isinstance(plan, Recipe):
+        return [_chosen(planning, planning.from_recipe(plan, mesh))]
+    if isinstance(plan, Plan):
+        _check_ranks(plan, mesh, flat)
+        return [
+            Chosen(plan=plan,
+                   policies=tuple(Policy() for _ in plan.mesh.names))
+        ]
+    if plan is not None:
+        raise TypeError("plan must be a Plan, a recipe or a path, got "
+                        f"{type(plan).__name__}")
+    meshes = factorisations(mesh.world_size) if flat else [mesh]
+    best, found = planning.best(meshes)
+    others = [c for c in found if c is not best and planning.fits(c)]
+    return [_chosen(planning, c) for c in [best, *others][:count]]
+
+
+def _chosen(planning: Planning, candidate: Candidate) -> Chosen:
+    return Chosen(plan=planning.plan_of(candidate),
+                  policies=candidate.policies)
+
+
+def _check_ranks(plan: Plan, mesh: MeshSpec, flat: bool) -> None:
+    if math.prod(plan.mesh.sizes) != mesh.world_size:
+        raise ValueError(
+            f"the plan is for {plan.mesh} = {plan.mesh.world_size} ranks, "
+            f"the mesh has {mesh.world_size}; plan again, or start as many "
+            "ranks as the plan wants")
+    if not flat and plan.mesh != mesh:
+        raise ValueError(
+            f"the plan is for the mesh {plan.mesh}, but {mesh} was passed; "
+            f"pass a mesh of these axes, or just {mesh.world_size}")
+
+
+class Replan:
+    """Layouts for other input shapes or modes, with the state at rest kept.
+
+    Parameters
+    ----------
+    planning : Planning
+    program : Program
+        Of the example inputs.
+    chosen : Chosen
+    """
+
+    def __init__(self, planning: Planning, program: Program,
+                 chosen: Chosen) -> None:
+        self.planning = planning
+        self.chosen = chosen
+        self.structure = fingerprint(program, with_shapes=False)
+        self.at_rest = chosen.plan.resolve(program).at_rest
+
+    def __call__(self,
+                 program: Program,
+                 *,
+                 keep_inputs: bool = False) -> ProgramLayout:
+        """The layouts of another program of the same model.
+
+        With `keep_inputs` the inputs keep their layouts too, as for
+        batches that arrive sharded.
+        """
+        if fingerprint(program, with_shapes=False) == self.structure:
+            try:
+                return self.chosen.plan.resolve(program)
+            except LayoutError:
+                pass  # a size that no longer divides: search again
+        again = Planning(program,
+                         self.planning.cluster,
+                         constraints=self.planning.constraints,
+                         optimizer=self.planning.optimizer)
+        candidate = again.candidate(self.chosen.plan.mesh,
+                                    self.chosen.policies,
+                                    fixed_rest=self._fixed(keep_inputs))
+        return candidate.layout
+
+    def _fixed(self, keep_inputs: bool) -> Mapping[str, Layout]:
+        kinds = ("param:", "input:") if keep_inputs else ("param:", )
+        return {
+            n: lay
+            for n, lay in self.at_rest.items() if n.startswith(kinds)
+        }
+
+
+def fingerprint(program: Program, *, with_shapes: bool) -> str:
+    """What tells one captured program from another."""
+    lines = [
+        f"{b.name} {b.block_class} {b.operands} {b.results}"
+        for b in program.blocks
+    ]
+    for name, cls in program.classes.items():
+        lines += [
+            f"{name} {n.meta['label']} {n.target}" for n in calls_of(cls.graph)
+        ]
+    if with_shapes:
+        lines += [f"{n} {spec}" for n, spec in program.specs.items()]
+    return "\n".join(lines)

@@ -1,0 +1,165 @@
+"""Outputs and gradients of two programs, held against each other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.utils import _pytree as pytree
+
+from planner.capture.entry import Call
+
+__all__ = [
+    "VerifyReport", "backward_of", "compare_on_mesh", "observed", "reference",
+    "report"
+]
+
+_TOLERANCE = {
+    torch.float64: 1e-6,
+    torch.float32: 2e-4,
+    torch.bfloat16: 5e-2,
+    torch.float16: 2e-2
+}
+"""Relative; models in double may compute norms and rotations in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What was compared and the first thing that differs.
+
+    Parameters
+    ----------
+    equal : bool
+    worst_error : float
+        Largest relative difference of any output or gradient.
+    first_difference : str
+        Name of the first output or parameter that differs, or "".
+    compared : int
+        How many tensors were compared.
+    """
+
+    equal: bool
+    worst_error: float
+    first_difference: str
+    compared: int
+
+
+def compare_on_mesh(model: nn.Module, module: nn.Module, call: Call,
+                    loss_fn: Callable[..., Any] | None) -> None:
+    """Compare on the ranks of a running job; raise where they differ.
+
+    Buffers that the forward pass updates are put back.
+
+    Raises
+    ------
+    ValueError
+        Naming the first output or parameter that differs, or when there
+        are no real values to compare.
+    """
+    if any(t.is_meta
+           for t in call.tensors) or any(p.is_meta
+                                         for p in model.parameters()):
+        raise ValueError("verify=True needs real parameters and example "
+                         "inputs, not meta tensors")
+    args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
+    expected = reference(model, call, loss_fn)
+    kept = {n: b.clone() for n, b in module.named_buffers()}
+    found = observed(module, module(*args, *targets, **kwargs))
+    for name, buffer in module.named_buffers():
+        buffer.copy_(kept[name])
+    module.zero_grad(set_to_none=True)
+    result = report(expected, found)
+    if not result.equal:
+        raise ValueError(
+            f"the parallel program differs from the single-device one, "
+            f"first at {result.first_difference} (relative error "
+            f"{result.worst_error:.2e}); is there dropout in the model? If "
+            "not, please report the model and the plan")
+
+
+def reference(model: nn.Module, call: Call,
+              loss_fn: Callable[..., Any] | None) -> dict[str, torch.Tensor]:
+    """Outputs and gradients of the single-device program."""
+    single = copy.deepcopy(model)
+    args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
+    output = single(*args, **kwargs)
+    if loss_fn is not None:
+        output = loss_fn(output, *targets)
+    return observed(single, output)
+
+
+def observed(module: nn.Module, output: Any) -> dict[str, torch.Tensor]:
+    """Outputs and gradients by name; runs the backward."""
+    leaves = [
+        x for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)
+    ]
+    found = {f"output {i}": x.detach() for i, x in enumerate(leaves)}
+    backward_of(output)
+    for name, parameter in module.named_parameters():
+        grad = parameter.grad
+        if grad is not None:
+            found[f"gradient of {name}"] = _full(grad).detach()
+    return found
+
+
+def backward_of(output: Any) -> None:
+    """Backward from the loss, or from the sum of all outputs."""
+    loss = getattr(output, "loss", None)
+    if loss is None and isinstance(output, Mapping):
+        loss = output.get("loss")
+    if loss is None:
+        parts = [
+            x.double().sum() for x in pytree.tree_leaves(output)
+            if isinstance(x, torch.Tensor) and x.requires_grad
+        ]
+        loss = torch.stack(parts).sum() if parts else None
+    if loss is not None and loss.requires_grad:
+        loss.backward()
+
+
+def _full(x: torch.Tensor) -> torch.Tensor:
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def report(expected: Mapping[str, torch.Tensor],
+           found: Mapping[str, torch.Tensor]) -> VerifyReport:
+    """The first and the largest difference, in the order of `expected`."""
+    worst, first = 0.0, ""
+    names = [*expected, *(n for n in found if n not in expected)]
+    for name in names:
+        a, b = expected.get(name), found.get(name)
+        present = a if a is not None else b
+        assert present is not None
+        error = _error(a, b)
+        if not error <= _TOLERANCE.get(present.dtype, 0.0) and not first:
+            first = name
+        worst = max(worst, error)
+    return VerifyReport(equal=not first,
+                        worst_error=worst,
+                        first_difference=first,
+                        compared=len(names))
+
+
+def _error(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
+    """Largest difference relative to the largest value; a gradient that
+    is missing on one side counts as zero."""
+    if a is None or b is None:
+        present = a if a is not None else b
+        assert present is not None
+        return float(present.double().abs().max()) if present.numel() else 0.0
+    if a.shape != b.shape:
+        return float("inf")
+    if not a.numel():
+        return 0.0
+    if not a.dtype.is_floating_point:
+        return 0.0 if torch.equal(a, b) else float("inf")
+    a, b = a.double().cpu(), b.double().cpu()
+    if not torch.equal(torch.isnan(a), torch.isnan(b)):
+        return float("inf")
+    a, b = a.nan_to_num(), b.nan_to_num()
+    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))

@@ -1,0 +1,166 @@
+"""One call of the model as one node of the user's autograd graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.utils import _pytree as pytree
+
+from planner.ir.program import Program
+from scaletorch.runtime.compiled import Compiled
+from scaletorch.runtime.executor import Tape
+from scaletorch.sharding import from_local
+
+__all__ = ["run_call"]
+
+
+def run_call(compiled: Compiled, state: Sequence[torch.Tensor],
+             inputs: Sequence[torch.Tensor], seed: int) -> Any:
+    """Run a program on its state and inputs.
+
+    Parameters
+    ----------
+    compiled : Compiled
+    state : sequence of Tensor
+        Parameters (DTensors) and buffers, as ``compiled.state`` names them.
+    inputs : sequence of Tensor
+        On this rank's device.
+    seed : int
+        What the call's random streams derive from.
+
+    Returns
+    -------
+    object
+        What the single-device model returns.
+    """
+    program = compiled.program
+    tensors = (*state, *inputs)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    flat = iter(_Call.apply(compiled, seed, keep, *tensors))
+    leaves = [
+        next(flat) if name is not None else constant for name, constant in zip(
+            program.outputs, program.output_constants, strict=True)
+    ]
+    return pytree.tree_unflatten(leaves, program.output_tree)
+
+
+class _Call(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, compiled: Compiled, seed: int, keep: bool, *tensors:
+                torch.Tensor) -> tuple[torch.Tensor, ...]:
+        names = (*compiled.state, *compiled.inputs)
+        local = {
+            n: t.to_local() if isinstance(t, DTensor) else t
+            for n, t in zip(names, tensors, strict=True)
+        }
+        values = {**compiled.constants, **local}
+        if keep:
+            for name in compiled.program.mutations:
+                # The next call writes to the buffer; the backward of this
+                # one needs what it was.
+                values[name] = values[name].clone()
+        tape = Tape(seed=seed) if keep else None
+        outputs, mutations = compiled.executor.forward(values, seed, tape=tape)
+        for name, value in mutations.items():
+            local[name].copy_(value)
+        ctx.tape, ctx.compiled, ctx.tensors = tape, compiled, tensors
+        ctx.versions = _versions(compiled, local)
+        ctx.set_materialize_grads(False)
+        returned = tuple(_fresh(x, tensors) for x in outputs if x is not None)
+        ctx.mark_non_differentiable(*(x for x, is_needed in zip(
+            returned, compiled.differentiable, strict=True) if not is_needed))
+        return returned
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
+        compiled: Compiled = ctx.compiled
+        program = compiled.program
+        _refuse_again(ctx)
+        supply = iter(grads)
+        tangents = [
+            next(supply) if name is not None else None
+            for name in program.outputs
+        ]
+        _refuse_foreign(program, tangents)
+        names = (*compiled.state, *compiled.inputs)
+        pairs = list(zip(names, ctx.tensors, strict=True))
+        _refuse_changed(
+            ctx.versions,
+            _versions(compiled, {
+                n: t.to_local() if isinstance(t, DTensor) else t
+                for n, t in pairs
+            }))
+        wanted = [n for n, t in pairs if t.requires_grad]
+        local = compiled.executor.backward(ctx.tape, tangents, wanted)
+        found = [
+            _like(local.get(n), t) if t.requires_grad else None
+            for n, t in pairs
+        ]
+        return (None, None, None, *found)
+
+
+def _fresh(value: torch.Tensor, inputs: tuple[torch.Tensor,
+                                              ...]) -> torch.Tensor:
+    """Outputs must not be inputs themselves: autograd would tie them."""
+    return value.clone() if any(value is x for x in inputs) else value
+
+
+def _versions(compiled: Compiled, local: dict[str,
+                                              torch.Tensor]) -> dict[str, int]:
+    """How often each parameter and input was written to so far."""
+    return {
+        n: t._version
+        for n, t in local.items()
+        if not n.startswith("buffer:") and not t.is_inference()
+    }
+
+
+def _refuse_again(ctx: Any) -> None:
+    if ctx.tape is None or ctx.tape.used:
+        raise RuntimeError(
+            "the backward pass of this call has run already: a parallel "
+            "module frees what it saved (retain_graph does not keep it); "
+            "add up the losses and call backward once, or call the model "
+            "again")
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "gradients of gradients (create_graph=True) do not go through a "
+            "parallel module: only the first backward pass is compiled")
+
+
+def _refuse_changed(before: dict[str, int], now: dict[str, int]) -> None:
+    changed = [n for n in before if before[n] != now[n]]
+    if changed:
+        kind, _, name = changed[0].partition(":")
+        what = f"input {name}" if kind == "input" else f"parameter {name}"
+        raise RuntimeError(
+            f"{what} was changed in place between the forward and the "
+            "backward pass of a call (an optimizer step?): its gradient "
+            "would be wrong; run the backward first")
+
+
+def _refuse_foreign(program: Program,
+                    tangents: list[torch.Tensor | None]) -> None:
+    if program.loss is None:
+        return
+    foreign = [
+        i for i, t in enumerate(tangents)
+        if t is not None and i != program.loss
+    ]
+    if foreign:
+        raise RuntimeError(
+            f"a gradient arrived at output {foreign[0]} of "
+            f"{program.model_name}, but the model returns a loss and only "
+            "the loss is differentiated; compute the other term inside the "
+            "model or in loss_fn, or detach that output")
+
+
+def _like(grad: torch.Tensor | None,
+          tensor: torch.Tensor) -> torch.Tensor | None:
+    if grad is None or not isinstance(tensor, DTensor):
+        return grad
+    return from_local(grad, tensor)

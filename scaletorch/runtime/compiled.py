@@ -1,0 +1,106 @@
+"""One captured call signature, lowered and bound to process groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from passes.collectives import AxisRef
+from passes.lower import lower
+from planner.ir.layouts import ProgramLayout
+from planner.ir.program import Program
+from planner.ir.values import value_of
+from scaletorch.mesh import mesh_device, mesh_rank
+from scaletorch.runtime.executor import Executor
+
+__all__ = ["Compiled", "compiled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A program that is ready to run on this rank.
+
+    Parameters
+    ----------
+    program : Program
+    layout : ProgramLayout
+    executor : Executor
+    constants : mapping of str to Tensor
+        On this rank's device, by global name.
+    state : tuple of str
+        Global names of the parameters and buffers it reads.
+    inputs : tuple of str
+        Global names of the input tensors, in the order of the call.
+    differentiable : tuple of bool
+        For each output that is a tensor, whether the single-device
+        program gives it a gradient function.
+    """
+
+    program: Program
+    layout: ProgramLayout
+    executor: Executor
+    constants: Mapping[str, torch.Tensor]
+    state: tuple[str, ...]
+    inputs: tuple[str, ...]
+    differentiable: tuple[bool, ...]
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers."""
+        return self.executor.draws
+
+
+def compiled(program: Program, layout: ProgramLayout, mesh: DeviceMesh, *,
+             compile: bool, local_inputs: bool) -> Compiled:
+    """Lower a program for this rank and bind it.
+
+    Raises
+    ------
+    LayoutError
+        When the layouts do not fit the program.
+    """
+    rank, device = mesh_rank(mesh), mesh_device(mesh)
+    lowered = lower(program,
+                    layout,
+                    rank,
+                    device=device,
+                    local_inputs=local_inputs)
+    names = layout.mesh.names
+    groups = [mesh.get_group(n) for n in names]
+    axes = [
+        AxisRef(name=g.group_name, size=size, coordinate=place)
+        for g, size, place in zip(groups,
+                                  layout.mesh.sizes,
+                                  layout.mesh.coordinate(rank),
+                                  strict=True)
+    ]
+    return Compiled(program=program,
+                    layout=layout,
+                    executor=Executor(lowered,
+                                      axes,
+                                      names,
+                                      groups,
+                                      compile=compile),
+                    constants={
+                        n: t.to(device)
+                        for n, t in program.constants.items()
+                    },
+                    state=tuple(n for n in program.specs
+                                if n.startswith(("param:", "buffer:"))),
+                    inputs=tuple(f"input:{i}"
+                                 for i, leaf in enumerate(program.leaves)
+                                 if leaf.spec is not None),
+                    differentiable=_differentiable(program))
+
+
+def _differentiable(program: Program) -> tuple[bool, ...]:
+    specs = dict(program.specs)
+    for block in program.blocks:
+        for node, name in zip(program.class_of(block).results,
+                              block.results,
+                              strict=True):
+            specs[name] = value_of(node).spec
+    return tuple(specs[n].requires_grad for n in program.outputs if n)
