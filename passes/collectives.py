@@ -102,6 +102,17 @@ def _wait(x: torch.Tensor) -> torch.Tensor:
     return _OPS.wait_tensor(x)
 
 
+def _share(x: torch.Tensor, dim: int, axis: AxisRef) -> int:
+    """The size that each rank gets of a dim."""
+    share, rest = divmod(x.shape[dim], axis.size)
+    if rest:
+        raise ValueError(
+            f"dim {dim} of a tensor of shape {tuple(x.shape)} does not "
+            f"divide over the {axis.size} ranks of {axis.name}; shard "
+            "another dim, or pad it")
+    return share
+
+
 def _all_gather(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
     front = x.movedim(dim, 0).contiguous()
     whole = _wait(_OPS.all_gather_into_tensor(front, axis.size, axis.name))
@@ -110,6 +121,7 @@ def _all_gather(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
 
 def _reduce_scatter(x: torch.Tensor, dim: int, reduce: str,
                     axis: AxisRef) -> torch.Tensor:
+    _share(x, dim, axis)
     front = x.movedim(dim, 0).contiguous()
     part = _wait(
         _OPS.reduce_scatter_tensor(front, reduce, axis.size, axis.name))
@@ -120,7 +132,7 @@ def _all_to_all(x: torch.Tensor, source: int, target: int,
                 axis: AxisRef) -> torch.Tensor:
     """From shards of dim `source` to shards of dim `target`."""
     n = axis.size
-    parts = x.unflatten(target, (n, x.shape[target] // n))
+    parts = x.unflatten(target, (n, _share(x, target, axis)))
     front = parts.movedim(target, 0).contiguous()
     ones = [1] * n
     mine = _wait(_OPS.all_to_all_single(front, ones, ones, axis.name))
@@ -128,7 +140,7 @@ def _all_to_all(x: torch.Tensor, source: int, target: int,
 
 
 def _slice(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
-    size = x.shape[dim] // axis.size
+    size = _share(x, dim, axis)
     return x.narrow(dim, axis.coordinate * size, size).contiguous()
 
 

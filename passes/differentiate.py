@@ -28,7 +28,7 @@ from passes.lowerings.registry import Context
 from planner.ir.layout import Layout, local_shape
 from planner.rules.registry import TensorSpec
 
-__all__ = ["Joint", "differentiate", "fake_local"]
+__all__ = ["Joint", "differentiate", "fake_local", "interpret"]
 
 _TRACING = threading.Lock()
 """Tracing patches modules for the whole process; ranks that are threads
@@ -101,6 +101,12 @@ class _Run(fx.Interpreter):
             return n.meta["lowering"](context, *args, **kwargs)
         assert callable(n.target)
         return n.target(*args, **kwargs)
+
+
+def interpret(graph: fx.Graph, axes: Sequence[AxisRef], device: torch.device,
+              operands: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    """Run a local graph eagerly on this rank's operands, under autograd."""
+    return _Run(graph, axes, device).run(*operands)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ stream.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,9 +23,13 @@ from planner.ir.values import call_of
 from planner.rules.localize import localize
 from planner.rules.registry import Arg, OpCall, Option
 
-__all__ = ["RandomStream", "localize_shapes"]
+__all__ = ["RandomStream", "draws", "localize_shapes"]
 
-_RESHAPES = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+aten = torch.ops.aten
+
+_RESHAPES = (aten.view.default, aten._unsafe_view.default)
+_RECURRENT = (aten.gru.input, aten.lstm.input, aten.rnn_relu.input,
+              aten.rnn_tanh.input)
 
 
 def localize_shapes(graph: fx.Graph, mesh: MeshSpec) -> fx.Graph:
@@ -47,24 +52,29 @@ def _localize_call(node: fx.Node, original: fx.Node, mesh: MeshSpec) -> None:
         node.meta["call"] = call
     else:
         _localize_sizes(node, call, options, mesh)
-    tags = getattr(call.target, "tags", ())
-    if torch.Tag.nondeterministic_seeded in tags or _drops(call):
-        node.meta["random"] = RandomStream(original.meta["label"],
-                                           _shard_axes(options, mesh))
+    if draws(call):
+        node.meta["random"] = RandomStream(label=original.meta["label"],
+                                           axes=_shard_axes(options, mesh))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RandomStream:
     """What a random call's stream depends on: its place and its shards."""
 
-    def __init__(self, label: str, axes: tuple[str, ...]) -> None:
-        self.label = label
-        self.axes = axes
+    label: str
+    axes: tuple[str, ...]
 
 
-def _drops(call: OpCall) -> bool:
-    """Attention with dropout draws numbers without being tagged so."""
-    return (call.target is torch.ops.aten.scaled_dot_product_attention.default
-            and call.arg(4, "dropout_p", 0.0) > 0.0)
+def draws(call: OpCall) -> bool:
+    """Whether a call draws random numbers, with the arguments it has."""
+    tags = getattr(call.target, "tags", ())
+    if torch.Tag.nondeterministic_seeded not in tags:
+        return False
+    if call.target is aten.scaled_dot_product_attention.default:
+        return call.arg(4, "dropout_p", 0.0) > 0.0
+    if call.target in _RECURRENT:
+        return call.arg(5, "dropout") > 0.0 and call.arg(6, "train")
+    return True
 
 
 def _shard_axes(options: tuple[Option, ...],
@@ -90,4 +100,4 @@ def _localize_sizes(node: fx.Node, call: OpCall, options: tuple[Option, ...],
 
     node.args, node.kwargs = pytree.tree_map(restore, (args, kwargs))
     if node.target in _RESHAPES:
-        node.target = torch.ops.aten.reshape.default
+        node.target = aten.reshape.default

@@ -12,6 +12,7 @@ from torch import fx
 from passes.collective_nodes import Collective, collectives_of
 from passes.conversions import convert_node, step_placements
 from passes.local_layouts import layouts_of, specs_of
+from passes.localize_shapes import draws
 from passes.split_backward import SplitBlock
 from passes.steps import Kernel, RankProgram
 from planner.ir.convert import gradient_move, move
@@ -19,6 +20,7 @@ from planner.ir.invariants import Invariant, check
 from planner.ir.layout import Layout, R, format_layout
 from planner.ir.layouts import CallLayout
 from planner.ir.mesh import MeshSpec
+from planner.ir.values import call_of
 from planner.rules.registry import TensorSpec
 
 __all__ = [
@@ -155,9 +157,8 @@ def _unbound_lowerings(local: Local) -> Iterator[str]:
 
 def _unmarked_draws(local: Local) -> Iterator[str]:
     for node in local.graph.nodes:
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.nondeterministic_seeded in tags:
-            if "random" not in node.meta:
+        if "node" in node.meta and "random" not in node.meta:
+            if draws(call_of(node.meta["node"])):
                 yield f"{node}"
 
 

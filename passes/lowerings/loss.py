@@ -71,6 +71,7 @@ def _token_count(target: torch.Tensor, weight: torch.Tensor | None,
 def _vocab_losses(context: Context, axes: list[AxisRef], logits: torch.Tensor,
                   target: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """Per-token losses with the class dim (1, or 0 alone) sharded."""
+    given, logits = logits.dtype, _wide(logits)
     dim = 1 if logits.dim() > 1 else 0
     peak = logits.detach().amax(dim, keepdim=True)
     for axis in axes:
@@ -91,4 +92,10 @@ def _vocab_losses(context: Context, axes: list[AxisRef], logits: torch.Tensor,
         normaliser = convert(normaliser, P, R, axis)
         picked = convert(picked, P, R, axis)
     loss = normaliser.log() - picked
-    return torch.where(target == ignore_index, 0.0, loss)
+    return torch.where(target == ignore_index, 0.0, loss).to(given)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """Sums of exponentials are taken in float32 at least, as by torch."""
+    narrow = x.dtype in (torch.bfloat16, torch.float16)
+    return x.float() if narrow else x

@@ -1,0 +1,165 @@
+"""Every conversion, on simulated ranks: its value and its gradient."""
+
+from __future__ import annotations
+
+import itertools
+import unittest
+from dataclasses import dataclass
+
+import torch
+
+from passes.collectives import AxisRef, convert
+from planner.ir.convert import conversion_steps, gradient_move, move
+from planner.ir.layout import PMAX, Layout, P, Placement, R, S, V
+from planner.ir.mesh import MeshSpec
+from tests.test_passes.simulated import (gathered, gradient_layout, on_mesh,
+                                         same, spread)
+
+ONE = MeshSpec(("x", ), (2, ))
+WIDE = MeshSpec(("x", ), (4, ))
+TWO = MeshSpec(("x", "y"), (2, 2))
+PLACEMENTS = (R, V, P, S(0), S(1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A value that goes from one layout to another."""
+
+    value: torch.Tensor
+    source: Layout
+    target: Layout
+    transposed: bool = False
+
+    def run(self, rank: int, axes: tuple[AxisRef, ...],
+            mesh: MeshSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """This rank's part of the result and of the gradient."""
+        differentiable = self.value.is_floating_point()
+        x = spread(self.value, self.source, mesh)[rank]
+        if self.transposed:
+            x = x.t().contiguous().t()
+        x.requires_grad_(differentiable)
+        steps = conversion_steps(self.source,
+                                 self.target,
+                                 differentiable=differentiable)
+        assert steps is not None
+        y = x
+        for step in steps:
+            y = convert(y, step.source, step.target, axes[step.axis])
+        if not differentiable:
+            return y, None
+        back = gradient_layout(self.target)
+        tangent = spread(self.tangent, back, mesh)[rank]
+        if self.transposed:
+            tangent = tangent.t().contiguous().t()
+        grad, = torch.autograd.grad(y, x, tangent)
+        return y.detach(), grad
+
+    @property
+    def tangent(self) -> torch.Tensor:
+        return torch.sin(
+            torch.arange(self.value.numel(),
+                         dtype=self.value.dtype)).reshape(self.value.shape)
+
+
+def check(test: unittest.TestCase, cases: list[Case], mesh: MeshSpec) -> None:
+    found = on_mesh(
+        mesh, lambda rank, axes: [c.run(rank, axes, mesh) for c in cases])
+    for number, case in enumerate(cases):
+        parts = [ranks[number] for ranks in found]
+        with test.subTest(f"{case.source} -> {case.target} "
+                          f"{case.value.dtype} {case.transposed}"):
+            values = [y for y, _ in parts]
+            test.assertTrue(
+                same(gathered(values, case.target, mesh), case.value))
+            grads = [g for _, g in parts if g is not None]
+            if grads:
+                back = gradient_layout(case.source)
+                test.assertTrue(same(gathered(grads, back, mesh),
+                                     case.tangent))
+
+
+def matrix(rows: int = 4, columns: int = 8) -> torch.Tensor:
+    return torch.arange(rows * columns, dtype=torch.float64).reshape(
+        rows, columns) / 7
+
+
+def reachable(layouts: list[Layout],
+              differentiable: bool = True) -> list[tuple[Layout, Layout]]:
+    return [
+        (s, t) for s, t in itertools.product(layouts, repeat=2)
+        if conversion_steps(s, t, differentiable=differentiable) is not None
+    ]
+
+
+class TestOneAxis(unittest.TestCase):
+
+    def test_every_pair(self) -> None:
+        pairs = reachable([(p, ) for p in PLACEMENTS])
+        self.assertEqual(len(pairs), len(PLACEMENTS)**2)
+        for mesh in (ONE, WIDE):
+            check(self, [
+                Case(value=matrix(), source=s, target=t, transposed=transposed)
+                for s, t in pairs for transposed in (False, True)
+            ], mesh)
+
+    def test_integers_and_booleans(self) -> None:
+        values = [matrix().long(), matrix() > 2]
+        shown = [(R, ), (S(0), ), (S(1), )]
+        cases = [
+            Case(value=v, source=s, target=t) for v in values
+            for s, t in reachable(shown, differentiable=False)
+        ]
+        cases += [Case(value=values[0], source=(P, ), target=t) for t in shown]
+        check(self, cases, ONE)
+
+    def test_maxima(self) -> None:
+        value = matrix().long()
+        check(self, [Case(value=value, source=(PMAX, ), target=(R, ))], ONE)
+
+    def test_three_dims(self) -> None:
+        value = torch.randn(4, 2, 6, dtype=torch.float64)
+        layouts: list[Layout] = [(S(d), ) for d in range(3)]
+        check(self, [
+            Case(value=value, source=s, target=t)
+            for s, t in reachable(layouts)
+        ], ONE)
+
+
+class TestTwoAxes(unittest.TestCase):
+
+    def test_every_pair(self) -> None:
+        layouts = list(itertools.product(PLACEMENTS, repeat=2))
+        pairs = reachable(layouts)
+        self.assertGreater(len(pairs), 400)
+        check(self,
+              [Case(value=matrix(), source=s, target=t) for s, t in pairs],
+              TWO)
+
+
+class TestRefusals(unittest.TestCase):
+
+    def refused(self, x: torch.Tensor, source: Placement,
+                target: Placement) -> None:
+        axis = AxisRef(name="x", size=3, coordinate=0)
+        with self.assertRaisesRegex(ValueError, "does not divide"):
+            convert(x, source, target, axis)
+
+    def test_uneven_dims(self) -> None:
+        for source, target in ((R, S(0)), (P, S(0)), (S(1), S(0))):
+            with self.subTest(f"{source} -> {target}"):
+                self.refused(torch.ones(4, 6), source, target)
+
+    def test_no_such_collective(self) -> None:
+        self.assertIsNone(move(PMAX, S(0)))
+        self.assertIsNone(move(R, PMAX))
+        axis = AxisRef(name="x", size=2, coordinate=0)
+        with self.assertRaisesRegex(AssertionError, "no conversion"):
+            convert(torch.ones(2), R, PMAX, axis)
+
+    def test_only_sums_are_differentiated(self) -> None:
+        self.assertIsNotNone(gradient_move(P, R))
+        self.assertIsNotNone(gradient_move(R, V))
+
+
+if __name__ == "__main__":
+    unittest.main()
