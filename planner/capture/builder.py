@@ -79,10 +79,7 @@ class _Leaves:
         model = entry.model
         aliases = _tied_names(model)
         params = dict(model.named_parameters())
-        positions = [
-            i for i, x in enumerate(entry.call.leaves)
-            if isinstance(x, torch.Tensor)
-        ]
+        positions = entry.call.tensor_positions
         own = dict(entry.named_buffers()) | dict(entry.named_parameters())
         by_node, specs, constants = {}, {}, {}
         for node, leaf in traced.leaves.items():

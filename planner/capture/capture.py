@@ -52,6 +52,7 @@ def capture(model: nn.Module,
         sparse, quantised or on several devices.
     """
     model = unwrap(model)
+    check_model(model)
     args, kwargs = (default_example_inputs(model) if example_inputs is None
                     else split_example(example_inputs))
     return capture_call(model,

@@ -39,6 +39,12 @@ class Call:
     def tensors(self) -> tuple[torch.Tensor, ...]:
         return tuple(x for x in self.leaves if isinstance(x, torch.Tensor))
 
+    @property
+    def tensor_positions(self) -> tuple[int, ...]:
+        """Which of the leaves are tensors."""
+        return tuple(i for i, x in enumerate(self.leaves)
+                     if isinstance(x, torch.Tensor))
+
 
 def bind_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
                                                                          Any],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import torch
@@ -11,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from planner.capture.entry import Entry
+from planner.capture.nodes import strip_entry
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 
@@ -44,7 +46,7 @@ def trace_by_export(entry: Entry, fakes: tuple[torch.Tensor, ...]) -> Traced:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = exported.run_decompositions({})
-    return _traced(exported, fakes)
+    return _traced(exported, entry)
 
 
 def _reject_fake_constants(exported: ExportedProgram) -> None:
@@ -58,17 +60,16 @@ def _reject_fake_constants(exported: ExportedProgram) -> None:
                 "global do that; use `.detach()` and buffers instead")
 
 
-def _traced(exported: ExportedProgram, fakes: tuple[torch.Tensor,
-                                                    ...]) -> Traced:
+def _traced(exported: ExportedProgram, entry: Entry) -> Traced:
     graph = exported.graph_module.graph
     nodes = {n.name: n for n in graph.nodes}
-    positions = iter(range(len(fakes)))
+    positions = itertools.count()
     leaves: dict[fx.Node, str] = {}
     for spec in exported.graph_signature.input_specs:
         kind = _KINDS.get(spec.kind)
         leaves[nodes[spec.arg.name]] = (f"{kind}:{spec.target}" if kind else
                                         f"input:{next(positions)}")
-    outputs, mutations = _returned(exported, nodes)
+    outputs, mutations = _returned(exported, nodes, entry)
     constants = {
         name: exported.constants[name]
         for name in (v.removeprefix("const:") for v in leaves.values()
@@ -81,33 +82,36 @@ def _traced(exported: ExportedProgram, fakes: tuple[torch.Tensor,
                   constants=constants)
 
 
-def _returned(
-    exported: ExportedProgram,
-    nodes: dict[str,
-                fx.Node]) -> tuple[tuple[fx.Node, ...], dict[str, fx.Node]]:
+def _returned(exported: ExportedProgram, nodes: dict[str, fx.Node],
+              entry: Entry) -> tuple[tuple[fx.Node, ...], dict[str, fx.Node]]:
     """The user's outputs in order, and what is written to buffers."""
     outputs: list[fx.Node] = []
     mutations: dict[str, fx.Node] = {}
     for spec in exported.graph_signature.output_specs:
-        node = nodes.get(getattr(spec.arg, "name", ""))
-        if node is None:
-            continue
+        node = nodes[spec.arg.name]
+        target = spec.target or ""
         if spec.kind is OutputKind.USER_OUTPUT:
             outputs.append(node)
         elif spec.kind is OutputKind.BUFFER_MUTATION:
-            mutations[spec.target or ""] = node
+            mutations[target] = node
+        elif spec.kind is OutputKind.PARAMETER_MUTATION:
+            raise CaptureError(
+                "the forward pass writes to the parameter "
+                f"{strip_entry(target)} in place; make it a "
+                "buffer, or write to it outside of the model (after the "
+                "optimizer's step)")
         else:
-            raise CaptureError(_refused_write(spec.kind, spec.target, nodes))
+            raise CaptureError(
+                "the forward pass writes in place to its input "
+                f"{_input_path(exported, target, entry)}; write to a copy "
+                "(`x = x.clone()`), so that the batch stays as it is")
     return tuple(outputs), mutations
 
 
-def _refused_write(kind: OutputKind, target: str | None,
-                   nodes: dict[str, fx.Node]) -> str:
-    if kind is OutputKind.PARAMETER_MUTATION:
-        name = (target or "").removeprefix("model.")
-        return (f"the forward pass writes to the parameter {name} in place; "
-                "make it a buffer, or write to it outside of the model "
-                "(after the optimizer's step)")
-    del nodes
-    return (f"the forward pass writes in place to its input {target}; write "
-            "to a copy (`x = x.clone()`), so that the batch stays as it is")
+def _input_path(exported: ExportedProgram, name: str, entry: Entry) -> str:
+    inputs = [
+        spec.arg.name for spec in exported.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT
+    ]
+    position = entry.call.tensor_positions[inputs.index(name)]
+    return entry.call.paths[position]

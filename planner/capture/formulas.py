@@ -76,6 +76,9 @@ class Formulas:
         found = self.of(value)
         if isinstance(found, Affine) and not found.terms:
             return Holds(never=not found.constant)
+        if isinstance(found, Choice) and bool(found.yes) != bool(found.no):
+            return found.condition if found.yes else \
+                found.condition.negated()
         if not isinstance(found, Holds):
             raise Unknown
         return found

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from planner.capture.masks import simplify_masks
+from planner.capture.nodes import source_in_model
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 
@@ -34,6 +35,27 @@ def normalize(traced: Traced) -> None:
             _clean(graph, node, kept)
     simplify_masks(graph, _scalars(traced))
     drop_unused(graph)
+    _reject_unknown_shapes(graph)
+
+
+def _reject_unknown_shapes(graph: fx.Graph) -> None:
+    """Every size must be a number; none may come out of a tensor."""
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        values = node.meta["val"]
+        several = isinstance(values, (tuple, list))
+        for value in values if several else (values, ):
+            sizes = (value.shape if isinstance(value, torch.Tensor) else
+                     (value, ))
+            if any(
+                    isinstance(x, (torch.SymInt, torch.SymFloat,
+                                   torch.SymBool)) for x in sizes):
+                raise CaptureError(
+                    f"a shape or a number depends on the values of a tensor "
+                    f"({node.target}), at {source_in_model(node)}; use a "
+                    "mask of fixed shape, torch.where, or weights of zero "
+                    "for what is left out")
 
 
 def _scalars(traced: Traced) -> dict[fx.Node, int | float]:

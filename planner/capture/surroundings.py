@@ -56,6 +56,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_inlined_checkpoints(notes))
         stack.enter_context(_traceable_experts(model, notes))
         stack.enter_context(kept_functions(notes))
+        stack.enter_context(_modules_stay())
         stack.enter_context(_no_ambient_autocast())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -191,6 +192,25 @@ def _traceable_experts(model: nn.Module, notes: list[str]) -> Iterator[None]:
     finally:
         for config in configs.values():
             setattr(config, key, "eager")
+
+
+@contextlib.contextmanager
+def _modules_stay() -> Iterator[None]:
+    """``module.to(...)`` in a forward pass, where nothing is to change."""
+    original = nn.Module.to
+
+    def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
+        floating = (p for p in self.parameters() if p.is_floating_point())
+        if dtype is None or all(p.dtype == dtype for p in floating):
+            return self
+        return original(self, *args, **kwargs)
+
+    nn.Module.to = to  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        nn.Module.to = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
