@@ -52,9 +52,9 @@ def _hoisted(cls: BlockClass, layout: ProgramLayout,
             current.calls[call.meta["label"]].input(number)
             for call, number in readers.get(value, ())
         }
-        if len(wanted) == 1 and _may_hoist(value, hubs[label], *wanted,
-                                           parameters[label], layout):
-            hubs[label], = wanted
+        target = wanted.pop() if len(wanted) == 1 else hubs[label]
+        if _may_hoist(value, hubs[label], target, parameters[label], layout):
+            hubs[label] = target
     return dataclasses.replace(current, hubs=hubs)
 
 

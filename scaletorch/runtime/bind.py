@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
 from passes.split_backward import SplitBlock
+from scaletorch.runtime.groups import Groups
 from scaletorch.runtime.random import SeededCall
+from scaletorch.runtime.seeded_op import seeded_op
+from scaletorch.runtime.started import (GROUP_POSITION, StartedCall,
+                                        is_overwritable, wait)
 
 __all__ = ["BoundKernel", "bind"]
+
+Kernel = Callable[..., tuple[Any, ...]]
 
 
 class BoundKernel:
@@ -22,59 +28,97 @@ class BoundKernel:
     ``backward(seed, *saved, *tangents)`` gives one gradient per operand.
     """
 
-    def __init__(self, split: SplitBlock, groups: Mapping[str, str],
-                 coordinates: Mapping[str, int], *,
+    def __init__(self,
+                 split: SplitBlock,
+                 groups: Groups,
+                 *,
                  compile: bool = False) -> None:
-        self.split = split
         self.results = split.results
         self.tangents = split.tangents
         self.saved_operands = split.saved_operands
-        self.gradients = split.gradients
-        self.tangent_metas = [] if split.backward is None else [
-            n.meta["val"] for n in split.backward.nodes
-            if n.op == "placeholder" and "tangent" in n.meta]
         self.draws = any(_stream(n) for n in split.forward.nodes)
-        self.forward = bind(split.forward, groups, coordinates,
-                            compile=compile)
-        self.backward = None if split.backward is None else bind(
-            split.backward, groups, coordinates, compile=compile)
+        self.forward = bind(split.forward, groups, compile=compile)
+        self.backward: Kernel | None = None
+        self._tangents: list[torch.Tensor] = []
+        if split.backward is not None:
+            self.backward = bind(split.backward, groups, compile=compile)
+            self._tangents = [
+                n.meta["val"] for n in split.backward.nodes
+                if n.op == "placeholder" and "tangent" in n.meta
+            ]
+
+    def filled(self,
+               given: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+        """The tangents as the backward was recorded: dense, none missing."""
+        return [
+            torch.zeros(m.shape, dtype=m.dtype, device=m.device)
+            if g is None else g.contiguous()
+            for g, m in zip(given, self._tangents, strict=True)
+        ]
 
 
-def bind(graph: fx.Graph, groups: Mapping[str, str],
-         coordinates: Mapping[str, int], *,
-         compile: bool = False) -> Callable[..., tuple[Any, ...]]:
+def bind(graph: fx.Graph, groups: Groups, *, compile: bool = False) -> Kernel:
     """Make a graph callable.
 
     Parameters
     ----------
     graph : fx.Graph
-    groups : mapping of str to str
-        Process group name of each mesh axis.
-    coordinates : mapping of str to int
-        This rank's place on each axis.
+    groups : Groups
     compile : bool
         Whether to run it through ``torch.compile``.
+
+    Returns
+    -------
+    callable
+        Of a seed, then what the graph takes.
     """
     bound = fx.Graph()
     seed = bound.placeholder("seed")
     made: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         made[node] = bound.node_copy(node, lambda n: made[n])
-        if node.op != "call_function":
-            continue
-        if "_c10d_functional" in str(node.target):
-            _bind_group(made[node], groups)
+        if node.target in GROUP_POSITION:
+            _bind_group(made[node], node, groups, compile)
+        elif node.target is torch.ops._c10d_functional.wait_tensor.default:
+            made[node].target = node.target if compile else wait
         elif _stream(node) is not None:
-            _bind_stream(made[node], seed, coordinates)
+            _bind_stream(made[node], seed, groups, compile)
+    if not compile:
+        return fx.GraphModule(torch.nn.Module(), bound).forward
+    draws = bool(seed.users)
+    if not draws:
+        bound.erase_node(seed)
     module = fx.GraphModule(torch.nn.Module(), bound)
+    return _compiled(module, draws)
+
+
+def _compiled(module: fx.GraphModule, draws: bool) -> Kernel:
+    """Through torch.compile; a seed that is a number would be a constant
+    of the code, so that every step compiled anew."""
+    run = torch.compile(module, fullgraph=True, dynamic=False)
+
+    def kernel(seed: int, *operands: torch.Tensor) -> tuple[Any, ...]:
+        return (run(torch.tensor(seed), *operands) if draws else run(
+            *operands))
+
+    return kernel
+
+
+def _bind_group(made: fx.Node, node: fx.Node, groups: Groups,
+                compile: bool) -> None:
+    position = GROUP_POSITION[node.target]  # type: ignore[index]
+    axis = groups.named(node.args[position])  # type: ignore[arg-type]
     if compile:
-        return torch.compile(module, fullgraph=True, dynamic=False)
-    return module.forward
-
-
-def _bind_group(node: fx.Node, groups: Mapping[str, str]) -> None:
-    node.args = tuple(groups.get(a, a) if isinstance(a, str) else a
-                      for a in node.args)
+        args = list(made.args)
+        args[position] = groups.axes[axis].name
+        made.args = tuple(args)
+        return
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    made.target = StartedCall(node,
+                              groups.groups[axis],
+                              in_place=is_overwritable(operand))
+    made.args = made.args[:1]
 
 
 def _stream(node: fx.Node) -> tuple[str, tuple[str, ...]] | None:
@@ -85,14 +129,21 @@ def _stream(node: fx.Node) -> tuple[str, tuple[str, ...]] | None:
     return (node.meta.get("custom") or {}).get("random")
 
 
-def _bind_stream(node: fx.Node, seed: fx.Node,
-                 coordinates: Mapping[str, int]) -> None:
+def _bind_stream(node: fx.Node, seed: fx.Node, groups: Groups,
+                 compile: bool) -> None:
     """Where the call is sharded each rank draws its own numbers."""
     stream = _stream(node)
     assert stream is not None
     label, axes = stream
-    place = ",".join(f"{a}={coordinates[a]}" for a in axes)
+    place = ",".join(f"{a}={groups.axes[groups.named(a)].coordinate}"
+                     for a in axes)
     text = f"{label}|{node.name}|{place}".encode()
     salt = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-    node.target = SeededCall(node.target, salt)
-    node.args = (seed, *node.args)
+    if compile:
+        node.target = seeded_op(node.target)  # type: ignore[arg-type]
+        node.args = (seed, salt, *node.args)
+    else:
+        node.target = SeededCall(
+            node.target,  # type: ignore[arg-type]
+            salt)
+        node.args = (seed, *node.args)
