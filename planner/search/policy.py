@@ -119,6 +119,8 @@ class Policy:
             moved = self.rest == "used" and move != "mask"
             return FORBIDDEN_S if moved else 0.0
         if kind == "param":
+            if move == "slice" and not self.use_shards:
+                return RELUCTANT_S
             return 0.0 if move in ("slice", "mask") else FORBIDDEN_S
         if not spec.requires_grad:
             gathers = move in ("all_gather", "all_to_all")
