@@ -12,11 +12,14 @@ False
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.distributed.tensor import Replicate, Shard
 
+from planner.cluster.names import nearest
+from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Placement, R, S, parse_placement
 from planner.ir.mesh import MeshSpec
 
@@ -110,8 +113,7 @@ class Constraints:
                 if any(a == axis and p != placement
                        for a, p in item.placements):
                     return False
-            if isinstance(item, Ban) and fnmatch.fnmatchcase(
-                    name, item.what):
+            if isinstance(item, Ban) and fnmatch.fnmatchcase(name, item.what):
                 if any(a == axis and p == placement
                        for a, p in item.placements):
                     return False
@@ -119,18 +121,75 @@ class Constraints:
 
     def allows_recipe(self, name: str) -> bool:
         """Whether a recipe may be used."""
-        return not any(isinstance(i, Ban) and i.what == name
-                       and not i.placements for i in self.items)
+        return not any(
+            isinstance(i, Ban) and i.what == name and not i.placements
+            for i in self.items)
 
     def allows_mesh(self, mesh: MeshSpec) -> bool:
         """Whether the axes keep their limits."""
-        return all(mesh.size(i.axis) <= i.size for i in self.items
-                   if isinstance(i, Limit) and i.axis in mesh.names)
+        return all(
+            mesh.size(i.axis) <= i.size for i in self.items
+            if isinstance(i, Limit) and i.axis in mesh.names)
 
-    def unmatched(self, names: list[str]) -> list[str]:
-        """Pins whose pattern matches no parameter."""
-        return [i.pattern for i in self.items if isinstance(i, Pin)
-                and not fnmatch.filter(names, i.pattern)]
+    def check(self, parameters: Sequence[str], recipes: Sequence[str]) -> None:
+        """Refuse what names no parameter and no recipe.
+
+        Raises
+        ------
+        ValueError
+            With the nearest name.
+        """
+        for item in self.items:
+            if isinstance(item, Limit):
+                continue
+            pattern = item.pattern if isinstance(item, Pin) else item.what
+            if isinstance(item, Ban) and not item.placements:
+                if pattern not in recipes:
+                    raise ValueError(f"{item} names no recipe; "
+                                     f"{nearest(pattern, recipes)}; to ban "
+                                     "layouts of parameters add axis=S(dim)")
+            elif not fnmatch.filter(parameters, pattern):
+                raise ValueError(f"{item} matches no parameter of the "
+                                 f"model; {nearest(pattern, parameters)}")
+
+    def check_axes(self, axes: Collection[str]) -> None:
+        """Refuse what names an axis that no mesh has.
+
+        Raises
+        ------
+        ValueError
+        """
+        for item in self.items:
+            named = [item.axis] if isinstance(
+                item, Limit) else [a for a, _ in item.placements]
+            for axis in named:
+                if axis not in axes:
+                    raise ValueError(f"{item} names axis {axis!r}; "
+                                     f"{nearest(axis, axes)}")
+
+    def check_placements(self, axis: str, size: int, name: str,
+                         shape: Sequence[int],
+                         legal: Sequence[Placement]) -> None:
+        """Refuse constraints that leave a parameter no layout.
+
+        Raises
+        ------
+        InfeasiblePlan
+            Naming the constraints that clash.
+        """
+        if any(self.allows(axis, name, p) for p in legal):
+            return
+        guilty = [
+            i for i in self.items if not isinstance(i, Limit) and any(
+                a == axis for a, _ in i.placements) and fnmatch.fnmatchcase(
+                    name, i.pattern if isinstance(i, Pin) else i.what)
+        ]
+        raise InfeasiblePlan(
+            f"{' and '.join(map(str, guilty))} leave {name} of shape "
+            f"{tuple(shape)} no layout over {axis}={size}; it can lie as "
+            f"{', '.join(map(str, legal))}: ask for one of these or drop "
+            "a constraint",
+            variables=tuple(map(str, guilty)))
 
     def without(self, item: Pin | Ban | Limit) -> Constraints:
         """These constraints but one."""

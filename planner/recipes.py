@@ -53,30 +53,43 @@ def recipe(builder: Callable[..., Recipe]) -> Callable[..., Recipe]:
 @recipe
 def ddp() -> Recipe:
     """Data parallelism: the batch is sharded, parameters are whole."""
-    return Recipe((("dp", Policy(
-        name="ddp", input_dim=0, rest="whole", use_shards=False,
-        value_moves=_LOCAL | {"all_reduce"}, index_moves=False,
-        divide=True)), ))
+    return Recipe((("dp",
+                    Policy(name="ddp",
+                           input_dim=0,
+                           rest="whole",
+                           use_shards=False,
+                           value_moves=_LOCAL | {"all_reduce"},
+                           index_moves=False,
+                           divide=True)), ))
 
 
 @recipe
 def fsdp() -> Recipe:
     """Fully sharded data parallelism (ZeRO-3): parameters, gradients and
     optimizer state are sharded; gathered for use, twice a step."""
-    return Recipe((("dp", Policy(
-        name="fsdp", input_dim=0, rest="sharded", use_shards=False,
-        value_moves=_LOCAL | {"all_reduce"}, index_moves=False, divide=True,
-        regather=True)), ))
+    return Recipe((("dp",
+                    Policy(name="fsdp",
+                           input_dim=0,
+                           rest="sharded",
+                           use_shards=False,
+                           value_moves=_LOCAL | {"all_reduce"},
+                           index_moves=False,
+                           divide=True,
+                           regather=True)), ))
 
 
 @recipe
 def zero1() -> Recipe:
     """Sharded optimizer state: as ``fsdp``, but parameters stay whole from
     the forward to the backward."""
-    return Recipe((("dp", Policy(
-        name="zero1", input_dim=0, rest="sharded", use_shards=False,
-        value_moves=_LOCAL | {"all_reduce"}, index_moves=False,
-        divide=True)), ))
+    return Recipe((("dp",
+                    Policy(name="zero1",
+                           input_dim=0,
+                           rest="sharded",
+                           use_shards=False,
+                           value_moves=_LOCAL | {"all_reduce"},
+                           index_moves=False,
+                           divide=True)), ))
 
 
 @recipe
@@ -90,12 +103,16 @@ def megatron(sequence_parallel: bool = False) -> Recipe:
         (Korthikanti et al., 2022).
     """
     if sequence_parallel:
-        policy = Policy(
-            name="megatron-sp", rest="used", divide=True,
-            value_moves=_LOCAL | {"all_reduce", "all_gather",
-                                  "reduce_scatter"}, partial_sums=False)
+        policy = Policy(name="megatron-sp",
+                        rest="used",
+                        divide=True,
+                        value_moves=_LOCAL
+                        | {"all_reduce", "all_gather", "reduce_scatter"},
+                        partial_sums=False)
     else:
-        policy = Policy(name="megatron", rest="used", divide=True,
+        policy = Policy(name="megatron",
+                        rest="used",
+                        divide=True,
                         value_moves=frozenset({"all_reduce"}),
                         reluctant_moves=frozenset({"slice"}))
     return Recipe((("tp", policy), ))
@@ -105,17 +122,25 @@ def megatron(sequence_parallel: bool = False) -> Recipe:
 def ulysses() -> Recipe:
     """Sequence sharded everywhere but in attention, where heads are
     (Jacobs et al., DeepSpeed-Ulysses, 2023)."""
-    return Recipe((("cp", Policy(
-        name="ulysses", input_dim=1, rest="whole", use_shards=False,
-        value_moves=_LOCAL | {"all_reduce", "all_to_all"}, divide=True)), ))
+    return Recipe((("cp",
+                    Policy(name="ulysses",
+                           input_dim=1,
+                           rest="whole",
+                           use_shards=False,
+                           value_moves=_LOCAL | {"all_reduce", "all_to_all"},
+                           divide=True)), ))
 
 
 @recipe
 def gather_kv() -> Recipe:
     """Sequence sharded everywhere; attention gathers keys and values."""
-    return Recipe((("cp", Policy(
-        name="gather_kv", input_dim=1, rest="whole", use_shards=False,
-        value_moves=_LOCAL | {"all_reduce", "all_gather"}, divide=True)), ))
+    return Recipe((("cp",
+                    Policy(name="gather_kv",
+                           input_dim=1,
+                           rest="whole",
+                           use_shards=False,
+                           value_moves=_LOCAL | {"all_reduce", "all_gather"},
+                           divide=True)), ))
 
 
 def policies_for(chosen: Recipe, mesh: MeshSpec) -> tuple[Policy, ...]:

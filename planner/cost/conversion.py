@@ -23,9 +23,17 @@ class ConversionCost:
     axes : sequence of AxisInfo
         Link of each mesh axis.
     device : DeviceKind
+    divided : int
+        Among how many ranks every value is divided besides, by axes that
+        the layouts do not know of.
     """
 
-    def __init__(self, axes: Sequence[AxisInfo], device: DeviceKind) -> None:
+    def __init__(self,
+                 axes: Sequence[AxisInfo],
+                 device: DeviceKind,
+                 *,
+                 divided: int = 1) -> None:
+        self.divided = divided
         self.axes = tuple(axes)
         self.sizes = tuple(a.size for a in axes)
         self.device = device
@@ -77,7 +85,7 @@ class ConversionCost:
                 shape = local_shape(spec.shape, layout, self.sizes)
         except ValueError:
             return None
-        return math.prod(shape) * float(spec.dtype.itemsize)
+        return (math.prod(shape) * float(spec.dtype.itemsize) / self.divided)
 
     def move_time_s(self, how: Move, whole_bytes: float, axis: int) -> float:
         """Time of one move of one axis.

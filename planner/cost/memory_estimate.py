@@ -8,17 +8,17 @@ backward, which holds values and gradients).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.optimizer import optimizer_bytes
-from planner.cost.saved import saved
 from planner.ir.layout import Layout, R, local_shape
 from planner.ir.layouts import ClassLayout, ProgramLayout
-from planner.ir.program import BlockClass, Program, value_kind
-from planner.ir.values import (Value, call_of, calls_of, operands_of,
-                               outputs_of)
+from planner.ir.program import Program, value_kind
+from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
 
 __all__ = ["MemoryEstimate", "estimate_memory"]
@@ -42,15 +42,22 @@ class MemoryEstimate:
 
     def by_kind(self) -> dict[str, int]:
         """The parts by name, largest first."""
-        parts = {"parameters": self.parameters, "gradients": self.gradients,
-                 "optimizer": self.optimizer, "activations": self.saved,
-                 "gathered parameters": self.gathered,
-                 "transient": self.transient}
+        parts = {
+            "parameters": self.parameters,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "activations": self.saved,
+            "gathered parameters": self.gathered,
+            "transient": self.transient
+        }
         return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
 
 
-def estimate_memory(program: Program, layout: ProgramLayout, *,
-                    optimizer: str = "adamw") -> MemoryEstimate:
+def estimate_memory(program: Program,
+                    layout: ProgramLayout,
+                    *,
+                    optimizer: str = "adamw",
+                    calls: KnownCalls | None = None) -> MemoryEstimate:
     """Estimate one rank's memory in a training step.
 
     Parameters
@@ -59,26 +66,33 @@ def estimate_memory(program: Program, layout: ProgramLayout, *,
     layout : ProgramLayout
     optimizer : str
         Whose state is counted, a key of ``planner.cost.optimizer``.
+    calls : KnownCalls, optional
+        Of the program, when they are at hand.
     """
     sizes = layout.mesh.sizes
     params = [n for n in program.params]
-    local = {n: _local(program.specs[n], layout.at_rest[n], sizes)
-             for n in program.specs}
+    local = {
+        n: _local(program.specs[n], layout.at_rest[n], sizes)
+        for n in program.specs
+    }
     trained = [local[n] for n in params if program.specs[n].requires_grad]
     blocks = Counter(b.block_class for b in program.blocks)
     kept = transient = 0
-    for name, cls in program.classes.items():
-        values = _saved_values(cls, layout.classes[name], sizes)
-        kept += blocks[name] * sum(values.values())
-        transient = max(transient, _live_peak(cls, layout.classes[name],
-                                              sizes, set(values)))
-    return MemoryEstimate(
-        parameters=sum(local[n].size_bytes for n in program.specs
-                       if value_kind(n) != "input"),
-        gradients=sum(s.size_bytes for s in trained),
-        optimizer=optimizer_bytes(optimizer, trained),
-        saved=kept, transient=2 * transient,
-        gathered=_gathered(program, layout))
+    for name, own in (calls or known_calls(program)).items():
+        values = _saved_values(own, layout.classes[name], sizes)
+        extra = _extra_bytes(own, layout.classes[name], sizes)
+        kept += blocks[name] * (sum(values.values()) + extra)
+        transient = max(
+            transient, _live_peak(own, layout.classes[name], sizes,
+                                  set(values)))
+    return MemoryEstimate(parameters=sum(local[n].size_bytes
+                                         for n in program.specs
+                                         if value_kind(n) != "input"),
+                          gradients=sum(s.size_bytes for s in trained),
+                          optimizer=optimizer_bytes(optimizer, trained),
+                          saved=kept,
+                          transient=2 * transient,
+                          gathered=_gathered(program, layout))
 
 
 def _local(spec: TensorSpec, layout: Layout,
@@ -86,46 +100,49 @@ def _local(spec: TensorSpec, layout: Layout,
     return replace(spec, shape=local_shape(spec.shape, layout, tuple(sizes)))
 
 
-def _saved_values(cls: BlockClass, layout: ClassLayout,
+def _saved_values(calls: Sequence[KnownCall], layout: ClassLayout,
                   sizes: tuple[int, ...]) -> dict[tuple[Value, Layout], int]:
     """Local bytes of the distinct activations that the backward keeps."""
     found: dict[tuple[Value, Layout], int] = {}
-    for node in calls_of(cls.graph):
-        call = call_of(node)
-        if not any(s.requires_grad for s in call.outputs):
-            continue
-        keeps = saved(call)
-        chosen = layout.calls[node.meta["label"]]
-        operands, outputs = operands_of(node), outputs_of(node)
-        pairs = [(operands[i], chosen.input(i)) for i in keeps.inputs]
-        pairs += [(outputs[i], chosen.output(i)) for i in keeps.outputs]
+    for known in calls:
+        keeps = known.work.saved
+        chosen = layout.calls[known.label]
+        pairs = [(known.operands[i], chosen.input(i)) for i in keeps.inputs]
+        pairs += [(known.outputs[i], chosen.output(i)) for i in keeps.outputs]
         for value, lay in pairs:
-            if not _is_state(value):
+            if value.bound_kind == "value":
                 plain = tuple(R if p.is_replicated else p for p in lay)
-                found[value, plain] = _local(value.spec, lay,
-                                             sizes).size_bytes
+                if (value, plain) not in found:
+                    found[value, plain] = _local(value.spec, plain,
+                                                 sizes).size_bytes
     return found
 
 
-def _is_state(value: Value) -> bool:
-    return value.node.op == "placeholder" and value_kind(
-        str(value.node.meta.get("bound", ""))) != "value"
+def _extra_bytes(calls: Sequence[KnownCall], layout: ClassLayout,
+                 sizes: tuple[int, ...]) -> int:
+    """What is kept besides values: statistics, masks, log-probabilities."""
+    total = 0
+    for known in calls:
+        share = math.prod(size for size, option in zip(
+            sizes, layout.calls[known.label].options, strict=True)
+                          if option.is_sharded)
+        total += known.work.saved.extra_bytes // share
+    return total
 
 
-def _live_peak(cls: BlockClass, layout: ClassLayout, sizes: tuple[int, ...],
-               kept: set[tuple[Value, Layout]]) -> int:
+def _live_peak(calls: Sequence[KnownCall], layout: ClassLayout,
+               sizes: tuple[int, ...], kept: set[tuple[Value, Layout]]) -> int:
     """Largest total of live values of the forward that are not kept."""
     last: dict[Value, int] = {}
-    nodes = list(calls_of(cls.graph))
-    for number, node in enumerate(nodes):
-        for value in (*operands_of(node), *outputs_of(node)):
+    for number, known in enumerate(calls):
+        for value in (*known.operands, *known.outputs):
             last[value] = number
     held = {value for value, _ in kept}
     live: dict[Value, int] = {}
     peak = 0
-    for number, node in enumerate(nodes):
-        chosen = layout.calls[node.meta["label"]]
-        for i, value in enumerate(outputs_of(node)):
+    for number, known in enumerate(calls):
+        chosen = layout.calls[known.label]
+        for i, value in enumerate(known.outputs):
             if value not in held:
                 live[value] = _local(value.spec, chosen.output(i),
                                      sizes).size_bytes

@@ -9,22 +9,21 @@ must equal this sum.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.cluster.spec import DeviceKind
-from planner.cost.compute import Work, time_s, work
+from planner.cost.calls import KnownCall, KnownCalls, known_calls
+from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
-from planner.cost.dtype import product_dtype
 from planner.ir.convert import Move, conversion_steps
 from planner.ir.layout import Layout, R
-from planner.ir.layouts import ClassLayout, ProgramLayout
+from planner.ir.layouts import CallLayout, ProgramLayout
 from planner.ir.program import Block, BlockClass, Program, value_kind
-from planner.ir.values import (Value, call_of, calls_of, operands_of,
-                               outputs_of, value_of)
+from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
 
-__all__ = ["CollectivePrice", "PlanPrice", "price"]
+__all__ = ["CollectivePrice", "PlanPrice", "RepeatedWork", "price"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +54,30 @@ class CollectivePrice:
     count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatedWork:
+    """One call that every rank of an axis repeats, over all its blocks.
+
+    Parameters
+    ----------
+    where, call : str
+        Block class and label.
+    axis : str
+    time_s : float
+        Forward and backward, of all `count` runs.
+    excess_s : float
+        How much of that dividing the call over the axis would save.
+    count : int
+    """
+
+    where: str
+    call: str
+    axis: str
+    time_s: float
+    excess_s: float
+    count: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanPrice:
     """One training step on one rank, nothing overlapped.
@@ -66,15 +89,15 @@ class PlanPrice:
     local_s : float
         Conversions that move nothing between ranks.
     collectives : tuple of CollectivePrice
-    undivided : mapping of str to float
-        Per axis, seconds of compute that every rank of it repeats.
+    repeated : tuple of RepeatedWork
+        Calls that not every axis divides.
     """
 
     forward_s: float
     backward_s: float
     local_s: float
     collectives: tuple[CollectivePrice, ...]
-    undivided: Mapping[str, float]
+    repeated: tuple[RepeatedWork, ...]
 
     @property
     def communication_s(self) -> float:
@@ -88,6 +111,14 @@ class PlanPrice:
     def time_s(self) -> float:
         return self.compute_s + self.local_s + self.communication_s
 
+    @property
+    def undivided(self) -> dict[str, float]:
+        """Per axis, seconds of compute that every rank of it repeats."""
+        found: dict[str, float] = {}
+        for part in self.repeated:
+            found[part.axis] = found.get(part.axis, 0.0) + part.time_s
+        return found
+
     def by_axis(self) -> dict[str, tuple[float, float]]:
         """Per axis: bytes and seconds of its collectives."""
         found: dict[str, tuple[float, float]] = {}
@@ -97,10 +128,26 @@ class PlanPrice:
         return found
 
 
-def price(program: Program, layout: ProgramLayout, cost: ConversionCost,
-          device: DeviceKind) -> PlanPrice:
-    """Price one step of a program in given layouts."""
-    return _Pricing(program, layout, cost, device).run()
+def price(program: Program,
+          layout: ProgramLayout,
+          cost: ConversionCost,
+          device: DeviceKind,
+          *,
+          calls: KnownCalls | None = None) -> PlanPrice:
+    """Price one step of a program in given layouts.
+
+    Parameters
+    ----------
+    program : Program
+    layout : ProgramLayout
+    cost : ConversionCost
+        Of the layout's mesh.
+    device : DeviceKind
+    calls : KnownCalls, optional
+        Of the program, when they are at hand.
+    """
+    pricing = _Pricing(program, layout, cost, device)
+    return pricing.run(calls or known_calls(program))
 
 
 class _Pricing:
@@ -113,96 +160,132 @@ class _Pricing:
         self.device = device
         self.forward_s = self.backward_s = self.local_s = 0.0
         self.found: list[CollectivePrice] = []
-        self.undivided: dict[str, float] = {}
+        self.repeated: list[RepeatedWork] = []
 
-    def run(self) -> PlanPrice:
+    def run(self, calls: KnownCalls) -> PlanPrice:
         counts = Counter(b.block_class for b in self.program.blocks)
         first = {b.block_class: b for b in reversed(self.program.blocks)}
         for name, cls in self.program.classes.items():
-            self._class(cls, first[name], counts[name])
+            self._state(cls, first[name], counts[name])
+            self._class(name, calls[name], counts[name])
         self._between()
-        return PlanPrice(
-            forward_s=self.forward_s, backward_s=self.backward_s,
-            local_s=self.local_s, collectives=tuple(self.found),
-            undivided=self.undivided)
+        return PlanPrice(forward_s=self.forward_s,
+                         backward_s=self.backward_s,
+                         local_s=self.local_s,
+                         collectives=tuple(self.found),
+                         repeated=tuple(self.repeated))
 
-    def _class(self, cls: BlockClass, block: Block, count: int) -> None:
-        layout = self.layout.classes[cls.name]
+    def _state(self, cls: BlockClass, block: Block, count: int) -> None:
+        """Parameters, buffers and constants on their way into blocks."""
+        hubs = self.layout.classes[cls.name].hubs
         for node, name in zip(cls.placeholders, block.operands, strict=True):
-            if value_kind(name) not in ("param", "buffer", "const"):
-                continue
-            value = Value(node)
-            self._convert(cls.name, value.label, value.spec,
-                          self.layout.at_rest[name],
-                          layout.hubs[value.label], count,
-                          again=name in self.layout.regather)
-        for node in calls_of(cls.graph):
-            self._compute(cls, node, layout, count)
-        for value, targets in _wanted(cls, layout).items():
-            source = layout.hubs[value.label]
-            for target in targets:
-                self._convert(cls.name, value.label, value.spec, source,
-                              target, count)
+            if value_kind(name) in ("param", "buffer", "const"):
+                value = Value(node)
+                self._convert(cls.name,
+                              value.label,
+                              value.spec,
+                              self.layout.at_rest[name],
+                              hubs[value.label],
+                              count,
+                              again=name in self.layout.regather)
 
-    def _compute(self, cls: BlockClass, node: object, layout: ClassLayout,
+    def _class(self, name: str, calls: Sequence[KnownCall],
+               count: int) -> None:
+        layout = self.layout.classes[name]
+        made: dict[Value, set[Layout]] = {}
+        for call in calls:
+            chosen = layout.calls[call.label]
+            for number, value in enumerate(call.operands):
+                self._bring(name, value, layout.hubs[value.label],
+                            chosen.input(number), made, count)
+            self._compute(name, call, chosen, count)
+            for number, value in enumerate(call.outputs):
+                own = chosen.output(number)
+                made[value] = {own}
+                self._bring(name, value, own,
+                            layout.hubs.get(value.label, own), made, count)
+
+    def _bring(self, where: str, value: Value, source: Layout, target: Layout,
+               made: dict[Value, set[Layout]], count: int) -> None:
+        """A conversion inside a block, unless it was made before."""
+        there = made.setdefault(value, {source})
+        if target not in there:
+            there.add(target)
+            self._convert(where, value.label, value.spec, source, target,
+                          count)
+
+    def _compute(self, where: str, call: KnownCall, chosen: CallLayout,
                  count: int) -> None:
-        call = call_of(node)  # type: ignore[arg-type]
-        label = node.meta["label"]  # type: ignore[attr-defined]
-        chosen = layout.calls[label]
         share = 1.0
         names, sizes = self.layout.mesh.names, self.layout.mesh.sizes
         for option, size in zip(chosen.options, sizes, strict=True):
             share /= size if option.is_sharded else 1
-        how: Work = work(call)
-        forward_s, backward_s = time_s(how, self.device,
-                                       product_dtype(call), share=share)
+        forward_s, backward_s = time_s(call.work,
+                                       self.device,
+                                       call.dtype,
+                                       share=share)
         self.forward_s += forward_s * count
         self.backward_s += backward_s * count
-        for option, axis, size in zip(chosen.options, names, sizes,
+        for option, axis, size in zip(chosen.options,
+                                      names,
+                                      sizes,
                                       strict=True):
             if not option.is_sharded and size > 1:
-                self.undivided[axis] = self.undivided.get(axis, 0.0) + (
-                    forward_s + backward_s) * count
-        for number, value in enumerate(
-                outputs_of(node)):  # type: ignore[arg-type]
-            made = chosen.output(number)
-            self._convert(cls.name, value.label, value.spec, made,
-                          layout.hubs.get(value.label, made), count)
+                part_s = sum(
+                    time_s(call.work,
+                           self.device,
+                           call.dtype,
+                           share=share / size))
+                excess_s = (forward_s + backward_s - part_s) * count
+                self.repeated.append(
+                    RepeatedWork(where=where,
+                                 call=call.label,
+                                 axis=axis,
+                                 time_s=(forward_s + backward_s) * count,
+                                 excess_s=excess_s,
+                                 count=count))
 
     def _between(self) -> None:
         """Conversions between blocks, of inputs and of outputs."""
-        held = {n: (spec, self.layout.at_rest[n])
-                for n, spec in self.program.specs.items()}
+        held = {
+            n: (spec, self.layout.at_rest[n])
+            for n, spec in self.program.specs.items()
+        }
         done: set[tuple[str, Layout]] = set()
 
         def bring(name: str, target: Layout) -> None:
             spec, source = held[name]
             if (name, target) not in done:
                 done.add((name, target))
-                self._convert("between blocks", name, spec, source, target,
-                              1)
+                self._convert("between blocks", name, spec, source, target, 1)
 
         whole = (R, ) * len(self.layout.mesh.sizes)
         for block in self.program.blocks:
             cls = self.program.class_of(block)
             hubs = self.layout.classes[cls.name].hubs
-            for node, name in zip(cls.placeholders, block.operands,
+            for node, name in zip(cls.placeholders,
+                                  block.operands,
                                   strict=True):
                 if value_kind(name) not in ("param", "buffer", "const"):
                     bring(name, hubs[Value(node).label])
             for node, name in zip(cls.results, block.results, strict=True):
                 value = value_of(node)
                 held[name] = (value.spec, hubs[value.label])
-        for out in self.program.outputs:
+        for out in (*self.program.outputs, *self.program.mutations.values()):
             if out is not None:
                 bring(out, whole)
-        for out in self.program.mutations.values():
-            bring(out, whole)
 
-    def _convert(self, where: str, label: str, spec: TensorSpec,
-                 source: Layout, target: Layout, count: int, *,
+    def _convert(self,
+                 where: str,
+                 label: str,
+                 spec: TensorSpec,
+                 source: Layout,
+                 target: Layout,
+                 count: int,
+                 *,
                  again: bool = False) -> None:
-        steps = conversion_steps(source, target,
+        steps = conversion_steps(source,
+                                 target,
                                  differentiable=spec.requires_grad)
         assert steps is not None, f"{label}: {source} to {target}"
         for step in steps:
@@ -223,18 +306,12 @@ class _Pricing:
         if not how.is_collective:
             self.local_s += seconds
             return
-        self.found.append(CollectivePrice(
-            where=where, value=label, kind=how.kind,
-            axis=self.layout.mesh.names[axis], direction=direction,
-            size_bytes=whole_bytes, time_s=seconds, count=count))
-
-
-def _wanted(cls: BlockClass,
-            layout: ClassLayout) -> dict[Value, list[Layout]]:
-    """The layouts other than its hub in which each value is read."""
-    found: dict[Value, dict[Layout, None]] = {}
-    for node in calls_of(cls.graph):
-        chosen = layout.calls[node.meta["label"]]
-        for number, value in enumerate(operands_of(node)):
-            found.setdefault(value, {})[chosen.input(number)] = None
-    return {v: list(layouts) for v, layouts in found.items()}
+        self.found.append(
+            CollectivePrice(where=where,
+                            value=label,
+                            kind=how.kind,
+                            axis=self.layout.mesh.names[axis],
+                            direction=direction,
+                            size_bytes=whole_bytes,
+                            time_s=seconds,
+                            count=count))

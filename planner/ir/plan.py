@@ -63,34 +63,52 @@ class Plan:
     prediction: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def of(program: Program, layout: ProgramLayout,
+    def of(program: Program,
+           layout: ProgramLayout,
            axes: Mapping[str, str],
            prediction: Mapping[str, float] | None = None) -> Plan:
         """The plan that says what `layout` says."""
-        rest = {_plain(program, n): format_layout(lay)
-                for n, lay in layout.at_rest.items()
-                if value_kind(n) in ("param", "input") and set(lay) != {R}}
-        every = [_plain(program, n) for n in layout.at_rest
-                 if value_kind(n) == "param"]
+        rest = {
+            _plain(program, n): format_layout(lay)
+            for n, lay in layout.at_rest.items()
+            if value_kind(n) in ("param", "input") and set(lay) != {R}
+        }
+        every = [
+            _plain(program, n) for n in layout.at_rest
+            if value_kind(n) == "param"
+        ]
         return Plan(
-            model=program.model_name, mesh=layout.mesh, axes=dict(axes),
+            model=program.model_name,
+            mesh=layout.mesh,
+            axes=dict(axes),
             at_rest=_folded(rest, every),
-            regather=tuple(_folded({_plain(program, n): ""
-                                    for n in sorted(layout.regather)},
-                                   every)),
-            blocks={n: _class_lines(c, layout.classes[n])
-                    for n, c in program.classes.items()},
+            regather=tuple(
+                _folded(
+                    {_plain(program, n): ""
+                     for n in sorted(layout.regather)}, every)),
+            blocks={
+                n: _class_lines(c, layout.classes[n])
+                for n, c in program.classes.items()
+            },
             prediction=dict(prediction or {}))
 
     def to_yaml(self) -> str:
         """Stable text; :meth:`from_yaml` gives the plan back."""
         data = {
-            "version": VERSION, "model": self.model,
+            "version": VERSION,
+            "model": self.model,
             "mesh": dict(zip(self.mesh.names, self.mesh.sizes)),
-            "axes": dict(self.axes), "at_rest": dict(self.at_rest),
+            "axes": dict(self.axes),
+            "at_rest": dict(self.at_rest),
             "regather": list(self.regather),
-            "blocks": {n: dict(b) for n, b in self.blocks.items()},
-            "prediction": {k: float(v) for k, v in self.prediction.items()},
+            "blocks": {
+                n: dict(b)
+                for n, b in self.blocks.items()
+            },
+            "prediction": {
+                k: float(v)
+                for k, v in self.prediction.items()
+            },
         }
         return yaml.safe_dump(data, sort_keys=False, width=100)
 
@@ -104,29 +122,36 @@ class Plan:
             When the text is no plan of this version.
         """
         data = _mapping(yaml.safe_load(text), where)
-        known = ["version", "model", "mesh", "axes", "at_rest", "regather",
-                 "blocks", "prediction"]
+        known = [
+            "version", "model", "mesh", "axes", "at_rest", "regather",
+            "blocks", "prediction"
+        ]
         for key in data:
             if key not in known:
-                raise ValueError(f"{where}: unknown key {key!r}; did you "
-                                 f"mean {nearest(str(key), known)!r}?")
+                raise ValueError(f"{where}: unknown key {key!r}; "
+                                 f"{nearest(str(key), known)}")
         if data.get("version") != VERSION:
             raise ValueError(f"{where}: version {data.get('version')} is not "
                              f"{VERSION}; make the plan anew")
         mesh = _mapping(data.get("mesh"), f"{where}: mesh")
-        return Plan(
-            model=str(data.get("model")),
-            mesh=MeshSpec(tuple(map(str, mesh)),
-                          tuple(int(v) for v in mesh.values())),
-            axes=_texts(data.get("axes"), f"{where}: axes"),
-            at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
-            regather=tuple(map(str, data.get("regather") or ())),
-            blocks={str(n): _texts(b, f"{where}: blocks: {n}")
-                    for n, b in _mapping(data.get("blocks"),
-                                         f"{where}: blocks").items()},
-            prediction={str(k): float(v) for k, v in _mapping(
-                data.get("prediction") or {}, f"{where}: prediction"
-            ).items()})
+        return Plan(model=str(data.get("model")),
+                    mesh=MeshSpec(tuple(map(str, mesh)),
+                                  tuple(int(v) for v in mesh.values())),
+                    axes=_texts(data.get("axes"), f"{where}: axes"),
+                    at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
+                    regather=tuple(map(str,
+                                       data.get("regather") or ())),
+                    blocks={
+                        str(n): _texts(b, f"{where}: blocks: {n}")
+                        for n, b in _mapping(data.get("blocks"),
+                                             f"{where}: blocks").items()
+                    },
+                    prediction={
+                        str(k): float(v)
+                        for k, v in _mapping(
+                            data.get("prediction") or {},
+                            f"{where}: prediction").items()
+                    })
 
     @staticmethod
     def load(path: str | Path) -> Plan:
@@ -148,11 +173,15 @@ class Plan:
             asks for a layout that is not legal.
         """
         self._check_model(program)
-        classes = {n: self._class_layout(n, c)
-                   for n, c in program.classes.items()}
+        classes = {
+            n: self._class_layout(n, c)
+            for n, c in program.classes.items()
+        }
         at_rest, regather = self._rest(program)
-        return ProgramLayout(mesh=self.mesh, classes=classes,
-                             at_rest=at_rest, regather=regather)
+        return ProgramLayout(mesh=self.mesh,
+                             classes=classes,
+                             at_rest=at_rest,
+                             regather=regather)
 
     def _check_model(self, program: Program) -> None:
         if set(self.blocks) != set(program.classes):
@@ -162,26 +191,32 @@ class Plan:
                 f"{program.model_name} with the blocks "
                 f"{', '.join(sorted(program.classes))}; plan the model anew")
 
-    def _rest(self, program: Program
-              ) -> tuple[dict[str, Layout], frozenset[str]]:
+    def _rest(self,
+              program: Program) -> tuple[dict[str, Layout], frozenset[str]]:
         whole = (R, ) * len(self.mesh.sizes)
         at_rest = {n: whole for n in program.specs}
-        names = {_plain(program, n): n for n in program.specs
-                 if value_kind(n) in ("param", "input")}
+        names = {
+            _plain(program, n): n
+            for n in program.specs if value_kind(n) in ("param", "input")
+        }
         for pattern, text in self.at_rest.items():
             for name in _matching(pattern, names):
                 layout = self._layout(text, f"at_rest: {pattern}")
                 self._check_divides(program, names[name], layout)
                 at_rest[names[name]] = layout
-        again = {names[n] for pattern in self.regather
-                 for n in _matching(pattern, names)}
+        again = {
+            names[n]
+            for pattern in self.regather
+            for n in _matching(pattern, names)
+        }
         return at_rest, frozenset(again)
 
     def _check_divides(self, program: Program, name: str,
                        layout: Layout) -> None:
         spec = program.specs[name]
-        bad = [p for p in layout if p.kind not in ("R", "S")
-               or p.dim >= spec.ndim]
+        bad = [
+            p for p in layout if p.kind not in ("R", "S") or p.dim >= spec.ndim
+        ]
         if bad:
             raise LayoutError(
                 f"{name} of shape {spec.shape} can't lie as {bad[0]} at "
@@ -214,13 +249,12 @@ class Plan:
         for node in calls_of(cls.graph):
             label = node.meta["label"]
             where = f"blocks: {name}: {label} at {source_of(node)}"
-            calls[label] = self._options(call_of(node),
-                                         lines.pop(label, None), where)
+            calls[label] = self._options(call_of(node), lines.pop(label, None),
+                                         where)
             for number, value in enumerate(outputs_of(node)):
                 text = lines.pop(f"hold {value.label}", None)
-                hubs[value.label] = (calls[label].output(number)
-                                     if text is None else
-                                     self._layout(text, where))
+                hubs[value.label] = (calls[label].output(number) if text
+                                     is None else self._layout(text, where))
         if lines:
             raise LayoutError(f"blocks: {name}: there is no "
                               f"{sorted(lines)[0]!r} in this block")
@@ -228,15 +262,14 @@ class Plan:
 
     def _options(self, call: OpCall, text: str | None,
                  where: str) -> CallLayout:
-        parts = (text.split(" | ") if text is not None else
-                 ["R"] * len(self.mesh.sizes))
+        parts = (text.split(" | ") if text is not None else ["R"] *
+                 len(self.mesh.sizes))
         if len(parts) != len(self.mesh.sizes):
             raise LayoutError(f"{where}: {text!r} has {len(parts)} options "
                               f"for {len(self.mesh.sizes)} axes")
         return CallLayout(options=tuple(
-            _option(call, part.strip(), size, axis, where) for part, size,
-            axis in zip(parts, self.mesh.sizes, self.mesh.names,
-                        strict=True)))
+            _option(call, part.strip(), size, axis, where) for part, size, axis
+            in zip(parts, self.mesh.sizes, self.mesh.names, strict=True)))
 
 
 def _option(call: OpCall, text: str, size: int, axis: str,
@@ -254,12 +287,12 @@ def _option(call: OpCall, text: str, size: int, axis: str,
 def _short(option: Option) -> str:
     """``R`` or ``V`` where everything is, else the option in full."""
     if option.lowering is None and not option.is_sharded:
-        kinds = {str(p) for p in option.outputs} | {
-            str(p) for p in option.inputs}
+        kinds = {str(p)
+                 for p in option.outputs} | {str(p)
+                                             for p in option.inputs}
         if kinds == {"R"} or not kinds:
             return "R"
-        if kinds <= {"R", "V"} and "V" in {
-                str(p) for p in option.outputs}:
+        if kinds <= {"R", "V"} and "V" in {str(p) for p in option.outputs}:
             return "V"
     return str(option)
 
@@ -285,8 +318,8 @@ def _class_lines(cls: BlockClass, layout: ClassLayout) -> dict[str, str]:
 def _plain(program: Program, name: str) -> str:
     """A global name as the user knows it."""
     kind, _, target = name.partition(":")
-    return (f"input {program.leaves[int(target)].path}" if kind == "input"
-            else target)
+    return (f"input {program.leaves[int(target)].path}"
+            if kind == "input" else target)
 
 
 def _starred(name: str) -> str:
@@ -313,8 +346,7 @@ def _matching(pattern: str, names: Mapping[str, str]) -> list[str]:
     found = [n for n in names if expression.fullmatch(n)]
     if not found:
         raise LayoutError(f"the plan names {pattern!r}, which the model does "
-                          f"not have; did you mean "
-                          f"{nearest(pattern, names)!r}?")
+                          f"not have; {nearest(pattern, names)}")
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from planner.ir.program import value_kind
 from planner.rules.registry import Arg, OpCall, TensorSpec
 
 __all__ = [
@@ -36,6 +37,14 @@ class Value:
         base = self.node.meta["label"]
         many = isinstance(self.node.meta["spec"], tuple)
         return f"{base}:{self.index}" if many else base
+
+    @property
+    def bound_kind(self) -> str:
+        """What a placeholder stands for (see ``value_kind``), or ``value``.
+        """
+        if self.node.op != "placeholder":
+            return "value"
+        return value_kind(str(self.node.meta.get("bound", "")))
 
     def __str__(self) -> str:
         return self.label

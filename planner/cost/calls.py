@@ -1,0 +1,54 @@
+"""The calls of a program with their work, found once for many prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import fx
+
+from planner.cost.compute import Work, work
+from planner.cost.dtype import product_dtype
+from planner.ir.program import Program
+from planner.ir.values import Value, call_of, calls_of, operands_of, outputs_of
+from planner.rules.registry import OpCall
+
+__all__ = ["KnownCall", "KnownCalls", "known_calls"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KnownCall:
+    """One call of a block class, whole."""
+
+    node: fx.Node
+    label: str
+    call: OpCall
+    work: Work
+    dtype: torch.dtype
+    operands: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+    @classmethod
+    def of(cls, node: fx.Node) -> Self:
+        call = call_of(node)
+        return cls(node=node,
+                   label=node.meta["label"],
+                   call=call,
+                   work=work(call),
+                   dtype=product_dtype(call),
+                   operands=operands_of(node),
+                   outputs=outputs_of(node))
+
+
+KnownCalls = Mapping[str, Sequence[KnownCall]]
+"""Per block class, its calls in order."""
+
+
+def known_calls(program: Program) -> KnownCalls:
+    """All calls of a program."""
+    return {
+        name: [KnownCall.of(n) for n in calls_of(cls.graph)]
+        for name, cls in program.classes.items()
+    }

@@ -1,0 +1,267 @@
+"""What the choices of one axis cost: the factors of its problem."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from planner.cost.compute import time_s
+from planner.ir.layout import Layout, R
+from planner.ir.program import value_kind
+from planner.ir.values import Value
+from planner.rules.registry import TensorSpec
+from planner.search.draft import AxisProblem, Draft
+from planner.search.facts import CallFacts, ClassFacts
+from planner.search.fan_out import FanOut, Reader
+from planner.search.placed import PLAIN, Numbers, numbered
+from planner.search.policy import UNDIVIDED_S
+from planner.search.pressure import local_bytes
+from planner.search.tables import Array, penalties
+
+__all__ = ["add_charges"]
+
+
+def add_charges(problem: AxisProblem, draft: Draft) -> None:
+    """Add all factors; their sum is the price of the whole program."""
+    for name in problem.facts.program.params:
+        if problem.facts.rest_of[name] == name:
+            _rest(problem, draft, name)
+    for name, facts in problem.facts.classes.items():
+        _class_charges(problem, draft, name, facts)
+    _state_edges(problem, draft)
+    _value_edges(problem, draft)
+
+
+def _rest(problem: AxisProblem, draft: Draft, name: str) -> None:
+    """What a parameter costs where it rests."""
+    own = draft.placed[f"rest {name}"]
+    table = np.zeros(len(own))
+    if problem.pressure is not None:
+        spec = problem.facts.program.specs[name]
+        held = local_bytes(spec, problem.layout.at_rest[name], problem.axis,
+                           own, problem.sizes)
+        table += (problem.pressure.state_factor(spec) * held *
+                  problem.facts.alike[name])
+    if problem.policy.rest == "sharded" and len(own) > 1:
+        table += np.where(own < len(PLAIN), UNDIVIDED_S, 0.0)
+    draft.add((f"rest {name}", ), table)
+
+
+def _class_charges(problem: AxisProblem, draft: Draft, name: str,
+                   facts: ClassFacts) -> None:
+    layout = problem.layout.classes[name]
+    for value in facts.placeholders:
+        _read(problem, draft, name, facts, value, layout.hubs[value.label])
+    kept: set[Value] = set()
+    for label, call in facts.calls.items():
+        _compute(problem, draft, name, call)
+        if problem.pressure is not None:
+            _saved(problem, draft, name, call, kept)
+        for number, value in enumerate(call.outputs):
+            made = layout.calls[label].output(number)
+            _made(problem, draft, name, facts, f"call {name} {label}", number,
+                  value, made)
+
+
+def _compute(problem: AxisProblem, draft: Draft, name: str,
+             call: CallFacts) -> None:
+    variable = f"call {name} {call.label}"
+    share = problem.work_share
+    current = problem.layout.classes[name].calls[call.label]
+    for other, option in enumerate(current.options):
+        if other != problem.axis and option.is_sharded:
+            share /= problem.sizes[other]
+    count = problem.facts.counts[name] * problem.compute_weight
+    whole_s, part_s = (
+        count * sum(time_s(call.work, problem.device, call.dtype, share=s))
+        for s in (share, share / problem.size))
+    if problem.policy.divide and call.work.forward_flops:
+        whole_s += UNDIVIDED_S * count
+    draft.add((variable, ),
+              np.where(draft.calls[variable].is_sharded, part_s, whole_s))
+
+
+def _saved(problem: AxisProblem, draft: Draft, name: str, call: CallFacts,
+           kept: set[Value]) -> None:
+    """Activations that the backward of a call is the first to keep."""
+    if not any(s.requires_grad for s in call.call.outputs):
+        return
+    assert problem.pressure is not None
+    variable = f"call {name} {call.label}"
+    domain = draft.calls[variable]
+    current = problem.layout.classes[name].calls[call.label]
+    size = np.zeros(len(domain.legal))
+    keeps = call.work.saved
+    pairs = [(call.operands[i], current.input(i), domain.input(i))
+             for i in keeps.inputs]
+    pairs += [(call.outputs[i], current.output(i), domain.output(i))
+              for i in keeps.outputs]
+    for value, layout, own in pairs:
+        if value not in kept and value.bound_kind == "value":
+            kept.add(value)
+            size += local_bytes(value.spec, layout, problem.axis, own,
+                                problem.sizes)
+    size += _extra_bytes(problem, call, name) / np.where(
+        domain.is_sharded, problem.size, 1)
+    draft.add(
+        (variable, ),
+        size * problem.facts.counts[name] * problem.pressure.price_s_per_byte)
+
+
+def _extra_bytes(problem: AxisProblem, call: CallFacts, name: str) -> float:
+    current = problem.layout.classes[name].calls[call.label]
+    return call.work.saved.extra_bytes / math.prod(
+        size for a, (size, option) in enumerate(
+            zip(problem.sizes, current.options, strict=True))
+        if a != problem.axis and option.is_sharded)
+
+
+def _made(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
+          variable: str, number: int, value: Value, layout: Layout) -> None:
+    """From the call that makes a value to its hub, or to its one reader."""
+    out = FanOut(problem=problem,
+                 draft=draft,
+                 kind="value",
+                 spec=value.spec,
+                 source=variable,
+                 made=draft.calls[variable].output(number),
+                 layout=layout,
+                 count=problem.facts.counts[name])
+    if facts.has_hub(value):
+        hub = problem.layout.classes[name].hubs[value.label]
+        to = f"hub {name} {value.label}"
+        out.charge([Reader(to, draft.placed[to], hub)], held_elsewhere=False)
+        _read(problem, draft, name, facts, value, hub)
+    else:
+        out.charge(_readers(problem, draft, name, facts, value),
+                   held_elsewhere=False)
+
+
+def _read(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
+          value: Value, layout: Layout) -> None:
+    """From a hub to the calls that read it."""
+    hub = f"hub {name} {value.label}"
+    kind = "param" if value.bound_kind == "param" else "value"
+    out = FanOut(problem=problem,
+                 draft=draft,
+                 kind=kind,
+                 spec=value.spec,
+                 source=hub,
+                 made=draft.placed[hub],
+                 layout=layout,
+                 count=problem.facts.counts[name])
+    out.charge(_readers(problem, draft, name, facts, value),
+               held_elsewhere=value in facts.results)
+
+
+def _readers(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
+             value: Value) -> list[Reader]:
+    calls = problem.layout.classes[name].calls
+    return [
+        Reader(f"call {name} {label}",
+               draft.calls[f"call {name} {label}"].input(number),
+               calls[label].input(number))
+        for label, number in facts.readers.get(value, ())
+    ]
+
+
+def _state_edges(problem: AxisProblem, draft: Draft) -> None:
+    """Parameters, buffers and constants on their way into each block."""
+    edges: Counter[tuple[str, str, Value]] = Counter()
+    for block, node, name in problem.facts.program.uses():
+        if value_kind(name) in ("param", "buffer", "const"):
+            edges[problem.facts.rest_of[name], block.block_class,
+                  Value(node)] += 1
+    for (name, block_class, value), count in edges.items():
+        _state_edge(problem, draft, name, block_class, value, count)
+
+
+def _state_edge(problem: AxisProblem, draft: Draft, name: str,
+                block_class: str, value: Value, count: int) -> None:
+    source, target = f"rest {name}", f"hub {block_class} {value.label}"
+    made, wanted = draft.placed[source], draft.placed[target]
+    before = problem.layout.at_rest[name]
+    after = problem.layout.classes[block_class].hubs[value.label]
+    table = problem.tables.both_s(value.spec, problem.axis, before, after,
+                                  made, wanted)
+    extra = penalties(problem.policy, "rest", value.spec)
+    if extra is not None and value_kind(name) == "param":
+        table = table + extra[made[:, None], wanted]
+    if value_kind(name) == "param":
+        table = table + _kept_or_again(problem, value.spec, before, after,
+                                       made, wanted)
+    draft.add((source, target), table * count)
+
+
+def _kept_or_again(problem: AxisProblem, spec: TensorSpec, before: Layout,
+                   after: Layout, made: Numbers, wanted: Numbers) -> Array:
+    """A parameter in use is kept for the backward or gathered again."""
+    forced = problem.regather_axes
+    if not forced and problem.pressure is None:
+        return np.zeros((len(made), len(wanted)))
+    again = problem.tables.forward_s(spec, problem.axis, before, after, made,
+                                     wanted)
+    if forced:
+        others = any(before[a].is_shard for a in forced if a != problem.axis)
+        own = (made >= len(PLAIN)) & (problem.axis in forced)
+        return np.where((own | others)[:, None], again, 0.0)
+    assert problem.pressure is not None
+    rests = local_bytes(spec, before, problem.axis, made, problem.sizes)
+    used = local_bytes(spec, after, problem.axis, wanted, problem.sizes)
+    kept = np.where(used > rests[:, None], used, 0.0)
+    return np.minimum(again, kept * problem.pressure.price_s_per_byte)
+
+
+def _value_edges(problem: AxisProblem, draft: Draft) -> None:
+    """What passes from block to block, from inputs and to outputs."""
+    program = problem.facts.program
+    held = {n: (f"rest {n}", s) for n, s in program.specs.items()}
+    readers: dict[str, dict[str, None]] = {}
+    for block in program.blocks:
+        facts = problem.facts.classes[block.block_class]
+        for value, name in zip(facts.placeholders, block.operands,
+                               strict=True):
+            if value_kind(name) not in ("param", "buffer", "const"):
+                readers.setdefault(
+                    name, {})[f"hub {block.block_class} {value.label}"] = None
+        for value, name in zip(facts.results, block.results, strict=True):
+            held[name] = (f"hub {block.block_class} {value.label}", value.spec)
+    for out in (*program.outputs, *program.mutations.values()):
+        if out is not None:
+            readers.setdefault(out, {})["whole"] = None
+    alike = Counter((*held[n], tuple(r)) for n, r in readers.items())
+    draft.place("whole", numbered([R]))
+    for (source, spec, targets), count in alike.items():
+        _value_edge(problem, draft, source, spec, targets, count)
+
+
+def _value_edge(problem: AxisProblem, draft: Draft, source: str,
+                spec: TensorSpec, targets: tuple[str,
+                                                 ...], count: int) -> None:
+    if source not in draft.placed:
+        # What is like another parameter lies like it.
+        source = f"rest {problem.facts.rest_of[source.partition(' ')[2]]}"
+    out = FanOut(problem=problem,
+                 draft=draft,
+                 kind="value",
+                 spec=spec,
+                 source=source,
+                 made=draft.placed[source],
+                 layout=_current(problem, source),
+                 count=count)
+    out.charge(
+        [Reader(t, draft.placed[t], _current(problem, t)) for t in targets],
+        held_elsewhere=False)
+
+
+def _current(problem: AxisProblem, variable: str) -> Layout:
+    """The layout that a variable is about, as it is."""
+    kind, _, rest = variable.partition(" ")
+    if kind == "whole":
+        return (R, ) * len(problem.sizes)
+    if kind == "rest":
+        return problem.layout.at_rest[rest]
+    name, _, label = rest.partition(" ")
+    return problem.layout.classes[name].hubs[label]

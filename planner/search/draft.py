@@ -1,0 +1,169 @@
+"""What is asked of one mesh axis, and the factor graph on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.cluster.spec import DeviceKind
+from planner.ir.layout import Layout, Placement
+from planner.ir.layouts import CallLayout, ProgramLayout
+from planner.rules.registry import Option, TensorSpec
+from planner.search.factors import Factor, FactorGraph, Variable
+from planner.search.facts import CallFacts, CallOptions, Facts
+from planner.search.placed import Numbers, fitting
+from planner.search.policy import Policy
+from planner.search.pressure import MemoryPressure
+from planner.search.tables import ConversionTables
+
+__all__ = ["AxisProblem", "CallDomain", "Draft", "RestFilter"]
+
+RestFilter = Callable[[str, TensorSpec, Placement], bool]
+"""(parameter, spec, placement) to whether it may rest so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxisProblem:
+    """What is asked of one axis.
+
+    Parameters
+    ----------
+    facts : Facts
+    layout : ProgramLayout
+        Current layouts; those over the other axes stay.
+    axis : int
+    policy : Policy
+    tables : ConversionTables
+        Of the mesh.
+    device : DeviceKind
+    fixed_rest : mapping of str to Placement
+        Placements at rest that are given.
+    regather_axes : tuple of int
+        Axes whose sharded parameters are gathered again for the backward.
+    constraint : callable, optional
+        Which placements a parameter may have at rest.
+    pressure : MemoryPressure, optional
+        What memory costs; nothing if left out.
+    compute_weight : float
+        What compute counts, less than 1 in problems for a bound.
+    work_share : float
+        Part of the work that is left by axes the layout does not know of.
+    """
+
+    facts: Facts
+    layout: ProgramLayout
+    axis: int
+    policy: Policy
+    tables: ConversionTables
+    device: DeviceKind
+    fixed_rest: Mapping[str, Placement] = field(default_factory=dict)
+    regather_axes: tuple[int, ...] = ()
+    constraint: RestFilter | None = None
+    pressure: MemoryPressure | None = None
+    compute_weight: float = 1.0
+    work_share: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return self.layout.mesh.sizes[self.axis]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.layout.mesh.sizes
+
+    def fits(self, spec: TensorSpec, layout: Layout) -> npt.NDArray[np.bool_]:
+        """Which placements divide beside the other axes', by number."""
+        return fitting(spec.shape, layout, self.axis, self.sizes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CallDomain:
+    """The states of one call: which of its options are legal."""
+
+    options: CallOptions
+    legal: Numbers
+
+    def input(self, number: int) -> Numbers:
+        return self.options.inputs[number][self.legal]
+
+    def output(self, number: int) -> Numbers:
+        return self.options.outputs[number][self.legal]
+
+    @property
+    def is_sharded(self) -> npt.NDArray[np.bool_]:
+        return self.options.is_sharded[self.legal]
+
+    def option(self, state: int) -> Option:
+        return self.options.options[self.legal[state]]
+
+    @staticmethod
+    def of(problem: AxisProblem, call: CallFacts,
+           current: CallLayout) -> CallDomain:
+        """The options that go with those over the other axes."""
+        found = call.options(problem.size)
+        legal = np.ones(len(found.options), dtype=bool)
+        for i, spec in enumerate(call.call.inputs):
+            legal &= problem.fits(spec, current.input(i))[found.inputs[i]]
+        for i, spec in enumerate(call.call.outputs):
+            legal &= problem.fits(spec, current.output(i))[found.outputs[i]]
+        others = [(o, n) for a, (
+            o,
+            n) in enumerate(zip(current.options, problem.sizes, strict=True))
+                  if a != problem.axis and (o.lowering or o.units)]
+        if others:
+            legal &= [
+                _goes_with(o, problem.size, others) for o in found.options
+            ]
+        return CallDomain(found, np.flatnonzero(legal))
+
+
+def _goes_with(option: Option, size: int,
+               others: Sequence[tuple[Option, int]]) -> bool:
+    """Lowerings of one family compose, and units are cut by all axes."""
+    families = {
+        _family(o.lowering)
+        for o in (option, *(o for o, _ in others)) if o.lowering
+    }
+    ranks = size
+    for other, ranks_there in others:
+        ranks *= ranks_there if other.units else 1
+    return len(families) <= 1 and option.units % ranks == 0
+
+
+def _family(lowering: str | None) -> str:
+    return "cross_entropy" if lowering and lowering.startswith(
+        "cross_entropy") else str(lowering)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A factor graph on its way, and what the states stand for."""
+
+    placed: dict[str, Numbers] = field(default_factory=dict)
+    calls: dict[str, CallDomain] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    factors: list[Factor] = field(default_factory=list)
+
+    def place(self, name: str, numbers: Numbers) -> None:
+        """A variable whose states are placements."""
+        self.placed[name] = numbers
+        self.sizes[name] = len(numbers)
+
+    def call(self, name: str, domain: CallDomain) -> None:
+        """A variable whose states are the options of a call."""
+        self.calls[name] = domain
+        self.sizes[name] = len(domain.legal)
+
+    def add(self, scope: tuple[str, ...], table: object) -> None:
+        """A factor; one that is nothing everywhere is left out."""
+        array = np.asarray(table, np.float64)
+        if array.any():
+            self.factors.append(Factor(scope, array))
+
+    def graph(self) -> FactorGraph:
+        return FactorGraph(
+            tuple(Variable(n, s) for n, s in self.sizes.items()),
+            tuple(self.factors))

@@ -1,0 +1,173 @@
+"""What of a program no layout changes, shared by all its layout problems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.cost.calls import KnownCall, KnownCalls
+from planner.ir.program import BlockClass, Program, value_kind
+from planner.ir.values import Value, calls_of, value_of
+from planner.rules import options
+from planner.rules.registry import OpCall, Option
+from planner.search.placed import Numbers, numbered
+
+__all__ = ["CallFacts", "CallOptions", "ClassFacts", "Facts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CallOptions:
+    """The options of one call on an axis of some size, as arrays.
+
+    Parameters
+    ----------
+    options : tuple of Option
+    inputs, outputs : tuple of int arrays
+        For every tensor, its placement's number under each option.
+    is_sharded : array of bool
+    """
+
+    options: tuple[Option, ...]
+    inputs: tuple[Numbers, ...]
+    outputs: tuple[Numbers, ...]
+    is_sharded: npt.NDArray[np.bool_]
+
+    @staticmethod
+    def of(call: OpCall, size: int) -> CallOptions:
+        found = options(call, size)
+        return CallOptions(options=found,
+                           inputs=tuple(
+                               numbered(o.inputs[i] for o in found)
+                               for i in range(len(call.inputs))),
+                           outputs=tuple(
+                               numbered(o.outputs[i] for o in found)
+                               for i in range(len(call.outputs))),
+                           is_sharded=np.array([o.is_sharded for o in found]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CallFacts(KnownCall):
+    """One call of a block class, with its options by axis size."""
+
+    _options: dict[int, CallOptions] = field(default_factory=dict)
+
+    def options(self, size: int) -> CallOptions:
+        """Its options on an axis of `size` ranks."""
+        if size not in self._options:
+            self._options[size] = CallOptions.of(self.call, size)
+        return self._options[size]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassFacts:
+    """One block class: its calls, and who reads which value."""
+
+    block_class: BlockClass
+    calls: Mapping[str, CallFacts]
+    placeholders: tuple[Value, ...]
+    readers: Mapping[Value, tuple[tuple[str, int], ...]]
+    results: tuple[Value, ...]
+
+    @staticmethod
+    def of(block_class: BlockClass) -> ClassFacts:
+        calls: dict[str, CallFacts] = {}
+        readers: dict[Value, dict[tuple[str, int], None]] = {}
+        for node in calls_of(block_class.graph):
+            label = node.meta["label"]
+            calls[label] = CallFacts.of(node)
+            for number, value in enumerate(calls[label].operands):
+                readers.setdefault(value, {})[label, number] = None
+        return ClassFacts(
+            block_class=block_class,
+            calls=calls,
+            placeholders=tuple(map(Value, block_class.placeholders)),
+            readers={
+                v: tuple(r)
+                for v, r in readers.items()
+            },
+            results=tuple(value_of(n) for n in block_class.results))
+
+    def has_hub(self, value: Value) -> bool:
+        """Whether the layout of a value is a choice of its own."""
+        return (value.node.op == "placeholder" or value in self.results
+                or len(self.readers.get(value, ())) > 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Facts:
+    """One program.
+
+    Parameters
+    ----------
+    program : Program
+    classes : mapping of str to ClassFacts
+    counts : mapping of str to int
+        Blocks of each class.
+    rest_of : mapping of str to str
+        Parameters, buffers, constants and inputs to a representative: what
+        the blocks of a class bind to one placeholder lies alike.
+    alike : mapping of str to int
+        How many each representative stands for.
+    lead : mapping of int to int
+        The usual size of each dim of the inputs: batch, sequence, ...
+    """
+
+    program: Program
+    classes: Mapping[str, ClassFacts]
+    counts: Mapping[str, int]
+    rest_of: Mapping[str, str]
+    alike: Mapping[str, int]
+    lead: Mapping[int, int]
+
+    @property
+    def known_calls(self) -> KnownCalls:
+        """All calls, for what prices layouts on its own."""
+        return {n: tuple(c.calls.values()) for n, c in self.classes.items()}
+
+    @staticmethod
+    def of(program: Program) -> Facts:
+        rest_of = _alike(program)
+        return Facts(program=program,
+                     classes={
+                         n: ClassFacts.of(c)
+                         for n, c in program.classes.items()
+                     },
+                     counts=Counter(b.block_class for b in program.blocks),
+                     rest_of=rest_of,
+                     alike=Counter(rest_of.values()),
+                     lead=_lead_sizes(program))
+
+
+def _alike(program: Program) -> dict[str, str]:
+    """Union of what shares a placeholder of a class."""
+    parent = {name: name for name in program.specs}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    slots: dict[tuple[str, str], str] = {}
+    for block, node, name in program.uses():
+        if value_kind(name) not in ("param", "buffer", "const"):
+            continue
+        first = slots.setdefault((block.block_class, node.meta["label"]), name)
+        a, b = sorted((root(first), root(name)))
+        parent[b] = a
+    return {name: root(name) for name in parent}
+
+
+def _lead_sizes(program: Program) -> dict[int, int]:
+    seen: dict[int, Counter[int]] = {}
+    for name, spec in program.specs.items():
+        if value_kind(name) == "input":
+            for dim, size in enumerate(spec.shape):
+                seen.setdefault(dim, Counter())[size] += 1
+    return {
+        dim: max(c.items(), key=lambda item: (item[1], item[0]))[0]
+        for dim, c in seen.items()
+    }
