@@ -10,6 +10,7 @@ import planner.rules.matmul  # noqa: F401
 import planner.rules.moe  # noqa: F401
 import planner.rules.norm  # noqa: F401
 import planner.rules.random  # noqa: F401
+import planner.rules.rearrange  # noqa: F401
 import planner.rules.recurrent  # noqa: F401
 import planner.rules.reduce  # noqa: F401
 import planner.rules.spectral  # noqa: F401

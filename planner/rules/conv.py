@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from planner.ir.layout import S
+from planner.rules.dims import keep
 from planner.rules.factors import einsum_options, number, partial, place, shard
 from planner.rules.registry import OpCall, Option, register
-from planner.rules.view import keep
 
 __all__ = ["convolution", "grid_sampler", "resample"]
 

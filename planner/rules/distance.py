@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 
 from planner.ir.layout import S
+from planner.rules.dims import keep, others, wrap
 from planner.rules.factors import (broadcast_letters, einsum_options, number,
                                    place, shard)
 from planner.rules.registry import OpCall, Option, register
-from planner.rules.view import keep, others, wrap
 
 __all__ = ["batched", "bilinear", "cdist", "meshgrid", "row_distance"]
 

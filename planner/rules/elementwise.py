@@ -23,10 +23,14 @@ _LINEAR = {
     aten.lift_fresh_copy.default: ("P", ),
     aten.add.Tensor: ("PP", ),
     aten.sub.Tensor: ("PP", ),
+    aten.subtract.Tensor: ("PP", ),
     aten.rsub.Tensor: ("PP", ),
     aten.mul.Tensor: ("PR", "RP"),
     aten.mul.Scalar: ("P", ),
+    aten.multiply.Tensor: ("PR", "RP"),
     aten.div.Tensor: ("PR", ),
+    aten.divide.Tensor: ("PR", ),
+    aten.true_divide.Tensor: ("PR", ),
     aten.div.Scalar: ("P", ),
     aten.where.self: ("RPP", ),
     aten.lerp.Scalar: ("PP", ),
@@ -57,7 +61,10 @@ _UNTAGGED = (
     aten.hardswish.default,
     aten.polar.default,
     aten.masked_fill.Tensor,
+    aten.greater.Tensor,
+    aten.less.Tensor,
     aten.native_dropout.default,
+    aten.negative.default,
     aten.dropout.default,
     aten.rrelu.default,
     aten.where.Scalar,
@@ -110,8 +117,7 @@ def _linear_patterns(call: OpCall) -> Iterable[str]:
     if call.target in _ZERO_FILLS:
         return (_ZERO_FILLS[call.target], ) if call.args[2] == 0 else ()
     patterns = _LINEAR.get(call.target, ())
-    if call.target in (aten.mul.Tensor, aten.div.Tensor) and len(
-            call.inputs) == 1:
+    if len(call.inputs) == 1 and "PR" in patterns:
         return ("P", )
     return tuple(p for p in patterns if len(p) == len(call.inputs))
 

@@ -84,10 +84,26 @@ def plus_product(call: OpCall) -> Iterable[Option]:
 
 @register(aten.einsum.default)
 def einsum(call: OpCall) -> Iterable[Option]:
-    """An explicit equation without ellipses or diagonals."""
+    """An explicit equation without diagonals."""
     equation = str(call.args[0]).replace(" ", "")
-    terms = equation.split("->")[0].split(",")
-    if "->" not in equation or "." in equation or any(
-            len(set(t)) != len(t) for t in terms):
+    if "->" not in equation:
         return ()
-    return einsum_options(call, equation)
+    left, output = equation.split("->")
+    extra = [
+        s.ndim - len(t.replace("...", ""))
+        for t, s in zip(left.split(","), call.inputs, strict=True)
+    ]
+    most = max(extra)
+    # Capitals: an equation's own letters are lower case by custom, and
+    # one that has capitals beside an ellipsis is left alone.
+    dots = "ABCDEFGH"[:most]
+    if "..." in equation and equation != equation.lower():
+        return ()
+    terms = [
+        t.replace("...", dots[most - n:])
+        for t, n in zip(left.split(","), extra, strict=True)
+    ]
+    if any(len(set(t)) != len(t) for t in terms):
+        return ()
+    output = output.replace("...", dots)
+    return einsum_options(call, f"{','.join(terms)}->{output}")

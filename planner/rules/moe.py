@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from planner.ir.layout import P, Placement, S
+from planner.rules.dims import others, wrap
 from planner.rules.elementwise import aligned
 from planner.rules.factors import einsum_options, number, partial, place, shard
 from planner.rules.registry import OpCall, Option, TensorSpec, register
-from planner.rules.view import others, wrap
 
 __all__ = ["gather", "grouped_mm", "index", "index_put", "scatter"]
 

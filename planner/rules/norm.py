@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from planner.ir.layout import Placement, R, S
+from planner.rules.dims import keep, others
 from planner.rules.factors import number, place
 from planner.rules.registry import OpCall, Option, register
-from planner.rules.view import keep, others
 
 __all__ = ["batch_norm", "group_norm", "last_dims_norm", "softmax"]
 
@@ -73,6 +73,12 @@ def batch_norm(call: OpCall) -> Iterable[Option]:
     yield _channels(call)
     if not call.args[5]:
         yield from _samples(call)
+
+
+@register(aten._native_batch_norm_legit.no_stats)
+def batch_norm_without_statistics(call: OpCall) -> Iterable[Option]:
+    """Channels, as weight standardisation uses it."""
+    yield _channels(call)
 
 
 @register(aten._native_batch_norm_legit_functional.default)

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from planner.ir.layout import Placement, local_shape
 from planner.rules.localize import localize
+from planner.rules.parts import difference, split
 from planner.rules.registry import Arg, OpCall, Option, TensorSpec
 
 __all__ = ["Simulator", "call_of", "local_outputs", "mismatch", "run_call"]
@@ -119,7 +120,7 @@ def mismatch(call: OpCall,
     for i, (one,
             placement) in enumerate(zip(whole, option.outputs, strict=True)):
         parts = [rank[i].detach() for rank in local]
-        text = _difference(parts, one.detach(), placement, tolerance)
+        text = difference(parts, one.detach(), placement, tolerance)
         if text:
             return f"output {i} ({placement}): {text}"
     return _gradient_mismatch(option, (whole_inputs, whole), (ranks, local),
@@ -146,31 +147,13 @@ def _split_all(tensors: Tensors, placements: Sequence[Placement], size: int,
                generator: torch.Generator) -> list[list[torch.Tensor]]:
     """Each rank's inputs, as leaves of its own."""
     parts = [
-        _split(t.detach(), p, size, generator)
+        split(t.detach(), p, size, generator)
         for t, p in zip(tensors, placements, strict=True)
     ]
     return [[
         p[r].clone().requires_grad_(t.requires_grad)
         for p, t in zip(parts, tensors, strict=True)
     ] for r in range(size)]
-
-
-def _split(value: torch.Tensor, placement: Placement, size: int,
-           generator: torch.Generator) -> list[torch.Tensor]:
-    if placement.is_shard:
-        return [
-            c.contiguous() for c in value.tensor_split(size, dim=placement.dim)
-        ]
-    if placement.is_replicated:
-        return [value] * size
-    if placement.reduce != "sum":
-        raise ValueError(f"an input can't be made {placement}")
-    noise = [
-        torch.randn(value.shape, dtype=torch.float64,
-                    generator=generator).mul_(3).to(value.dtype)
-        for _ in range(size - 1)
-    ]
-    return [value - sum(noise), *noise]
 
 
 def _run_ranks(call: OpCall, option: Option, ranks: Sequence[Tensors],
@@ -200,50 +183,6 @@ def _shape_difference(call: OpCall, option: Option, local: Sequence[Tensors],
     return None
 
 
-def _difference(parts: Tensors, whole: torch.Tensor, placement: Placement,
-                tolerance: float) -> str | None:
-    """Compare parts in a layout with the whole; None if equal."""
-    if placement.is_replicated:
-        texts = (_unequal(part, whole, tolerance) for part in parts)
-        return next(filter(None, texts), None)
-    if placement.is_shard:
-        if whole.ndim <= placement.dim or any(p.ndim != whole.ndim
-                                              for p in parts):
-            return f"no dim {placement.dim} in {tuple(whole.shape)}"
-        if len({p.shape for p in parts}) > 1:
-            return f"uneven parts {[tuple(p.shape) for p in parts]}"
-        shapes = [list(p.shape) for p in (parts[0], whole)]
-        for shape in shapes:
-            shape[placement.dim] = 0
-        if shapes[0] != shapes[1]:
-            return f"parts of shape {tuple(parts[0].shape)}"
-        return _unequal(torch.cat(list(parts), placement.dim), whole,
-                        tolerance)
-    stacked = torch.stack(list(parts)) if len({p.shape
-                                               for p in parts}) == 1 else None
-    if stacked is None:
-        return "partial values of different shapes"
-    combined = {
-        "sum": lambda x: x.sum(0),
-        "max": lambda x: x.amax(0),
-        "min": lambda x: x.amin(0)
-    }[placement.reduce](stacked)
-    return _unequal(combined, whole, tolerance)
-
-
-def _unequal(found: torch.Tensor, expected: torch.Tensor,
-             tolerance: float) -> str | None:
-    if found.shape != expected.shape:
-        return f"shape {tuple(found.shape)} for {tuple(expected.shape)}"
-    if torch.allclose(found.to(torch.complex128),
-                      expected.to(torch.complex128),
-                      rtol=tolerance,
-                      atol=tolerance,
-                      equal_nan=True):
-        return None
-    return f"{found.flatten()[:4]} for {expected.flatten()[:4]}"
-
-
 def _gradient_mismatch(option: Option, whole: tuple[Tensors, Tensors],
                        ranks: tuple[Sequence[Tensors], Sequence[Tensors]],
                        generator: torch.Generator,
@@ -255,11 +194,11 @@ def _gradient_mismatch(option: Option, whole: tuple[Tensors, Tensors],
     ]
     expected = _gradients([(outputs, seeds)], inputs)
     size = len(ranks[0])
-    split = [
+    laid = [
         _split_seed(seed, p, size, generator, shared=bool(option.lowering))
         for seed, p in zip(seeds, option.outputs, strict=True)
     ]
-    fed = [(out, [s[r] for s in split]) for r, out in enumerate(ranks[1])]
+    fed = [(out, [s[r] for s in laid]) for r, out in enumerate(ranks[1])]
     every = [x for rank in ranks[0] for x in rank]
     found = _gradients(fed, every)
     for i, placement in enumerate(option.inputs):
@@ -283,9 +222,9 @@ def _split_seed(seed: torch.Tensor, placement: Placement, size: int,
     rank.
     """
     if placement.kind == "V":
-        return _split(seed, Placement("P"), size, generator)
+        return split(seed, Placement("P"), size, generator)
     if placement.is_shard:
-        return _split(seed, placement, size, generator)
+        return split(seed, placement, size, generator)
     alone = shared and placement.is_replicated
     return [seed / size if alone else seed] * size
 
@@ -313,5 +252,5 @@ def _gradient_difference(parts: Sequence[torch.Tensor | None],
     if len(known) != len(parts):
         return "a rank gets none"
     layout = {"V": Placement("P"), "P": Placement("R")}
-    return _difference(known, whole, layout.get(placement.kind, placement),
-                       tolerance)
+    return difference(known, whole, layout.get(placement.kind, placement),
+                      tolerance)

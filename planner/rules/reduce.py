@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from planner.ir.layout import PMAX, P, Placement, S
+from planner.rules.dims import keep, others, wrap
 from planner.rules.factors import partial, place
 from planner.rules.registry import OpCall, Option, register
-from planner.rules.view import keep, others, wrap
 
 __all__ = ["extremum", "reduced_dims", "total"]
 

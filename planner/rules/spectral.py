@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
+from planner.rules.dims import keep, others
 from planner.rules.factors import partial
 from planner.rules.registry import OpCall, Option, register
-from planner.rules.view import keep, others
 
 __all__ = ["complex_view", "transform"]
 

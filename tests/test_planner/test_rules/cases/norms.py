@@ -90,6 +90,8 @@ CASES = (
          0.1,
          1e-5,
          least=3),
+    case(aten._native_batch_norm_legit.no_stats, _X, normal(4), normal(4),
+         True, 0.1, 1e-5),
     case(aten._native_batch_norm_legit_no_training.default,
          _X,
          normal(4),
