@@ -1,4 +1,4 @@
-"""Real models: every call has a rule, and every product can be divided."""
+"""Real models: every call has a rule, and what is trained can be divided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.model_zoo import MODELS
 class TestModels(unittest.TestCase):
 
     def test_rules_cover_real_models(self) -> None:
-        for name in ("gpt2", "mixtral", "resnet", "t5"):
+        for name in ("gpt2", "mixtral", "resnet"):
             model, inputs, loss_fn = MODELS[name]()
             program = capture(model, inputs, loss_fn=loss_fn)
             calls = [
@@ -24,12 +24,13 @@ class TestModels(unittest.TestCase):
                 self.assertEqual(
                     [str(c.target) for c in calls if not has_rule(c.target)],
                     [])
-                divided = [
-                    c for c in calls
-                    if any(o.is_sharded for o in options(c, 2))
+                whole = [
+                    str(c.target) for c in calls if any(
+                        t.requires_grad and t.ndim > 1
+                        for t in c.outputs) and not any(o.is_sharded
+                                                        for o in options(c, 2))
                 ]
-                # Masks of one row and orders of all tokens stay whole.
-                self.assertGreater(len(divided), 0.85 * len(calls))
+                self.assertEqual(whole, [])
 
 
 if __name__ == "__main__":
