@@ -25,12 +25,13 @@ def conversion_nodes(graph: fx.Graph, node: fx.Node, steps: Sequence[Step],
     """Append one conversion of `node` for each step, one after the other."""
     made = []
     for step in steps:
-        node = graph.call_function(
-            convert_node, (node, ), {
-                "axis": mesh.names[step.axis],
-                "source": str(step.source),
-                "target": str(step.target)
-            })
+        node = graph.create_node("call_function",
+                                 convert_node, (node, ), {
+                                     "axis": mesh.names[step.axis],
+                                     "source": str(step.source),
+                                     "target": str(step.target)
+                                 },
+                                 name="convert")
         made.append(node)
     return made
 

@@ -111,7 +111,11 @@ def _copy_call(copy: _Copy, node: fx.Node, layout: ClassLayout,
     ])
     args, kwargs = fx.map_arg((node.args, node.kwargs),
                               lambda _: next(operands))
-    call = copy.graph.create_node("call_function", node.target, args, kwargs)
+    call = copy.graph.create_node("call_function",
+                                  node.target,
+                                  args,
+                                  kwargs,
+                                  name=node.name)
     call.meta = dict(node.meta)
     call.meta["options"] = chosen.options
     call.meta["node"] = node

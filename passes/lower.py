@@ -16,6 +16,7 @@ from passes.hoist_parameters import hoist_parameters
 from passes.kernels import KernelBuilder
 from passes.shard_parameters import ParameterMove, parameter_move
 from passes.steps import Kernel, RankProgram, RankStep
+from passes.text import spec_text
 from passes.verify import verify_program
 from planner.ir.convert import conversion_steps
 from planner.ir.errors import LayoutError
@@ -189,7 +190,8 @@ class _Lowering:
         if result in self.held:
             return result
         kernel = (f"convert {format_layout(source)} -> "
-                  f"{format_layout(target)} {spec}")
+                  f"{format_layout(target)} : {spec_text(spec)}"
+                  f"{'' if spec.requires_grad else ', constant'}")
         if kernel not in self.kernels:
             self.kernels[kernel] = self.builder.of_conversion(
                 kernel, spec, steps)
