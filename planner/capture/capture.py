@@ -15,6 +15,7 @@ from planner.capture.entry import (Call, Entry, bind_inputs,
                                    default_example_inputs, split_example)
 from planner.capture.explain import explained
 from planner.capture.export import trace_by_export
+from planner.capture.make_graph import trace_by_make_fx
 from planner.capture.normalize import normalize
 from planner.capture.refuse import check_loss, check_model, unwrap
 from planner.capture.surroundings import fake_like, prepared
@@ -85,15 +86,24 @@ def _ambient_autocast() -> torch.dtype | None:
 
 
 def _trace(entry: Entry) -> Traced:
+    """Climb down the ladder: export, then make_fx, then the error."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = tuple(
         fake_like(t, mode).requires_grad_(t.requires_grad)
         for t in entry.call.tensors)
-    try:
-        with prepared(entry, mode) as notes:
+    with prepared(entry, mode) as notes:
+        try:
             traced = trace_by_export(entry, fakes)
-    except CaptureError:
-        raise
-    except Exception as error:
-        raise explained(entry.model, error) from error
+        except CaptureError:
+            raise
+        except Exception as error:
+            traced = _second_try(entry, fakes, error)
     return dataclasses.replace(traced, notes=(*traced.notes, *notes))
+
+
+def _second_try(entry: Entry, fakes: tuple[torch.Tensor, ...],
+                first: Exception) -> Traced:
+    try:
+        return trace_by_make_fx(entry, fakes)
+    except Exception as second:
+        raise explained(entry.model, first, second=second) from first
