@@ -21,6 +21,9 @@ QUICK = ("Bloom", "DebertaV2", "DeepseekV3", "Marian", "Mamba2", "OPT")
 REFUSED = ("IBert", "LED", "Longformer", "ProphetNet", "vilt")
 """Their control flow depends on values; test_refused tests the message."""
 
+SINGLE = ("SwitchTransformers", )
+"""Cast a router to float32 themselves."""
+
 
 def strict(model: Example) -> tuple[Example, float]:
     """In float64 where the model runs in it, and the tolerance."""
@@ -35,8 +38,9 @@ def strict(model: Example) -> tuple[Example, float]:
 
 class TestEqualToEager(unittest.TestCase):
 
-    def check(self, example: Example) -> None:
-        (model, inputs, loss_fn), tolerance = strict(example)
+    def check(self, example: Example, *, single: bool = False) -> None:
+        (model, inputs,
+         loss_fn), tolerance = (example, 2e-4) if single else strict(example)
         check_capture(self, model, inputs, loss_fn, tolerance=tolerance)
 
     def test_models(self) -> None:
@@ -55,7 +59,7 @@ class TestEqualToEager(unittest.TestCase):
             for name, build in table.MODELS.items():
                 if name not in REFUSED:
                     with self.subTest(name):
-                        self.check(build())
+                        self.check(build(), single=name in SINGLE)
 
 
 class Tower(nn.Module):

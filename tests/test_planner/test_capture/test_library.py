@@ -1,0 +1,78 @@
+"""Settings of Hugging Face models that change how they are traced."""
+
+from __future__ import annotations
+
+import unittest
+import warnings
+
+import torch
+import transformers as hf
+
+from planner.capture.capture import capture
+from tests.model_zoo import MODELS, VOCABULARY
+from tests.test_planner.test_capture.eager import check_capture, doubled
+
+
+class TestHuggingFace(unittest.TestCase):
+
+    def test_looping_experts_are_captured_as_a_grouped_product(self) -> None:
+        model, inputs, _ = MODELS["mixtral"]()
+        model.set_experts_implementation("eager")
+        program = check_capture(self, model, inputs, tolerance=2e-4)
+        self.assertEqual(model.config._experts_implementation, "eager")
+        self.assertIn("which computes the same", program.notes[0])
+        targets = {
+            str(n.target)
+            for cls in program.classes.values()
+            for n in cls.calls
+        }
+        self.assertIn("aten._grouped_mm.default", targets)
+
+    def test_gradient_checkpointing(self) -> None:
+        for reentrant in (True, False):
+            with self.subTest(reentrant=reentrant):
+                model, inputs, _ = MODELS["llama"]()
+                model.gradient_checkpointing_enable(
+                    {"use_reentrant": reentrant})
+                program = check_capture(self, *doubled(model, inputs))
+                self.assertIn("activation checkpointing", program.notes[0])
+                self.assertEqual(len(program.classes), 3)
+
+    def test_embeddings_as_inputs(self) -> None:
+        model, inputs, _ = MODELS["llama"]()
+        model, embedded = doubled(model, torch.randn(4, 16, 32))
+        program = check_capture(self, model, {
+            "inputs_embeds": embedded.requires_grad_(),
+            "labels": inputs["labels"]
+        })
+        self.assertTrue(program.specs["input:0"].requires_grad)
+
+    def test_the_cache_is_left_out(self) -> None:
+        model, inputs, _ = MODELS["llama"]()
+        program = capture(model, {"input_ids": inputs["input_ids"]})
+        self.assertEqual(program.leaves[1].path, "kwargs['use_cache']")
+        self.assertIs(program.leaves[1].constant, False)
+
+    def test_dummy_inputs_with_a_warning(self) -> None:
+        config = hf.LlamaConfig(hidden_size=32,
+                                intermediate_size=64,
+                                num_hidden_layers=1,
+                                num_attention_heads=4,
+                                vocab_size=VOCABULARY)
+        with self.assertWarnsRegex(UserWarning,
+                                   r"planning for the model's dummy_inputs"):
+            program = capture(hf.LlamaForCausalLM(config))
+        self.assertEqual(program.model_name, "LlamaForCausalLM")
+
+    def test_hooks_of_the_first_call_are_not_left(self) -> None:
+        model, inputs, _ = MODELS["mixtral"]()
+        before = [len(m._forward_hooks) for m in model.modules()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            capture(model, inputs)
+        self.assertEqual(before,
+                         [len(m._forward_hooks) for m in model.modules()])
+
+
+if __name__ == "__main__":
+    unittest.main()
