@@ -106,6 +106,7 @@ def megatron(sequence_parallel: bool = False) -> Recipe:
         policy = Policy(name="megatron-sp",
                         rest="used",
                         divide=True,
+                        shard_weights=True,
                         value_moves=_LOCAL
                         | {"all_reduce", "all_gather", "reduce_scatter"},
                         partial_sums=False)
@@ -113,6 +114,7 @@ def megatron(sequence_parallel: bool = False) -> Recipe:
         policy = Policy(name="megatron",
                         rest="used",
                         divide=True,
+                        shard_weights=True,
                         value_moves=frozenset({"all_reduce"}),
                         reluctant_moves=frozenset({"slice"}))
     return Recipe((("tp", policy), ))

@@ -15,8 +15,9 @@ from planner.rules.registry import TensorSpec
 from planner.search.draft import AxisProblem, Draft
 from planner.search.facts import CallFacts, ClassFacts
 from planner.search.fan_out import FanOut, Reader
+from planner.search.misplaced import misplaced
 from planner.search.placed import PLAIN, Numbers, numbered
-from planner.search.policy import UNDIVIDED_S
+from planner.search.policy import RELUCTANT_S, UNDIVIDED_S
 from planner.search.pressure import local_bytes
 from planner.search.tables import Array, penalties
 
@@ -79,8 +80,11 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
         for s in (share, share / problem.size))
     if problem.policy.divide and call.work.forward_flops:
         whole_s += UNDIVIDED_S * count
-    draft.add((variable, ),
-              np.where(draft.calls[variable].is_sharded, part_s, whole_s))
+    domain = draft.calls[variable]
+    draft.add((variable, ), np.where(domain.is_sharded, part_s, whole_s))
+    if call.work.forward_flops and problem.facts.counts[name] > 1:
+        bad = misplaced(problem.policy, call, domain)
+        draft.add((variable, ), bad * RELUCTANT_S * problem.facts.counts[name])
 
 
 def _saved(problem: AxisProblem, draft: Draft, name: str, call: CallFacts,

@@ -22,7 +22,7 @@ FORBIDDEN_S = 1e3
 """Price in seconds of a move that a policy disallows."""
 
 RELUCTANT_S = 0.1
-"""Price in seconds of a move that a policy makes only to divide work."""
+"""Price in seconds of what a policy does only where it must."""
 
 UNDIVIDED_S = 1.0
 """Price in seconds of a product that a recipe's axis doesn't divide."""
@@ -56,6 +56,9 @@ class Policy:
         rather than be reduce-scattered.
     divide : bool
         Whether an undivided product is priced.
+    shard_weights : bool
+        Whether a product that is divided otherwise than by its weight is
+        priced, in blocks that repeat.
     regather : bool
         Whether parameters that are gathered for use are gathered again in
         the backward pass.
@@ -70,6 +73,7 @@ class Policy:
     index_moves: bool = True
     partial_sums: bool = True
     divide: bool = False
+    shard_weights: bool = False
     regather: bool = False
 
     @property
