@@ -8,6 +8,7 @@ live on, so that nothing is computed and no device kernel is baked in.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import threading
@@ -50,6 +51,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
     notes: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(_ONE_AT_A_TIME)
+        stack.enter_context(_no_collection())
         stack.enter_context(_quiet())
         stack.enter_context(_kept_attributes(model))
         stack.enter_context(_fake_state(model, mode))
@@ -61,6 +63,18 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield notes
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A trace makes millions of objects and keeps most: a seventh faster."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager
