@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from passes.collectives import AxisRef
 from planner.ir.layout import Layout, P, Placement, R
 from planner.ir.mesh import MeshSpec
+from scaletorch.runtime.groups import Groups
 from scaletorch.runtime.ranks import run_ranks
 
 __all__ = ["gathered", "gradient_layout", "on_mesh", "same", "spread"]
@@ -18,21 +19,21 @@ __all__ = ["gathered", "gradient_layout", "on_mesh", "same", "spread"]
 Result = TypeVar("Result")
 
 
-def on_mesh(
-        mesh: MeshSpec, function: Callable[[int, tuple[AxisRef, ...]],
-                                           Result]) -> list[Result]:
-    """Run ``function(rank, axes)`` on every rank; axes name real groups."""
+def on_mesh(mesh: MeshSpec, function: Callable[[int, Groups],
+                                               Result]) -> list[Result]:
+    """Run ``function(rank, groups)`` on every rank."""
 
     def work(rank: int) -> Result:
         device_mesh = init_device_mesh("cpu",
                                        mesh.sizes,
                                        mesh_dim_names=mesh.names)
+        found = [device_mesh.get_group(n) for n in mesh.names]
         place = mesh.coordinate(rank)
-        axes = tuple(
-            AxisRef(
-                name=device_mesh.get_group(n).group_name, size=s, coordinate=c)
-            for n, s, c in zip(mesh.names, mesh.sizes, place, strict=True))
-        return function(rank, axes)
+        axes = [
+            AxisRef(name=g.group_name, size=s, coordinate=c)
+            for g, s, c in zip(found, mesh.sizes, place, strict=True)
+        ]
+        return function(rank, Groups.of(mesh.names, axes, found))
 
     return run_ranks(mesh.world_size, work)
 

@@ -63,7 +63,8 @@ class Case:
 
 def check(test: unittest.TestCase, cases: list[Case], mesh: MeshSpec) -> None:
     found = on_mesh(
-        mesh, lambda rank, axes: [c.run(rank, axes, mesh) for c in cases])
+        mesh,
+        lambda rank, groups: [c.run(rank, groups.axes, mesh) for c in cases])
     for number, case in enumerate(cases):
         parts = [ranks[number] for ranks in found]
         with test.subTest(f"{case.source} -> {case.target} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import operator
 import unittest
@@ -25,6 +26,7 @@ from planner.ir.program import BlockClass
 from planner.rules import Option, TensorSpec, options
 from planner.rules.numeric import call_of
 from scaletorch.runtime.bind import bind
+from scaletorch.runtime.groups import Groups
 from tests.test_passes.simulated import (gathered, gradient_layout, on_mesh,
                                          same, spread)
 
@@ -118,8 +120,8 @@ def check_lowerings(test: unittest.TestCase,
                outputs)
 
 
-Run = Callable[[Call, CallLayout, MeshSpec, int, tuple[AxisRef, ...], int],
-               tuple[Tensors, Tensors]]
+Run = Callable[[Call, CallLayout, MeshSpec, int, Groups, int], tuple[Tensors,
+                                                                     Tensors]]
 
 
 def _check(test: unittest.TestCase, call: Call, chosen: list[CallLayout],
@@ -127,8 +129,8 @@ def _check(test: unittest.TestCase, call: Call, chosen: list[CallLayout],
     whole = _tensors(call.op(*call.args, **call.kwargs))[:outputs]
     wanted = _gradients(whole, call.tensors, [_tangent(y) for y in whole])
 
-    def work(rank: int, axes: tuple[AxisRef, ...]) -> list[Any]:
-        return [how(call, c, mesh, rank, axes, len(whole)) for c in chosen]
+    def work(rank: int, groups: Groups) -> list[Any]:
+        return [how(call, c, mesh, rank, groups, len(whole)) for c in chosen]
 
     found = on_mesh(mesh, work)
     for number, layout in enumerate(chosen):
@@ -154,41 +156,48 @@ def _compare(test: unittest.TestCase, parts: Sequence[torch.Tensor],
 
 
 def _eager(call: Call, chosen: CallLayout, mesh: MeshSpec, rank: int,
-           axes: tuple[AxisRef, ...], outputs: int) -> tuple[Tensors, Tensors]:
+           groups: Groups, outputs: int) -> tuple[Tensors, Tensors]:
     """The local graph under autograd, without a trace."""
     graph = localize_shapes(insert_collectives(*call.block(chosen), mesh, {}),
                             mesh)
     local = _local(call, chosen, mesh, rank)
-    results = interpret(graph, axes, torch.device("cpu"), local)[:outputs]
+    results = interpret(graph, groups.axes, torch.device("cpu"),
+                        local)[:outputs]
     tangents = _local_tangents(call, chosen, mesh, rank, outputs)
     return results, _gradients(results, local, tangents)
 
 
 def _traced(call: Call, chosen: CallLayout, mesh: MeshSpec, rank: int,
-            axes: tuple[AxisRef,
-                        ...], outputs: int) -> tuple[Tensors, Tensors]:
+            groups: Groups, outputs: int) -> tuple[Tensors, Tensors]:
     """The forward and backward graph that the passes make."""
     block, layout = call.block(chosen)
     graph = localize_shapes(insert_collectives(block, layout, mesh, {}), mesh)
     specs = [(n.meta["spec"], layout.hubs[n.name]) for n in block.placeholders]
     joint = differentiate(graph,
-                          axes,
+                          _named(groups),
                           device=torch.device("cpu"),
                           specs=specs,
                           wanted=range(outputs))
     split = split_backward(joint)
     local = [x.detach() for x in _local(call, chosen, mesh, rank)]
-    place = dict(zip(mesh.names, mesh.coordinate(rank), strict=True))
-    out = bind(split.forward, {}, place)(0, *local)
+    out = bind(split.forward, groups)(0, *local)
     results = out[:split.results][:outputs]
     if split.backward is None:
         return results, [None] * len(local)
     tangents = _local_tangents(call, chosen, mesh, rank, outputs)
     saved = [local[i] for i in split.saved_operands]
-    grads = bind(split.backward, {},
-                 place)(0, *saved, *out[split.results:],
-                        *(tangents[i] for i in split.tangents))
+    grads = bind(split.backward,
+                 groups)(0, *saved, *out[split.results:],
+                         *(tangents[i] for i in split.tangents))
     return results, grads
+
+
+def _named(groups: Groups) -> list[AxisRef]:
+    """The axes under the names they have in a program."""
+    return [
+        dataclasses.replace(axis, name=name)
+        for axis, name in zip(groups.axes, groups.names, strict=True)
+    ]
 
 
 def _local(call: Call, chosen: CallLayout, mesh: MeshSpec,
