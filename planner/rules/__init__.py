@@ -1,4 +1,21 @@
-"""Sharding rules: what each operator can do over one mesh axis."""
+"""Sharding rules: what each operator can do over one mesh axis.
+
+The modules of this package register rules by family. A rule for one more
+operator, here a custom one, is registered alike; `discover` finds out what
+to say in it:
+
+>>> import torch
+>>> @torch.library.custom_op("rules_doc::row_sums", mutates_args=())
+... def row_sums(x: torch.Tensor) -> torch.Tensor:
+...     return x.cumsum(1)
+>>> op = torch.ops.rules_doc.row_sums.default
+>>> found = discover(op, (torch.randn(4, 6, dtype=torch.float64), ))
+>>> found
+(S(0)->S(0), P->P)
+>>> @register(op)
+... def rule(call: OpCall) -> tuple[Option, ...]:
+...     return found
+"""
 
 import planner.rules.attention  # noqa: F401
 import planner.rules.conv  # noqa: F401

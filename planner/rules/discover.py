@@ -15,7 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from planner.ir.layout import P, Placement, R, S
-from planner.rules.numeric import call_of, local_outputs, mismatch
+from planner.rules.numeric import call_of, local_outputs, mismatch, run_call
 from planner.rules.registry import (OpCall, Option, TensorSpec, divides,
                                     with_partial_gradients)
 
@@ -62,10 +62,7 @@ def discover(op: Callable[..., Any],
     >>> [str(o) for o in discover(torch.cumsum, (x, 1))]
     ['S(0)->S(0)', 'P->P']
     """
-    leaves, tree = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
-    leaves = [_differentiable(x) for x in leaves]
-    own_args, own_kwargs = pytree.tree_unflatten(leaves, tree)
-    call, tensors = call_of(op, own_args, own_kwargs)
+    call, tensors = _described(op, args, kwargs or {})
     choices = [_choices(spec, size) for spec in call.inputs]
     count = 1
     for c in choices:
@@ -82,11 +79,42 @@ def discover(op: Callable[..., Any],
     return tuple(found)
 
 
-def _differentiable(leaf: Any) -> Any:
-    if isinstance(leaf, torch.Tensor) and (leaf.is_floating_point()
-                                           or leaf.is_complex()):
-        return leaf.detach().clone().requires_grad_()
-    return leaf
+def _described(
+        op: Any, args: Sequence[Any],
+        kwargs: Mapping[str, Any]) -> tuple[OpCall, tuple[torch.Tensor, ...]]:
+    """The call with differentiable inputs, if the operator has a gradient."""
+
+    def copied(differentiable: bool) -> tuple[Any, Any]:
+
+        def copy(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            real = leaf.is_floating_point() or leaf.is_complex()
+            return leaf.detach().clone().requires_grad_(differentiable
+                                                        and real)
+
+        return pytree.tree_map(copy, (tuple(args), dict(kwargs)))
+
+    call, tensors = call_of(op, *copied(True))
+    if _has_gradient(call, tensors):
+        return call, tensors
+    return call_of(op, *copied(False))
+
+
+def _has_gradient(call: OpCall, tensors: Sequence[torch.Tensor]) -> bool:
+    outputs = [
+        x for x in run_call(call.target, call.args, call.kwargs, tensors)
+        if x.requires_grad
+    ]
+    if not outputs:
+        return False
+    try:
+        torch.autograd.grad([x.abs().sum() for x in outputs],
+                            [x for x in tensors if x.requires_grad],
+                            allow_unused=True)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _choices(spec: TensorSpec, size: int) -> list[Placement]:
@@ -109,8 +137,9 @@ def _right(call: OpCall, tensors: Sequence[torch.Tensor],
     for outputs in itertools.product(*ways):
         option = with_partial_gradients(
             call, Option(inputs=tuple(inputs), outputs=outputs))
-        if divides(call, option, size) and mismatch(call, tensors, option,
-                                                    size) is None:
+        if not divides(call, option, size):
+            continue
+        if mismatch(call, tensors, (option, ), (size, )) is None:
             yield option
             return
 

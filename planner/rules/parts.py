@@ -13,15 +13,29 @@ __all__ = ["difference", "split"]
 Tensors = Sequence[torch.Tensor]
 
 
-def split(value: torch.Tensor, placement: Placement, size: int,
+def split(value: torch.Tensor, layout: Sequence[Placement],
+          sizes: Sequence[int],
           generator: torch.Generator) -> list[torch.Tensor]:
-    """Every rank's part of a value; summands are random.
+    """Every rank's part of a value, ranks in row-major order.
+
+    Summands are random.
 
     Raises
     ------
     ValueError
-        When no parts combine by the placement's reduction.
+        When no parts combine by a placement's reduction.
     """
+    parts = [value]
+    for placement, size in zip(layout, sizes, strict=True):
+        parts = [
+            p for part in parts
+            for p in _split(part, placement, size, generator)
+        ]
+    return parts
+
+
+def _split(value: torch.Tensor, placement: Placement, size: int,
+           generator: torch.Generator) -> list[torch.Tensor]:
     if placement.is_shard:
         return [
             c.contiguous() for c in value.tensor_split(size, dim=placement.dim)
@@ -38,23 +52,33 @@ def split(value: torch.Tensor, placement: Placement, size: int,
     return [value - sum(noise), *noise]
 
 
-def difference(parts: Tensors, whole: torch.Tensor, placement: Placement,
+def difference(parts: Tensors, whole: torch.Tensor,
+               layout: Sequence[Placement], sizes: Sequence[int],
                tolerance: float) -> str | None:
     """Say how parts in a layout differ from the whole; None if they don't."""
-    if placement.is_replicated:
-        texts = (_unequal(part, whole, tolerance) for part in parts)
-        return next(filter(None, texts), None)
     shapes = {tuple(p.shape) for p in parts}
     if len(shapes) > 1:
         return f"parts of different shapes {sorted(shapes)}"
-    try:
-        joined = _join(parts, placement)
-    except (IndexError, RuntimeError) as error:
-        return f"parts of shape {shapes.pop()} can't be joined: {error}"
-    return _unequal(joined, whole, tolerance)
+    joined = list(parts)
+    for placement, size in reversed(list(zip(layout, sizes, strict=True))):
+        groups = [joined[i:i + size] for i in range(0, len(joined), size)]
+        try:
+            joined = [_join(group, placement) for group in groups]
+        except (IndexError, RuntimeError) as error:
+            return (f"parts of shape {shapes.pop()} can't be joined: "
+                    f"{error}")
+        if placement.is_replicated:
+            for group in groups:
+                for part in group:
+                    text = _unequal(part, group[0], tolerance)
+                    if text:
+                        return f"ranks differ: {text}"
+    return _unequal(joined[0], whole, tolerance)
 
 
 def _join(parts: Tensors, placement: Placement) -> torch.Tensor:
+    if placement.is_replicated:
+        return parts[0]
     if placement.is_shard:
         return torch.cat(list(parts), placement.dim)
     stacked = torch.stack(list(parts))

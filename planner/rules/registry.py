@@ -86,7 +86,7 @@ class OpCall:
         return self.kwargs.get(name, default)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Option:
     """One way to run an operator over one mesh axis.
 
@@ -113,6 +113,8 @@ class Option:
         text = (f"{','.join(map(str, self.inputs))}"
                 f"->{','.join(map(str, self.outputs))}")
         return f"{text} [{self.lowering}]" if self.lowering else text
+
+    __repr__ = __str__
 
     @property
     def is_sharded(self) -> bool:

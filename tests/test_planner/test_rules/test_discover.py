@@ -19,6 +19,12 @@ def scaled_rows(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (x * scale[:, None]).cumsum(1)
 
 
+@torch.library.custom_op("rules_test::largest", mutates_args=())
+def largest(x: torch.Tensor) -> torch.Tensor:
+    """The largest of each row; has no derivative."""
+    return x.amax(1)
+
+
 @scaled_rows.register_fake
 def _(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(x)
@@ -79,6 +85,15 @@ class TestDiscover(unittest.TestCase):
         found = discover(detached_mean, (normal(4, 6), ))
         self.assertNotIn("S(0)->S(0)", map(str, found))
         self.assertIn("S(1)->S(1)", map(str, found))
+
+    def test_whole_numbers(self) -> None:
+        found = discover(torch.bitwise_not, (ints(9, 4, 3), ))
+        self.assertEqual([str(o) for o in found], ["S(0)->S(0)"])
+
+    def test_operator_without_a_gradient(self) -> None:
+        found = discover(torch.ops.rules_test.largest.default,
+                         (normal(4, 6), ))
+        self.assertEqual([str(o) for o in found], ["S(0)->S(0)"])
 
     def test_too_many_ways(self) -> None:
         with self.assertRaisesRegex(ValueError, "lie in 16 ways"):

@@ -60,9 +60,7 @@ class TestDTensor(unittest.TestCase):
                 with self.subTest(f"{case}: {option}"):
                     self.assertIsNone(
                         mismatch(call,
-                                 tensors,
-                                 option,
-                                 2,
+                                 tensors, (option, ), (2, ),
                                  tolerance=case.tolerance))
 
 

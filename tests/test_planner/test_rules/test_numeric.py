@@ -19,7 +19,7 @@ class TestMismatch(unittest.TestCase):
     def difference(self, op: object, args: tuple[object, ...],
                    option: Option) -> str:
         call, tensors = call_of(op, args, {})
-        return mismatch(call, tensors, option, 2) or ""
+        return mismatch(call, tensors, (option, ), (2, )) or ""
 
     def test_right_option(self) -> None:
         option = Option(inputs=(S(1), S(0)), outputs=(P, ))
