@@ -32,6 +32,10 @@ def capture(model: nn.Module,
             loss_fn: Callable[..., Any] | None = None) -> Program:
     """Capture a model's forward training program, cut into blocks.
 
+    Two ways are tried: ``torch.export``, which knows module paths, and, for
+    what it refuses, ``make_fx``, whose program is one block (`Program.notes`
+    says so). The error gives both reasons where they differ.
+
     Parameters
     ----------
     model : nn.Module

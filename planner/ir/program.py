@@ -78,7 +78,7 @@ class Block:
     Parameters
     ----------
     name : str
-        The module path it was cut from, or ``pre``/``post``-like names.
+        The module path it was cut from, or ``glue.N`` between those.
     block_class : str
         Name of its class.
     operands : tuple of str
@@ -129,6 +129,8 @@ class Program:
     loss : int or None
         Which output leaf is the scalar that training differentiates.
     training : bool
+    notes : tuple of str
+        What capture replaced or left out, for the reader of a plan.
     """
 
     model_name: str
