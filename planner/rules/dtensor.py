@@ -93,8 +93,8 @@ def _placement(theirs: Any) -> Placement | None:
 def _is_sound(call: OpCall, option: Option) -> bool:
     """Whether an option holds for gradients too.
 
-    Extrema over ranks have no gradient and arise only from reductions;
-    truth values have no sums. The local result of a divided operand is
+    Extrema over ranks have no gradient and arise only from reductions. The
+    local result of a divided operand is
     whole only where its values are not used, which says nothing of its
     gradient.
     """
@@ -102,8 +102,6 @@ def _is_sound(call: OpCall, option: Option) -> bool:
         zip(call.inputs + call.outputs,
             option.inputs + option.outputs,
             strict=True))
-    if any(p.is_partial and s.dtype == torch.bool for s, p in pairs):
-        return False
     extrema = [p.is_partial and p.reduce != "sum" for _, p in pairs]
     if any(extrema[:len(call.inputs)]) or any(
             e and s.requires_grad

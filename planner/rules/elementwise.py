@@ -111,9 +111,7 @@ def pointwise(call: OpCall) -> Iterable[Option]:
 
 
 def _linear_patterns(call: OpCall) -> Iterable[str]:
-    """Ways in which partial sums pass; sums of truth values do not."""
-    if call.outputs[0].dtype == torch.bool:
-        return ()
+    """Ways in which partial sums pass."""
     if call.target in _ZERO_FILLS:
         return (_ZERO_FILLS[call.target], ) if call.args[2] == 0 else ()
     patterns = _LINEAR.get(call.target, ())

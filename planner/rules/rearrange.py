@@ -120,8 +120,7 @@ def diff(call: OpCall) -> Iterable[Option]:
     for d in others(call, call.arg(2, "dim", -1)):
         if all(s.ndim == call.outputs[0].ndim for s in call.inputs):
             yield place(call, {i: S(d) for i in inputs}, S(d))
-    if call.outputs[0].dtype != torch.bool:
-        yield partial(call)
+    yield partial(call)
 
 
 @register(aten.select_scatter.default, aten.slice_scatter.default)

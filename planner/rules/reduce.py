@@ -64,7 +64,7 @@ def total(call: OpCall) -> Iterable[Option]:
     yield from _reduced(call, dims, P, "mean_partial" if mean else None)
     linear = mean or "sum" in str(call.target) and "nan" not in str(
         call.target)
-    if linear and call.inputs[0].dtype != torch.bool:
+    if linear:
         yield partial(call)
 
 
@@ -143,5 +143,4 @@ def along(call: OpCall) -> Iterable[Option]:
 def cumsum(call: OpCall) -> Iterable[Option]:
     """Running sums: linear, but along a whole dim."""
     yield from _kept(call, reduced_dims(call))
-    if call.inputs[0].dtype != torch.bool:
-        yield partial(call)
+    yield partial(call)

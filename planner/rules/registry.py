@@ -21,8 +21,8 @@ import torch
 from planner.ir.layout import Placement, R, V
 
 __all__ = [
-    "Arg", "OpCall", "Option", "TensorSpec", "divides", "has_rule", "options",
-    "register", "registered_ops", "with_partial_gradients"
+    "Arg", "OpCall", "Option", "TensorSpec", "adds_up", "divides", "has_rule",
+    "options", "register", "registered_ops", "with_partial_gradients"
 ]
 
 
@@ -185,6 +185,15 @@ def divides(call: OpCall, option: Option, size: int) -> bool:
         for spec, p in pairs)
 
 
+def adds_up(call: OpCall, option: Option) -> bool:
+    """Whether what is partial can be reduced: truth values can't."""
+    pairs = zip(call.inputs + call.outputs,
+                option.inputs + option.outputs,
+                strict=True)
+    return not any(p.is_partial and spec.dtype == torch.bool
+                   for spec, p in pairs)
+
+
 def with_partial_gradients(call: OpCall, option: Option) -> Option:
     """Operands held whole by a divided operator get partial gradients."""
     whole = all(p == R for p in option.inputs + option.outputs)
@@ -224,7 +233,10 @@ def options(call: OpCall, size: int, *,
         found[_uniform(call, V)] = None
     known = _rule_for(call.target)
     for rule in fallback if known is None else (known, ):
-        own = [o for o in rule(call) if divides(call, o, size)]
+        own = [
+            o for o in rule(call)
+            if divides(call, o, size) and adds_up(call, o)
+        ]
         for option in own:
             found[with_partial_gradients(call, option)] = None
         if own:

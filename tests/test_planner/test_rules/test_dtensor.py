@@ -9,7 +9,7 @@ import torch
 from planner.rules import OpCall, Option, has_rule
 from planner.rules.dtensor import dtensor_ops, dtensor_options
 from planner.rules.numeric import call_of, mismatch
-from planner.rules.registry import divides, with_partial_gradients
+from planner.rules.registry import adds_up, divides, with_partial_gradients
 from tests.test_planner.test_rules.cases import CASES
 from tests.test_planner.test_rules.cases.case import normal
 
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 def sound(call: OpCall) -> list[Option]:
     return [
         with_partial_gradients(call, o) for o in dtensor_options(call)
-        if divides(call, o, 2)
+        if divides(call, o, 2) and adds_up(call, o)
     ]
 
 

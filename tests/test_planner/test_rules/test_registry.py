@@ -31,6 +31,11 @@ class TestOptions(unittest.TestCase):
         self.assertEqual([str(o) for o in found],
                          ["R->R", "V->V", "S(1)->S(1)"])
 
+    def test_truth_values_have_no_partial_sums(self) -> None:
+        found = options_of(aten.t.default, normal(4, 6).detach() > 0)
+        self.assertEqual([str(o) for o in found],
+                         ["R->R", "S(1)->S(0)", "S(0)->S(1)"])
+
     def test_units_must_divide(self) -> None:
         grouped = case(aten.group_norm.default, normal(3, 8, 2), 2)
         by_size = {
