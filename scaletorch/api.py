@@ -27,6 +27,7 @@ from scaletorch.compare import compare_on_mesh
 from scaletorch.mesh import device_mesh, reshaped, spec_of
 from scaletorch.module import ParallelModule
 from scaletorch.runtime.agree import Agreement
+from scaletorch.runtime.compiled import TRACING
 from scaletorch.structure import skeleton
 from scaletorch.tune import quickest
 
@@ -120,7 +121,8 @@ def auto_parallelize(
         check_model(model)
         # Tracing changes what it traces for a while, and ranks that are
         # threads may share the model.
-        program = capture_call(skeleton(model), call, loss_fn=loss_fn)
+        with TRACING:
+            program = capture_call(skeleton(model), call, loss_fn=loss_fn)
         planning = Planning(program,
                             _cluster(cluster, devices, agreement),
                             constraints=Constraints(constraints or ()),

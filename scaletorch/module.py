@@ -19,7 +19,7 @@ from planner.ir.program import Program
 from scaletorch.mesh import mesh_device
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
-from scaletorch.runtime.compiled import Compiled, compiled
+from scaletorch.runtime.compiled import TRACING, Compiled, compiled
 from scaletorch.sharding import keep_part, shard_state
 from scaletorch.structure import on_meta, skeleton
 
@@ -70,7 +70,7 @@ class ParallelModule(nn.Module):
         structure = skeleton(model)
         shard_state(structure, model, mesh, layout, seed=seed)
         self._adopt(structure)
-        with self._agreement.together("lowering the plan"):
+        with self._agreement.together("lowering the plan"), TRACING:
             self._first = compiled(program,
                                    layout,
                                    mesh,
@@ -250,7 +250,8 @@ class ParallelModule(nn.Module):
         return (call.paths, leaves, autocast, modes, state)
 
     def _capture(self, call: Call, *, local_inputs: bool) -> Compiled:
-        with self._agreement.together("capturing the model for new inputs"):
+        with self._agreement.together(
+                "capturing the model for new inputs"), TRACING:
             with on_meta(self._structure) as model:
                 program = capture_call(model, call, loss_fn=self._loss_fn)
             layout = self._replan(program, keep_inputs=local_inputs)

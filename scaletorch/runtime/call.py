@@ -68,7 +68,7 @@ class _Call(torch.autograd.Function):
         for name, value in mutations.items():
             local[name].copy_(value)
         ctx.tape, ctx.compiled, ctx.tensors = tape, compiled, tensors
-        ctx.versions = _versions(compiled, local)
+        ctx.versions = _versions(names, tensors)
         ctx.set_materialize_grads(False)
         returned = tuple(_fresh(x, tensors) for x in outputs if x is not None)
         ctx.mark_non_differentiable(*(x for x, is_needed in zip(
@@ -88,12 +88,7 @@ class _Call(torch.autograd.Function):
         _refuse_foreign(program, tangents)
         names = (*compiled.state, *compiled.inputs)
         pairs = list(zip(names, ctx.tensors, strict=True))
-        _refuse_changed(
-            ctx.versions,
-            _versions(compiled, {
-                n: t.to_local() if isinstance(t, DTensor) else t
-                for n, t in pairs
-            }))
+        _refuse_changed(ctx.versions, _versions(names, ctx.tensors))
         wanted = [n for n, t in pairs if t.requires_grad]
         local = compiled.executor.backward(ctx.tape, tangents, wanted)
         found = [
@@ -109,12 +104,12 @@ def _fresh(value: torch.Tensor, inputs: tuple[torch.Tensor,
     return value.clone() if any(value is x for x in inputs) else value
 
 
-def _versions(compiled: Compiled, local: dict[str,
-                                              torch.Tensor]) -> dict[str, int]:
+def _versions(names: Sequence[str],
+              tensors: Sequence[torch.Tensor]) -> dict[str, int]:
     """How often each parameter and input was written to so far."""
     return {
         n: t._version
-        for n, t in local.items()
+        for n, t in zip(names, tensors, strict=True)
         if not n.startswith("buffer:") and not t.is_inference()
     }
 

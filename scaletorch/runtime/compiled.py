@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,10 @@ from planner.ir.values import value_of
 from scaletorch.mesh import mesh_device, mesh_rank
 from scaletorch.runtime.executor import Executor
 
-__all__ = ["Compiled", "compiled"]
+__all__ = ["Compiled", "TRACING", "compiled"]
+
+TRACING = threading.RLock()
+"""Held while tracing, which has state of the process; ranks may be threads."""
 
 
 @dataclass(frozen=True, kw_only=True)

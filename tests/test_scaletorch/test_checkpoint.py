@@ -1,0 +1,136 @@
+"""Checkpoints: safetensors by slices, and DCP under another plan."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
+from torch import nn
+
+import scaletorch
+from scaletorch import checkpoint, parallel
+from scaletorch.runtime.ranks import run_ranks
+from tests.test_scaletorch.small import (Mlp, TiedLM, batch, ids, seeded,
+                                         spread, whole)
+
+TWO = {"dp": 2, "tp": 2}
+PLAN = parallel.fsdp() * parallel.megatron()
+
+
+def other(build: Any = Mlp) -> nn.Module:
+    torch.manual_seed(7)
+    return build().double()
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: whole(t) for n, t in model.state_dict().items()}
+
+
+class TestCheckpoint(unittest.TestCase):
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def check(self, path: Path, axes: dict[str, int], plan: Any) -> None:
+
+        def work(rank: int) -> dict[str, torch.Tensor]:
+            del rank
+            module = spread(seeded(Mlp), batch(), axes, plan)
+            scaletorch.load_checkpoint(module, path)
+            return state_of(module)
+
+        for found in run_ranks(math.prod(axes.values()), work):
+            for name, value in other().state_dict().items():
+                self.assertTrue(torch.equal(found[name], value), name)
+
+    def test_one_file_into_two_axes(self) -> None:
+        save_file(other().state_dict(), self.folder / "model.safetensors")
+        self.check(self.folder / "model.safetensors", TWO, PLAN)
+
+    def test_an_index_of_files(self) -> None:
+        state = other().state_dict()
+        names = {n: f"part{i % 2}.safetensors" for i, n in enumerate(state)}
+        for file in sorted(set(names.values())):
+            save_file({
+                n: t
+                for n, t in state.items() if names[n] == file
+            }, self.folder / file)
+        index = self.folder / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": names}))
+        self.check(self.folder, {"dp": 2}, parallel.fsdp())
+
+    def test_dcp_across_plans(self) -> None:
+
+        def save(rank: int) -> None:
+            del rank
+            module = spread(other(), batch(), TWO, PLAN)
+            dcp.save(module.state_dict(), checkpoint_id=self.folder)
+
+        run_ranks(4, save)
+        self.check(self.folder, {"dp": 2}, parallel.fsdp())
+
+    def test_a_rank_reads_its_slices(self) -> None:
+        save_file(other().state_dict(), self.folder / "model.safetensors")
+        read: list[int] = []
+        original = checkpoint.local_slices
+
+        def recording(shape: Any, *rest: Any) -> Any:
+            found = original(shape, *rest)
+            read.append(math.prod(s.stop - s.start for s in found))
+            return found
+
+        with mock.patch.object(checkpoint, "local_slices", recording):
+            self.check(self.folder, {"dp": 2}, parallel.fsdp())
+        whole_size = sum(p.numel() for p in other().parameters())
+        self.assertEqual(sum(read), whole_size)
+
+    def test_ties_and_misfits(self) -> None:
+        state = dict(other(TiedLM).state_dict())
+        del state["head.weight"]
+        save_file(state, self.folder / "tied.safetensors")
+        save_file({
+            "up.weight": torch.zeros(3, 8),
+            "rest": torch.zeros(1)
+        }, self.folder / "odd.safetensors")
+
+        def work(rank: int) -> list[str]:
+            del rank
+            module = spread(seeded(TiedLM), (ids(), ), {"dp": 2},
+                            parallel.fsdp())
+            scaletorch.load_checkpoint(module,
+                                       self.folder / "tied.safetensors")
+            assert torch.equal(whole(module.get_parameter("head.weight")),
+                               state["embed.weight"])
+            module = spread(seeded(Mlp), batch(), {"dp": 2}, parallel.fsdp())
+            texts = []
+            for path, strict in (("odd.safetensors", True), ("odd.safetensors",
+                                                             False),
+                                 ("none.safetensors", True)):
+                try:
+                    scaletorch.load_checkpoint(module,
+                                               self.folder / path,
+                                               strict=strict)
+                except (KeyError, ValueError, FileNotFoundError) as error:
+                    texts.append(str(error))
+            return texts
+
+        for texts in run_ranks(2, work):
+            self.assertIn(
+                "missing up.bias, norm.weight, norm.bias and 2 "
+                "more; not in the model rest", texts[0])
+            self.assertIn("up.weight has the shape (3, 8)", texts[1])
+            self.assertIn("holds no checkpoint", texts[2])
+
+
+if __name__ == "__main__":
+    unittest.main()

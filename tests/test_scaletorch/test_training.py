@@ -1,0 +1,159 @@
+"""Training on a mesh gives what training alone gives."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import scaletorch
+from scaletorch import parallel
+from tests.test_scaletorch.small import (Mlp, Normed, TiedLM, batch,
+                                         check_same, ids, images, seeded,
+                                         whole)
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    return {n: whole(t) for n, t in model.state_dict().items()}
+
+
+def train_everything(model: nn.Module) -> dict[str, Any]:
+    """AdamW with clipping, then SGD with accumulation, two live tapes."""
+    found: dict[str, Any] = {}
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(),
+                                                         lr=1e-2)
+    for step in range(3):
+        loss = model(*batch())["loss"]
+        loss.backward()
+        found[f"norm {step}"] = whole(
+            scaletorch.clip_grad_norm_(model.parameters(), 0.1))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=step == 0)
+        found[f"loss {step}"] = loss.detach()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for step in range(2):
+        for rows in (8, 4):
+            model(*batch(rows))["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    first, second = model(*batch(8))["loss"], model(*batch(4))["loss"]
+    second.backward()
+    first.backward()
+    found |= {
+        f"gradient of {n}": whole(p.grad)
+        for n, p in model.named_parameters()
+    }
+    for kind in (1.0, float("inf")):
+        found[f"norm of order {kind}"] = whole(
+            scaletorch.clip_grad_norm_(model.parameters(), 1.0, kind))
+    return found | state_of(model)
+
+
+class TestOptimizers(unittest.TestCase):
+
+    def test_one_axis(self) -> None:
+        for plan in (parallel.ddp(), parallel.fsdp()):
+            check_same(self, seeded(Mlp), batch(), train_everything, {"dp": 2},
+                       plan)
+
+    def test_two_axes(self) -> None:
+        plan = parallel.fsdp() * parallel.megatron()
+        check_same(self, seeded(Mlp), batch(), train_everything, {
+            "dp": 2,
+            "tp": 2
+        }, plan)
+
+
+def freeze_and_thaw(model: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    up = model.get_submodule("up")
+    for step, free in enumerate((False, True, False)):
+        up.requires_grad_(free)
+        model(*batch())["loss"].backward()
+        found |= {
+            f"{step} {n}": None if p.grad is None else whole(p.grad)
+            for n, p in model.named_parameters()
+        }
+        model.zero_grad()
+    return found
+
+
+def small_last_batches(model: nn.Module) -> dict[str, Any]:
+    """Batches that do and do not divide over the ranks."""
+    found = {}
+    for rows in (8, 6, 3, 1):
+        output = model(*batch(rows))
+        output["loss"].backward()
+        found |= {f"{rows} {k}": v.detach() for k, v in output.items()}
+    return found | {n: whole(p.grad) for n, p in model.named_parameters()}
+
+
+def trained_normed(model: nn.Module) -> dict[str, Any]:
+    """Running statistics, modes of parts, evaluation."""
+    found = {}
+    first, second = model(*images(8)), model(*images(4))
+    (first + second).backward()
+    found |= {n: whole(p.grad) for n, p in model.named_parameters()}
+    found |= {f"trained {n}": b.clone() for n, b in model.named_buffers()}
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
+    found["frozen norm"] = model(*images(4)).detach()
+    model.eval()
+    with torch.no_grad():
+        found["eval"] = model(*images(4))
+    found["needs grad"] = found["eval"].requires_grad
+    return found | {
+        f"at last {n}": b.clone()
+        for n, b in model.named_buffers()
+    }
+
+
+def own_loss(model: nn.Module) -> dict[str, Any]:
+    """Logits out, the loss in the loop; tied weights; two terms."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(2):
+        logits = model(ids())
+        loss = F.cross_entropy(logits.flatten(0, 1), ids().flatten())
+        (loss + 1e-2 * logits.square().mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    tied = model.get_parameter("embed.weight") is model.get_parameter(
+        "head.weight")
+    names = [n for n, _ in model.named_parameters()]
+    return {
+        "tied": tied,
+        "names": names,
+        "keys": list(model.state_dict()),
+        "logits": model(ids()).detach()
+    } | state_of(model)
+
+
+class TestPrograms(unittest.TestCase):
+
+    def test_freezing_is_seen(self) -> None:
+        check_same(self, seeded(Mlp), batch(), freeze_and_thaw, {"dp": 2},
+                   parallel.fsdp())
+
+    def test_batches_of_other_sizes(self) -> None:
+        check_same(self, seeded(Mlp), batch(), small_last_batches, {"dp": 2},
+                   parallel.fsdp())
+
+    def test_batch_norm(self) -> None:
+        check_same(self, seeded(Normed), images(), trained_normed, {"dp": 2},
+                   parallel.ddp())
+
+    def test_loss_outside_of_the_model(self) -> None:
+        for axes, plan in (({
+                "dp": 2
+        }, parallel.fsdp()), ({
+                "tp": 2
+        }, parallel.megatron())):
+            check_same(self, seeded(TiedLM), (ids(), ), own_loss, axes, plan)
+
+
+if __name__ == "__main__":
+    unittest.main()
