@@ -100,8 +100,19 @@ def build(sizes: Sizes) -> tuple[nn.Module, Batch]:
 
 
 def training_step(module: nn.Module, batch: Batch) -> Step:
-    """Forward, backward and an AdamW step."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    """Forward, backward and a fused AdamW step.
+
+    Not fused, AdamW goes through the dispatch of DTensor a dozen times for
+    each parameter, which hides what is compared here.
+    """
+    kinds: dict[type, list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        kinds.setdefault(type(parameter.data), []).append(parameter)
+    optimizer = torch.optim.AdamW([{
+        "params": p
+    } for p in kinds.values()],
+                                  lr=1e-3,
+                                  fused=True)
 
     def step() -> torch.Tensor:
         loss = module(*batch)

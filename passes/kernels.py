@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from passes.conversions import conversion_nodes
 from passes.differentiate import differentiate
 from passes.insert_collectives import insert_collectives
 from passes.localize_shapes import localize_shapes
-from passes.split_backward import split_backward
+from passes.merge_collectives import merge_collectives
+from passes.overlap import overlap
+from passes.recompute import recompute_of
+from passes.split_backward import SplitBlock, split_backward
 from passes.steps import Kernel
 from passes.text import joint_text, local_text
 from passes.verify import verify_conversions, verify_kernel, verify_local
@@ -28,7 +32,7 @@ from planner.rules.registry import TensorSpec
 __all__ = ["PASS_ORDER", "KernelBuilder"]
 
 PASS_ORDER = ("insert_collectives", "localize_shapes", "differentiate",
-              "split_forward", "split_backward")
+              "merge_collectives", "split_forward", "split_backward")
 """The printed stages of a kernel, in order."""
 
 
@@ -45,12 +49,15 @@ class KernelBuilder:
         Whose kernels are recorded.
     dump_dir : Path, optional
         Folder for the printed graphs.
+    recompute : frozenset of str
+        Block classes whose forward runs again in the backward.
     """
 
     mesh: MeshSpec
     axes: tuple[AxisRef, ...]
     device: torch.device
     dump_dir: Path | None = None
+    recompute: frozenset[str] = frozenset()
 
     def of_class(self, block_class: BlockClass, layout: ClassLayout,
                  arrives: Mapping[str,
@@ -89,18 +96,21 @@ class KernelBuilder:
     def _split(self, name: str, graph: fx.Graph,
                specs: Sequence[tuple[TensorSpec, Layout]],
                live: Collection[int]) -> Kernel:
-        train, infer = (differentiate(graph,
-                                      self.axes,
-                                      device=self.device,
-                                      specs=specs,
-                                      wanted=wanted) for wanted in (live, ()))
-        self._dump(2, name, joint_text(train.graph))
-        kernel = Kernel(name=name,
-                        train=split_backward(train),
-                        infer=split_backward(infer))
-        self._dump(3, name, joint_text(kernel.train.forward))
+        joint = differentiate(graph,
+                              self.axes,
+                              device=self.device,
+                              specs=specs,
+                              wanted=live)
+        self._dump(2, name, joint_text(joint.graph))
+        joint = merge_collectives(joint, self.axes)
+        self._dump(3, name, joint_text(joint.graph))
+        train = _overlapped(
+            split_backward(joint, recompute=recompute_of(name,
+                                                         self.recompute)))
+        kernel = Kernel(name=name, train=train, infer=train.forward_only())
+        self._dump(4, name, joint_text(kernel.train.forward))
         if kernel.train.backward is not None:
-            self._dump(4, name, joint_text(kernel.train.backward))
+            self._dump(5, name, joint_text(kernel.train.backward))
         verify_kernel(kernel, self.mesh)
         return kernel
 
@@ -111,3 +121,10 @@ class KernelBuilder:
         self.dump_dir.mkdir(parents=True, exist_ok=True)
         path = self.dump_dir / f"{stage:02}_{PASS_ORDER[stage]}.{safe}.txt"
         path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _overlapped(split: SplitBlock) -> SplitBlock:
+    return dataclasses.replace(
+        split,
+        forward=overlap(split.forward),
+        backward=None if split.backward is None else overlap(split.backward))

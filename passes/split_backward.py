@@ -55,6 +55,22 @@ class SplitBlock:
     weight_gradient: fx.Graph | None = None
     weight_reads: tuple[int, ...] = ()
 
+    def forward_only(self) -> SplitBlock:
+        """The same forward without what it saves, for inference."""
+        graph = fx.Graph()
+        made: dict[fx.Node, fx.Node] = {}
+        for node in self.forward.nodes:
+            made[node] = graph.node_copy(node, lambda n: made[n])
+        output = graph.output_node()
+        output.args = (output.args[0][:self.results], )  # type: ignore[index]
+        graph.eliminate_dead_code()
+        return SplitBlock(forward=graph,
+                          backward=None,
+                          results=self.results,
+                          tangents=(),
+                          saved_operands=(),
+                          gradients=())
+
 
 def split_backward(
         joint: Joint,

@@ -61,9 +61,13 @@ class ProgramLayout:
     regather : frozenset of str
         Parameters that are gathered again for the backward pass instead
         of being kept whole in between.
+    recompute : frozenset of str
+        Block classes whose forward runs again in the backward instead of
+        saving what it computed.
     """
 
     mesh: MeshSpec
     classes: Mapping[str, ClassLayout]
     at_rest: Mapping[str, Layout]
     regather: frozenset[str] = frozenset()
+    recompute: frozenset[str] = frozenset()

@@ -47,6 +47,8 @@ class Plan:
         their layout, where it is not replicated.
     regather : tuple of str
         Parameters gathered again for the backward pass.
+    recompute : tuple of str
+        Block classes whose forward runs again in the backward.
     blocks : mapping of str to (mapping of str to str)
         Per block class, call label to its options and value label to its
         layout, where they are not replicated.
@@ -61,6 +63,7 @@ class Plan:
     regather: tuple[str, ...]
     blocks: Mapping[str, Mapping[str, str]]
     prediction: Mapping[str, float] = field(default_factory=dict)
+    recompute: tuple[str, ...] = ()
 
     @staticmethod
     def of(program: Program,
@@ -82,6 +85,7 @@ class Plan:
             mesh=layout.mesh,
             axes=dict(axes),
             at_rest=_folded(rest, every),
+            recompute=tuple(sorted(layout.recompute)),
             regather=tuple(
                 _folded(
                     {_plain(program, n): ""
@@ -101,6 +105,7 @@ class Plan:
             "axes": dict(self.axes),
             "at_rest": dict(self.at_rest),
             "regather": list(self.regather),
+            "recompute": list(self.recompute),
             "blocks": {
                 n: dict(b)
                 for n, b in self.blocks.items()
@@ -124,7 +129,7 @@ class Plan:
         data = _mapping(yaml.safe_load(text), where)
         known = [
             "version", "model", "mesh", "axes", "at_rest", "regather",
-            "blocks", "prediction"
+            "recompute", "blocks", "prediction"
         ]
         for key in data:
             if key not in known:
@@ -141,6 +146,8 @@ class Plan:
                     at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
                     regather=tuple(map(str,
                                        data.get("regather") or ())),
+                    recompute=tuple(map(str,
+                                        data.get("recompute") or ())),
                     blocks={
                         str(n): _texts(b, f"{where}: blocks: {n}")
                         for n, b in _mapping(data.get("blocks"),
@@ -181,7 +188,8 @@ class Plan:
         return ProgramLayout(mesh=self.mesh,
                              classes=classes,
                              at_rest=at_rest,
-                             regather=regather)
+                             regather=regather,
+                             recompute=self._recompute(program))
 
     def _check_model(self, program: Program) -> None:
         if set(self.blocks) != set(program.classes):
@@ -190,6 +198,15 @@ class Plan:
                 f"{', '.join(sorted(self.blocks))}, but the model is "
                 f"{program.model_name} with the blocks "
                 f"{', '.join(sorted(program.classes))}; plan the model anew")
+
+    def _recompute(self, program: Program) -> frozenset[str]:
+        for name in self.recompute:
+            if name not in program.classes:
+                raise LayoutError(
+                    f"recompute names the block {name!r}, which the model "
+                    "does not have; did you mean "
+                    f"{nearest(name, program.classes)!r}?")
+        return frozenset(self.recompute)
 
     def _rest(self,
               program: Program) -> tuple[dict[str, Layout], frozenset[str]]:

@@ -10,8 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from passes.collectives import AxisRef
+from passes.differentiate import differentiate
+from passes.insert_collectives import insert_collectives
+from passes.localize_shapes import localize_shapes
 from passes.lower import lower
+from passes.split_backward import split_backward
 from passes.steps import RankProgram
+from passes.text import joint_text, local_text
 from planner.capture.capture import capture
 from planner.ir.layouts import ProgramLayout
 from planner.ir.plan import Plan
@@ -19,7 +25,7 @@ from planner.ir.program import Program
 
 __all__ = [
     "DATA", "MEGATRON", "Perceptron", "SEQUENCE", "dumped", "lowered",
-    "planned"
+    "planned", "stages"
 ]
 
 
@@ -128,12 +134,39 @@ def lowered(text: str, rank: int = 0) -> RankProgram:
     return lower(*planned(text), rank, device=CPU)
 
 
-def dumped(text: str, *, classes_only: bool = True) -> dict[str, str]:
+def dumped(text: str) -> dict[str, str]:
     """What lowering writes for rank 0: file name to text."""
     with tempfile.TemporaryDirectory() as folder:
         lower(*planned(text), 0, device=CPU, dump_dir=Path(folder))
         return {
             path.name: path.read_text(encoding="utf-8")
             for path in sorted(Path(folder).iterdir())
-            if not classes_only or "Perceptron" in path.name
         }
+
+
+def stages(text: str) -> dict[str, str]:
+    """The perceptron's block after each pass alone, for rank 0."""
+    program, layout = planned(text)
+    mesh = layout.mesh
+    inserted = insert_collectives(program.classes["Perceptron"],
+                                  layout.classes["Perceptron"], mesh, {})
+    local = localize_shapes(inserted, mesh)
+    axes = [
+        AxisRef(name=n, size=s, coordinate=0)
+        for n, s in zip(mesh.names, mesh.sizes, strict=True)
+    ]
+    joint = differentiate(local,
+                          axes,
+                          device=CPU,
+                          specs=[(n.meta["spec"], n.meta["layout"])
+                                 for n in local.nodes
+                                 if n.op == "placeholder"])
+    split = split_backward(joint)
+    assert split.backward is not None
+    return {
+        "insert_collectives": local_text(inserted, mesh),
+        "localize_shapes": local_text(local, mesh),
+        "differentiate": joint_text(joint.graph),
+        "split_forward": joint_text(split.forward),
+        "split_backward": joint_text(split.backward)
+    }

@@ -4,59 +4,65 @@ from __future__ import annotations
 
 import unittest
 
+from passes.kernels import PASS_ORDER
 from tests.golden import check_golden
 from tests.test_passes.lowering import (DATA, MEGATRON, SEQUENCE, dumped,
-                                        lowered)
+                                        lowered, stages)
+
+
+class TestDump(unittest.TestCase):
+
+    def test_every_stage_has_a_numbered_file(self) -> None:
+        files = dumped(MEGATRON)
+        self.assertEqual(list(files), [
+            f"{number:02}_{stage}.Perceptron.txt"
+            for number, stage in enumerate(PASS_ORDER)
+        ])
+        for stage in ("insert_collectives", "localize_shapes"):
+            name = f"{PASS_ORDER.index(stage):02}_{stage}.Perceptron.txt"
+            self.assertIn("tp: S(2)", files[name])
 
 
 class TestMegatron(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.files = dumped(MEGATRON)
-
-    def test_every_stage_has_a_numbered_file(self) -> None:
-        self.assertEqual(list(self.files), [
-            "00_insert_collectives.Perceptron.txt",
-            "01_localize_shapes.Perceptron.txt",
-            "02_differentiate.Perceptron.txt",
-            "03_split_forward.Perceptron.txt",
-            "04_split_backward.Perceptron.txt",
-        ])
+        cls.stages = stages(MEGATRON)
 
     def test_conversions(self) -> None:
         check_golden(
-            self, self.files["00_insert_collectives.Perceptron.txt"], """
+            self, self.stages["insert_collectives"], """
             tensors_0 = placeholder : (2, 4, 4) float32, tp: R
             p_model_norm_weight = placeholder : (4,) float32, tp: R
             p_model_norm_bias = placeholder : (4,) float32, tp: R
             p_model_up_weight = placeholder : (4, 4) float32, tp: S(0)
             p_model_down_weight = placeholder : (4, 4) float32, tp: S(1)
-            p_model_down_bias = placeholder : (4,) float32, tp: V
+            p_model_down_bias = placeholder : (4,) float32, tp: R
             layer_norm = layer_norm(tensors_0, [4], p_model_norm_weight, p_model_norm_bias, 1e-05, False) : (2, 4, 4) float32, tp: R
             convert = convert[tp: R -> V](layer_norm) : (2, 4, 4) float32, tp: V
             linear = linear(convert, p_model_up_weight) : (2, 4, 4) float32, tp: S(2)
             gelu = gelu(linear) : (2, 4, 4) float32, tp: S(2)
-            linear_1 = linear(gelu, p_model_down_weight, p_model_down_bias) : (2, 4, 4) float32, tp: P
-            convert_1 = convert[tp: P -> R](linear_1) : (2, 4, 4) float32, tp: R
-            add = add.Tensor(tensors_0, convert_1) : (2, 4, 4) float32, tp: R
+            convert_1 = convert[tp: R -> V](p_model_down_bias) : (4,) float32, tp: V
+            linear_1 = linear(gelu, p_model_down_weight, convert_1) : (2, 4, 4) float32, tp: P
+            convert_2 = convert[tp: P -> R](linear_1) : (2, 4, 4) float32, tp: R
+            add = add.Tensor(tensors_0, convert_2) : (2, 4, 4) float32, tp: R
             mul = mul.Tensor(add, add) : (2, 4, 4) float32, tp: R
             mean = mean(mul) : () float32, tp: R
             return [mean]
             """)
 
     def test_local_calls(self) -> None:
-        before = self.files["00_insert_collectives.Perceptron.txt"]
-        after = self.files["01_localize_shapes.Perceptron.txt"]
+        before = self.stages["insert_collectives"]
+        after = self.stages["localize_shapes"]
         changed = set(after.splitlines()) - set(before.splitlines())
         check_golden(
             self, "\n".join(sorted(changed)), """
-            linear_1 = linear(gelu, p_model_down_weight, p_model_down_bias) : (2, 4, 4) float32, tp: P by row_bias
+            linear_1 = linear(gelu, p_model_down_weight, convert_1) : (2, 4, 4) float32, tp: P by row_bias
             """)
 
     def test_forward(self) -> None:
         check_golden(
-            self, self.files["03_split_forward.Perceptron.txt"], """
+            self, self.stages["split_forward"], """
             tensors_0 = placeholder : (2, 4, 4) float32
             p_model_norm_weight = placeholder : (4,) float32
             p_model_norm_bias = placeholder : (4,) float32
@@ -73,12 +79,13 @@ class TestMegatron(unittest.TestCase):
             mm = mm(view_1, t) : (8, 4) float32
             _unsafe_view = reshape(mm, [2, 4, 4]) : (2, 4, 4) float32
             gelu = gelu(_unsafe_view) : (2, 4, 4) float32
+            view_2 = reshape(p_model_down_bias, [4]) : (4,) float32
             t_1 = t(p_model_down_weight) : (4, 4) float32
-            view_2 = reshape(gelu, [8, 4]) : (8, 4) float32
-            mm_1 = mm(view_2, t_1) : (8, 4) float32
+            view_3 = reshape(gelu, [8, 4]) : (8, 4) float32
+            mm_1 = mm(view_3, t_1) : (8, 4) float32
             _unsafe_view_1 = reshape(mm_1, [2, 4, 4]) : (2, 4, 4) float32
-            view_3 = reshape(p_model_down_bias, [1, 1, -1]) : (1, 1, 4) float32
-            mul = mul.Tensor(view_3, 1.0) : (1, 1, 4) float32
+            view_4 = reshape(view_2, [1, 1, -1]) : (1, 1, 4) float32
+            mul = mul.Tensor(view_4, 1.0) : (1, 1, 4) float32
             add = add.Tensor(_unsafe_view_1, mul) : (2, 4, 4) float32
             all_reduce = all_reduce[sum, tp](add) : (2, 4, 4) float32
             wait_tensor = wait_tensor(all_reduce) : (2, 4, 4) float32
@@ -90,7 +97,7 @@ class TestMegatron(unittest.TestCase):
 
     def test_backward(self) -> None:
         check_golden(
-            self, self.files["04_split_backward.Perceptron.txt"], """
+            self, self.stages["split_backward"], """
             tensors_0 = placeholder : (2, 4, 4) float32
             p_model_norm_weight = placeholder : (4,) float32
             p_model_norm_bias = placeholder : (4,) float32
@@ -108,7 +115,7 @@ class TestMegatron(unittest.TestCase):
             view_1 = reshape(view, [8, 4]) : (8, 4) float32
             _unsafe_view = reshape(mm, [2, 4, 4]) : (2, 4, 4) float32
             t_1 = t(p_model_down_weight) : (4, 4) float32
-            view_2 = reshape(gelu, [8, 4]) : (8, 4) float32
+            view_3 = reshape(gelu, [8, 4]) : (8, 4) float32
             expand = expand(tangent_0, [2, 4, 4]) : (2, 4, 4) float32
             div = div.Scalar(expand, 32) : (2, 4, 4) float32
             mul_2 = mul.Tensor(div, add_1) : (2, 4, 4) float32
@@ -116,30 +123,32 @@ class TestMegatron(unittest.TestCase):
             add_2 = add.Tensor(mul_3, mul_2) : (2, 4, 4) float32
             sum_1 = sum.dim_IntList(add_2, [0, 1], True) : (1, 1, 4) float32
             mul_4 = mul.Tensor(sum_1, 1.0) : (1, 1, 4) float32
-            view_4 = reshape(mul_4, [4]) : (4,) float32
-            view_5 = reshape(add_2, [8, 4]) : (8, 4) float32
-            t_2 = t(view_5) : (4, 8) float32
-            mm_2 = mm(t_2, view_2) : (4, 4) float32
+            view_5 = reshape(mul_4, [4]) : (4,) float32
+            view_6 = reshape(add_2, [8, 4]) : (8, 4) float32
+            t_2 = t(view_6) : (4, 8) float32
+            mm_2 = mm(t_2, view_3) : (4, 4) float32
             t_3 = t(mm_2) : (4, 4) float32
             t_4 = t(t_1) : (4, 4) float32
-            mm_3 = mm(view_5, t_4) : (8, 4) float32
-            view_6 = reshape(mm_3, [2, 4, 4]) : (2, 4, 4) float32
+            mm_3 = mm(view_6, t_4) : (8, 4) float32
+            view_7 = reshape(mm_3, [2, 4, 4]) : (2, 4, 4) float32
             t_5 = t(t_3) : (4, 4) float32
-            gelu_backward = gelu_backward(view_6, _unsafe_view) : (2, 4, 4) float32
-            view_7 = reshape(gelu_backward, [8, 4]) : (8, 4) float32
-            t_6 = t(view_7) : (4, 8) float32
+            all_reduce_1 = all_reduce[sum, tp](view_5) : (4,) float32
+            wait_tensor_1 = wait_tensor(all_reduce_1) : (4,) float32
+            gelu_backward = gelu_backward(view_7, _unsafe_view) : (2, 4, 4) float32
+            view_8 = reshape(gelu_backward, [8, 4]) : (8, 4) float32
+            t_6 = t(view_8) : (4, 8) float32
             mm_4 = mm(t_6, view_1) : (4, 4) float32
             t_7 = t(mm_4) : (4, 4) float32
             t_8 = t(t) : (4, 4) float32
-            mm_5 = mm(view_7, t_8) : (8, 4) float32
-            view_8 = reshape(mm_5, [2, 4, 4]) : (2, 4, 4) float32
+            mm_5 = mm(view_8, t_8) : (8, 4) float32
+            view_9 = reshape(mm_5, [2, 4, 4]) : (2, 4, 4) float32
             t_9 = t(t_7) : (4, 4) float32
-            all_reduce_1 = all_reduce[sum, tp](view_8) : (2, 4, 4) float32
-            wait_tensor_1 = wait_tensor(all_reduce_1) : (2, 4, 4) float32
-            native_layer_norm_backward = native_layer_norm_backward(wait_tensor_1, tensors_0, [4], getitem_1, getitem_2, p_model_norm_weight, p_model_norm_bias, [False, True, True]) : (4,) float32, (4,) float32
+            all_reduce_2 = all_reduce[sum, tp](view_9) : (2, 4, 4) float32
+            wait_tensor_2 = wait_tensor(all_reduce_2) : (2, 4, 4) float32
+            native_layer_norm_backward = native_layer_norm_backward(wait_tensor_2, tensors_0, [4], getitem_1, getitem_2, p_model_norm_weight, p_model_norm_bias, [False, True, True]) : (4,) float32, (4,) float32
             getitem_4 = native_layer_norm_backward[1] : (4,) float32
             getitem_5 = native_layer_norm_backward[2] : (4,) float32
-            return [None, getitem_4, getitem_5, t_9, t_5, view_4]
+            return [None, getitem_4, getitem_5, t_9, t_5, wait_tensor_1]
             """)
 
 
@@ -147,33 +156,35 @@ class TestSequence(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.files = dumped(SEQUENCE)
+        cls.stages = stages(SEQUENCE)
 
     def test_conversions(self) -> None:
         check_golden(
-            self, self.files["00_insert_collectives.Perceptron.txt"], """
+            self, self.stages["insert_collectives"], """
             tensors_0 = placeholder : (2, 2, 4) float32, tp: S(1)
-            p_model_norm_weight = placeholder : (4,) float32, tp: V
-            p_model_norm_bias = placeholder : (4,) float32, tp: V
+            p_model_norm_weight = placeholder : (4,) float32, tp: R
+            p_model_norm_bias = placeholder : (4,) float32, tp: R
             p_model_up_weight = placeholder : (4, 4) float32, tp: S(0)
             p_model_down_weight = placeholder : (4, 4) float32, tp: S(1)
             p_model_down_bias = placeholder : (4,) float32, tp: R
-            layer_norm = layer_norm(tensors_0, [4], p_model_norm_weight, p_model_norm_bias, 1e-05, False) : (2, 2, 4) float32, tp: S(1)
-            convert = convert[tp: S(1) -> V](layer_norm) : (2, 4, 4) float32, tp: V
-            linear = linear(convert, p_model_up_weight) : (2, 4, 4) float32, tp: S(2)
+            convert = convert[tp: R -> V](p_model_norm_weight) : (4,) float32, tp: V
+            convert_1 = convert[tp: R -> V](p_model_norm_bias) : (4,) float32, tp: V
+            layer_norm = layer_norm(tensors_0, [4], convert, convert_1, 1e-05, False) : (2, 2, 4) float32, tp: S(1)
+            convert_2 = convert[tp: S(1) -> V](layer_norm) : (2, 4, 4) float32, tp: V
+            linear = linear(convert_2, p_model_up_weight) : (2, 4, 4) float32, tp: S(2)
             gelu = gelu(linear) : (2, 4, 4) float32, tp: S(2)
-            convert_1 = convert[tp: R -> P](p_model_down_bias) : (4,) float32, tp: P
-            linear_1 = linear(gelu, p_model_down_weight, convert_1) : (2, 4, 4) float32, tp: P
-            convert_2 = convert[tp: P -> S(1)](linear_1) : (2, 2, 4) float32, tp: S(1)
-            add = add.Tensor(tensors_0, convert_2) : (2, 2, 4) float32, tp: S(1)
+            convert_3 = convert[tp: R -> P](p_model_down_bias) : (4,) float32, tp: P
+            linear_1 = linear(gelu, p_model_down_weight, convert_3) : (2, 4, 4) float32, tp: P
+            convert_4 = convert[tp: P -> S(1)](linear_1) : (2, 2, 4) float32, tp: S(1)
+            add = add.Tensor(tensors_0, convert_4) : (2, 2, 4) float32, tp: S(1)
             mul = mul.Tensor(add, add) : (2, 2, 4) float32, tp: S(1)
             mean = mean(mul) : () float32, tp: P
-            convert_3 = convert[tp: P -> R](mean) : () float32, tp: R
-            return [convert_3]
+            convert_5 = convert[tp: P -> R](mean) : () float32, tp: R
+            return [convert_5]
             """)
 
     def test_collectives(self) -> None:
-        joint = self.files["02_differentiate.Perceptron.txt"]
+        joint = self.stages["differentiate"]
         lines = [
             line for line in joint.splitlines()
             if "[" in line and ("tp]" in line)
@@ -185,6 +196,8 @@ class TestSequence(unittest.TestCase):
             all_reduce = all_reduce[sum, tp](div) : () float32
             all_gather_into_tensor_1 = all_gather_into_tensor[2, tp](clone_4) : (4, 2, 4) float32
             reduce_scatter_tensor_1 = reduce_scatter_tensor[sum, 2, tp](clone_6) : (2, 2, 4) float32
+            all_reduce_1 = all_reduce[sum, tp](getitem_5) : (4,) float32
+            all_reduce_2 = all_reduce[sum, tp](getitem_4) : (4,) float32
             """)
 
 
@@ -192,7 +205,8 @@ class TestData(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.files = dumped(DATA, classes_only=False)
+        cls.stages = stages(DATA)
+        cls.files = dumped(DATA)
 
     def test_steps(self) -> None:
         check_golden(
@@ -212,11 +226,11 @@ class TestData(unittest.TestCase):
             """)
 
     def test_no_conversion_inside_the_block(self) -> None:
-        joint = self.files["02_differentiate.Perceptron.txt"]
+        joint = self.stages["differentiate"]
         self.assertNotIn("dp]", joint)
 
     def test_gathered_weights_are_not_saved(self) -> None:
-        forward = self.files["03_split_forward.Perceptron.txt"]
+        forward = self.stages["split_forward"]
         check_golden(
             self,
             forward.splitlines()[-1], """
