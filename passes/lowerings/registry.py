@@ -17,7 +17,9 @@ from passes.collectives import AxisRef
 from planner.ir.errors import LayoutError
 from planner.rules.registry import OpCall, Option
 
-__all__ = ["Context", "lowering_for", "register_lowering"]
+__all__ = [
+    "Context", "lowering_for", "register_lowering", "registered_lowerings"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,11 @@ def register_lowering(*names: str) -> Callable[[Lowering], Lowering]:
         return function
 
     return add
+
+
+def registered_lowerings() -> tuple[str, ...]:
+    """The names of all lowerings, sorted."""
+    return tuple(sorted(_LOWERINGS))
 
 
 def lowering_for(call: OpCall, options: Sequence[Option]) -> Lowering | None:

@@ -67,12 +67,16 @@ def gradient_layout(layout: Layout) -> Layout:
     return tuple({"V": P, "P": R}.get(p.kind, p) for p in layout)
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+def same(one: torch.Tensor,
+         other: torch.Tensor,
+         tolerance: float = 1e-9) -> bool:
     """Equal but for rounding, in dtype and shape as well."""
     return one.dtype == other.dtype and one.shape == other.shape and (
-        torch.allclose(
-            one.double(), other.double(), rtol=1e-9, atol=1e-9,
-            equal_nan=True))
+        torch.allclose(one.double(),
+                       other.double(),
+                       rtol=tolerance,
+                       atol=tolerance,
+                       equal_nan=True))
 
 
 def _cut(value: torch.Tensor, placement: Placement,

@@ -113,9 +113,12 @@ class TestOneAxis(unittest.TestCase):
         cases += [Case(value=values[0], source=(P, ), target=t) for t in shown]
         check(self, cases, ONE)
 
-    def test_maxima(self) -> None:
+    def test_maxima_and_minima(self) -> None:
         value = matrix().long()
-        check(self, [Case(value=value, source=(PMAX, ), target=(R, ))], ONE)
+        check(self, [
+            Case(value=value, source=(p, ), target=(R, ))
+            for p in (PMAX, Placement("P", reduce="min"))
+        ], ONE)
 
     def test_three_dims(self) -> None:
         value = torch.randn(4, 2, 6, dtype=torch.float64)

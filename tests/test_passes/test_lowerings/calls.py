@@ -103,7 +103,8 @@ def check_lowerings(test: unittest.TestCase,
                     call: Call,
                     lowering: str,
                     *,
-                    outputs: int | None = None) -> None:
+                    outputs: int | None = None,
+                    tolerance: float = 1e-9) -> None:
     """Compare every option with the lowering to the whole call.
 
     Eagerly on 2 and on 2x2 ranks, and traced and split on 2.
@@ -112,12 +113,14 @@ def check_lowerings(test: unittest.TestCase,
     ----------
     outputs : int, optional
         How many outputs carry gradients and are compared; all if left out.
+    tolerance : float
+        Relative and absolute.
     """
     for mesh, how in ((ONE, _eager), (TWO, _eager), (ONE, _traced)):
         chosen = call.choices(mesh, lowering)
         test.assertTrue(chosen, f"no option with {lowering} on {mesh}")
         _check(test, call, [CallLayout(options=c) for c in chosen], mesh, how,
-               outputs)
+               outputs, tolerance)
 
 
 Run = Callable[[Call, CallLayout, MeshSpec, int, Groups, int], tuple[Tensors,
@@ -125,7 +128,8 @@ Run = Callable[[Call, CallLayout, MeshSpec, int, Groups, int], tuple[Tensors,
 
 
 def _check(test: unittest.TestCase, call: Call, chosen: list[CallLayout],
-           mesh: MeshSpec, how: Run, outputs: int | None) -> None:
+           mesh: MeshSpec, how: Run, outputs: int | None,
+           tolerance: float) -> None:
     whole = _tensors(call.op(*call.args, **call.kwargs))[:outputs]
     wanted = _gradients(whole, call.tensors, [_tangent(y) for y in whole])
 
@@ -138,18 +142,19 @@ def _check(test: unittest.TestCase, call: Call, chosen: list[CallLayout],
         with test.subTest(f"{call.op} {text} {how.__name__}"):
             for i, value in enumerate(whole):
                 parts = [ranks[number][0][i] for ranks in found]
-                _compare(test, parts, layout.output(i), mesh, value)
+                _compare(test, parts, layout.output(i), mesh, value, tolerance)
             for i, grad in enumerate(wanted):
                 if grad is not None:
                     parts = [ranks[number][1][i] for ranks in found]
                     back = gradient_layout(layout.input(i))
-                    _compare(test, parts, back, mesh, grad)
+                    _compare(test, parts, back, mesh, grad, tolerance)
 
 
 def _compare(test: unittest.TestCase, parts: Sequence[torch.Tensor],
-             layout: Layout, mesh: MeshSpec, whole: torch.Tensor) -> None:
+             layout: Layout, mesh: MeshSpec, whole: torch.Tensor,
+             tolerance: float) -> None:
     found = gathered([p.detach() for p in parts], layout, mesh)
-    if not same(found, whole.detach()):
+    if not same(found, whole.detach(), tolerance):
         test.fail(f"{layout}: {found.dtype} {tuple(found.shape)} "
                   f"{found.flatten()[:6]} for {whole.dtype} "
                   f"{tuple(whole.shape)} {whole.flatten()[:6]}")

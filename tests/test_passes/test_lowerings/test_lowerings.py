@@ -31,11 +31,13 @@ class Seeded(unittest.TestCase):
               op: Any,
               *args: Any,
               outputs: Any = None,
-              kwargs: Any = None) -> None:
+              kwargs: Any = None,
+              tolerance: float = 1e-9) -> None:
         check_lowerings(self,
                         Call(op=op, args=args, kwargs=kwargs or {}),
                         lowering,
-                        outputs=outputs)
+                        outputs=outputs,
+                        tolerance=tolerance)
 
 
 class TestMeanPartial(Seeded):
@@ -207,6 +209,17 @@ class TestCrossEntropy(Seeded):
                        4,
                        reductions=(NONE, MEAN, SUM))
 
+    def test_vocabulary_of_narrow_numbers(self) -> None:
+        """Summed as widely as torch does, in torch's dtype."""
+        logits = real(8, 8, grad=False).to(torch.bfloat16).requires_grad_()
+        self.check("cross_entropy_vocab",
+                   aten.cross_entropy_loss.default,
+                   logits,
+                   numbers(8, 8),
+                   None,
+                   NONE,
+                   tolerance=0.02)
+
     def test_one_sample(self) -> None:
         self.check("cross_entropy_vocab", aten.cross_entropy_loss.default,
                    real(8), torch.tensor(3))
@@ -224,6 +237,21 @@ class TestCrossEntropy(Seeded):
 
 
 class TestBatchNorm(Seeded):
+
+    def test_narrow_numbers(self) -> None:
+        x = real(8, 4, grad=False).to(torch.bfloat16).requires_grad_()
+        own = [torch.rand(4, requires_grad=True) for _ in range(2)]
+        self.check("sync_batch_norm",
+                   aten._native_batch_norm_legit_functional.default,
+                   x,
+                   *own,
+                   torch.zeros(4),
+                   torch.ones(4),
+                   True,
+                   0.1,
+                   1e-5,
+                   outputs=1,
+                   tolerance=0.05)
 
     def norm(self, *shape: int, affine: bool = True) -> None:
         own = [real(shape[1]), real(shape[1])] if affine else [None, None]
