@@ -28,6 +28,8 @@ class Candidate:
     memory : MemoryEstimate
     bound_s : float
         No layouts on this mesh take less time, whatever their memory.
+    memory_price_s_per_byte : float
+        What memory was taken to cost in the search.
     """
 
     policies: tuple[Policy, ...]
@@ -35,6 +37,7 @@ class Candidate:
     price: PlanPrice
     memory: MemoryEstimate
     bound_s: float
+    memory_price_s_per_byte: float = 0.0
 
     @property
     def layout(self) -> ProgramLayout:
@@ -65,6 +68,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
+        suffix = ", saving memory" if self.memory_price_s_per_byte else ""
         return " * ".join(
             f"{policy.name}({axis}={size})" for policy, axis, size in zip(
-                self.policies, self.mesh.names, self.mesh.sizes, strict=True))
+                self.policies, self.mesh.names, self.mesh.sizes,
+                strict=True)) + suffix

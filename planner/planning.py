@@ -27,11 +27,13 @@ from planner.search.layouts import LayoutSolution, Request, search_layouts
 from planner.search.policy import Policy
 from planner.search.pressure import MemoryPressure
 from planner.search.tables import ConversionTables
+from planner.units import format_bytes
 
 __all__ = ["Candidate", "Planning", "factorisations"]
 
-_LIGHTEST, _HEAVIEST = -13.0, -8.0
-"""Powers of ten of memory prices that are tried, in seconds per byte."""
+_LIGHTEST, _HEAVIEST = -3.0, 2.0
+"""Powers of ten of memory prices that are tried, in steps' time for all the
+memory that the quickest plan takes."""
 _BISECTIONS = 5
 
 
@@ -136,12 +138,16 @@ class Planning:
                     start=start,
                     pressure=pressure,
                     fixed_rest=fixed_rest or {},
-                    constraint=allowed if self.constraints.items else None)))
+                    constraint=allowed if self.constraints.items else None)),
+            memory_price_s_per_byte)
 
-    def _priced(self, policies: Sequence[Policy],
-                solution: LayoutSolution) -> Candidate:
+    def _priced(self,
+                policies: Sequence[Policy],
+                solution: LayoutSolution,
+                memory_price_s_per_byte: float = 0.0) -> Candidate:
         mesh = solution.layout.mesh
-        return Candidate(policies=tuple(policies),
+        return Candidate(memory_price_s_per_byte=memory_price_s_per_byte,
+                         policies=tuple(policies),
                          solution=solution,
                          price=price(self.program,
                                      solution.layout,
@@ -251,30 +257,34 @@ class Planning:
             key=lambda c: c.price.time_s)
         found.append(freed)
         if not self.fits(freed):
-            found += self._lighter(mesh, free)
+            found.append(self._lighter(freed))
         return found
 
-    def _lighter(self, mesh: MeshSpec,
-                 free: Sequence[Policy]) -> list[Candidate]:
+    def _lighter(self, freed: Candidate) -> Candidate:
         """The quickest free layouts that fit, by bisecting a memory price.
 
         The one under the heaviest price if none fits.
         """
+        unit = freed.price.time_s / freed.memory.total
+
+        def tried(power: float) -> Candidate:
+            return self.candidate(freed.mesh,
+                                  freed.policies,
+                                  memory_price_s_per_byte=unit * 10**power)
+
         low, high = _LIGHTEST, _HEAVIEST
-        best = self.candidate(mesh, free, memory_price_s_per_byte=10**high)
+        best = tried(high)
         if not self.fits(best):
-            return [best]
+            return best
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            tried = self.candidate(mesh,
-                                   free,
-                                   memory_price_s_per_byte=10**middle)
-            if self.fits(tried):
+            other = tried(middle)
+            if self.fits(other):
                 high = middle
-                best = min(best, tried, key=self._rank)
+                best = min(best, other, key=self._rank)
             else:
                 low = middle
-        return [best]
+        return best
 
     def _check_mesh(self, mesh: MeshSpec) -> None:
         """Constraints that leave a parameter no layout are named."""
@@ -291,13 +301,13 @@ class Planning:
                                                   spec.shape, legal)
 
     def _why_not(self, nearest: Candidate) -> str:
-        parts = ", ".join(f"{kind} {size / 2**30:.2f} GiB"
+        parts = ", ".join(f"{kind} {format_bytes(size)}"
                           for kind, size in nearest.memory.by_kind().items()
                           if size)
         return (f"no plan of {self.program.model_name} fits "
-                f"{self.memory_limit_bytes / 2**30:.2f} GiB per device: the "
+                f"{format_bytes(self.memory_limit_bytes)} per device: the "
                 f"smallest, {nearest.name}, takes "
-                f"{nearest.memory.total / 2**30:.2f} GiB ({parts}); use more "
+                f"{format_bytes(nearest.memory.total)} ({parts}); use more "
                 "devices, a smaller batch, or a higher memory_limit_bytes")
 
     def plan_of(self, candidate: Candidate) -> Plan:

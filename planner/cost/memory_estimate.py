@@ -3,7 +3,8 @@
 Parameters, gradients and optimizer state are exact. Saved activations are
 the distinct tensors that the backward of each call keeps; the transient
 peak is the liveness of one block's forward (and twice that for the
-backward, which holds values and gradients).
+backward, which holds values and gradients). What the model returns is whole
+on every rank.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from planner.cost.optimizer import optimizer_bytes
 from planner.ir.layout import Layout, R, local_shape
 from planner.ir.layouts import ClassLayout, ProgramLayout
 from planner.ir.program import Program, value_kind
-from planner.ir.values import Value
+from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
 
 __all__ = ["MemoryEstimate", "estimate_memory"]
@@ -34,11 +35,12 @@ class MemoryEstimate:
     saved: int
     gathered: int
     transient: int
+    outputs: int = 0
 
     @property
     def total(self) -> int:
         return (self.parameters + self.gradients + self.optimizer +
-                self.saved + self.gathered + self.transient)
+                self.saved + self.gathered + self.transient + self.outputs)
 
     def by_kind(self) -> dict[str, int]:
         """The parts by name, largest first."""
@@ -48,7 +50,8 @@ class MemoryEstimate:
             "optimizer": self.optimizer,
             "activations": self.saved,
             "gathered parameters": self.gathered,
-            "transient": self.transient
+            "transient": self.transient,
+            "outputs": self.outputs
         }
         return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
 
@@ -92,7 +95,19 @@ def estimate_memory(program: Program,
                           optimizer=optimizer_bytes(optimizer, trained),
                           saved=kept,
                           transient=2 * transient,
-                          gathered=_gathered(program, layout))
+                          gathered=_gathered(program, layout),
+                          outputs=_outputs(program))
+
+
+def _outputs(program: Program) -> int:
+    """What the blocks return to the user, whole."""
+    found: dict[str, int] = {}
+    for block in program.blocks:
+        results = program.class_of(block).results
+        for node, name in zip(results, block.results, strict=True):
+            if name in program.outputs:
+                found[name] = value_of(node).spec.size_bytes
+    return sum(found.values())
 
 
 def _local(spec: TensorSpec, layout: Layout,

@@ -1,0 +1,156 @@
+"""The command line of ``python -m planner.explain``."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from planner.choices import factorisations
+from planner.constraints import forbid, limit, pin
+from planner.ir.layout import S
+from planner.ir.mesh import MeshSpec
+
+__all__ = ["parse_arguments", "parse_constraint", "parse_mesh"]
+
+_CONSTRAINTS: dict[str, Callable[..., Any]] = {
+    "pin": pin,
+    "forbid": forbid,
+    "limit": limit
+}
+_NAMES = {1: ("dp", ), 2: ("dp", "tp"), 3: ("dp", "cp", "tp")}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; ``--help`` and mistakes end the program."""
+    parser = argparse.ArgumentParser(
+        prog="python -m planner.explain",
+        description="Plan a model on a cluster and explain the plan; needs "
+        "no GPU and no process group.")
+    add = parser.add_argument
+    add("model",
+        type=Path,
+        help="Python file with get_model() and "
+        "get_inputs(), or a Hugging Face config.json")
+    add("--mesh",
+        default="8",
+        help="64 (the split is searched), 8x8 (dp x "
+        "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8 (default: %(default)s)")
+    add("--cluster",
+        default="h100-sxm",
+        help="preset or YAML file, with "
+        "sizes after a colon (default: %(default)s)")
+    add("--plan", type=Path, help="explain this plan instead of searching")
+    add("--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="what differs between two plans")
+    add("--json", action="store_true", help="print JSON, not text")
+    add("--save", type=Path, metavar="PLAN", help="write the plan as YAML")
+    add("--top",
+        type=int,
+        default=5,
+        metavar="N",
+        help="alternatives that are shown (default: %(default)s)")
+    add("--constraint",
+        action="append",
+        default=[],
+        metavar="C",
+        help="pin(\"*.q_proj.weight\", tp=S(0)), forbid(\"fsdp\") or "
+        "limit(tp=8); may be repeated")
+    add("--optimizer",
+        default="adamw",
+        help="whose state is budgeted "
+        "(default: %(default)s)")
+    add("--memory-limit-gib",
+        type=float,
+        metavar="GIB",
+        help="per device; its memory if left out")
+    add("--batch",
+        type=int,
+        default=256,
+        help="global batch size, for a "
+        "config (default: %(default)s)")
+    add("--seq",
+        type=int,
+        default=4096,
+        help="tokens in each sequence, for "
+        "a config (default: %(default)s)")
+    add("--dtype", help="of the parameters, for a config")
+    return parser.parse_args(argv)
+
+
+def parse_mesh(text: str) -> list[MeshSpec]:
+    """The meshes that a ``--mesh`` leaves to the search.
+
+    Raises
+    ------
+    ValueError
+        When the text is no mesh.
+
+    Examples
+    --------
+    >>> [str(m) for m in parse_mesh("dp=8,tp=2")]
+    ['dp=8 x tp=2']
+    >>> [str(m) for m in parse_mesh("2")]
+    ['tp=2', 'dp=2']
+    """
+    try:
+        if "=" in text:
+            pairs = [part.split("=") for part in text.split(",")]
+            return [
+                MeshSpec(tuple(n.strip() for n, _ in pairs),
+                         tuple(int(s) for _, s in pairs))
+            ]
+        sizes = tuple(int(part) for part in text.split("x"))
+        if len(sizes) == 1:
+            return factorisations(sizes[0])
+        return [MeshSpec(_NAMES[len(sizes)], sizes)]
+    except (ValueError, KeyError):
+        raise ValueError(f"--mesh {text!r} is no mesh; write 64, 8x8 (dp x "
+                         "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8") from None
+
+
+def parse_constraint(text: str) -> Any:
+    """A constraint from its Python spelling; nothing is evaluated.
+
+    Raises
+    ------
+    ValueError
+        When the text is no call of pin, forbid or limit.
+
+    Examples
+    --------
+    >>> str(parse_constraint("pin('*.weight', tp=S(0))"))
+    "pin('*.weight', tp=S(0))"
+    """
+    hint = (f"--constraint {text!r} is no constraint; write "
+            "pin(\"*.q_proj.weight\", tp=S(0)), forbid(\"fsdp\") or "
+            "limit(tp=8)")
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise ValueError(hint) from None
+    if (not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name)
+            or call.func.id not in _CONSTRAINTS):
+        raise ValueError(hint)
+    try:
+        args = [_literal(a) for a in call.args]
+        kwargs = {str(k.arg): _literal(k.value) for k in call.keywords}
+        return _CONSTRAINTS[call.func.id](*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{hint} ({error})") from None
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal, a placement's name, or ``S(dim)``/``Shard(dim)``."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            and node.func.id in ("S", "Shard", "Replicate")):
+        values = [ast.literal_eval(a) for a in node.args]
+        return S(*values) if node.func.id != "Replicate" else "R"
+    return ast.literal_eval(node)

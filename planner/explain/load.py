@@ -1,0 +1,147 @@
+"""The model that is explained: a Python file or a Hugging Face config."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Loaded", "load_model", "loss_only"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model with one global batch and the loss, if it has its own none.
+    """
+
+    model: nn.Module
+    inputs: Any
+    loss_fn: Callable[..., Any] | None = None
+
+
+def load_model(path: Path,
+               *,
+               batch: int,
+               sequence: int,
+               dtype: str | None = None) -> Loaded:
+    """Load what ``python -m planner.explain`` was given.
+
+    Parameters
+    ----------
+    path : Path
+        A Python file with ``get_model()`` and ``get_inputs()`` (or ``model``
+        and ``example_inputs``), and maybe ``loss_fn``; or a Hugging Face
+        ``config.json``, whose model is built on the meta device.
+    batch, sequence : int
+        Global batch size and tokens in each sequence, for a config.
+    dtype : str, optional
+        Of the parameters, for a config; the config's own if left out.
+
+    Raises
+    ------
+    ValueError
+        When the file is missing or offers no model.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}; give a Python "
+                         "file with get_model() and get_inputs(), or a "
+                         "Hugging Face config.json")
+    if path.suffix == ".json":
+        return _from_config(path, batch, sequence, dtype)
+    return _from_module(_imported(path), path)
+
+
+def _imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"explained_{path.stem}",
+                                                  path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{str(path)!r} is no Python file and no .json")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_module(module: ModuleType, path: Path) -> Loaded:
+    return Loaded(model=_offered(module, path, "get_model", "model"),
+                  inputs=_offered(module, path, "get_inputs",
+                                  "example_inputs"),
+                  loss_fn=getattr(module, "loss_fn", None))
+
+
+def _offered(module: ModuleType, path: Path, function: str, name: str) -> Any:
+    if hasattr(module, function):
+        return getattr(module, function)()
+    if hasattr(module, name):
+        return getattr(module, name)
+    raise ValueError(f"{str(path)!r} has neither {function}() nor {name}; "
+                     "define one of them")
+
+
+def _from_config(path: Path, batch: int, sequence: int,
+                 dtype: str | None) -> Loaded:
+    import transformers
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    kind = fields.pop("model_type", None)
+    if kind is None:
+        raise ValueError(f"{str(path)!r} has no model_type: it is no Hugging "
+                         "Face config; write a Python file with get_model() "
+                         "and get_inputs()")
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    config._attn_implementation = "sdpa"
+    chosen = _dtype(dtype or fields.get("dtype") or fields.get("torch_dtype")
+                    or "bfloat16")
+    with torch.device("meta"):
+        model = _build(transformers, config).to(chosen).train()
+        ids = torch.zeros(batch, sequence, dtype=torch.int64)
+    return Loaded(model=loss_only(model),
+                  inputs={
+                      "input_ids": ids,
+                      "labels": ids
+                  })
+
+
+def loss_only(model: nn.Module) -> nn.Module:
+    """The model returning its loss alone.
+
+    Every rank gets what a model returns, whole; logits of a large batch
+    would fill the memory that is planned for.
+    """
+    base = type(model)
+
+    @functools.wraps(base.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return base.forward(self, *args, **kwargs).loss
+
+    model.__class__ = type(base.__name__, (base, ), {"forward": forward})
+    return model
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{name!r} is no dtype; use bfloat16, float16 or "
+                         "float32")
+    return found
+
+
+def _build(transformers: ModuleType, config: Any) -> nn.Module:
+    """By the architectures field, else as a causal language model."""
+    for name in config.architectures or ():
+        cls = getattr(transformers, name, None)
+        if cls is not None:
+            return cls(config)
+    try:
+        return transformers.AutoModelForCausalLM.from_config(config)
+    except ValueError:
+        raise ValueError(
+            f"a config of model_type {config.model_type!r} names no "
+            "architecture that is known; add \"architectures\", or write a "
+            "Python file with get_model() and get_inputs()") from None

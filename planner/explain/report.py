@@ -1,0 +1,233 @@
+"""The report as plain data; text and JSON are two ways to print it.
+
+The keys are documented in ``doc/explain.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from planner.candidate import Candidate
+from planner.cost.price import CollectivePrice
+from planner.explain.uneven import uneven_dims
+from planner.ir.errors import InfeasiblePlan
+from planner.ir.layout import Layout, format_layout
+from planner.ir.mesh import MeshSpec
+from planner.ir.program import value_kind
+from planner.planning import Planning
+
+__all__ = ["VERSION", "build_report", "delta"]
+
+VERSION = 1
+_REPEATED = 5
+_NOTABLE = 1e-5
+"""Share of a step from which repeated work is told."""
+
+
+def build_report(
+        planning: Planning,
+        chosen: Candidate,
+        found: Sequence[Candidate],
+        *,
+        top: int = 5,
+        meshes: Sequence[MeshSpec] = (),
+) -> dict[str, Any]:
+    """Everything that is known about a plan.
+
+    Parameters
+    ----------
+    planning : Planning
+    chosen : Candidate
+        What is explained.
+    found : sequence of Candidate
+        What was considered, best first.
+    top : int
+        How many alternatives are told.
+    meshes : sequence of MeshSpec
+        Over which constraints are lifted; none to leave that out.
+    """
+    rest = [c for c in found if c is not chosen]
+    return {
+        "version": VERSION,
+        "model": planning.program.model_name,
+        "cluster": planning.cluster.name,
+        "mesh": _mesh(chosen.mesh),
+        "plan": chosen.name,
+        "time": _time(chosen),
+        "axes": _axes(planning, chosen),
+        "memory": _memory(planning, chosen),
+        "blocks": _blocks(planning, chosen),
+        "between_blocks": _collectives(chosen, "between blocks"),
+        "repeated_work": _repeated(chosen),
+        "uneven": uneven_dims(planning.facts, chosen.mesh),
+        "considered": len(found),
+        "alternatives":
+        [_alternative(planning, chosen, c) for c in rest[:top]],
+        "constraints": _constraints(planning, chosen, meshes),
+    }
+
+
+def _mesh(mesh: MeshSpec) -> dict[str, int]:
+    return dict(zip(mesh.names, mesh.sizes, strict=True))
+
+
+def _time(chosen: Candidate) -> dict[str, float]:
+    price = chosen.price
+    return {
+        "step_s": price.time_s,
+        "forward_s": price.forward_s,
+        "backward_s": price.backward_s,
+        "local_s": price.local_s,
+        "communication_s": price.communication_s,
+        "bound_s": chosen.bound_s,
+        "gap": chosen.gap,
+    }
+
+
+def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
+    traffic = chosen.price.by_axis()
+    links = planning.tables(chosen.mesh).cost.axes
+    excess: dict[str, float] = {}
+    for part in chosen.price.repeated:
+        excess[part.axis] = excess.get(part.axis, 0.0) + part.excess_s
+    return [{
+        "axis": name,
+        "size": size,
+        "use": chosen.axes[name],
+        "tier": link.tier,
+        "bytes": traffic.get(name, (0.0, 0.0))[0],
+        "time_s": traffic.get(name, (0.0, 0.0))[1],
+        "repeated_s": excess.get(name, 0.0),
+    } for name, size, link in zip(
+        chosen.mesh.names, chosen.mesh.sizes, links, strict=True)]
+
+
+def _memory(planning: Planning, chosen: Candidate) -> dict[str, Any]:
+    return {
+        "total_bytes": chosen.memory.total,
+        "limit_bytes": planning.memory_limit_bytes,
+        "by_kind": chosen.memory.by_kind()
+    }
+
+
+def _blocks(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
+    program = planning.program
+    first = {b.block_class: b for b in reversed(program.blocks)}
+    return [{
+        "class": name,
+        "count": planning.facts.counts[name],
+        "first": first[name].name,
+        "parameters": _parameters(planning, chosen, name),
+        "collectives": _collectives(chosen, name),
+    } for name in program.classes]
+
+
+def _parameters(planning: Planning, chosen: Candidate,
+                name: str) -> list[dict[str, Any]]:
+    program, layout = planning.program, chosen.layout
+    block = next(b for b in program.blocks if b.block_class == name)
+    hubs = layout.classes[name].hubs
+    found = []
+    for node, bound in zip(program.classes[name].placeholders,
+                           block.operands,
+                           strict=True):
+        if value_kind(bound) == "param":
+            found.append({
+                "name": node.meta["label"],
+                "shape": list(program.specs[bound].shape),
+                "at_rest": format_layout(layout.at_rest[bound]),
+                "in_use": _value_layout(hubs[node.meta["label"]]),
+                "regathered": bound in layout.regather,
+            })
+    return found
+
+
+def _value_layout(layout: Layout) -> str:
+    """``R`` and ``V`` differ in the gradient only."""
+    return " ".join("R" if p.is_replicated else str(p) for p in layout)
+
+
+def _collectives(chosen: Candidate, where: str) -> list[dict[str, Any]]:
+    """Of one block, the most expensive first."""
+    own = [c for c in chosen.price.collectives if c.where == where]
+    return [
+        _collective(c) for c in sorted(
+            own,
+            key=lambda c: (-c.time_s / c.count, c.value, c.axis, c.direction))
+    ]
+
+
+def _collective(c: CollectivePrice) -> dict[str, Any]:
+    return {
+        "value": c.value,
+        "kind": c.kind,
+        "axis": c.axis,
+        "direction": c.direction,
+        "bytes": c.size_bytes,
+        "time_s": c.time_s / c.count,
+        "count": c.count
+    }
+
+
+def _repeated(chosen: Candidate) -> list[dict[str, Any]]:
+    """Calls whose division would save most."""
+    parts = sorted(chosen.price.repeated,
+                   key=lambda p: (-p.excess_s, p.where, p.call, p.axis))
+    return [{
+        "block": p.where,
+        "call": p.call,
+        "axis": p.axis,
+        "costs_s": p.excess_s
+    } for p in parts[:_REPEATED]
+            if p.excess_s > _NOTABLE * chosen.price.time_s]
+
+
+def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:
+    """Why `other` takes longer than `chosen`, in seconds by cause."""
+    causes = {
+        "compute": other.price.compute_s - chosen.price.compute_s,
+        "local copies": other.price.local_s - chosen.price.local_s
+    }
+    mine, theirs = chosen.price.by_axis(), other.price.by_axis()
+    for axis in sorted({*mine, *theirs}):
+        causes[f"communication {axis}"] = (theirs.get(axis, (0.0, 0.0))[1] -
+                                           mine.get(axis, (0.0, 0.0))[1])
+    return causes
+
+
+def _alternative(planning: Planning, chosen: Candidate,
+                 other: Candidate) -> dict[str, Any]:
+    excess = max(0, other.memory.total - planning.memory_limit_bytes)
+    return {
+        "plan": other.name,
+        "mesh": _mesh(other.mesh),
+        "step_s": other.price.time_s,
+        "memory_bytes": other.memory.total,
+        "fits": excess == 0,
+        "memory_excess_bytes": excess,
+        "delta_s": delta(chosen, other),
+    }
+
+
+def _constraints(planning: Planning, chosen: Candidate,
+                 meshes: Sequence[MeshSpec]) -> list[dict[str, Any]]:
+    """What lifting each constraint alone would gain."""
+    found = []
+    for item in planning.constraints.items if meshes else ():
+        without = Planning(planning.program,
+                           planning.cluster,
+                           constraints=planning.constraints.without(item),
+                           optimizer=planning.optimizer,
+                           facts=planning.facts,
+                           memory_limit_bytes=planning.memory_limit_bytes)
+        try:
+            time_s = without.best(meshes)[0].price.time_s
+        except InfeasiblePlan:
+            time_s = chosen.price.time_s
+        found.append({
+            "constraint": str(item),
+            "step_s_without": time_s,
+            "costs_s": max(0.0, chosen.price.time_s - time_s)
+        })
+    return found

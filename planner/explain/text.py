@@ -1,0 +1,172 @@
+"""The report as text, at most 100 columns wide."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from planner.units import bar, format_bytes, format_time
+
+__all__ = ["format_report", "table"]
+
+_WIDTH = 96
+_ROWS = 12
+"""Collectives of a block that are shown."""
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """Print what :func:`planner.explain.report.build_report` gives."""
+    sections = (_head, _time, _axes, _memory, _blocks, _repeated, _uneven,
+                _alternatives, _constraints)
+    parts = ["\n".join(section(report)) for section in sections]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(rows: Sequence[Sequence[str]], *,
+          right: Iterable[int] = ()) -> Iterator[str]:
+    """Rows in columns; those in `right` are set flush right."""
+    right = set(right)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (c.rjust(w) if i in right else c.ljust(w)
+                 for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        yield "  " + "  ".join(cells).rstrip()
+
+
+def _clip(text: str, width: int) -> str:
+    return text if len(text) <= width else "..." + text[3 - width:]
+
+
+def _mesh(mesh: dict[str, int]) -> str:
+    return " x ".join(f"{n}={s}" for n, s in mesh.items())
+
+
+def _head(report: dict[str, Any]) -> Iterator[str]:
+    yield f"{report['model']} on {report['cluster']}, {_mesh(report['mesh'])}"
+    yield f"plan: {report['plan']}"
+
+
+def _time(report: dict[str, Any]) -> Iterator[str]:
+    time = report["time"]
+    whole = max(time["step_s"], 1e-30)
+    yield (f"step {format_time(whole)} (nothing overlapped; no layouts on "
+           f"this mesh take less than {format_time(time['bound_s'])}, gap "
+           f"{time['gap']:.1%})")
+    parts = [("forward", time["forward_s"]), ("backward", time["backward_s"]),
+             ("local copies", time["local_s"])]
+    parts += [(f"communication {a['axis']}", a["time_s"])
+              for a in report["axes"]]
+    yield from table(
+        [(name, format_time(s), f"{s / whole:.1%}", bar(s / whole))
+         for name, s in parts],
+        right=(1, 2))
+
+
+def _axes(report: dict[str, Any]) -> Iterator[str]:
+    yield "mesh axes (a step, one rank)"
+    rows = [("axis", "size", "use", "link", "bytes", "time", "repeated work")]
+    rows += [(a["axis"], str(a["size"]), a["use"], a["tier"],
+              format_bytes(a["bytes"]), format_time(a["time_s"]),
+              format_time(a["repeated_s"])) for a in report["axes"]]
+    yield from table(rows, right=(1, 4, 5, 6))
+
+
+def _memory(report: dict[str, Any]) -> Iterator[str]:
+    memory = report["memory"]
+    total, limit = memory["total_bytes"], memory["limit_bytes"]
+    verdict = "fits" if total <= limit else (
+        f"{format_bytes(total - limit)} too much")
+    yield (f"memory {format_bytes(total)} of {format_bytes(limit)} per "
+           f"device ({verdict})")
+    yield from table([(kind, format_bytes(size), bar(size / max(limit, 1)))
+                      for kind, size in memory["by_kind"].items()],
+                     right=(1, ))
+
+
+def _blocks(report: dict[str, Any]) -> Iterator[str]:
+    yield "layouts by block (over " + ", ".join(report["mesh"]) + ")"
+    for block in report["blocks"]:
+        yield f"{block['class']} x {block['count']} ({block['first']})"
+        yield from _parameters(block["parameters"])
+        yield from _collectives(block["collectives"])
+    if report["between_blocks"]:
+        yield "between blocks"
+        yield from _collectives(report["between_blocks"])
+
+
+def _parameters(parameters: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not parameters:
+        return
+    rows = [("parameter", "shape", "at rest", "in use", "")]
+    rows += [(_clip(p["name"],
+                    40), "x".join(map(str, p["shape"])) or "-", p["at_rest"],
+              p["in_use"], "gathered twice" if p["regathered"] else "")
+             for p in parameters]
+    yield from table(rows)
+
+
+def _collectives(collectives: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not collectives:
+        return
+    rows = [("conversion of", "collective", "axis", "pass", "bytes", "time")]
+    rows += [(_clip(c["value"], 40), c["kind"], c["axis"], c["direction"],
+              format_bytes(c["bytes"]), format_time(c["time_s"]))
+             for c in collectives[:_ROWS]]
+    yield from table(rows, right=(4, 5))
+    if len(collectives) > _ROWS:
+        rest_s = sum(c["time_s"] for c in collectives[_ROWS:])
+        yield (f"  and {len(collectives) - _ROWS} more, "
+               f"{format_time(rest_s)} together")
+
+
+def _repeated(report: dict[str, Any]) -> Iterator[str]:
+    if report["repeated_work"]:
+        yield "work that every rank of an axis repeats"
+        yield from table([(_clip(f"{r['block']}: {r['call']}", 60), r["axis"],
+                           f"costs {format_time(r['costs_s'])}")
+                          for r in report["repeated_work"]])
+
+
+def _uneven(report: dict[str, Any]) -> Iterator[str]:
+    if report["uneven"]:
+        yield "not offered, since uneven"
+        for line in report["uneven"]:
+            yield f"  {line}"
+
+
+def _alternatives(report: dict[str, Any]) -> Iterator[str]:
+    shown = report["alternatives"]
+    if not shown:
+        return
+    yield (f"alternatives ({len(shown)} of "
+           f"{report['considered'] - 1} that were considered)")
+    for other in shown:
+        yield (f"  {other['plan']}: {format_time(other['step_s'])}, "
+               f"{format_bytes(other['memory_bytes'])}")
+        yield from textwrap.wrap(_why(other),
+                                 _WIDTH,
+                                 break_long_words=False,
+                                 initial_indent="    ",
+                                 subsequent_indent="    ")
+
+
+def _why(other: dict[str, Any]) -> str:
+    causes = []
+    if other["memory_excess_bytes"]:
+        causes.append(
+            f"{format_bytes(other['memory_excess_bytes'])} too much memory")
+    for cause, seconds in sorted(other["delta_s"].items(),
+                                 key=lambda kv: (-abs(kv[1]), kv[0])):
+        if abs(seconds) >= 1e-6 and len(causes) < 4:
+            sign = "+" if seconds > 0 else "-"
+            causes.append(f"{cause} {sign}{format_time(abs(seconds))}")
+    return ", ".join(causes) or "the same cost; the order of names decided"
+
+
+def _constraints(report: dict[str, Any]) -> Iterator[str]:
+    if report["constraints"]:
+        yield "constraints"
+        for item in report["constraints"]:
+            yield (f"  {item['constraint']} costs "
+                   f"{format_time(item['costs_s'])} a step")
