@@ -102,7 +102,7 @@ class KernelBuilder:
                               specs=specs,
                               wanted=live)
         self._dump(2, name, joint_text(joint.graph))
-        joint = merge_collectives(joint, self.axes)
+        joint = merge_collectives(joint)
         self._dump(3, name, joint_text(joint.graph))
         train = _overlapped(
             split_backward(joint, recompute=recompute_of(name,

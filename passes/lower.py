@@ -67,7 +67,8 @@ def lower(program: Program,
     builder = KernelBuilder(mesh=mesh,
                             axes=axes,
                             device=device,
-                            dump_dir=dump_dir)
+                            dump_dir=dump_dir,
+                            recompute=layout.recompute)
     lowered = _Lowering(program, layout,
                         builder).run(local_inputs=local_inputs)
     verify_program(lowered)

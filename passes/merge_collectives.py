@@ -2,22 +2,22 @@
 
 Needs a functional joint graph. Leaves one that gives the same numbers with
 fewer nodes: what is computed twice within the forward, or within the
-backward, is computed once; a gather whose reader cuts out the rank's own
-part again is dropped; small all-reduces of one axis that do not wait for
-each other become one. Every rank's graph changes in the same way.
+backward, is computed once, and small all-reduces of one axis that do not
+wait for each other become one. Equal collectives stay: what is equal on
+one rank (a value and the value masked to the first rank) need not be on
+another, and all ranks must meet in the same ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from passes.collectives import AxisRef
 from passes.differentiate import Joint
 
 __all__ = ["SMALL_BYTES", "merge_collectives"]
@@ -30,7 +30,6 @@ _ATEN = torch.ops.aten
 
 
 def merge_collectives(joint: Joint,
-                      axes: Sequence[AxisRef],
                       *,
                       small_bytes: int = SMALL_BYTES) -> Joint:
     """Merge equal nodes and small collectives of a joint graph.
@@ -38,32 +37,15 @@ def merge_collectives(joint: Joint,
     Parameters
     ----------
     joint : Joint
-    axes : sequence of AxisRef
-        The rank's place on the mesh.
     small_bytes : int
         Size up to which an all-reduce is joined with others.
     """
-    graph = _without_gathers(_shared(joint.graph), axes)
+    graph = _shared(joint.graph)
     group = _next_group(graph, small_bytes)
     while group:
         graph = _fused(graph, group)
         group = _next_group(graph, small_bytes)
     return dataclasses.replace(joint, graph=graph)
-
-
-def _rebuilt(
-        graph: fx.Graph, replace: Callable[[fx.Node, Sequence[Any]],
-                                           fx.Node | None]) -> fx.Graph:
-    """A copy in which `replace` may name an earlier node of the copy, given
-    a node and the copy's arguments."""
-    copy = fx.Graph()
-    made: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        arguments = fx.map_arg((node.args, node.kwargs), lambda n: made[n])
-        found = replace(node, arguments)
-        made[node] = found or copy.node_copy(node, lambda n: made[n])
-    copy.eliminate_dead_code()
-    return copy
 
 
 def _shared(graph: fx.Graph) -> fx.Graph:
@@ -74,7 +56,6 @@ def _shared(graph: fx.Graph) -> fx.Graph:
     """
     backward = set(_backward_nodes(graph))
     seen: dict[Hashable, fx.Node] = {}
-    keys: list[tuple[Hashable, fx.Node]] = []
     copy = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
@@ -85,7 +66,6 @@ def _shared(graph: fx.Graph) -> fx.Graph:
         made[node] = copy.node_copy(node, lambda n: made[n])
         if key is not None:
             seen[key] = made[node]
-            keys.append((key, made[node]))
     return copy
 
 
@@ -103,7 +83,7 @@ def _key(node: fx.Node, made: dict[fx.Node, fx.Node],
          backward: bool) -> Hashable | None:
     """What two nodes with the same value have in common."""
     tags = getattr(node.target, "tags", ())
-    if (node.op != "call_function"
+    if (node.op != "call_function" or "_c10d_functional" in str(node.target)
             or torch.Tag.nondeterministic_seeded in tags):
         return None
     arguments = fx.map_arg((node.args, node.kwargs), lambda n: made[n])
@@ -117,36 +97,6 @@ def _frozen(value: Any) -> Hashable:
         return tuple((k, _frozen(v)) for k, v in sorted(value.items()))
     # 1, 1.0 and True are equal, but make tensors of different dtypes.
     return (type(value).__name__, value)
-
-
-def _without_gathers(graph: fx.Graph, axes: Sequence[AxisRef]) -> fx.Graph:
-    places = {a.name: a for a in axes}
-
-    def replace(node: fx.Node, arguments: Sequence[Any]) -> fx.Node | None:
-        if node.target is not _ATEN.slice.Tensor:
-            return None
-        own = _own_part(node, places)
-        if own is None:
-            return None
-        whole = arguments[0][0]
-        return whole.args[0].args[0]
-
-    return _rebuilt(graph, replace)
-
-
-def _own_part(node: fx.Node, places: dict[str, AxisRef]) -> fx.Node | None:
-    """The operand of the gather whose own part a slice takes, if so."""
-    whole, dim, start, end = (*node.args, *(0, 0, None))[:4]
-    if dim != 0 or getattr(whole, "target",
-                           None) is not _OPS.wait_tensor.default:
-        return None
-    gather = whole.args[0]
-    if gather.target is not _OPS.all_gather_into_tensor.default:
-        return None
-    axis = places[gather.args[2]]
-    rows = gather.args[0].meta["val"].shape[0]
-    own = (axis.coordinate * rows, (axis.coordinate + 1) * rows)
-    return gather.args[0] if (start, end) == own else None
 
 
 def _next_group(graph: fx.Graph, small_bytes: int) -> list[fx.Node]:

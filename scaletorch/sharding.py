@@ -20,12 +20,8 @@ __all__ = ["from_local", "keep_part", "local_slices", "shard_state"]
 
 def from_local(local: torch.Tensor, like: DTensor) -> DTensor:
     """A DTensor of this rank's part, laid out as another DTensor."""
-    return DTensor.from_local(local,
-                              like.device_mesh,
-                              like.placements,
-                              run_check=False,
-                              shape=like.shape,
-                              stride=like.stride())
+    # A spec of its own would be hashed anew by every operator on it.
+    return DTensor(local, like._spec, requires_grad=False)
 
 
 def local_slices(shape: Sequence[int], mesh: DeviceMesh,

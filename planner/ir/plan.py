@@ -204,8 +204,8 @@ class Plan:
             if name not in program.classes:
                 raise LayoutError(
                     f"recompute names the block {name!r}, which the model "
-                    "does not have; did you mean "
-                    f"{nearest(name, program.classes)!r}?")
+                    "does not have; "
+                    f"{nearest(name, program.classes)}")
         return frozenset(self.recompute)
 
     def _rest(self,

@@ -7,7 +7,7 @@ saved as soon as the backward has read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,13 +112,11 @@ class Executor:
             tape.state = {n: values[n] for n in self.regathered}
         feed = Feed(self.units, {n: values[n]
                                  for n in self.moving}, self.groups)
-        unit: Unit | None = None
         for number, step in enumerate(self.steps):
-            arrived, found = feed.arrive(number)
-            values.update(arrived)
-            unit = found or unit
+            values.update(feed.arrive(number))
             self._step(number, step, values, seed, tape)
-            _drop_read(values, unit, number, step)
+            for name in (*step.dies, *feed.dead(number, step.again)):
+                values.pop(name, None)
         outputs = [values[n] if n else None for n in self.program.outputs]
         mutations = {b: values[v] for b, v in self.program.mutations.items()}
         return outputs, mutations
@@ -158,13 +156,10 @@ class Executor:
         feed = Feed(self.again, tape.state, self.groups)
         reducer = Reducer(self.groups, self.bucket_bytes)
         whole: dict[str, torch.Tensor] = {}
-        unit: Unit | None = None
         for number in range(len(self.steps) - 1, -1, -1):
-            arrived, found = feed.arrive(number)
-            whole.update(arrived)
-            unit = found or unit
+            whole.update(feed.arrive(number))
             self._step_back(number, tape, whole, grads, reducer)
-            for name in _dead(unit, number, self.steps[number].again):
+            for name in feed.dead(number, self.steps[number].again):
                 whole.pop(name, None)
         for name, grad in reducer.finish():
             _add(grads, name, grad)
@@ -202,20 +197,6 @@ class Executor:
 def _sources(units: Sequence[Unit]) -> frozenset[str]:
     return frozenset(m.source for unit in units for bucket in unit.buckets
                      for m in bucket.values())
-
-
-def _dead(unit: Unit | None, number: int,
-          again: frozenset[str]) -> Iterator[str]:
-    """What is gathered again before it is next read."""
-    for name in again:
-        if unit is None or unit.dies.get(name) == number:
-            yield name
-
-
-def _drop_read(values: dict[str, torch.Tensor], unit: Unit | None, number: int,
-               step: BoundStep) -> None:
-    for name in (*step.dies, *_dead(unit, number, step.again)):
-        values.pop(name, None)
 
 
 def _add(grads: dict[str, torch.Tensor], name: str,

@@ -8,7 +8,7 @@ backward is freed after the last step of its unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,12 +50,13 @@ class _Draft:
     first: int
     moves: dict[str, ParameterMove] = field(default_factory=dict)
     dies: dict[str, int] = field(default_factory=dict)
-    size_bytes: int = 0
+
+    def size_with(self, moves: Mapping[str, ParameterMove]) -> int:
+        """Bytes that the unit gathers, with these."""
+        return sum(map(_size_bytes, {**self.moves, **moves}.values()))
 
     def add(self, number: int, moves: Mapping[str, ParameterMove]) -> None:
         for name, move in moves.items():
-            if name not in self.moves:
-                self.size_bytes += _size_bytes(move)
             self.moves[name] = move
             if move.regather:
                 self.dies[name] = number
@@ -88,8 +89,7 @@ def plan_units(steps: Sequence[tuple[int, Mapping[str, ParameterMove]]],
         moves = {n: m for n, m in wanted.items() if n not in kept}
         if not moves:
             continue
-        more = sum(_size_bytes(m) for m in moves.values())
-        if draft is not None and draft.size_bytes + more > limit_bytes:
+        if draft is not None and draft.size_with(moves) > limit_bytes:
             units.append(draft.finished())
             draft = None
         draft = draft or _Draft(first=number)
@@ -137,6 +137,7 @@ class Feed:
         self._state = state
         self._groups = groups
         self._unit: Unit | None = None
+        self._dies: Mapping[str, int] = {}
         self._coming: list[_Gather] = []
         self._advance()
 
@@ -148,19 +149,22 @@ class Feed:
                 for bucket in self._unit.buckets
             ]
 
-    def arrive(self, number: int) -> tuple[dict[str, torch.Tensor], Unit
-                                           | None]:
-        """What step `number` is the first to need, and its unit."""
+    def arrive(self, number: int) -> dict[str, torch.Tensor]:
+        """What step `number` is the first to need."""
         if self._unit is None or self._unit.first != number:
-            return {}, None
-        unit, coming = self._unit, self._coming
+            return {}
+        self._dies, coming = self._unit.dies, self._coming
         # The next unit starts before this one is waited for, so that the
         # link does not idle in between.
         self._advance()
         values: dict[str, torch.Tensor] = {}
         for gather in coming:
             values.update(gather.finish())
-        return values, unit
+        return values
+
+    def dead(self, number: int, names: Iterable[str]) -> list[str]:
+        """Which of these are gathered again before they are next read."""
+        return [n for n in names if self._dies.get(n) == number]
 
 
 class _Gather:
