@@ -120,9 +120,12 @@ def _call(graph: fx.Graph, target: Any, args: tuple[Any, ...],
 
 
 def _grouped_product(graph: fx.Graph, node: fx.Node) -> None:
-    """Hugging Face's stand-in for compilers, where the operator exists."""
+    """Hugging Face's stand-in for compilers, where the operator exists.
+
+    Its shape function takes bfloat16 alone, whatever its kernels take.
+    """
     del graph
-    if node.meta["val"].dtype is torch.float64:
+    if node.meta["val"].dtype is not torch.bfloat16:
         return
     node.target = _aten._grouped_mm.default
     node.args, node.kwargs = (*node.args, *node.kwargs.values()), {}

@@ -26,7 +26,7 @@ class TestHuggingFace(unittest.TestCase):
             for cls in program.classes.values()
             for n in cls.calls
         }
-        self.assertIn("aten._grouped_mm.default", targets)
+        self.assertTrue(any("grouped_mm" in name for name in targets))
 
     def test_gradient_checkpointing(self) -> None:
         for reentrant in (True, False):
