@@ -1,7 +1,7 @@
 """Initialise a model that was built on the meta device, module by module.
 
-What initialises a tensor is found out without memory: every module's own
-initialiser is run on meta tensors once, and what it writes is noted. Then
+What initialises a tensor is found out without memory: every initialiser is
+run on fake tensors once, and what it writes is noted. Then
 the tensors of one module at a time become real, the initialisers that
 write them run again under a seed that depends on the module's path only,
 and everything else stays on meta. So the values are the same on any mesh
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scaletorch.runtime.random import mix, seeded
@@ -25,8 +26,8 @@ from scaletorch.structure import Slots, put
 
 __all__ = ["initialised"]
 
+_MOST_READS = 1000
 _METHODS = ("reset_parameters", "_reset_parameters", "init_weights")
-_DRAFT = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def initialised(
     if not virtual:
         return
     writers = _writers(structure, slots)
+    slots = _firsts(slots)
     missing = set(virtual)
     for path, module in structure.named_modules():
         own = {
@@ -129,22 +131,33 @@ def _writers(structure: nn.Module, slots: Slots) -> list[_Writer]:
     own method is not run for it.
     """
     modules = list(_inner_first(structure))
-    storages = {
-        t[0][t[1]].untyped_storage()._cdata: n
-        for n, places in slots.items()
-        for t in places[:1]
-    }
-    general = [
-        _observed(run, module, slots, storages)
-        for module, run in _general(structure, modules)
-    ]
+    real = {n: places[0][0][places[0][1]] for n, places in slots.items()}
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes = {n: _fake(t, mode) for n, t in real.items()}
+    storages = {t.untyped_storage()._cdata: n for n, t in fakes.items()}
+    put(slots, {n: _fake(t, mode) for n, t in real.items()})
+    put(_firsts(slots), fakes)
+    try:
+        with torch.no_grad(), mode:
+            general = [
+                _observed(run, module, storages)
+                for module, run in _general(structure, modules)
+            ]
+            own = [
+                _observed(run, module, storages)
+                for module, run in _own(modules)
+            ]
+    finally:
+        put(slots, real)
     covered = frozenset().union(*(w.writes for w in general))
-    own = [
-        _observed(run, module, slots, storages)
-        for module, run in _own(modules)
-    ]
     left = [_Writer(run=w.run, writes=w.writes - covered) for w in own]
     return [*left, *general]
+
+
+def _firsts(slots: Slots) -> Slots:
+    """Of tied places the first one's initialisers count, as models tie
+    what they have initialised."""
+    return {n: places[:1] for n, places in slots.items()}
 
 
 def _inner_first(module: nn.Module) -> Iterator[nn.Module]:
@@ -202,11 +215,15 @@ def _takes(method: Any, count: int) -> bool:
 
 
 class _Writes(TorchDispatchMode):
-    """Notes the storages that operators write to."""
+    """Notes the storages that operators write to.
+
+    Values that are read are zero: rejection sampling then accepts.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.storages: set[int] = set()
+        self.reads = 0
 
     def __torch_dispatch__(self,
                            func: Any,
@@ -214,6 +231,8 @@ class _Writes(TorchDispatchMode):
                            args: Any = (),
                            kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return self._read(args[0])
         for number, argument in enumerate(func._schema.arguments):
             value = kwargs.get(
                 argument.name) if number >= len(args) else (args[number])
@@ -222,44 +241,68 @@ class _Writes(TorchDispatchMode):
                 self.storages.add(value.untyped_storage()._cdata)
         return func(*args, **kwargs)
 
+    def _read(self, value: torch.Tensor) -> int | float | bool:
+        self.reads += 1
+        if self.reads > _MOST_READS:
+            raise RuntimeError("it waits for a value other than zero")
+        if value.dtype == torch.bool:
+            return False
+        return 0.0 if value.dtype.is_floating_point else 0
 
-def _observed(run: Callable[[], Any], module: nn.Module, slots: Slots,
+
+def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    """Not on meta: some initialisers skip what is there."""
+    with mode:
+        made = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(made, requires_grad=tensor.requires_grad)
+    return made
+
+
+def _observed(run: Callable[[], Any], module: nn.Module,
               storages: dict[int, int]) -> _Writer:
-    """Run an initialiser on meta tensors and note what it writes."""
+    """Run an initialiser on fake tensors and note what it writes."""
     before = _state(module)
     mode = _Writes()
     try:
-        with torch.no_grad(), seeded(0, _DRAFT), mode:
+        with seeded(0, torch.device("cpu")), mode:
             run()
-        found = {storages[s] for s in mode.storages if s in storages}
+        written = mode.storages
     except (RuntimeError, NotImplementedError):
-        # It reads values, which meta tensors lack.
-        found = {
-            id(t)
-            for t in (*module._parameters.values(), *module._buffers.values())
-            if t is not None
+        # It needs values, which fake tensors lack.
+        written = mode.storages | {
+            tensor.untyped_storage()._cdata
+            for _, _, tensor, _ in _state(module, recurse=False)
         }
-    found |= _replaced(before)
-    return _Writer(run=run, writes=frozenset(found & set(slots)))
+    written |= _replaced(before)
+    return _Writer(run=run,
+                   writes=frozenset(storages[s] for s in written
+                                    if s in storages))
 
 
-_Saved = list[tuple[dict[str, Any], str, torch.Tensor, torch.Tensor]]
+_Saved = list[tuple[dict[str, Any], str, Any, torch.Tensor]]
 
 
-def _state(module: nn.Module) -> _Saved:
-    return [(table, key, tensor, tensor.data) for m in module.modules()
-            for table in (m._parameters, m._buffers)
+def _state(module: nn.Module, *, recurse: bool = True) -> _Saved:
+    modules = module.modules() if recurse else [module]
+    tables: list[dict[str, Any]] = [
+        table for m in modules for table in (m._parameters, m._buffers)
+    ]
+    return [(table, key, tensor, tensor.data) for table in tables
             for key, tensor in table.items() if tensor is not None]
 
 
 def _replaced(before: _Saved) -> set[int]:
-    """Ids of tensors that were assigned instead of written; put back."""
+    """Storages of tensors that were assigned instead of written.
+
+    They are put back.
+    """
     found = set()
     for table, key, tensor, data in before:
-        same = (
-            tensor.untyped_storage()._cdata == data.untyped_storage()._cdata)
-        if table.get(key) is not tensor or not same:
-            found.add(id(tensor))
+        storage = data.untyped_storage()._cdata
+        now: Any = table.get(key)
+        if now is not tensor or now.untyped_storage()._cdata != storage:
+            found.add(storage)
             table[key] = tensor
             tensor.data = data
     return found

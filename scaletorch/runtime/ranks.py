@@ -68,6 +68,9 @@ def run_ranks(world_size: int, function: Callable[..., Result], *args:
         torch._C._distributed_c10d._set_thread_isolation_mode(False)
         multi_threaded_pg.ProcessLocalGroup.reset()
     if failures:
-        rank, text, error = min(failures, key=lambda f: f[0])
+        # The ranks that were waiting for the failing one exit as well.
+        rank, text, error = min(failures,
+                                key=lambda f:
+                                (isinstance(f[2], SystemExit), f[0]))
         raise RuntimeError(f"rank {rank} failed:\n{text}") from error
     return results

@@ -183,6 +183,7 @@ class TestTune(unittest.TestCase):
                 return [mine, slow.pop(0)]
 
         slow = [9.0, 1.0, 5.0]
+        finalists: list[Any] = ["a", "b", "c"]
         built: list[Any] = []
 
         def build(chosen: Any) -> Any:
@@ -195,7 +196,7 @@ class TestTune(unittest.TestCase):
                 mock.patch("scaletorch.tune.backward_of"):
             quickest(
                 build,
-                ["a", "b", "c"],
+                finalists,
                 call,  # type: ignore[list-item]
                 Gathered())  # type: ignore[arg-type]
         self.assertEqual(built, ["a", "b", "c", "b"])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from scaletorch import materialize, parallel
+from scaletorch.structure import skeleton, slots_of
 from tests.model_zoo import MODELS, tokens
 from tests.test_scaletorch.small import (Mlp, Normed, TiedLM, batch, ids,
                                          images, on_ranks, whole)
@@ -113,6 +114,91 @@ class TestHuggingFace(unittest.TestCase):
                                    expected,
                                    delta=3e-3,
                                    msg=name)
+
+
+class Orthogonal(nn.Module):
+    """One tensor depends on the values of another; one is assigned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v = nn.Parameter(torch.empty(4, 4))
+        self.g = nn.Parameter(torch.empty(4))
+        self.w = nn.Parameter(torch.empty(3))
+
+    def reset_parameters(self) -> None:
+        nn.init.orthogonal_(self.v)
+        self.g.data.copy_(2 * self.v.norm(dim=1))
+        self.w.data = torch.full((3, ), 2.0, device=self.w.device)
+
+
+class OwnScheme(nn.Module):
+    """The convention of ``self.apply(self._init_weights)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.constant_(module.weight, 3.0)
+
+
+def made(build: Any) -> dict[str, torch.Tensor]:
+    """Initialised in one process, by name."""
+    with torch.device("meta"):
+        structure = skeleton(build())
+    slots = slots_of(structure)
+    names = {
+        id(t): n
+        for n, t in (*structure.named_parameters(), *structure.named_buffers())
+    }
+    return {
+        names[id(shadow)]: value.detach()
+        for pairs in materialize.initialised(
+            structure, set(slots), slots, seed=1, device=torch.device("cpu"))
+        for shadow, value in pairs
+    }
+
+
+class TestInitialisers(unittest.TestCase):
+
+    def test_dependent_and_assigned_values(self) -> None:
+        found = made(Orthogonal)
+        torch.testing.assert_close(found["v"] @ found["v"].T, torch.eye(4))
+        torch.testing.assert_close(found["g"], torch.full((4, ), 2.0))
+        self.assertEqual(found["w"].tolist(), [2.0] * 3)
+
+    def test_own_scheme_before_the_modules_own(self) -> None:
+        found = made(OwnScheme)
+        self.assertEqual(set(found["linear.weight"].flatten().tolist()), {3.0})
+        self.assertLess(float(found["linear.bias"].abs().max()), 0.51)
+        self.assertEqual(float(found["attention.in_proj_bias"].sum()), 0.0)
+
+    def test_torch_draws_on_as_if_nothing_happened(self) -> None:
+        torch.manual_seed(0)
+        expected = torch.rand(1)
+        torch.manual_seed(0)
+        made(Orthogonal)
+        self.assertTrue(torch.equal(torch.rand(1), expected))
+
+    def test_hugging_face_models_as_in_eager(self) -> None:
+        for name in ("gpt2", "gemma2", "mixtral", "bert", "modernbert", "t5",
+                     "vit", "convnext"):
+            eager = MODELS[name]()[0]
+            found = made(lambda: MODELS[name]()[0])  # noqa: B023
+            for key, value in (*eager.named_parameters(),
+                               *eager.named_buffers()):
+                with self.subTest(model=name, tensor=key):
+                    self.compare(found[key].double(), value.detach().double())
+
+    def compare(self, found: torch.Tensor, expected: torch.Tensor) -> None:
+        if torch.equal(found, expected):
+            return
+        self.assertGreater(expected.numel(), 3)
+        spread = float(expected.std())
+        self.assertGreater(spread, 0.0)
+        self.assertAlmostEqual(float(found.std()), spread, delta=0.35 * spread)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class WithNone(nn.Module):
 
 
 def outputs(model: nn.Module) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for flag in (True, False):
         y, nothing, (best, number) = model(batch()[0], flag=flag)
         found |= {

@@ -83,7 +83,7 @@ def freeze_and_thaw(model: nn.Module) -> dict[str, Any]:
 
 def small_last_batches(model: nn.Module) -> dict[str, Any]:
     """Batches that do and do not divide over the ranks."""
-    found = {}
+    found: dict[str, Any] = {}
     for rows in (8, 6, 3, 1):
         output = model(*batch(rows))
         output["loss"].backward()
@@ -93,7 +93,7 @@ def small_last_batches(model: nn.Module) -> dict[str, Any]:
 
 def trained_normed(model: nn.Module) -> dict[str, Any]:
     """Running statistics, modes of parts, evaluation."""
-    found = {}
+    found: dict[str, Any] = {}
     first, second = model(*images(8)), model(*images(4))
     (first + second).backward()
     found |= {n: whole(p.grad) for n, p in model.named_parameters()}
