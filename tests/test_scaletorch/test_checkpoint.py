@@ -14,10 +14,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (get_state_dict,
+                                                     set_state_dict)
 
 import scaletorch
 from scaletorch import checkpoint, parallel
 from scaletorch.runtime.ranks import run_ranks
+from tests.model_zoo import MODELS
 from tests.test_scaletorch.small import (Mlp, TiedLM, batch, ids, seeded,
                                          spread, whole)
 
@@ -130,6 +133,76 @@ class TestCheckpoint(unittest.TestCase):
                 "more; not in the model rest", texts[0])
             self.assertIn("up.weight has the shape (3, 8)", texts[1])
             self.assertIn("holds no checkpoint", texts[2])
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for _ in range(2):
+        model(*batch())["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class TestResume(unittest.TestCase):
+
+    def test_hugging_face_into_a_model_on_meta(self) -> None:
+        saved, inputs, _ = MODELS["gpt2"]()
+        with torch.device("meta"):
+            model = MODELS["gpt2"]()[0]
+        with tempfile.TemporaryDirectory() as folder:
+            saved.save_pretrained(folder)
+
+            def work(rank: int) -> float:
+                del rank
+                module = spread(model, inputs, {"dp": 2}, parallel.fsdp())
+                scaletorch.load_checkpoint(module, folder)
+                return float(module(**inputs).loss.detach())
+
+            expected = float(saved(**inputs).loss.detach())
+            for loss in run_ranks(2, work):
+                self.assertAlmostEqual(loss, expected, places=5)
+
+    def test_optimizer_state_moves_to_another_mesh(self) -> None:
+        """Two steps on four ranks, two on two: four steps alone."""
+        single = seeded(Mlp)
+        optimizer = torch.optim.AdamW(single.parameters(), lr=1e-2)
+        steps(single, optimizer)
+        steps(single, optimizer)
+        with tempfile.TemporaryDirectory() as folder:
+
+            def begin(rank: int) -> None:
+                del rank
+                module = spread(seeded(Mlp), batch(), TWO, PLAN)
+                optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+                steps(module, optimizer)
+                model, state = get_state_dict(module, optimizer)
+                dcp.save({
+                    "model": model,
+                    "optimizer": state
+                },
+                         checkpoint_id=folder)
+
+            def resume(rank: int) -> dict[str, torch.Tensor]:
+                del rank
+                module = spread(seeded(Mlp), batch(), {"dp": 2},
+                                parallel.fsdp())
+                optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+                model, state = get_state_dict(module, optimizer)
+                dcp.load({
+                    "model": model,
+                    "optimizer": state
+                },
+                         checkpoint_id=folder)
+                set_state_dict(module,
+                               optimizer,
+                               model_state_dict=model,
+                               optim_state_dict=state)
+                steps(module, optimizer)
+                return state_of(module)
+
+            run_ranks(4, begin)
+            for found in run_ranks(2, resume):
+                for name, value in single.state_dict().items():
+                    torch.testing.assert_close(found[name], value)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,40 @@ class TestPrograms(unittest.TestCase):
         }, parallel.megatron())):
             check_same(self, seeded(TiedLM), (ids(), ), own_loss, axes, plan)
 
+    def test_mixed_dtypes(self) -> None:
+        torch.manual_seed(0)
+        check_same(self,
+                   Mixed(), (batch()[0], ),
+                   one_step, {"dp": 2},
+                   parallel.fsdp(),
+                   close=2e-2)
+
+
+class Mixed(nn.Module):
+    """Parameters of three dtypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Linear(8, 8).bfloat16()
+        self.norm = nn.LayerNorm(8)
+        self.high = nn.Linear(8, 4).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.low(x.bfloat16()).float())
+        return self.high(hidden.double()).square().mean()
+
+
+def one_step(model: nn.Module) -> dict[str, Any]:
+    loss = model(batch()[0])
+    loss.backward()
+    torch.optim.SGD(model.parameters(), lr=1e-2).step()
+    return {
+        "loss": loss.detach()
+    } | state_of(model) | {
+        f"gradient of {n}": whole(p.grad)
+        for n, p in model.named_parameters()
+    }
+
 
 if __name__ == "__main__":
     unittest.main()
