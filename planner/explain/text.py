@@ -80,7 +80,7 @@ def _memory(report: dict[str, Any]) -> Iterator[str]:
     yield (f"memory {format_bytes(total)} of {format_bytes(limit)} per "
            f"device ({verdict})")
     yield from table([(kind, format_bytes(size), bar(size / max(limit, 1)))
-                      for kind, size in memory["by_kind"].items()],
+                      for kind, size in memory["by_kind"].items() if size],
                      right=(1, ))
 
 

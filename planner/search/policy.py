@@ -89,7 +89,7 @@ class Policy:
         dim = self.input_dim
         usual = dim < spec.ndim and spec.shape[dim] == lead.get(dim)
         if usual and _divides(spec, dim, size):
-            return (S(dim), )
+            return (S(dim), ) if self.divide else (S(dim), R)
         return (R, )
 
     def rest_placements(self, spec: TensorSpec,

@@ -1,0 +1,163 @@
+"""The command: every example of its page runs, mistakes are told."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import tempfile
+from pathlib import Path
+from unittest import TestCase
+
+from planner.explain.__main__ import main
+from planner.explain.arguments import parse_constraint, parse_mesh
+from planner.ir.plan import Plan
+
+_PAGE = Path(__file__).parents[3] / "doc" / "explain.md"
+
+
+def _blocks(language: str) -> list[str]:
+    text = _PAGE.read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def _run(*argv: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(argv)
+    return code, out.getvalue(), err.getvalue()
+
+
+class _InFolder(TestCase):
+    """With the page's model.py and config.json in the working folder."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(folder.name)
+        Path("model.py").write_text(_blocks("python")[0], encoding="utf-8")
+        Path("config.json").write_text(_blocks("json")[0], encoding="utf-8")
+
+
+class TestPage(_InFolder):
+
+    def test_commands(self) -> None:
+        for line in _blocks("bash")[0].splitlines():
+            argv = shlex.split(line)
+            self.assertEqual(argv[:3], ["python", "-m", "planner.explain"])
+            with self.subTest(line):
+                code, out, err = _run(*argv[3:])
+                self.assertEqual((code, err), (0, ""))
+                if "--json" not in argv and "--compare" not in argv:
+                    self.assertLessEqual(max(map(len, out.splitlines())), 100)
+        self.assertEqual(Plan.load("first.yaml").mesh.sizes, (2, 4))
+
+    def test_every_key_is_documented(self) -> None:
+        _, out, _ = _run("model.py", "--mesh", "2x4", "--json", "--constraint",
+                         "forbid('fsdp')")
+        page = _PAGE.read_text(encoding="utf-8")
+        for key in _keys(json.loads(out)):
+            self.assertIn(f"`{key}`", page)
+
+
+def _keys(
+    data: object, skip: tuple[str, ...] = ("mesh", "by_kind", "delta_s")
+) -> set[str]:
+    if isinstance(data, dict):
+        found = set(data)
+        for key, value in data.items():
+            found |= _keys(value) if key not in skip else set()
+        return found
+    if isinstance(data, list):
+        return set().union(*map(_keys, data))
+    return set()
+
+
+class TestResults(_InFolder):
+
+    def test_plan_is_explained_as_it_is(self) -> None:
+        _run("model.py", "--mesh", "2x4", "--save", "plan.yaml")
+        code, out, _ = _run("model.py", "--plan", "plan.yaml", "--json")
+        report, plan = json.loads(out), Plan.load("plan.yaml")
+        self.assertEqual(code, 0)
+        self.assertEqual(report["mesh"], {"dp": 2, "tp": 4})
+        self.assertAlmostEqual(report["time"]["step_s"],
+                               plan.prediction["step_time_s"],
+                               delta=1e-12)
+
+    def test_output_is_stable(self) -> None:
+        first, second = (_run("model.py", "--mesh", "2x4") for _ in "ab")
+        self.assertEqual(first, second)
+
+    def test_constraint_is_priced(self) -> None:
+        _, out, _ = _run("model.py", "--mesh", "dp=4", "--json",
+                         "--constraint", "pin('*.up.weight', dp=S(1))",
+                         "--constraint", "limit(dp=4)")
+        items = json.loads(out)["constraints"]
+        self.assertEqual([i["constraint"] for i in items],
+                         ["pin('*.up.weight', dp=S(1))", "limit(dp=4)"])
+        self.assertEqual(items[1]["costs_s"], 0.0)
+
+    def test_times_add_up(self) -> None:
+        time = json.loads(_run("model.py", "--mesh", "2x4",
+                               "--json")[1])["time"]
+        parts = ("forward_s", "backward_s", "local_s", "communication_s")
+        self.assertAlmostEqual(sum(time[p] for p in parts), time["step_s"])
+
+
+class TestMistakes(_InFolder):
+
+    def test_texts(self) -> None:
+        Path("empty.py").write_text("", encoding="utf-8")
+        Path("bare.json").write_text("{}", encoding="utf-8")
+        for argv, text in ((("none.py", ), "there is no file 'none.py'"),
+                           (("empty.py", ), "has neither get_model"),
+                           (("bare.json", ),
+                            "has no model_type"), (("model.py", "--mesh",
+                                                    "2y2"),
+                                                   "--mesh '2y2' is no mesh"),
+                           (("model.py", "--cluster", "h100"),
+                            "did you mean h100-sxm"),
+                           (("model.py", "--plan", "x.yaml"),
+                            "there is no plan 'x.yaml'"),
+                           (("model.py", "--mesh", "16", "--cluster",
+                             "h100-sxm:8"), "has 8 devices and --mesh 16"),
+                           (("model.py", "--constraint", "print(1)"),
+                            "is no constraint"), (("model.py", "--constraint",
+                                                   "forbid('nothing')"),
+                                                  "names no recipe")):
+            with self.subTest(argv):
+                code, out, err = _run(*argv)
+                self.assertEqual((code, out), (2, ""))
+                self.assertIn(text, err)
+
+
+class TestParsing(TestCase):
+
+    def test_meshes(self) -> None:
+        for text, meshes in (("2x4", ["dp=2 x tp=4"
+                                      ]), ("2x2x2", ["dp=2 x cp=2 x tp=2"]),
+                             ("x=2, y=3", ["x=2 x y=3"])):
+            self.assertEqual([str(m) for m in parse_mesh(text)], meshes)
+        for text in ("2x2x2x2", "0x2", "dp=a", "dp=2,dp=2", ""):
+            with self.assertRaisesRegex(ValueError, "is no mesh"):
+                parse_mesh(text)
+
+    def test_constraints(self) -> None:
+        for text, printed in (("pin('*.weight', tp=Shard(1))",
+                               "pin('*.weight', tp=S(1))"), ("pin('*', tp=R)",
+                                                             "pin('*', tp=R)"),
+                              ("forbid('ddp')",
+                               "forbid('ddp')"), ("forbid('*', dp='S(0)')",
+                                                  "forbid('*', dp=S(0))")):
+            self.assertEqual(str(parse_constraint(text)), printed)
+
+    def test_nothing_is_evaluated(self) -> None:
+        for text in ("pin(__import__('os').getcwd(), tp=R)", "limit(tp=1+f())",
+                     "pin('a', tp=S(x))", "a.pin('b')", "pin(", "pin()"):
+            with self.assertRaisesRegex(ValueError, "is no constraint"):
+                parse_constraint(text)

@@ -1,0 +1,104 @@
+"""What the report looks like."""
+
+from __future__ import annotations
+
+from unittest import TestCase
+
+from planner.cluster import load_cluster
+from planner.explain.report import build_report
+from planner.explain.text import format_report
+from planner.explain.uneven import uneven_dims
+from planner.ir.mesh import MeshSpec
+from planner.planning import Planning
+from planner.recipes import RECIPES
+from planner.search.facts import Facts
+from tests.golden import check_golden
+from tests.test_planner.test_planning.programs import mlp, slow_cluster, zoo
+
+_MESH = MeshSpec(("dp", "tp"), (2, 2))
+
+
+class TestText(TestCase):
+
+    def test_small_model(self) -> None:
+        planning = Planning(mlp(), slow_cluster(4, 1e8))
+        chosen = planning.from_recipe(RECIPES["ddp"]() * RECIPES["megatron"](),
+                                      _MESH)
+        report = build_report(planning,
+                              chosen,
+                              planning.candidates([_MESH]),
+                              top=2)
+        check_golden(
+            self, format_report(report), """
+            Sequential on slow, dp=2 x tp=2
+            plan: ddp(dp=2) * megatron(tp=2)
+
+            step 3.37 us (nothing overlapped; no layouts on this mesh take less than 0.827 us, gap 75.5%)
+              forward           0.204 us   6.0%  ##............................
+              backward          0.287 us   8.5%  ###...........................
+              local copies           0 s   0.0%  ..............................
+              communication dp   2.25 us  66.7%  ####################..........
+              communication tp   0.63 us  18.7%  ######........................
+
+            mesh axes (a step, one rank)
+              axis  size  use       link  bytes     time  repeated work
+              dp       2  ddp       node  132 B  2.25 us            0 s
+              tp       2  megatron  node   32 B  0.63 us      0.0226 us
+
+            memory 716 B of 953.7 MiB per device (fits)
+              optimizer    264 B  ..............................
+              activations  128 B  ..............................
+              gradients    128 B  ..............................
+              parameters   128 B  ..............................
+              transient     64 B  ..............................
+              outputs        4 B  ..............................
+
+            layouts by block (over dp, tp)
+            Sequential x 1 (glue.0)
+              parameter  shape  at rest  in use
+              0.weight   8x4    R S(0)   R S(0)
+              2.weight   4x8    R S(1)   R S(1)
+              conversion of  collective  axis  pass      bytes     time
+              0.weight       all_reduce  dp    backward   64 B  0.95 us
+              2.weight       all_reduce  dp    backward   64 B  0.95 us
+              2.linear       all_reduce  tp    forward    32 B  0.63 us
+              mse_loss       all_reduce  dp    forward     4 B  0.35 us
+
+            work that every rank of an axis repeats
+              Sequential: broadcast_tensors  tp  costs 0.0128 us
+              Sequential: mse_loss           tp  costs 0.0098 us
+
+            alternatives (2 of 6 that were considered)
+              auto-dp(dp=2) * auto(tp=2): 1.54 us, 1.574 KiB
+                communication dp -2.25 us, compute +1.05 us
+              ddp(dp=2) * megatron(tp=2): 3.37 us, 716 B
+                the same cost; the order of names decided
+            """)
+
+    def test_too_much_memory(self) -> None:
+        planning = Planning(mlp(),
+                            slow_cluster(4, 1e8),
+                            memory_limit_bytes=300)
+        found = planning.candidates([_MESH])
+        text = format_report(build_report(planning, found[0], found))
+        self.assertRegex(text, r"memory .* of 300 B per device \(.* too "
+                         r"much\)")
+
+
+class TestUneven(TestCase):
+
+    def test_heads(self) -> None:
+        facts = Facts.of(zoo("gpt2"))
+        self.assertIn(
+            "heads 4 of scaled_dot_product_attention do not divide by tp=8",
+            uneven_dims(facts, MeshSpec(("tp", ), (8, ))))
+        self.assertEqual(uneven_dims(facts, MeshSpec(("tp", ), (2, ))), [])
+
+
+class TestLarge(TestCase):
+
+    def test_seventy_layers_are_one_block(self) -> None:
+        planning = Planning(zoo("llama"), load_cluster("h100-sxm").resized(4))
+        best, found = planning.best([_MESH])
+        report = build_report(planning, best, found)
+        self.assertEqual([b["count"] for b in report["blocks"]], [1, 3, 1])
