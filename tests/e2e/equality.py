@@ -27,7 +27,7 @@ from scaletorch.module import ParallelModule
 from scaletorch.runtime.ranks import run_ranks
 from tests.model_zoo import MODELS, eager_output
 
-__all__ = ["FEW", "PLANS", "Case", "Subject", "check_model"]
+__all__ = ["FEW", "PLANS", "Case", "Subject", "check_model", "check_subject"]
 
 STEPS = 3
 
@@ -169,14 +169,20 @@ def check_model(test: unittest.TestCase, name: str,
                 plans: Iterable[str]) -> None:
     """Assert equality of one model under several plans."""
     subject = Subject(name)
-    # Models in double still compute norms and rotations in float32.
-    close = 1e-4 if subject.dtype == torch.float32 else 5e-6
     for plan in plans:
         with test.subTest(model=name, plan=plan):
-            for losses, grads, state in subject.run(PLANS[plan]):
-                _same_losses(test, losses, subject.losses, close)
-                _same(test, grads, subject.grads, close)
-                _same(test, state, subject.state, 200 * close)
+            check_subject(test, subject, PLANS[plan])
+
+
+def check_subject(test: unittest.TestCase, subject: Subject,
+                  case: Case) -> None:
+    """Assert equality of one model under one plan."""
+    # Models in double still compute norms and rotations in float32.
+    close = 1e-4 if subject.dtype == torch.float32 else 5e-6
+    for losses, grads, state in subject.run(case):
+        _same_losses(test, losses, subject.losses, close)
+        _same(test, grads, subject.grads, close)
+        _same(test, state, subject.state, 200 * close)
 
 
 def _same_losses(test: unittest.TestCase, found: list[float],
