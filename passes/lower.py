@@ -36,6 +36,7 @@ def lower(program: Program,
           *,
           device: torch.device,
           local_inputs: bool = False,
+          sharded_outputs: bool = False,
           dump_dir: Path | None = None) -> RankProgram:
     """Lower a program for one rank.
 
@@ -50,6 +51,9 @@ def lower(program: Program,
     local_inputs : bool
         Whether inputs arrive as shards in their layout at rest, instead of
         whole on every rank.
+    sharded_outputs : bool
+        Whether outputs beside the loss are returned in the layout they are
+        computed in, instead of whole on every rank.
     dump_dir : Path, optional
         Folder to which every pass writes its printed graphs.
 
@@ -70,7 +74,8 @@ def lower(program: Program,
                             dump_dir=dump_dir,
                             recompute=layout.recompute)
     lowered = _Lowering(program, layout,
-                        builder).run(local_inputs=local_inputs)
+                        builder).run(local_inputs=local_inputs,
+                                     sharded_outputs=sharded_outputs)
     verify_program(lowered)
     return lowered
 
@@ -92,15 +97,16 @@ class _Lowering:
         self.replicated = (R, ) * len(layout.mesh.names)
         self.inputs: dict[str, str] = {}
 
-    def run(self, *, local_inputs: bool) -> RankProgram:
+    def run(self, *, local_inputs: bool, sharded_outputs: bool) -> RankProgram:
         live = _live_results(self.program)
         if not local_inputs:
             self._cut_inputs()
         for block in self.program.blocks:
             self._block(block, live)
         outputs = tuple(
-            self._converted(name, self.replicated) if name else None
-            for name in self.program.outputs)
+            self._output(name, sharded_outputs and i != self.program.loss
+                         ) if name else None
+            for i, name in enumerate(self.program.outputs))
         mutations = {
             b: self._converted(v, self.layout.at_rest[b])
             for b, v in self.program.mutations.items()
@@ -114,6 +120,14 @@ class _Lowering:
                                n: layout
                                for n, (_, layout) in self.held.items()
                            })
+
+    def _output(self, name: str, sharded: bool) -> str:
+        """What is returned of a value: all of it, or this rank's shard."""
+        if not sharded:
+            return self._converted(name, self.replicated)
+        _, layout = self.held[self.inputs.get(name, name)]
+        return self._converted(name,
+                               tuple(p if p.is_shard else R for p in layout))
 
     def _cut_inputs(self) -> None:
         """Whole inputs become the shards that the layouts ask for."""

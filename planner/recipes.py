@@ -15,7 +15,7 @@ from planner.search.policy import Policy
 
 __all__ = ["RECIPES", "Recipe", "policies_for", "recipe"]
 
-_LOCAL = frozenset({"slice", "mask", "pad"})
+_LOCAL = frozenset({"slice", "mask"})
 
 
 @dataclass(frozen=True, slots=True)

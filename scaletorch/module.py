@@ -75,9 +75,10 @@ class ParallelModule(nn.Module):
                                    layout,
                                    mesh,
                                    compile=compile,
-                                   local_inputs=False)
+                                   inputs="global",
+                                   outputs="global")
         self._compiled: dict[Hashable, Compiled] = {
-            ("global", *self._signature(call)): self._first
+            ("global", "global", *self._signature(call)): self._first
         }
         self.register_load_state_dict_pre_hook(_distributed)
 
@@ -153,6 +154,7 @@ class ParallelModule(nn.Module):
     def forward(self,
                 *args: Any,
                 inputs: str = "global",
+                outputs: str = "global",
                 **kwargs: Any) -> Any:
         """Run the model on a batch.
 
@@ -164,6 +166,11 @@ class ParallelModule(nn.Module):
         inputs : {"global", "local"}
             Whether each rank passes the whole batch, or only its shard of
             it as the plan lays the inputs out.
+        outputs : {"global", "sharded"}
+            Whether outputs beside the loss (logits, ...) are gathered, so
+            that every rank returns what the single-device model returns,
+            or stay as they are computed, as DTensors of the global shape:
+            nothing is sent for what the loop does not look at.
 
         Raises
         ------
@@ -171,14 +178,14 @@ class ParallelModule(nn.Module):
             When the arguments do not fit the model.
         ValueError
             When ranks pass inputs of different shapes or are in different
-            modes, or for an unknown `inputs`.
+            modes, or for an unknown `inputs` or `outputs`.
         """
-        call, signature = self._described(args, kwargs, inputs)
+        call, signature = self._described(args, kwargs, inputs, outputs)
         known = self._compiled.get(signature)
         seed = self._agreement.check((*signature, torch.is_grad_enabled()),
                                      draws=known is not None and known.draws)
         if known is None:
-            known = self._capture(call, local_inputs=inputs == "local")
+            known = self._capture(call, inputs, outputs)
             self._compiled[signature] = known
             if known.draws:
                 seed = self._agreement.check("seed", draws=True)
@@ -193,7 +200,7 @@ class ParallelModule(nn.Module):
             [t.to(device, non_blocking=True) for t in given.tensors], seed)
 
     def _described(self, args: tuple[Any, ...], kwargs: dict[str, Any],
-                   inputs: str) -> tuple[Call, tuple[Any, ...]]:
+                   inputs: str, outputs: str) -> tuple[Call, tuple[Any, ...]]:
         """The call of the whole batch and its signature.
 
         What fails on this rank is told to the others, which else would
@@ -203,10 +210,13 @@ class ParallelModule(nn.Module):
             if inputs not in ("global", "local"):
                 raise ValueError('inputs must be "global" or "local", got '
                                  f"{inputs!r}")
+            if outputs not in ("global", "sharded"):
+                raise ValueError('outputs must be "global" or "sharded", '
+                                 f"got {outputs!r}")
             call = bind_inputs(self._structure, args, kwargs, self._loss_fn)
             if inputs == "local":
                 call = self._whole(call)
-            return call, (inputs, *self._signature(call))
+            return call, (inputs, outputs, *self._signature(call))
         except Exception as error:
             try:
                 self._agreement.check(f"{type(error).__name__}: {error}")
@@ -236,12 +246,12 @@ class ParallelModule(nn.Module):
 
     def _signature(self, call: Call) -> tuple[Any, ...]:
         """Whatever the captured program depends on."""
-        leaves = tuple((tuple(x.shape), str(x.dtype),
+        leaves = tuple((tuple(x.shape), x.dtype,
                         x.requires_grad) if isinstance(x, torch.Tensor) else (
                             type(x).__name__, repr(x)) for x in call.leaves)
         modes = tuple(m.training for m in self._parts)
         state = tuple(
-            (str(t.dtype), t.requires_grad)
+            (t.dtype, t.requires_grad)
             for t in (table[key] for table, key in self._places.values())
             if t is not None)
         autocast = tuple(
@@ -249,17 +259,18 @@ class ParallelModule(nn.Module):
             if torch.is_autocast_enabled(d))
         return (call.paths, leaves, autocast, modes, state)
 
-    def _capture(self, call: Call, *, local_inputs: bool) -> Compiled:
+    def _capture(self, call: Call, inputs: str, outputs: str) -> Compiled:
         with self._agreement.together(
                 "capturing the model for new inputs"), TRACING:
             with on_meta(self._structure) as model:
                 program = capture_call(model, call, loss_fn=self._loss_fn)
-            layout = self._replan(program, keep_inputs=local_inputs)
+            layout = self._replan(program, keep_inputs=inputs == "local")
             return compiled(program,
                             layout,
                             self._mesh,
                             compile=self._compile,
-                            local_inputs=local_inputs)
+                            inputs=inputs,
+                            outputs=outputs)
 
 
 def _distributed(module: nn.Module, state: dict[str, Any], prefix: str, *rest:

@@ -255,9 +255,13 @@ def _value_edge(problem: AxisProblem, draft: Draft, source: str,
                  made=draft.placed[source],
                  layout=_current(problem, source),
                  count=count)
-    out.charge(
-        [Reader(t, draft.placed[t], _current(problem, t)) for t in targets],
-        held_elsewhere=False)
+    out.charge([
+        Reader(t,
+               draft.placed[t],
+               _current(problem, t),
+               kind="output" if t == "whole" else "") for t in targets
+    ],
+               held_elsewhere=False)
 
 
 def _current(problem: AxisProblem, variable: str) -> Layout:

@@ -23,11 +23,16 @@ __all__ = ["FanOut", "Reader"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reader:
-    """A variable, the placement each state asks for, the other axes'."""
+    """A variable, the placement each state asks for, the other axes'.
+
+    `kind` is what the reader makes of the value where that decides what
+    the policy adds, see :meth:`Policy.price_s`.
+    """
 
     variable: str
     wanted: Numbers
     layout: Layout
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,14 +83,18 @@ class FanOut:
             else:
                 for reader in group:
                     self.draft.add((self.source, reader.variable),
-                                   self.prices_s(reader.wanted, reader.layout))
+                                   self._alone_s(reader))
 
-    def prices_s(self, wanted: Numbers, layout: Layout) -> Array:
+    def _alone_s(self, reader: Reader) -> Array:
+        return self._prices_s(reader.wanted, reader.layout, reader.kind
+                              or self.kind)
+
+    def _prices_s(self, wanted: Numbers, layout: Layout, kind: str) -> Array:
         """Price of every conversion, with what the policy adds."""
         table = self.problem.tables.both_s(self.spec, self.problem.axis,
                                            self.layout, layout, self.made,
                                            wanted)
-        extra = penalties(self.problem.policy, self.kind, self.spec)
+        extra = penalties(self.problem.policy, kind, self.spec)
         if extra is not None:
             table = table + extra[self.made[:, None], wanted]
         return table * self.count
@@ -101,7 +110,8 @@ class FanOut:
         """Placements that two readers may want and that cost something."""
         wanted = Counter(n for r in group for n in set(r.wanted.tolist()))
         often = sorted(n for n, times in wanted.items() if times > 1)
-        prices = self.prices_s(np.array(often, np.intp), group[0].layout)
+        prices = self._prices_s(np.array(often, np.intp), group[0].layout,
+                                self.kind)
         return [
             n for n, column in zip(often, prices.T, strict=True)
             if (column > 0).any()
@@ -112,11 +122,11 @@ class FanOut:
         name = f"copy {self.source}{suffix}"
         numbers = np.array(copies, np.intp)
         self.draft.sizes[name] = 1 + len(copies)
-        prices = self.prices_s(numbers, group[0].layout)
+        prices = self._prices_s(numbers, group[0].layout, self.kind)
         none = np.zeros((len(self.made), 1))
         self.draft.add((self.source, name), np.hstack([none, prices]))
         for reader in group:
-            alone = self.prices_s(reader.wanted, reader.layout)
+            alone = self._alone_s(reader)
             table = np.repeat(alone[:, None, :], 1 + len(copies), axis=1)
             table[:, 1:, :][:, numbers[:, None] == reader.wanted] = 0.0
             self.draft.add((self.source, name, reader.variable), table)

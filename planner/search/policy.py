@@ -111,13 +111,14 @@ class Policy:
         ----------
         kind : str
             ``rest``: a parameter on its way into use; ``param``: one in
-            use on its way to a call; ``value``: anything else.
+            use on its way to a call; ``output``: what every rank returns
+            whole, whatever the policy; ``value``: anything else.
         spec : TensorSpec
         source, target : Placement
         move : str
             Kind of the forward move.
         """
-        if self.is_free or move == "none":
+        if self.is_free or move == "none" or kind == "output":
             return 0.0
         if kind == "rest":
             moved = self.rest == "used" and move != "mask"

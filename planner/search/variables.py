@@ -95,5 +95,9 @@ def _hub(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
     fits = problem.fits(value.spec, hubs[value.label])
     if not problem.policy.use_shards and value.bound_kind == "param":
         domain = {n for n in domain if n < len(PLAIN)}
-    draft.place(f"hub {name} {value.label}",
-                np.array(sorted(n for n in domain if fits[n]), np.intp))
+    # Shards first: of two that cost the same, values stay divided.
+    draft.place(
+        f"hub {name} {value.label}",
+        np.array(
+            sorted((n for n in domain if fits[n]),
+                   key=lambda n: (n < len(PLAIN), n)), np.intp))

@@ -27,10 +27,17 @@ class Agreement:
     def __init__(self, mesh: DeviceMesh) -> None:
         self.ranks = mesh.mesh.flatten().tolist()
         whole = self.ranks == list(range(dist.get_world_size()))
-        # Ranks outside of the mesh do not come by here.
-        self.group = dist.group.WORLD if whole else dist.new_group(
-            self.ranks, use_local_synchronization=True)
-        self.device = mesh_device(mesh)
+        on_host = mesh.device_type == "cpu" or dist.is_gloo_available()
+        self.device = torch.device("cpu") if on_host else mesh_device(mesh)
+        if whole and mesh.device_type == "cpu":
+            self.group = dist.group.WORLD
+        else:
+            # Over gloo, so that an accelerator does not wait for the host;
+            # ranks outside of the mesh do not come by here.
+            backend = "gloo" if mesh.device_type != "cpu" and on_host else None
+            self.group = dist.new_group(self.ranks,
+                                        backend=backend,
+                                        use_local_synchronization=True)
         self._marks: dict[Hashable, int] = {}
 
     @property

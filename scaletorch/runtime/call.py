@@ -39,12 +39,31 @@ def run_call(compiled: Compiled, state: Sequence[torch.Tensor],
     program = compiled.program
     tensors = (*state, *inputs)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    flat = iter(_Call.apply(compiled, seed, keep, *tensors))
+    flat = iter(_global(compiled, _Call.apply(compiled, seed, keep, *tensors)))
     leaves = [
         next(flat) if name is not None else constant for name, constant in zip(
             program.outputs, program.output_constants, strict=True)
     ]
     return pytree.tree_unflatten(leaves, program.output_tree)
+
+
+def _global(compiled: Compiled,
+            outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Outputs that stay sharded become DTensors of the global shape."""
+    return [
+        x if where is None else DTensor.from_local(
+            x,
+            compiled.mesh, [p.value for p in where[1]],
+            run_check=False,
+            shape=torch.Size(where[0].shape),
+            stride=_strides(where[0].shape))
+        for x, where in zip(outputs, compiled.returned, strict=True)
+    ]
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a contiguous tensor."""
+    return torch.empty(shape, device="meta").stride()
 
 
 class _Call(torch.autograd.Function):

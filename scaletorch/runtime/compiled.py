@@ -10,10 +10,12 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from passes.collectives import AxisRef
-from passes.lower import lower
+from passes.lower import RankProgram, lower
+from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import Program
 from planner.ir.values import value_of
+from planner.rules.registry import TensorSpec
 from scaletorch.mesh import mesh_device, mesh_rank
 from scaletorch.runtime.executor import Executor
 
@@ -31,6 +33,7 @@ class Compiled:
     ----------
     program : Program
     layout : ProgramLayout
+    mesh : DeviceMesh
     executor : Executor
     constants : mapping of str to Tensor
         On this rank's device, by global name.
@@ -41,15 +44,20 @@ class Compiled:
     differentiable : tuple of bool
         For each output that is a tensor, whether the single-device
         program gives it a gradient function.
+    returned : tuple
+        For each output that is a tensor, its global spec and layout where
+        it is returned as a DTensor.
     """
 
     program: Program
     layout: ProgramLayout
+    mesh: DeviceMesh
     executor: Executor
     constants: Mapping[str, torch.Tensor]
     state: tuple[str, ...]
     inputs: tuple[str, ...]
     differentiable: tuple[bool, ...]
+    returned: tuple[tuple[TensorSpec, Layout] | None, ...]
 
     @property
     def draws(self) -> bool:
@@ -58,8 +66,19 @@ class Compiled:
 
 
 def compiled(program: Program, layout: ProgramLayout, mesh: DeviceMesh, *,
-             compile: bool, local_inputs: bool) -> Compiled:
+             compile: bool, inputs: str, outputs: str) -> Compiled:
     """Lower a program for this rank and bind it.
+
+    Parameters
+    ----------
+    program : Program
+    layout : ProgramLayout
+    mesh : DeviceMesh
+    compile : bool
+        Whether kernels run through ``torch.compile``.
+    inputs : {"global", "local"}
+    outputs : {"global", "sharded"}
+        See :meth:`scaletorch.ParallelModule.forward`.
 
     Raises
     ------
@@ -71,7 +90,8 @@ def compiled(program: Program, layout: ProgramLayout, mesh: DeviceMesh, *,
                     layout,
                     rank,
                     device=device,
-                    local_inputs=local_inputs)
+                    local_inputs=inputs == "local",
+                    sharded_outputs=outputs == "sharded")
     names = layout.mesh.names
     groups = [mesh.get_group(n) for n in names]
     axes = [
@@ -83,6 +103,7 @@ def compiled(program: Program, layout: ProgramLayout, mesh: DeviceMesh, *,
     ]
     return Compiled(program=program,
                     layout=layout,
+                    mesh=mesh,
                     executor=Executor(lowered,
                                       axes,
                                       names,
@@ -97,14 +118,31 @@ def compiled(program: Program, layout: ProgramLayout, mesh: DeviceMesh, *,
                     inputs=tuple(f"input:{i}"
                                  for i, leaf in enumerate(program.leaves)
                                  if leaf.spec is not None),
-                    differentiable=_differentiable(program))
+                    differentiable=_differentiable(program),
+                    returned=_returned(program, lowered, outputs))
 
 
 def _differentiable(program: Program) -> tuple[bool, ...]:
+    specs = _specs(program)
+    return tuple(specs[n].requires_grad for n in program.outputs if n)
+
+
+def _specs(program: Program) -> dict[str, TensorSpec]:
+    """Global specs of everything that may be an output."""
     specs = dict(program.specs)
     for block in program.blocks:
         for node, name in zip(program.class_of(block).results,
                               block.results,
                               strict=True):
             specs[name] = value_of(node).spec
-    return tuple(specs[n].requires_grad for n in program.outputs if n)
+    return specs
+
+
+def _returned(program: Program, lowered: RankProgram,
+              outputs: str) -> tuple[tuple[TensorSpec, Layout] | None, ...]:
+    specs = _specs(program)
+    return tuple((specs[name], lowered.layouts[local]
+                  ) if outputs == "sharded" and i != program.loss else None
+                 for i, (name, local) in enumerate(
+                     zip(program.outputs, lowered.outputs, strict=True))
+                 if name is not None and local is not None)

@@ -69,6 +69,7 @@ def on_two_ranks(
     def work(rank: int) -> Any:
         mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
         module = auto_parallelize(models[rank],
+                                  cluster="cpu-gloo",
                                   mesh,
                                   example_inputs=(x, ),
                                   plan=made)
