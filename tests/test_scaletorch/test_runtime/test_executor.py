@@ -69,8 +69,8 @@ def on_two_ranks(
     def work(rank: int) -> Any:
         mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
         module = auto_parallelize(models[rank],
-                                  cluster="cpu-gloo",
                                   mesh,
+                                  cluster="cpu-gloo",
                                   example_inputs=(x, ),
                                   plan=made)
         if rank == 0:
