@@ -101,7 +101,8 @@ class Planning:
                   *,
                   memory_price_s_per_byte: float = 0.0,
                   fixed_rest: Mapping[str, Layout] | None = None,
-                  start: ProgramLayout | None = None) -> Candidate:
+                  start: ProgramLayout | None = None,
+                  reverse: bool = False) -> Candidate:
         """Layouts under given policies, priced without their penalties.
 
         Parameters
@@ -115,6 +116,8 @@ class Planning:
             Layouts at rest that must be kept, by global name.
         start : ProgramLayout, optional
             Layouts to improve.
+        reverse : bool
+            Whether axes are solved in the other order.
         """
         pressure = MemoryPressure(
             price_s_per_byte=memory_price_s_per_byte,
@@ -136,6 +139,7 @@ class Planning:
                     tables=self.tables(mesh),
                     device=self.cluster.device,
                     start=start,
+                    reverse=reverse,
                     pressure=pressure,
                     fixed_rest=fixed_rest or {},
                     constraint=allowed if self.constraints.items else None)),
@@ -246,19 +250,21 @@ class Planning:
             self.candidate(mesh, p)
             for p in recipe_policies(mesh, self.constraints)
         ]
-        free = free_policies(mesh)
-        starts = [
-            c.layout for c in sorted(found, key=lambda c: c.price.time_s)[:1]
-        ]
-        if len(mesh.sizes) == 1:
-            starts = []
-        freed = min(
-            (self.candidate(mesh, free, start=s) for s in (None, *starts)),
-            key=lambda c: c.price.time_s)
+        freed = self._freed(mesh, min(found, default=None, key=_time_s))
         found.append(freed)
         if not self.fits(freed):
             found.append(self._lighter(freed))
         return found
+
+    def _freed(self, mesh: MeshSpec, recipe: Candidate | None) -> Candidate:
+        """The best of the free search from a few starts."""
+        free = free_policies(mesh)
+        tried = [self.candidate(mesh, free)]
+        if len(mesh.sizes) > 1:
+            tried.append(self.candidate(mesh, free, reverse=True))
+            if recipe is not None:
+                tried.append(self.candidate(mesh, free, start=recipe.layout))
+        return min(tried, key=_time_s)
 
     def _lighter(self, freed: Candidate) -> Candidate:
         """The quickest free layouts that fit, by bisecting a memory price.
@@ -321,3 +327,7 @@ class Planning:
         }
         return Plan.of(self.program, candidate.layout, candidate.axes,
                        prediction)
+
+
+def _time_s(candidate: Candidate) -> float:
+    return candidate.price.time_s

@@ -100,12 +100,22 @@ def _from_config(path: Path, batch: int, sequence: int,
                     or "bfloat16")
     with torch.device("meta"):
         model = _build(transformers, config).to(chosen).train()
+        inputs = _inputs(config, batch, sequence, chosen)
+    return Loaded(model=loss_only(model), inputs=inputs)
+
+
+def _inputs(config: Any, batch: int, sequence: int,
+            dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tokens, or images for a model that knows no vocabulary."""
+    size = getattr(config, "image_size", None)
+    if size is None or hasattr(config, "vocab_size"):
         ids = torch.zeros(batch, sequence, dtype=torch.int64)
-    return Loaded(model=loss_only(model),
-                  inputs={
-                      "input_ids": ids,
-                      "labels": ids
-                  })
+        return {"input_ids": ids, "labels": ids}
+    shape = (batch, config.num_channels, size, size)
+    return {
+        "pixel_values": torch.zeros(shape, dtype=dtype),
+        "labels": torch.zeros(batch, dtype=torch.int64)
+    }
 
 
 def loss_only(model: nn.Module) -> nn.Module:

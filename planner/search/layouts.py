@@ -57,6 +57,9 @@ class Request:
     fixed_rest : mapping of str to Layout
         Layouts at rest that must be kept, by global name.
     constraint : callable, optional
+    reverse : bool
+        Whether the axes are solved in the other order, which may end in
+        another optimum.
     """
 
     facts: Facts
@@ -68,6 +71,7 @@ class Request:
     pressure: MemoryPressure | None = None
     fixed_rest: Mapping[str, Layout] = field(default_factory=dict)
     constraint: Constraint | None = None
+    reverse: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +149,8 @@ def _descend(request: Request,
     settled when it stays as it is or gains nothing on its last turn.
     """
     order = sorted(range(len(request.policies)),
-                   key=lambda a: (not request.policies[a].use_shards, a))
+                   key=lambda a: (not request.policies[a].use_shards, a),
+                   reverse=request.reverse)
     last_s = {a: float("inf") for a in order}
     value_s, solves, settled = float("inf"), 0, 0
     while settled < len(order) and solves < _ROUNDS * len(order):

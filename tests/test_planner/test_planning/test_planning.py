@@ -62,6 +62,25 @@ class TestBest(TestCase):
         self.assertEqual(max(facts.counts.values()), 3)
 
 
+class TestBound(TestCase):
+
+    def test_three_axes(self) -> None:
+        planning = Planning(zoo("llama"), slow_cluster(8, 1e9))
+        mesh = MeshSpec(("dp", "cp", "tp"), (2, 2, 2))
+        best, found = planning.best([mesh])
+        self.assertEqual(len(found), 13)
+        self.assertGreater(best.bound_s, 0.8 * best.price.time_s)
+        for candidate in found:
+            self.assertLessEqual(candidate.bound_s, candidate.price.time_s)
+
+    def test_more_devices_bound_less(self) -> None:
+        bounds = [
+            Planning(zoo("llama"), slow_cluster(n, 1e9)).bound_s(
+                MeshSpec(("dp", "tp"), (n // 2, 2))) for n in (4, 8)
+        ]
+        self.assertGreater(bounds[0], bounds[1])
+
+
 class TestKnownWisdom(TestCase):
     """What people found out reappears without being told."""
 
