@@ -34,8 +34,10 @@ def misplaced(policy: Policy, call: CallFacts, domain: CallDomain) -> Flags:
 
 def _weight_is_whole(call: CallFacts, domain: CallDomain) -> Flags:
     """States that divide a product but not the parameter in it."""
-    weights = [i for i, v in enumerate(call.operands)
-               if v.spec.ndim > 1 and _comes_from_param(v)]
+    weights = [
+        i for i, v in enumerate(call.operands)
+        if v.spec.ndim > 1 and _comes_from_param(v)
+    ]
     if not weights:
         return np.zeros(len(domain.legal), dtype=bool)
     cut = np.zeros(len(domain.legal), dtype=bool)
