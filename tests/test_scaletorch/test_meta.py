@@ -109,7 +109,8 @@ class TestHuggingFace(unittest.TestCase):
         for name, buffer in eager.named_buffers():
             self.assertTrue(torch.equal(found[name], buffer), name)
         for name, parameter in eager.named_parameters():
-            expected = float(parameter.std()) if parameter.numel() > 1 else 0
+            expected = float(
+                parameter.detach().std()) if parameter.numel() > 1 else 0
             self.assertAlmostEqual(float(found[name].std()),
                                    expected,
                                    delta=3e-3,
