@@ -98,7 +98,7 @@ def _split_targets(
             targets = tuple(kwargs.pop(k) for k in extra)
             return args, targets, kwargs
     wanted = _positional_count(loss_fn) - 1
-    if len(args) <= wanted:
+    if wanted and len(args) <= wanted:
         raise TypeError(
             f"loss_fn takes {wanted} target(s) after the output, but only "
             f"{len(args)} positional inputs were given; give the model's "
@@ -112,7 +112,14 @@ def _positional_count(function: Callable[..., Any]) -> int:
         function = function.forward
     kinds = (inspect.Parameter.POSITIONAL_ONLY,
              inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    params = inspect.signature(function).parameters.values()
+    try:
+        params = inspect.signature(function).parameters.values()
+    except ValueError:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"loss_fn {name} is a builtin, which does not say how many "
+            "targets it takes; wrap it: loss_fn=lambda output: "
+            f"{name}(output), with the targets as further arguments") from None
     required = [p for p in params if p.kind in kinds and p.default is p.empty]
     variadic = any(p.kind is p.VAR_POSITIONAL for p in params)
     return max(len(required), 2 if variadic else 1)

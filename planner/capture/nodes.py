@@ -24,9 +24,13 @@ def strip_entry(path: str) -> str:
 
 
 def op_label(node: fx.Node) -> str:
-    """The operator's name without name space and overload."""
+    """The operator's name without name space and overload.
+
+    Empty for what is no call.
+    """
     schema = getattr(node.target, "_schema", None)
-    return schema.name.split("::")[-1] if schema else node.target.__name__
+    return (schema.name.split("::")[-1] if schema else getattr(
+        node.target, "__name__", ""))
 
 
 def spec_of(node: fx.Node) -> Any:

@@ -12,8 +12,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from planner.capture.bags import open_bags
+from planner.capture.calls import add_call, become
+from planner.capture.formulas import Formulas
 from planner.capture.masks import simplify_masks
 from planner.capture.nodes import source_in_model
+from planner.capture.rows import gather_rows
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 
@@ -33,7 +37,10 @@ def normalize(traced: Traced) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function":
             _clean(graph, node, kept)
-    simplify_masks(graph, _scalars(traced))
+    scalars = _scalars(traced)
+    simplify_masks(graph, scalars)
+    gather_rows(graph, Formulas(scalars))
+    open_bags(graph, Formulas(scalars))
     drop_unused(graph)
     _reject_unknown_shapes(graph)
 
@@ -104,19 +111,9 @@ def _cast_instead_of_copy(graph: fx.Graph, node: fx.Node) -> None:
     value = source
     with graph.inserting_before(node):
         for target, args, kwargs in steps[:-1]:
-            value = _call(graph, target, (value, *args), kwargs, node)
+            value = add_call(graph, target, (value, *args), kwargs, like=node)
     target, args, kwargs = steps[-1]
-    node.target, node.args, node.kwargs = target, (value, *args), kwargs
-
-
-def _call(graph: fx.Graph, target: Any, args: tuple[Any, ...],
-          kwargs: dict[str, Any], like: fx.Node) -> fx.Node:
-    node = graph.call_function(target, args, kwargs)
-    node.meta = dict(like.meta)
-    values, keywords = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
-    with values[0].fake_mode:
-        node.meta["val"] = target(*values, **keywords)
-    return node
+    become(node, target, (value, *args), kwargs)
 
 
 def _grouped_product(graph: fx.Graph, node: fx.Node) -> None:
@@ -131,6 +128,15 @@ def _grouped_product(graph: fx.Graph, node: fx.Node) -> None:
     node.args, node.kwargs = (*node.args, *node.kwargs.values()), {}
 
 
+def _named_dims(graph: fx.Graph, node: fx.Node) -> None:
+    """Which dims ``squeeze`` removes must not depend on local sizes."""
+    del graph
+    if node.target is _aten.squeeze.default:
+        shape = node.args[0].meta["val"].shape
+        ones = [d for d, size in enumerate(shape) if size == 1]
+        become(node, _aten.squeeze.dims, (node.args[0], ones))
+
+
 def _contiguous_base(graph: fx.Graph, node: fx.Node) -> None:
     """``as_strided`` means its strides: its base must have those seen."""
     base = node.args[0]
@@ -142,8 +148,10 @@ def _contiguous_base(graph: fx.Graph, node: fx.Node) -> None:
             "result would depend on how kernels lay out memory; use unfold, "
             "narrow, or call .contiguous() first")
     with graph.inserting_before(node):
-        dense = _call(graph, _aten.clone.default, (base, ),
-                      {"memory_format": torch.contiguous_format}, base)
+        dense = add_call(graph,
+                         _aten.clone.default, (base, ),
+                         {"memory_format": torch.contiguous_format},
+                         like=base)
     node.replace_input_with(base, dense)
 
 
@@ -151,4 +159,5 @@ _REWRITES: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "copy": _cast_instead_of_copy,
     "grouped_mm_fallback": _grouped_product,
     "as_strided": _contiguous_base,
+    "squeeze": _named_dims,
 }

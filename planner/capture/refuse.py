@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
+
+from planner.ir.errors import CaptureError
 
 __all__ = ["check_loss", "check_model", "unwrap"]
 
@@ -31,12 +34,15 @@ def check_model(model: nn.Module) -> None:
     ValueError
         When its parameters are on several devices, sparse, quantised, not
         yet initialised, or already distributed.
+    CaptureError
+        When a batch norm in it reads how many batches it has seen.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got "
                         f"{type(model).__name__}")
     for path, module in model.named_modules():
         _check_wrapper(path, module)
+        _check_momentum(path, module)
     _check_devices(model)
     for name, tensor in model.named_parameters():
         _check_tensor(f"parameter {name}", tensor)
@@ -56,6 +62,17 @@ def _check_wrapper(path: str, module: nn.Module) -> None:
             f"{where} is wrapped in {found[0]}, which already spreads it "
             "over devices; give the plain module (its .module), the plan "
             "chooses how to spread it")
+
+
+def _check_momentum(path: str, module: nn.Module) -> None:
+    if isinstance(module, _BatchNorm) and module.momentum is None \
+            and module.training and module.track_running_stats:
+        where = f"the submodule {path}" if path else "the model"
+        raise CaptureError(
+            f"{where} is a {type(module).__name__} with momentum=None, whose "
+            "averages are weighted by the number of batches seen: the value "
+            "of a tensor, which a captured program cannot read as a number; "
+            "set its momentum (0.1 is the default)")
 
 
 def _check_devices(model: nn.Module) -> None:

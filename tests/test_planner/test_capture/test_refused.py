@@ -136,8 +136,27 @@ class TestModels(unittest.TestCase):
             capture(nn.Linear(4, 4), (rows().float(), rows().float()),
                     loss_fn=loss)
 
+    def test_averages_weighted_by_a_count(self) -> None:
+        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4,
+                                                              momentum=None))
+        self.check(
+            model, CaptureError, "the submodule 1 is a BatchNorm1d with "
+            "momentum=None, .*; set its momentum")
+        capture(model.eval(), (torch.randn(2, 4), ))
+
 
 class TestInputs(unittest.TestCase):
+
+    def test_a_loss_without_a_signature(self) -> None:
+        with self.assertRaisesRegex(
+                TypeError, "loss_fn sum is a builtin, .*; wrap it: "
+                r"loss_fn=lambda output: sum\(output\)"):
+            capture(nn.Linear(4, 4), (rows(), ), loss_fn=torch.sum)
+
+    def test_named_inputs_and_no_target(self) -> None:
+        program = capture(nn.Linear(4, 4), {"input": rows().float()},
+                          loss_fn=lambda output: output.sum())
+        self.assertEqual(program.loss, 0)
 
     def test_inputs_that_do_not_fit(self) -> None:
         with self.assertRaisesRegex(
