@@ -59,6 +59,11 @@ class Candidate:
         return all(p.name.startswith("auto") for p in self.policies)
 
     @property
+    def is_lighter(self) -> bool:
+        """Whether memory was at a price in the search."""
+        return self.memory_price_s_per_byte > 0
+
+    @property
     def axes(self) -> dict[str, str]:
         """What each axis is used for."""
         return {
@@ -68,7 +73,9 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        suffix = ", saving memory" if self.memory_price_s_per_byte else ""
+        suffix = ", saving memory" if self.is_lighter else ""
+        if self.layout.recompute:
+            suffix += f", recomputing {', '.join(sorted(self.layout.recompute))}"
         return " * ".join(
             f"{policy.name}({axis}={size})" for policy, axis, size in zip(
                 self.policies, self.mesh.names, self.mesh.sizes,

@@ -23,7 +23,12 @@ from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Placement, R, S, parse_placement
 from planner.ir.mesh import MeshSpec
 
-__all__ = ["Ban", "Constraints", "Limit", "Pin", "forbid", "limit", "pin"]
+__all__ = [
+    "RECOMPUTE", "Ban", "Constraints", "Limit", "Pin", "forbid", "limit", "pin"
+]
+
+RECOMPUTE = "recompute"
+"""What :func:`forbid` calls running blocks again in the backward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,8 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Ban:
-    """A recipe that must not be used, or a placement by pattern."""
+    """What must not be used: a recipe, recomputation, or a placement by
+    pattern."""
 
     what: str
     placements: tuple[tuple[str, Placement], ...] = ()
@@ -80,7 +86,8 @@ def pin(pattern: str, **axes: Any) -> Pin:
 
 
 def forbid(what: str, **axes: Any) -> Ban:
-    """Exclude a recipe by name, or placements of matching parameters."""
+    """Exclude a recipe by name, ``"recompute"``, or placements of matching
+    parameters."""
     return Ban(what, tuple((a, _placement(v)) for a, v in axes.items()))
 
 
@@ -125,6 +132,10 @@ class Constraints:
             isinstance(i, Ban) and i.what == name and not i.placements
             for i in self.items)
 
+    def allows_recompute(self) -> bool:
+        """Whether blocks may run forward again in the backward."""
+        return self.allows_recipe(RECOMPUTE)
+
     def allows_mesh(self, mesh: MeshSpec) -> bool:
         """Whether the axes keep their limits."""
         return all(
@@ -144,9 +155,10 @@ class Constraints:
                 continue
             pattern = item.pattern if isinstance(item, Pin) else item.what
             if isinstance(item, Ban) and not item.placements:
-                if pattern not in recipes:
+                known = (*recipes, RECOMPUTE)
+                if pattern not in known:
                     raise ValueError(f"{item} names no recipe; "
-                                     f"{nearest(pattern, recipes)}; to ban "
+                                     f"{nearest(pattern, known)}; to ban "
                                      "layouts of parameters add axis=S(dim)")
             elif not fnmatch.filter(parameters, pattern):
                 raise ValueError(f"{item} matches no parameter of the "

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 
 from planner.candidate import Candidate
 from planner.choices import (factorisations, free_policies, known_recipes,
                              recipe_policies)
 from planner.cluster import axis_link
 from planner.cluster.spec import ClusterSpec
-from planner.constraints import Constraints
+from planner.constraints import RECOMPUTE, Constraints
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
 from planner.cost.price import price
@@ -95,14 +96,17 @@ class Planning:
             self._bounds[mesh] = lower_bound_s(self.facts, mesh, self.cluster)
         return self._bounds[mesh]
 
-    def candidate(self,
-                  mesh: MeshSpec,
-                  policies: Sequence[Policy],
-                  *,
-                  memory_price_s_per_byte: float = 0.0,
-                  fixed_rest: Mapping[str, Layout] | None = None,
-                  start: ProgramLayout | None = None,
-                  reverse: bool = False) -> Candidate:
+    def candidate(
+            self,
+            mesh: MeshSpec,
+            policies: Sequence[Policy],
+            *,
+            memory_price_s_per_byte: float = 0.0,
+            fixed_rest: Mapping[str, Layout] | None = None,
+            start: ProgramLayout | None = None,
+            reverse: bool = False,
+            recompute: Collection[str] = (),
+    ) -> Candidate:
         """Layouts under given policies, priced without their penalties.
 
         Parameters
@@ -118,6 +122,9 @@ class Planning:
             Layouts to improve.
         reverse : bool
             Whether axes are solved in the other order.
+        recompute : collection of str
+            Block classes that run again in the backward. The search does
+            not know; the price and the memory do.
         """
         pressure = MemoryPressure(
             price_s_per_byte=memory_price_s_per_byte,
@@ -129,11 +136,8 @@ class Planning:
             return self.constraints.allows(mesh.names[axis],
                                            name.partition(":")[2], placement)
 
-        return self._priced(
-            policies,
-            search_layouts(
-                Request(
-                    facts=self.facts,
+        solution = search_layouts(
+            Request(facts=self.facts,
                     mesh=mesh,
                     policies=policies,
                     tables=self.tables(mesh),
@@ -142,8 +146,9 @@ class Planning:
                     reverse=reverse,
                     pressure=pressure,
                     fixed_rest=fixed_rest or {},
-                    constraint=allowed if self.constraints.items else None)),
-            memory_price_s_per_byte)
+                    constraint=allowed if self.constraints.items else None))
+        return self._priced(policies, _recomputing(solution, recompute),
+                            memory_price_s_per_byte)
 
     def _priced(self,
                 policies: Sequence[Policy],
@@ -195,7 +200,8 @@ class Planning:
         """All candidates over some meshes, best first.
 
         Meshes whose bound shows that they can't beat what was found are
-        left out.
+        left out. Where nothing fits, every candidate is considered again
+        with the repeated blocks recomputed.
         """
         self.constraints.check_axes({n for m in meshes for n in m.names})
         allowed = [m for m in meshes if self.constraints.allows_mesh(m)]
@@ -211,7 +217,29 @@ class Planning:
                 errors.append(error)
         if not found and errors:
             raise errors[0]
+        if found and not self.fits(found[0]):
+            found = sorted(found + self._again(found), key=self._rank)
         return found
+
+    def _again(self, found: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates with repeated blocks recomputed, and lighter kin
+        of the free ones that do not fit even so."""
+        counts = self.facts.counts
+        repeated = [name for name in sorted(counts) if counts[name] > 1]
+        if not repeated or not self.constraints.allows_recompute():
+            return []
+        again = [
+            self._priced(c.policies, _recomputing(c.solution, repeated),
+                         c.memory_price_s_per_byte) for c in found
+        ]
+        freed = [c for c in again if c.is_free and not c.is_lighter]
+        for candidate in sorted(freed, key=lambda c: c.bound_s):
+            best = min(again, key=self._rank)
+            hopeless = self.fits(best) and (candidate.bound_s
+                                            > best.price.time_s)
+            if not self.fits(candidate) and not hopeless:
+                again.append(self._lighter(candidate))
+        return again
 
     def _rank(self, candidate: Candidate) -> tuple[int, float, int, str]:
         return (self._excess(candidate), candidate.price.time_s,
@@ -276,7 +304,8 @@ class Planning:
         def tried(power: float) -> Candidate:
             return self.candidate(freed.mesh,
                                   freed.policies,
-                                  memory_price_s_per_byte=unit * 10**power)
+                                  memory_price_s_per_byte=unit * 10**power,
+                                  recompute=freed.layout.recompute)
 
         low, high = _LIGHTEST, _HEAVIEST
         best = tried(high)
@@ -310,23 +339,35 @@ class Planning:
         parts = ", ".join(f"{kind} {format_bytes(size)}"
                           for kind, size in nearest.memory.by_kind().items()
                           if size)
+        largest = next(iter(nearest.memory.by_kind()))
+        drop = ("" if self.constraints.allows_recompute() else
+                f", or drop forbid({RECOMPUTE!r})")
         return (f"no plan of {self.program.model_name} fits "
                 f"{format_bytes(self.memory_limit_bytes)} per device: the "
                 f"smallest, {nearest.name}, takes "
-                f"{format_bytes(nearest.memory.total)} ({parts}); use more "
-                "devices, a smaller batch, or a higher memory_limit_bytes")
+                f"{format_bytes(nearest.memory.total)}, above all for "
+                f"{largest} ({parts}); use more devices, a smaller batch, or "
+                f"a higher memory_limit_bytes{drop}")
 
     def plan_of(self, candidate: Candidate) -> Plan:
         """The candidate as a plan with its prediction."""
         prediction = {
             "step_time_s": candidate.price.time_s,
             "compute_s": candidate.price.compute_s,
+            "recompute_s": candidate.price.recompute_s,
             "communication_s": candidate.price.communication_s,
             "memory_bytes": float(candidate.memory.total),
             "bound_s": candidate.bound_s,
         }
         return Plan.of(self.program, candidate.layout, candidate.axes,
                        prediction)
+
+
+def _recomputing(solution: LayoutSolution,
+                 recompute: Collection[str]) -> LayoutSolution:
+    layout = dataclasses.replace(solution.layout,
+                                 recompute=frozenset(recompute))
+    return dataclasses.replace(solution, layout=layout)
 
 
 def _time_s(candidate: Candidate) -> float:

@@ -129,8 +129,13 @@ class Replan:
                          optimizer=self.planning.optimizer)
         candidate = again.candidate(self.chosen.plan.mesh,
                                     self.chosen.policies,
-                                    fixed_rest=self._fixed(keep_inputs))
+                                    fixed_rest=self._fixed(keep_inputs),
+                                    recompute=self._recompute(program))
         return candidate.layout
+
+    def _recompute(self, program: Program) -> list[str]:
+        """Of the chosen classes, those that this program has too."""
+        return [n for n in self.chosen.plan.recompute if n in program.classes]
 
     def _fixed(self, keep_inputs: bool) -> Mapping[str, Layout]:
         kinds = ("param:", "input:") if keep_inputs else ("param:", )

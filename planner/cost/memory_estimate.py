@@ -3,8 +3,10 @@
 Parameters, gradients and optimizer state are exact. Saved activations are
 the distinct tensors that the backward of each call keeps; the transient
 peak is the liveness of one block's forward (and twice that for the
-backward, which holds values and gradients). What the model returns is whole
-on every rank.
+backward, which holds values and gradients). A block class that is
+recomputed keeps the values that come into its blocks, and its backward
+holds for a while what one block would have kept. What the model returns is
+whole on every rank.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.optimizer import optimizer_bytes
+from planner.cost.rerun import rerun
 from planner.ir.layout import Layout, R, local_shape
 from planner.ir.layouts import ClassLayout, ProgramLayout
 from planner.ir.program import Program, value_kind
@@ -80,21 +83,25 @@ def estimate_memory(program: Program,
     }
     trained = [local[n] for n in params if program.specs[n].requires_grad]
     blocks = Counter(b.block_class for b in program.blocks)
-    kept = transient = 0
-    for name, own in (calls or known_calls(program)).items():
+    calls = calls or known_calls(program)
+    kept, transient = _operands_kept(program, layout, calls), 0
+    for name, own in calls.items():
         values = _saved_values(own, layout.classes[name], sizes)
         extra = _extra_bytes(own, layout.classes[name], sizes)
-        kept += blocks[name] * (sum(values.values()) + extra)
-        transient = max(
-            transient, _live_peak(own, layout.classes[name], sizes,
-                                  set(values)))
+        once = sum(values.values()) + extra
+        peak = 2 * _live_peak(own, layout.classes[name], sizes, set(values))
+        if name in layout.recompute:
+            peak += once
+        else:
+            kept += blocks[name] * once
+        transient = max(transient, peak)
     return MemoryEstimate(parameters=sum(local[n].size_bytes
                                          for n in program.specs
                                          if value_kind(n) != "input"),
                           gradients=sum(s.size_bytes for s in trained),
                           optimizer=optimizer_bytes(optimizer, trained),
                           saved=kept,
-                          transient=2 * transient,
+                          transient=transient,
                           gathered=_gathered(program, layout),
                           outputs=_outputs(program))
 
@@ -131,6 +138,22 @@ def _saved_values(calls: Sequence[KnownCall], layout: ClassLayout,
                     found[value, plain] = _local(value.spec, plain,
                                                  sizes).size_bytes
     return found
+
+
+def _operands_kept(program: Program, layout: ProgramLayout,
+                   calls: KnownCalls) -> int:
+    """Values that come into recomputed blocks, each tensor once."""
+    reads = {name: rerun(calls[name]).reads for name in layout.recompute}
+    found: dict[tuple[str, Layout], int] = {}
+    for block, node, name in program.uses():
+        value = Value(node)
+        if (value_kind(name) == "value"
+                and value in reads.get(block.block_class, ())):
+            hub = layout.classes[block.block_class].hubs[value.label]
+            plain = tuple(R if p.is_replicated else p for p in hub)
+            found[name, plain] = _local(value.spec, plain,
+                                        layout.mesh.sizes).size_bytes
+    return sum(found.values())
 
 
 def _extra_bytes(calls: Sequence[KnownCall], layout: ClassLayout,

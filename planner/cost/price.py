@@ -16,6 +16,7 @@ from planner.cluster.spec import DeviceKind
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
+from planner.cost.rerun import rerun
 from planner.ir.convert import Move, conversion_steps
 from planner.ir.layout import Layout, R
 from planner.ir.layouts import CallLayout, ProgramLayout
@@ -24,6 +25,9 @@ from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
 
 __all__ = ["CollectivePrice", "PlanPrice", "RepeatedWork", "price"]
+
+_BOTH = ("forward", "backward")
+_AGAIN = ("recompute", )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,8 @@ class CollectivePrice:
     value : str
         Label of the value that is converted.
     kind, axis, direction : str
-        ``direction`` is ``forward``, ``backward`` or ``regather``.
+        ``direction`` is ``forward``, ``backward``, ``regather`` or
+        ``recompute``; the last two are part of the backward pass.
     size_bytes : float
         Of the value that the group holds together, once.
     time_s : float
@@ -64,7 +69,7 @@ class RepeatedWork:
         Block class and label.
     axis : str
     time_s : float
-        Forward and backward, of all `count` runs.
+        Forward and backward once, of all `count` runs.
     excess_s : float
         How much of that dividing the call over the axis would save.
     count : int
@@ -86,6 +91,8 @@ class PlanPrice:
     ----------
     forward_s, backward_s : float
         Compute, without conversions.
+    recompute_s : float
+        Compute of the forward that the backward pass runs again.
     local_s : float
         Conversions that move nothing between ranks.
     collectives : tuple of CollectivePrice
@@ -95,6 +102,7 @@ class PlanPrice:
 
     forward_s: float
     backward_s: float
+    recompute_s: float
     local_s: float
     collectives: tuple[CollectivePrice, ...]
     repeated: tuple[RepeatedWork, ...]
@@ -105,7 +113,7 @@ class PlanPrice:
 
     @property
     def compute_s(self) -> float:
-        return self.forward_s + self.backward_s
+        return self.forward_s + self.backward_s + self.recompute_s
 
     @property
     def time_s(self) -> float:
@@ -158,7 +166,8 @@ class _Pricing:
         self.layout = layout
         self.cost = cost
         self.device = device
-        self.forward_s = self.backward_s = self.local_s = 0.0
+        self.forward_s = self.backward_s = 0.0
+        self.recompute_s = self.local_s = 0.0
         self.found: list[CollectivePrice] = []
         self.repeated: list[RepeatedWork] = []
 
@@ -168,9 +177,12 @@ class _Pricing:
         for name, cls in self.program.classes.items():
             self._state(cls, first[name], counts[name])
             self._class(name, calls[name], counts[name])
+            if name in self.layout.recompute:
+                self._again(name, calls[name], counts[name])
         self._between()
         return PlanPrice(forward_s=self.forward_s,
                          backward_s=self.backward_s,
+                         recompute_s=self.recompute_s,
                          local_s=self.local_s,
                          collectives=tuple(self.found),
                          repeated=tuple(self.repeated))
@@ -181,13 +193,11 @@ class _Pricing:
         for node, name in zip(cls.placeholders, block.operands, strict=True):
             if value_kind(name) in ("param", "buffer", "const"):
                 value = Value(node)
-                self._convert(cls.name,
-                              value.label,
-                              value.spec,
-                              self.layout.at_rest[name],
-                              hubs[value.label],
-                              count,
-                              again=name in self.layout.regather)
+                self._convert(
+                    cls.name, value.label, value.spec,
+                    self.layout.at_rest[name], hubs[value.label], count,
+                    (*_BOTH,
+                     "regather") if name in self.layout.regather else _BOTH)
 
     def _class(self, name: str, calls: Sequence[KnownCall],
                count: int) -> None:
@@ -205,30 +215,74 @@ class _Pricing:
                 self._bring(name, value, own,
                             layout.hubs.get(value.label, own), made, count)
 
-    def _bring(self, where: str, value: Value, source: Layout, target: Layout,
-               made: dict[Value, set[Layout]], count: int) -> None:
+    def _again(self, name: str, calls: Sequence[KnownCall],
+               count: int) -> None:
+        """The forward that the backward of a block runs once more.
+
+        Parameters that are moved in for it are so for the derivatives too,
+        and paid with the state: as gathered again, or not at all if kept.
+        """
+        layout = self.layout.classes[name]
+        again = rerun(calls)
+        made: dict[Value, set[Layout]] = {}
+        for call in calls:
+            chosen = layout.calls[call.label]
+            runs = call.label in again.calls
+            for number, value in enumerate(call.operands):
+                if runs or number in call.work.saved.inputs:
+                    self._bring(name, value, layout.hubs[value.label],
+                                chosen.input(number), made, count, _AGAIN)
+            if not runs:
+                continue
+            forward_s, _ = time_s(call.work,
+                                  self.device,
+                                  call.dtype,
+                                  share=self._share(chosen))
+            self.recompute_s += forward_s * count
+            for number, value in enumerate(call.outputs):
+                own = chosen.output(number)
+                made[value] = {own}
+                if value in again.reads:
+                    self._bring(name, value, own,
+                                layout.hubs.get(value.label, own), made, count,
+                                _AGAIN)
+
+    def _bring(self,
+               where: str,
+               value: Value,
+               source: Layout,
+               target: Layout,
+               made: dict[Value, set[Layout]],
+               count: int,
+               directions: tuple[str, ...] = _BOTH) -> None:
         """A conversion inside a block, unless it was made before."""
         there = made.setdefault(value, {source})
         if target not in there:
             there.add(target)
             self._convert(where, value.label, value.spec, source, target,
-                          count)
+                          count, directions)
+
+    def _share(self, chosen: CallLayout) -> float:
+        """What part of a call one rank computes."""
+        share = 1.0
+        sizes = self.layout.mesh.sizes
+        for option, size in zip(chosen.options, sizes, strict=True):
+            share /= size if option.is_sharded else 1
+        return share
 
     def _compute(self, where: str, call: KnownCall, chosen: CallLayout,
                  count: int) -> None:
-        share = 1.0
-        names, sizes = self.layout.mesh.names, self.layout.mesh.sizes
-        for option, size in zip(chosen.options, sizes, strict=True):
-            share /= size if option.is_sharded else 1
+        share = self._share(chosen)
         forward_s, backward_s = time_s(call.work,
                                        self.device,
                                        call.dtype,
                                        share=share)
         self.forward_s += forward_s * count
         self.backward_s += backward_s * count
+        mesh = self.layout.mesh
         for option, axis, size in zip(chosen.options,
-                                      names,
-                                      sizes,
+                                      mesh.names,
+                                      mesh.sizes,
                                       strict=True):
             if not option.is_sharded and size > 1:
                 part_s = sum(
@@ -282,8 +336,7 @@ class _Pricing:
                  source: Layout,
                  target: Layout,
                  count: int,
-                 *,
-                 again: bool = False) -> None:
+                 directions: tuple[str, ...] = _BOTH) -> None:
         steps = conversion_steps(source,
                                  target,
                                  differentiable=spec.requires_grad)
@@ -291,14 +344,12 @@ class _Pricing:
         for step in steps:
             whole = self.cost.whole_bytes(spec, step)
             assert whole is not None
-            moves = [("forward", step.forward)]
-            if spec.requires_grad:
-                moves.append(("backward", step.backward))
-            if again:
-                moves.append(("regather", step.forward))
-            for direction, how in moves:
-                self._move(where, label, direction, how, whole, step.axis,
-                           count)
+            for direction in directions:
+                backward = direction == "backward"
+                if not backward or spec.requires_grad:
+                    how = step.backward if backward else step.forward
+                    self._move(where, label, direction, how, whole, step.axis,
+                               count)
 
     def _move(self, where: str, label: str, direction: str, how: Move,
               whole_bytes: float, axis: int, count: int) -> None:

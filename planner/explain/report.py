@@ -78,6 +78,7 @@ def _time(chosen: Candidate) -> dict[str, float]:
         "step_s": price.time_s,
         "forward_s": price.forward_s,
         "backward_s": price.backward_s,
+        "recompute_s": price.recompute_s,
         "local_s": price.local_s,
         "communication_s": price.communication_s,
         "bound_s": chosen.bound_s,
@@ -118,6 +119,7 @@ def _blocks(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
         "class": name,
         "count": planning.facts.counts[name],
         "first": first[name].name,
+        "recomputed": name in chosen.layout.recompute,
         "parameters": _parameters(planning, chosen, name),
         "collectives": _collectives(chosen, name),
     } for name in program.classes]
@@ -185,8 +187,10 @@ def _repeated(chosen: Candidate) -> list[dict[str, Any]]:
 
 def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:
     """Why `other` takes longer than `chosen`, in seconds by cause."""
+    again_s = other.price.recompute_s - chosen.price.recompute_s
     causes = {
-        "compute": other.price.compute_s - chosen.price.compute_s,
+        "compute": other.price.compute_s - chosen.price.compute_s - again_s,
+        "forward again": again_s,
         "local copies": other.price.local_s - chosen.price.local_s
     }
     mine, theirs = chosen.price.by_axis(), other.price.by_axis()
@@ -221,13 +225,15 @@ def _constraints(planning: Planning, chosen: Candidate,
                            optimizer=planning.optimizer,
                            facts=planning.facts,
                            memory_limit_bytes=planning.memory_limit_bytes)
+        fits = True
         try:
             time_s = without.best(meshes)[0].price.time_s
         except InfeasiblePlan:
-            time_s = chosen.price.time_s
+            time_s, fits = chosen.price.time_s, False
         found.append({
             "constraint": str(item),
             "step_s_without": time_s,
+            "fits_without": fits,
             "costs_s": max(0.0, chosen.price.time_s - time_s)
         })
     return found

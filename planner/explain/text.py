@@ -53,8 +53,10 @@ def _time(report: dict[str, Any]) -> Iterator[str]:
     yield (f"step {format_time(whole)} (nothing overlapped; no layouts on "
            f"this mesh take less than {format_time(time['bound_s'])}, gap "
            f"{time['gap']:.1%})")
-    parts = [("forward", time["forward_s"]), ("backward", time["backward_s"]),
-             ("local copies", time["local_s"])]
+    parts = [("forward", time["forward_s"]), ("backward", time["backward_s"])]
+    if time["recompute_s"]:
+        parts.append(("forward again", time["recompute_s"]))
+    parts.append(("local copies", time["local_s"]))
     parts += [(f"communication {a['axis']}", a["time_s"])
               for a in report["axes"]]
     yield from table(
@@ -87,7 +89,8 @@ def _memory(report: dict[str, Any]) -> Iterator[str]:
 def _blocks(report: dict[str, Any]) -> Iterator[str]:
     yield "layouts by block (over " + ", ".join(report["mesh"]) + ")"
     for block in report["blocks"]:
-        yield f"{block['class']} x {block['count']} ({block['first']})"
+        again = ", recomputed in the backward" if block["recomputed"] else ""
+        yield f"{block['class']} x {block['count']} ({block['first']}){again}"
         yield from _parameters(block["parameters"])
         yield from _collectives(block["collectives"])
     if report["between_blocks"]:
@@ -167,6 +170,12 @@ def _why(other: dict[str, Any]) -> str:
 def _constraints(report: dict[str, Any]) -> Iterator[str]:
     if report["constraints"]:
         yield "constraints"
+        memory = report["memory"]
+        fits = memory["total_bytes"] <= memory["limit_bytes"]
         for item in report["constraints"]:
-            yield (f"  {item['constraint']} costs "
-                   f"{format_time(item['costs_s'])} a step")
+            if item["fits_without"] and not fits:
+                yield (f"  without {item['constraint']} a plan fits, in "
+                       f"{format_time(item['step_s_without'])} a step")
+            else:
+                yield (f"  {item['constraint']} costs "
+                       f"{format_time(item['costs_s'])} a step")

@@ -105,7 +105,8 @@ class TestResults(_InFolder):
     def test_times_add_up(self) -> None:
         time = json.loads(_run("model.py", "--mesh", "2x4",
                                "--json")[1])["time"]
-        parts = ("forward_s", "backward_s", "local_s", "communication_s")
+        parts = ("forward_s", "backward_s", "recompute_s", "local_s",
+                 "communication_s")
         self.assertAlmostEqual(sum(time[p] for p in parts), time["step_s"])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest import TestCase
 
 from planner.cluster import load_cluster
+from planner.constraints import Constraints, forbid
 from planner.explain.report import build_report
 from planner.explain.text import format_report
 from planner.explain.uneven import uneven_dims
@@ -13,7 +15,8 @@ from planner.planning import Planning
 from planner.recipes import RECIPES
 from planner.search.facts import Facts
 from tests.golden import check_golden
-from tests.test_planner.test_planning.programs import mlp, slow_cluster, zoo
+from tests.test_planner.test_planning.programs import (large_llama, mlp,
+                                                       slow_cluster, zoo)
 
 _MESH = MeshSpec(("dp", "tp"), (2, 2))
 
@@ -83,6 +86,38 @@ class TestText(TestCase):
         text = format_report(build_report(planning, found[0], found))
         self.assertRegex(text, r"memory .* of 300 B per device \(.* too "
                          r"much\)")
+
+
+class TestRecompute(TestCase):
+    """Activations of a large batch do not fit in two devices."""
+
+    def _report(self, *constraints: object) -> dict[str, Any]:
+        planning = Planning(large_llama(),
+                            load_cluster("h100-sxm").resized(2),
+                            constraints=Constraints(constraints),
+                            memory_limit_bytes=20 * 2**30)
+        mesh = MeshSpec(("dp", ), (2, ))
+        found = planning.candidates([mesh])
+        return build_report(planning, found[0], found, meshes=[mesh])
+
+    def test_is_told(self) -> None:
+        report = self._report()
+        recomputed = [b["recomputed"] for b in report["blocks"]]
+        self.assertEqual(recomputed, [False, True, False])
+        text = format_report(report)
+        for pattern in (r"plan: .*, recomputing LlamaDecoderLayer\n",
+                        r"per device \(fits\)",
+                        r"\n  forward again +[\d.]+ ms",
+                        r"LlamaDecoderLayer x 3 \(.*\), recomputed in the "
+                        r"backward\n", r"forward again -[\d.]+ ms"):
+            self.assertRegex(text, pattern)
+
+    def test_forbidding_it_is_priced(self) -> None:
+        report = self._report(forbid("recompute"))
+        self.assertTrue(report["constraints"][0]["fits_without"])
+        self.assertRegex(
+            format_report(report),
+            r"without forbid\('recompute'\) a plan fits, in [\d.]+ ms a step")
 
 
 class TestUneven(TestCase):

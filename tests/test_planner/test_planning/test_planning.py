@@ -10,6 +10,7 @@ from planner.constraints import Constraints, forbid, limit, pin
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import R, S
 from planner.ir.mesh import MeshSpec
+from planner.ir.plan import Plan
 from planner.planning import Planning, factorisations
 from planner.recipes import RECIPES
 from tests.test_planner.test_planning.programs import (large_llama,
@@ -139,6 +140,65 @@ class TestMemory(TestCase):
         found = _planning().best([_GRID])[0]
         logits = 4 * 16 * 96 * 4
         self.assertEqual(found.memory.outputs, logits + 4)
+
+
+def _too_small_to_keep() -> int:
+    """A limit that no plan fits which keeps all activations."""
+    kept = _planning(forbid("recompute"), memory_limit_bytes=1)
+    return min(c.memory.total for c in kept.candidates([_LINE])) - 1
+
+
+class TestRecompute(TestCase):
+
+    def test_is_chosen_where_nothing_else_fits(self) -> None:
+        planning = _planning(memory_limit_bytes=_too_small_to_keep())
+        best, found = planning.best([_LINE])
+        self.assertEqual(best.layout.recompute, {"LlamaDecoderLayer"})
+        self.assertTrue(best.name.endswith(", recomputing LlamaDecoderLayer"))
+        self.assertGreater(best.price.recompute_s, 0)
+        fitting = [c for c in found if planning.fits(c)]
+        self.assertTrue(all(c.layout.recompute for c in fitting))
+        self.assertEqual(best.price.time_s,
+                         min(c.price.time_s for c in fitting))
+
+    def test_plan_tells(self) -> None:
+        planning = _planning(memory_limit_bytes=_too_small_to_keep())
+        best, _ = planning.best([_LINE])
+        plan = Plan.from_yaml(planning.plan_of(best).to_yaml())
+        self.assertEqual(plan.recompute, ("LlamaDecoderLayer", ))
+        again = planning.of_plan(plan)
+        self.assertEqual(again.price, best.price)
+        self.assertEqual(again.memory, best.memory)
+        self.assertAlmostEqual(plan.prediction["recompute_s"],
+                               best.price.recompute_s)
+
+    def test_is_not_used_where_something_fits(self) -> None:
+        planning = _planning(memory_limit_bytes=_too_small_to_keep() + 1)
+        best, found = planning.best([_LINE])
+        self.assertTrue(planning.fits(best))
+        self.assertFalse(any(c.layout.recompute for c in found))
+
+    def test_searches_lighter_plans_too(self) -> None:
+        roomy = _planning(memory_limit_bytes=_too_small_to_keep())
+        least = min(c.memory.total for c in roomy.candidates([_LINE]))
+        tight = _planning(memory_limit_bytes=least)
+        best, found = tight.best([_LINE])
+        self.assertEqual(best.memory.total, least)
+        self.assertTrue(any(c.is_lighter and c.layout.recompute
+                            for c in found))
+
+    def test_forbidden(self) -> None:
+        planning = _planning(forbid("recompute"),
+                             memory_limit_bytes=_too_small_to_keep())
+        with self.assertRaisesRegex(InfeasiblePlan,
+                                    r"or drop forbid\('recompute'\)"):
+            planning.best([_LINE])
+
+    def test_largest_kind_is_named(self) -> None:
+        with self.assertRaisesRegex(
+                InfeasiblePlan, "recomputing LlamaDecoderLayer, takes .*, "
+                r"above all for (.*) \(\1 .*\); use"):
+            _planning(memory_limit_bytes=1000).best([_LINE])
 
 
 class TestConstraints(TestCase):
