@@ -33,7 +33,8 @@ def check_model(model: nn.Module) -> None:
         When `model` is no module, or is wrapped for several devices.
     ValueError
         When its parameters are on several devices, sparse, quantised, not
-        yet initialised, or already distributed.
+        yet initialised, or already distributed, or when hooks change its
+        backward.
     CaptureError
         When a batch norm in it reads how many batches it has seen.
     """
@@ -42,6 +43,7 @@ def check_model(model: nn.Module) -> None:
                         f"{type(model).__name__}")
     for path, module in model.named_modules():
         _check_wrapper(path, module)
+        _check_hooks(path, module)
         _check_momentum(path, module)
     _check_devices(model)
     for name, tensor in model.named_parameters():
@@ -73,6 +75,23 @@ def _check_momentum(path: str, module: nn.Module) -> None:
             "averages are weighted by the number of batches seen: the value "
             "of a tensor, which a captured program cannot read as a number; "
             "set its momentum (0.1 is the default)")
+
+
+def _check_hooks(path: str, module: nn.Module) -> None:
+    """A graph would lose them, and with some the gradients as well."""
+    if module._backward_hooks or module._backward_pre_hooks:
+        where = f"the submodule {path}" if path else "the model"
+        raise ValueError(
+            f"{where} has a backward hook, which a compiled backward does "
+            "not run; remove it (the handle's remove()), or do in a custom "
+            "torch.autograd.Function what it does to gradients")
+    for name, parameter in module.named_parameters(path, recurse=False):
+        if parameter._backward_hooks or getattr(
+                parameter, "_post_accumulate_grad_hooks", None):
+            raise ValueError(
+                f"parameter {name} has a gradient hook, which would stay on "
+                "this module's parameter; remove it (the handle's remove()) "
+                "and register it on the parallel module's parameter")
 
 
 def _check_devices(model: nn.Module) -> None:

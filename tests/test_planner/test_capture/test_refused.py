@@ -125,6 +125,26 @@ class TestModels(unittest.TestCase):
         model.weight = nn.Parameter(model.weight.detach().to_sparse())
         self.check(model, ValueError, "parameter weight is sparse .*to_dense")
 
+    def test_hooks_of_the_backward(self) -> None:
+        message = "the submodule 0 has a backward hook"
+        for register in ("register_full_backward_hook",
+                         "register_full_backward_pre_hook"):
+            model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+            handle = getattr(model[0], register)(lambda *_: None)
+            self.check(model, ValueError, message)
+            handle.remove()
+            capture(model, (torch.randn(2, 4), ))
+
+    def test_hooks_of_gradients(self) -> None:
+        for register in ("register_hook",
+                         "register_post_accumulate_grad_hook"):
+            model = nn.Sequential(nn.Linear(4, 4))
+            handle = getattr(model[0].weight, register)(lambda _: None)
+            self.check(model, ValueError,
+                       "parameter 0.weight has a gradient hook")
+            handle.remove()
+            capture(model, (torch.randn(2, 4), ))
+
     def test_lazy_modules(self) -> None:
         self.check(nn.LazyLinear(4), ValueError,
                    r"parameter weight has no shape yet \(a lazy module\)")
