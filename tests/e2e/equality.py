@@ -149,7 +149,8 @@ def _train(
 ) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Three AdamW steps: losses, the first gradients, the final state."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    losses, grads = [], {}
+    losses: list[float] = []
+    grads: dict[str, torch.Tensor] = {}
     for _ in range(STEPS):
         output = call(model)
         loss = output if isinstance(output, torch.Tensor) else output.loss
