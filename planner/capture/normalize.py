@@ -43,6 +43,7 @@ def normalize(traced: Traced) -> None:
     open_bags(graph, Formulas(scalars))
     drop_unused(graph)
     _reject_unknown_shapes(graph)
+    _reject_lost_statistics(graph)
 
 
 def _reject_unknown_shapes(graph: fx.Graph) -> None:
@@ -63,6 +64,22 @@ def _reject_unknown_shapes(graph: fx.Graph) -> None:
                     f"({node.target}), at {source_in_model(node)}; use a "
                     "mask of fixed shape, torch.where, or weights of zero "
                     "for what is left out")
+
+
+def _reject_lost_statistics(graph: fx.Graph) -> None:
+    """Instance norm writes its running statistics behind the graph's back.
+
+    Unlike batch norm's, no functional operator returns the new ones.
+    """
+    for node in graph.nodes:
+        if node.target == _aten.instance_norm.default:
+            running, from_input = node.args[3], node.args[5]
+            if running is not None and from_input:
+                raise CaptureError(
+                    "an instance norm updates running statistics, which a "
+                    f"captured program would lose, at {source_in_model(node)}"
+                    "; set track_running_stats=False (each instance's own "
+                    "are used), or put the module into eval()")
 
 
 def _scalars(traced: Traced) -> dict[fx.Node, int | float]:

@@ -96,6 +96,15 @@ class TestTraced(unittest.TestCase):
             r"changes the buffer count from \(4,\) of torch.float64 "
             r"to \(3, 4\)")
 
+    def test_statistics_of_instance_norm(self) -> None:
+        model = nn.Sequential(nn.InstanceNorm1d(3, track_running_stats=True))
+        x = torch.randn(2, 3, 4)
+        self.check(
+            model, "an instance norm updates running statistics.*at 0.*"
+            "track_running_stats=False", x)
+        capture(model.eval(), (x, ))
+        capture(nn.InstanceNorm1d(3), (x, ))
+
     def test_outputs_that_are_no_tree(self) -> None:
         self.check(module(lambda self, x: {"a": object()}),
                    "the model returns a object, which is no pytree")
