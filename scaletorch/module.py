@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from scaletorch.mesh import mesh_device
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
 from scaletorch.runtime.compiled import TRACING, Compiled, compiled
+from scaletorch.runtime.guard import Settings, digest
 from scaletorch.sharding import keep_part, shard_state
 from scaletorch.structure import on_meta, skeleton
 
@@ -34,8 +36,8 @@ class ParallelModule(nn.Module):
     Parameters are DTensors under the original names, in modules of the
     original classes. ``forward`` takes the global batch on every rank and
     returns on every rank what the single-device model returns. A call whose
-    shapes, dtypes, train/eval modes, autocast or frozen parameters were not
-    seen before is captured and lowered once more with the same layouts at
+    shapes, dtypes, train/eval modes, autocast, frozen parameters or module
+    attributes were not seen before is captured and lowered once more with the same layouts at
     rest; it takes seconds, once.
 
     Attributes
@@ -80,6 +82,7 @@ class ParallelModule(nn.Module):
         self._compiled: dict[Hashable, Compiled] = {
             ("global", "global", *self._signature(call)): self._first
         }
+        self._compared: set[Hashable] = set()
         self.register_load_state_dict_pre_hook(_distributed)
 
     def _adopt(self, structure: nn.Module) -> None:
@@ -103,6 +106,7 @@ class ParallelModule(nn.Module):
                 places[f"{kind}:{name}"] = (table, key)
         self._places: Mapping[str, tuple[dict[str, Any], str]] = places
         self._parts = tuple(structure.modules())
+        self._settings = Settings(structure)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -112,6 +116,14 @@ class ParallelModule(nn.Module):
             if structure is None or not hasattr(structure, name):
                 raise
             return getattr(structure, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        structure = self.__dict__.get("_structure")
+        if (structure is not None and name not in self.__dict__
+                and name in structure.__dict__):
+            setattr(structure, name, value)  # the program reads it there
+        else:
+            super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
@@ -189,6 +201,9 @@ class ParallelModule(nn.Module):
             self._compiled[signature] = known
             if known.draws:
                 seed = self._agreement.check("seed", draws=True)
+        if inputs == "global" and signature not in self._compared:
+            self._compare_values(call)
+            self._compared.add(signature)
         device = self.device
         state = [
             table[key]
@@ -198,6 +213,17 @@ class ParallelModule(nn.Module):
         return run_call(
             known, state,
             [t.to(device, non_blocking=True) for t in given.tensors], seed)
+
+    def _compare_values(self, call: Call) -> None:
+        """Refuse batches that differ between ranks, once per signature.
+
+        Each rank would compute its shard of another batch.
+        """
+        self._agreement.check(
+            ("values", digest(call.tensors)),
+            what="pass batches of different values",
+            remedy="every rank passes the same global batch (seed samplers "
+            'alike); to pass each rank its own shard, use inputs="local"')
 
     def _described(self, args: tuple[Any, ...], kwargs: dict[str, Any],
                    inputs: str, outputs: str) -> tuple[Call, tuple[Any, ...]]:
@@ -257,11 +283,20 @@ class ParallelModule(nn.Module):
         autocast = tuple(
             str(torch.get_autocast_dtype(d)) for d in ("cuda", "cpu")
             if torch.is_autocast_enabled(d))
-        return (call.paths, leaves, autocast, modes, state)
+        settings = ("settings", self._settings.number())
+        return (call.paths, leaves, autocast, modes, state, settings)
 
     def _capture(self, call: Call, inputs: str, outputs: str) -> Compiled:
+        if self._settings.number() and self._agreement.is_first:
+            warnings.warn(
+                "attributes of the model's modules have changed, so that it "
+                "is captured again, which takes seconds for each new value; "
+                "make what changes often a buffer or an input",
+                stacklevel=3)
+        # What is made here must serve training too.
         with self._agreement.together(
-                "capturing the model for new inputs"), TRACING:
+                "capturing the model for new inputs"), TRACING, \
+                torch.inference_mode(False):
             with on_meta(self._structure) as model:
                 program = capture_call(model, call, loss_fn=self._loss_fn)
             layout = self._replan(program, keep_inputs=inputs == "local")

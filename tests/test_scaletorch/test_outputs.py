@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from typing import Any
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -14,9 +15,9 @@ from scaletorch.runtime.ranks import run_ranks
 from tests.model_zoo import MODELS
 
 
-def _outputs(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _outputs(rank: int, model: Any, inputs: Any,
+             loss_fn: Any) -> tuple[torch.Tensor, torch.Tensor]:
     del rank
-    model, inputs, loss_fn = MODELS["gpt2"]()
     mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
     module = scaletorch.auto_parallelize(model,
                                          mesh,
@@ -36,7 +37,7 @@ def _outputs(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
 class Outputs(unittest.TestCase):
 
     def test_logits_stay_sharded_and_gather_to_the_whole(self) -> None:
-        for whole, gathered in run_ranks(2, _outputs):
+        for whole, gathered in run_ranks(2, _outputs, *MODELS["gpt2"]()):
             torch.testing.assert_close(whole, gathered, rtol=0, atol=0)
 
     def test_an_unknown_choice_is_refused(self) -> None:

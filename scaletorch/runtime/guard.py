@@ -1,0 +1,81 @@
+"""What a captured program takes for granted, checked at every call.
+
+A trace bakes in whatever Python read from the modules: numbers, flags,
+plain tensors, which modules there are. A program must not outlive them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Settings", "digest"]
+
+_PLAIN = (bool, int, float, complex, str, type(None))
+
+
+class Settings:
+    """The attributes of a model's modules, numbered by what they were.
+
+    Parameters
+    ----------
+    structure : nn.Module
+    """
+
+    def __init__(self, structure: nn.Module) -> None:
+        modules = list(structure.named_modules(remove_duplicate=False))
+        self._children = [(path, m._modules, tuple(m._modules.items()))
+                          for path, m in modules]
+        self._attributes = [m.__dict__ for m in structure.modules()]
+        self._known: dict[tuple[Any, ...], int] = {}
+        # The ids of tensors that are gone would be given to others.
+        self._held: list[torch.Tensor] = []
+        self.number()
+
+    def number(self) -> int:
+        """How many other settings were met before the present ones.
+
+        Equal on ranks whose modules changed in the same way, also where
+        some attribute differs between ranks.
+
+        Raises
+        ------
+        RuntimeError
+            When modules were added, removed or replaced.
+        """
+        for path, table, before in self._children:
+            if tuple(table.items()) != before:
+                raise RuntimeError(
+                    f"the modules inside of {path or 'the model'} are not "
+                    "those that were parallelised; change the single-device "
+                    "model and call auto_parallelize again")
+        tensors: list[torch.Tensor] = []
+        present = tuple(
+            _seen(value, tensors) for attributes in self._attributes
+            for key, value in attributes.items()
+            if key != "training" and isinstance(value, (*_PLAIN,
+                                                        torch.Tensor)))
+        if present not in self._known:
+            self._known[present] = len(self._known)
+            self._held += tensors
+        return self._known[present]
+
+
+def _seen(value: Any, tensors: list[torch.Tensor]) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    tensors.append(value)
+    return id(value), 0 if value.is_inference() else value._version
+
+
+def digest(tensors: Sequence[torch.Tensor]) -> str:
+    """A hash of values, for ranks to compare."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().resolve_conj().cpu().reshape(-1).contiguous()
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
