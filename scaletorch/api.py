@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,8 @@ from scaletorch.structure import skeleton
 from scaletorch.tune import quickest
 
 __all__ = ["auto_parallelize"]
+
+_LOGGER = logging.getLogger("scaletorch")
 
 
 def auto_parallelize(
@@ -123,6 +126,9 @@ def auto_parallelize(
         # threads may share the model.
         with TRACING:
             program = capture_call(skeleton(model), call, loss_fn=loss_fn)
+        if agreement.is_first:
+            for note in program.notes:
+                _LOGGER.warning("%s: %s", program.model_name, note)
         planning = Planning(program,
                             _cluster(cluster, devices, agreement),
                             constraints=Constraints(constraints or ()),

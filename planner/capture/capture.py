@@ -102,7 +102,9 @@ def _trace(entry: Entry) -> Traced:
             raise
         except Exception as error:
             traced = _second_try(entry, fakes, error)
-    return dataclasses.replace(traced, notes=(*traced.notes, *notes))
+    return dataclasses.replace(traced,
+                               notes=(*traced.notes, *notes,
+                                      *entry.output.notes))
 
 
 def _second_try(entry: Entry, fakes: tuple[torch.Tensor, ...],

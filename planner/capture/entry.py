@@ -203,6 +203,7 @@ class Output:
     tree: pytree.TreeSpec | None = None
     leaves: tuple[Any, ...] = ()
     loss: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Entry(nn.Module):
@@ -232,11 +233,13 @@ class Entry(nn.Module):
         ]
         args, kwargs, targets = pytree.tree_unflatten(leaves, self.call.tree)
         state = AssignedState(self.model)
+        before = _numbers(self.model)
         with DetachWithoutGrad(), self._ambient_autocast():
             output = self.model(*args, **kwargs)
             if self.loss_fn is not None:
                 output = self.loss_fn(output, *targets)
         state.settle()
+        self.output.notes = _changed(before, _numbers(self.model))
         return self._flatten(output)
 
     def _ambient_autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -259,6 +262,24 @@ class Entry(nn.Module):
                                    for x in flat)
         self.output.loss = _find_loss(output, flat)
         return tuple(x for x in flat if isinstance(x, torch.Tensor))
+
+
+def _numbers(model: nn.Module) -> dict[str, int | float]:
+    """The public numbers that the model's modules hold, by path."""
+    return {
+        f"{path}.{name}".removeprefix("."): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) in (int, float) and not name.startswith("_")
+    }
+
+
+def _changed(before: Mapping[str, int | float],
+             after: Mapping[str, int | float]) -> tuple[str, ...]:
+    names = [n for n in after if after[n] != before.get(n, after[n])]
+    return tuple(f"forward changes the number {name}; the captured program "
+                 "keeps the value of its first call: make it a buffer if "
+                 "the result depends on it" for name in names)
 
 
 def _find_loss(output: Any, flat: list[Any]) -> int | None:

@@ -365,6 +365,17 @@ class TestCalls(unittest.TestCase):
         program = capture(torch.compile(model), (rows(), ))
         self.assertEqual(program.model_name, "Function")
 
+    def test_a_number_that_forward_changes_is_told(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.linear(x).sum() * self.calls
+
+        program = capture(module(forward), (rows(), ))
+        self.assertEqual(len(program.notes), 1)
+        self.assertIn("forward changes the number calls", program.notes[0])
+        self.assertIn("make it a buffer", program.notes[0])
+
 
 class Constants(Function):
     """Has names for its inputs."""
