@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 import unittest
 from collections.abc import Callable
 from typing import Any
@@ -101,10 +102,17 @@ def ids(rows: int = 4, columns: int = 6) -> torch.Tensor:
     return torch.arange(rows * columns).view(rows, columns) * 7 % 24
 
 
+_BUILDING = threading.Lock()
+
+
 def seeded(model: Callable[[], nn.Module]) -> nn.Module:
-    """A model in double, always the same."""
-    torch.manual_seed(0)
-    return model().double()
+    """A model in double, always the same.
+
+    Ranks that are threads share torch's generator and take turns.
+    """
+    with _BUILDING:
+        torch.manual_seed(0)
+        return model().double()
 
 
 def spread(model: nn.Module, inputs: Any, axes: dict[str, int], plan: Any,
