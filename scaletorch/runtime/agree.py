@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from scaletorch.mesh import mesh_device
+from scaletorch.runtime.closing import let_go_at_exit
 
 __all__ = ["Agreement"]
 
@@ -39,6 +40,7 @@ class Agreement:
                                         backend=backend,
                                         use_local_synchronization=True)
         self._marks: dict[Hashable, int] = {}
+        let_go_at_exit()
 
     @property
     def is_first(self) -> bool:
