@@ -50,46 +50,37 @@ def recipe(builder: Callable[..., Recipe]) -> Callable[..., Recipe]:
     return builder
 
 
-@recipe
-def ddp() -> Recipe:
-    """Data parallelism: the batch is sharded, parameters are whole."""
+def _data(name: str, rest: str, *, regather: bool = False) -> Recipe:
+    """The batch is sharded and parameters are used whole."""
     return Recipe((("dp",
-                    Policy(name="ddp",
+                    Policy(name=name,
                            input_dim=0,
-                           rest="whole",
+                           rest=rest,
                            use_shards=False,
                            value_moves=_LOCAL | {"all_reduce"},
                            index_moves=False,
-                           divide=True)), ))
+                           divide=True,
+                           regather=regather)), ))
+
+
+@recipe
+def ddp() -> Recipe:
+    """Data parallelism: the batch is sharded, parameters are whole."""
+    return _data("ddp", "whole")
 
 
 @recipe
 def fsdp() -> Recipe:
     """Fully sharded data parallelism (ZeRO-3): parameters, gradients and
     optimizer state are sharded; gathered for use, twice a step."""
-    return Recipe((("dp",
-                    Policy(name="fsdp",
-                           input_dim=0,
-                           rest="sharded",
-                           use_shards=False,
-                           value_moves=_LOCAL | {"all_reduce"},
-                           index_moves=False,
-                           divide=True,
-                           regather=True)), ))
+    return _data("fsdp", "sharded", regather=True)
 
 
 @recipe
 def zero1() -> Recipe:
     """Sharded optimizer state: as ``fsdp``, but parameters stay whole from
     the forward to the backward."""
-    return Recipe((("dp",
-                    Policy(name="zero1",
-                           input_dim=0,
-                           rest="sharded",
-                           use_shards=False,
-                           value_moves=_LOCAL | {"all_reduce"},
-                           index_moves=False,
-                           divide=True)), ))
+    return _data("zero1", "sharded")
 
 
 @recipe
