@@ -192,7 +192,7 @@ class ParallelModule(nn.Module):
             When ranks pass inputs of different shapes or are in different
             modes, or for an unknown `inputs` or `outputs`.
         """
-        call, signature = self._described(args, kwargs, inputs, outputs)
+        given, call, signature = self._described(args, kwargs, inputs, outputs)
         known = self._compiled.get(signature)
         seed = self._agreement.check((*signature, torch.is_grad_enabled()),
                                      draws=known is not None and known.draws)
@@ -209,7 +209,6 @@ class ParallelModule(nn.Module):
             table[key]
             for table, key in map(self._places.__getitem__, known.state)
         ]
-        given = bind_inputs(self._structure, args, kwargs, self._loss_fn)
         return run_call(
             known, state,
             [t.to(device, non_blocking=True) for t in given.tensors], seed)
@@ -225,9 +224,10 @@ class ParallelModule(nn.Module):
             remedy="every rank passes the same global batch (seed samplers "
             'alike); to pass each rank its own shard, use inputs="local"')
 
-    def _described(self, args: tuple[Any, ...], kwargs: dict[str, Any],
-                   inputs: str, outputs: str) -> tuple[Call, tuple[Any, ...]]:
-        """The call of the whole batch and its signature.
+    def _described(self, args: tuple[Any, ...], kwargs: dict[str,
+                                                             Any], inputs: str,
+                   outputs: str) -> tuple[Call, Call, tuple[Any, ...]]:
+        """The call as given, that of the whole batch, and its signature.
 
         What fails on this rank is told to the others, which else would
         wait for it.
@@ -239,10 +239,9 @@ class ParallelModule(nn.Module):
             if outputs not in ("global", "sharded"):
                 raise ValueError('outputs must be "global" or "sharded", '
                                  f"got {outputs!r}")
-            call = bind_inputs(self._structure, args, kwargs, self._loss_fn)
-            if inputs == "local":
-                call = self._whole(call)
-            return call, (inputs, outputs, *self._signature(call))
+            given = bind_inputs(self._structure, args, kwargs, self._loss_fn)
+            call = self._whole(given) if inputs == "local" else given
+            return given, call, (inputs, outputs, *self._signature(call))
         except Exception as error:
             try:
                 self._agreement.check(f"{type(error).__name__}: {error}")
