@@ -73,10 +73,12 @@ class TestCheckpoint(unittest.TestCase):
         self.check(self.folder, {"dp": 2}, parallel.fsdp())
 
     def test_dcp_across_plans(self) -> None:
+        # Built once: threads share the generator that is seeded.
+        model = other()
 
         def save(rank: int) -> None:
             del rank
-            module = spread(other(), batch(), TWO, PLAN)
+            module = spread(model, batch(), TWO, PLAN)
             dcp.save(module.state_dict(), checkpoint_id=self.folder)
 
         run_ranks(4, save)
