@@ -37,6 +37,8 @@ def lower(program: Program,
           device: torch.device,
           local_inputs: bool = False,
           sharded_outputs: bool = False,
+          differentiated: Sequence[int] | None = None,
+          is_stage: bool = False,
           dump_dir: Path | None = None) -> RankProgram:
     """Lower a program for one rank.
 
@@ -54,6 +56,12 @@ def lower(program: Program,
     sharded_outputs : bool
         Whether outputs beside the loss are returned in the layout they are
         computed in, instead of whole on every rank.
+    differentiated : sequence of int, optional
+        Outputs that may take a gradient; left out: the loss, or all where
+        there is none.
+    is_stage : bool
+        Whether this is a stage of a pipeline: its outputs leave as they
+        are held.
     dump_dir : Path, optional
         Folder to which every pass writes its printed graphs.
 
@@ -73,9 +81,12 @@ def lower(program: Program,
                             device=device,
                             dump_dir=dump_dir,
                             recompute=layout.recompute)
-    lowered = _Lowering(program, layout,
-                        builder).run(local_inputs=local_inputs,
-                                     sharded_outputs=sharded_outputs)
+    tangents = (_output_tangents(program)
+                if differentiated is None else tuple(differentiated))
+    lowered = _Lowering(program, layout, builder,
+                        tangents).run(local_inputs=local_inputs,
+                                      sharded_outputs=sharded_outputs,
+                                      is_stage=is_stage)
     verify_program(lowered)
     return lowered
 
@@ -84,10 +95,11 @@ class _Lowering:
     """The steps so far, and in which layout each value is held."""
 
     def __init__(self, program: Program, layout: ProgramLayout,
-                 builder: KernelBuilder) -> None:
+                 builder: KernelBuilder, tangents: tuple[int, ...]) -> None:
         self.program = program
         self.layout = layout
         self.builder = builder
+        self.tangents = tangents
         self.kernels: dict[str, Kernel] = {}
         self.steps: list[RankStep] = []
         self.held: dict[str, tuple[TensorSpec, Layout]] = {
@@ -97,13 +109,14 @@ class _Lowering:
         self.replicated = (R, ) * len(layout.mesh.names)
         self.inputs: dict[str, str] = {}
 
-    def run(self, *, local_inputs: bool, sharded_outputs: bool) -> RankProgram:
-        live = _live_results(self.program)
+    def run(self, *, local_inputs: bool, sharded_outputs: bool,
+            is_stage: bool) -> RankProgram:
+        live = _live_results(self.program, self.tangents)
         if not local_inputs:
             self._cut_inputs()
         for block in self.program.blocks:
             self._block(block, live)
-        outputs = tuple(
+        outputs = self.program.outputs if is_stage else tuple(
             self._output(name, sharded_outputs and i != self.program.loss
                          ) if name else None
             for i, name in enumerate(self.program.outputs))
@@ -115,11 +128,13 @@ class _Lowering:
                            steps=tuple(self.steps),
                            outputs=outputs,
                            mutations=mutations,
-                           tangents=_output_tangents(self.program),
+                           tangents=self.tangents,
                            layouts={
                                n: layout
                                for n, (_, layout) in self.held.items()
-                           })
+                           },
+                           takes=tuple(self.program.specs),
+                           is_stage=is_stage)
 
     def _output(self, name: str, sharded: bool) -> str:
         """What is returned of a value: all of it, or this rank's shard."""
@@ -227,10 +242,11 @@ def _output_tangents(program: Program) -> tuple[int, ...]:
     return tuple(i for i in candidates if program.outputs[i] is not None)
 
 
-def _live_results(program: Program) -> dict[str, set[int]]:
+def _live_results(program: Program,
+                  tangents: Sequence[int]) -> dict[str, set[int]]:
     """Which results of each class some gradient can reach."""
     read: set[str | None] = {name for _, _, name in program.uses()}
-    read |= {program.outputs[i] for i in _output_tangents(program)}
+    read |= {program.outputs[i] for i in tangents}
     live: dict[str, set[int]] = {}
     for block in program.blocks:
         found = live.setdefault(block.block_class, set())

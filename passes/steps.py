@@ -53,6 +53,11 @@ class RankProgram:
         Output leaves that take a gradient.
     layouts : mapping of str to Layout
         In which each local value lies.
+    takes : tuple of str
+        Values that the caller gives.
+    is_stage : bool
+        Whether it is a stage of a pipeline, whose outputs leave as they are
+        held: another stage goes on with them.
     """
 
     kernels: Mapping[str, Kernel]
@@ -61,6 +66,8 @@ class RankProgram:
     mutations: Mapping[str, str]
     tangents: tuple[int, ...]
     layouts: Mapping[str, Layout]
+    takes: tuple[str, ...] = ()
+    is_stage: bool = False
 
     def __str__(self) -> str:
         lines = []

@@ -222,18 +222,13 @@ def _false_gradients(lowered: Lowered) -> Iterator[str]:
 
 def _partial_outputs(program: RankProgram) -> Iterator[str]:
     for name in program.outputs:
-        if name is not None and any(p != R and not p.is_shard
-                                    for p in program.layouts[name]):
+        if name is not None and not program.is_stage and any(
+                p != R and not p.is_shard for p in program.layouts[name]):
             yield f"{name} is {format_layout(program.layouts[name])}"
 
 
 def _unmade_values(program: RankProgram) -> Iterator[str]:
-    made = {
-        n
-        for n in program.layouts
-        if n.startswith(("param:", "buffer:", "const:",
-                         "input:")) and " @ " not in n
-    }
+    made = set(program.takes)
     for step in program.steps:
         for name in step.operands:
             move_in = step.moves.get(name)

@@ -12,12 +12,12 @@ from planner.ir.layout import Layout, R
 from planner.ir.program import value_kind
 from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
-from planner.search.draft import AxisProblem, Draft
+from planner.search.draft import AxisProblem, CallDomain, Draft
 from planner.search.facts import CallFacts, ClassFacts
 from planner.search.fan_out import FanOut, Reader
 from planner.search.misplaced import misplaced
 from planner.search.placed import PLAIN, Numbers, numbered
-from planner.search.policy import RELUCTANT_S, UNDIVIDED_S
+from planner.search.policy import FORBIDDEN_S, RELUCTANT_S, UNDIVIDED_S
 from planner.search.pressure import local_bytes
 from planner.search.tables import Array, penalties
 
@@ -82,9 +82,20 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
         whole_s += UNDIVIDED_S * count
     domain = draft.calls[variable]
     draft.add((variable, ), np.where(domain.is_sharded, part_s, whole_s))
+    if problem.policy.lowerings is not None:
+        draft.add((variable, ), _strange(problem.policy.lowerings, domain))
     if call.work.forward_flops and problem.facts.counts[name] > 1:
         bad = misplaced(problem.policy, call, domain)
         draft.add((variable, ), bad * RELUCTANT_S * problem.facts.counts[name])
+
+
+def _strange(known: frozenset[str], domain: CallDomain) -> Array:
+    """The price of lowerings that a policy does not have."""
+    return np.array([
+        FORBIDDEN_S if lowering and lowering not in known else 0.0
+        for lowering in (domain.option(i).lowering
+                         for i in range(len(domain.legal)))
+    ])
 
 
 def _saved(problem: AxisProblem, draft: Draft, name: str, call: CallFacts,

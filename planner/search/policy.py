@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from planner.ir.convert import gradient_move
 from planner.ir.layout import P, Placement, R, S
 from planner.rules.registry import TensorSpec
 
@@ -62,6 +63,11 @@ class Policy:
     regather : bool
         Whether parameters that are gathered for use are gathered again in
         the backward pass.
+    sequential : bool
+        Whether the parts are computed one after the other, so that no
+        value may move between them.
+    lowerings : frozenset of str or None
+        Special computations that options may ask for; None: all.
     """
 
     name: str = "auto"
@@ -75,6 +81,8 @@ class Policy:
     divide: bool = False
     shard_weights: bool = False
     regather: bool = False
+    sequential: bool = False
+    lowerings: frozenset[str] | None = None
 
     @property
     def is_free(self) -> bool:
@@ -118,7 +126,11 @@ class Policy:
         move : str
             Kind of the forward move.
         """
-        if self.is_free or move == "none" or kind == "output":
+        if self.is_free or kind == "output":
+            return 0.0
+        if self.sequential:
+            return _sequential_s(kind, spec, source, target, move)
+        if move == "none":
             return 0.0
         if kind == "rest":
             moved = self.rest == "used" and move != "mask"
@@ -142,3 +154,19 @@ class Policy:
 
 def _divides(spec: TensorSpec, dim: int, size: int) -> bool:
     return spec.shape[dim] >= size and spec.shape[dim] % size == 0
+
+
+def _sequential_s(kind: str, spec: TensorSpec, source: Placement,
+                  target: Placement, forward: str) -> float:
+    """A parameter's gradient may be summed in the end, and what has no
+    gradient be known before the first part; no activation may move."""
+    if kind == "rest":
+        return 0.0 if target.is_replicated else FORBIDDEN_S
+    if not spec.requires_grad:
+        return 0.0 if forward == "none" else RELUCTANT_S
+    back = gradient_move(source, target)
+    backward = back.kind if back is not None else "all_reduce"
+    if forward in ("none", "mask") and backward in ("none", "mask"):
+        return 0.0
+    summed = kind == "param" and target.is_replicated
+    return RELUCTANT_S if summed else FORBIDDEN_S

@@ -1,0 +1,1 @@
+"""Pipelines: micro-batches as one more axis, and the cut into stages."""

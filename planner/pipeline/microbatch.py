@@ -1,0 +1,299 @@
+"""Micro-batches as one more axis of the layouts: data parallelism in time.
+
+What a mesh axis does in space, a sequence of micro-batches does in time:
+each computes with its part of the batch and with whole parameters, losses
+are summed, and so are gradients. So the same options, layouts and search
+say how a batch may be cut, and a program in which some value would have to
+move between micro-batches is found out before anything runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from planner.cluster.axis import AxisInfo
+from planner.cluster.spec import DeviceKind, Link
+from planner.cost.conversion import ConversionCost
+from planner.ir.convert import gradient_move, move
+from planner.ir.errors import LayoutError
+from planner.ir.layout import Layout, Placement, R, V
+from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
+from planner.ir.mesh import MeshSpec
+from planner.ir.program import Program, source_of, value_kind
+from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
+                               value_of)
+from planner.pipeline.spec import MICROBATCH
+from planner.search.facts import Facts
+from planner.search.policy import Policy
+from planner.search.problem import AxisProblem, solve_axis
+from planner.search.tables import ConversionTables
+
+__all__ = [
+    "BY_POSITION", "Crossing", "WITHOUT_COLLECTIVES", "crossings",
+    "with_microbatches", "without_axis"
+]
+
+WITHOUT_COLLECTIVES = frozenset(
+    {"conv_row_bias", "linear_row_bias", "mean_partial"})
+"""Lowerings that compute with a shard alone."""
+
+BY_POSITION = frozenset({"arange_shard"})
+"""Lowerings that look at where in the whole their shard lies."""
+
+POLICY = Policy(name="microbatch",
+                input_dim=0,
+                rest="whole",
+                use_shards=False,
+                value_moves=frozenset(),
+                divide=True,
+                sequential=True,
+                lowerings=WITHOUT_COLLECTIVES | BY_POSITION)
+
+_LOCAL = ("none", "mask")
+
+
+def with_microbatches(facts: Facts, layout: ProgramLayout, count: int,
+                      device: DeviceKind) -> ProgramLayout:
+    """Layouts over the micro-batches beside those over a stage's mesh.
+
+    Parameters
+    ----------
+    facts : Facts
+        Of a program whose means count ahead (`planner.pipeline.means`).
+    layout : ProgramLayout
+        Over the axes of a stage.
+    count : int
+        Micro-batches.
+    device : DeviceKind
+
+    Raises
+    ------
+    LayoutError
+        When the batch does not divide.
+    """
+    mesh = MeshSpec((*layout.mesh.names, MICROBATCH),
+                    (*layout.mesh.sizes, count))
+    start = _extended(facts, layout, mesh)
+    link = Link(latency_s=0.0, bandwidth_bytes_per_s=1e30)
+    tables = ConversionTables(
+        ConversionCost([AxisInfo(size=s, link=link) for s in mesh.sizes],
+                       device))
+    problem = AxisProblem(facts=facts,
+                          layout=start,
+                          axis=len(mesh.sizes) - 1,
+                          policy=POLICY,
+                          tables=tables,
+                          device=device)
+    solved, _ = solve_axis(problem)
+    _check_batch(facts.program, solved, count)
+    _check_divided(facts, solved)
+    return _varying(facts.program, solved)
+
+
+def _extended(facts: Facts, layout: ProgramLayout,
+              mesh: MeshSpec) -> ProgramLayout:
+    """Every micro-batch computes everything."""
+
+    def longer(hubs: dict[str, Layout]) -> dict[str, Layout]:
+        return {n: (*lay, R) for n, lay in hubs.items()}
+
+    classes = {}
+    for name, cls in layout.classes.items():
+        calls = {
+            label:
+            CallLayout(options=(
+                *chosen.options,
+                facts.classes[name].calls[label].options(1).options[0]))
+            for label, chosen in cls.calls.items()
+        }
+        classes[name] = ClassLayout(calls=calls, hubs=longer(dict(cls.hubs)))
+    return dataclasses.replace(layout,
+                               mesh=mesh,
+                               classes=classes,
+                               at_rest=longer(dict(layout.at_rest)))
+
+
+def _check_batch(program: Program, layout: ProgramLayout, count: int) -> None:
+    inputs = {n: s for n, s in program.specs.items() if n.startswith("input:")}
+    if any(layout.at_rest[n][-1].is_shard for n in inputs) or not inputs:
+        return
+    shapes = ", ".join(
+        f"{program.leaves[int(n.partition(':')[2])].path} {tuple(s.shape)}"
+        for n, s in inputs.items())
+    inner = MeshSpec(layout.mesh.names[:-1], layout.mesh.sizes[:-1])
+    raise LayoutError(
+        f"the batch can't be cut into {count} micro-batches on {inner}: no "
+        f"input's first dim divides ({shapes}); pass a batch that is a "
+        f"multiple, or another number of micro-batches")
+
+
+def _check_divided(facts: Facts, layout: ProgramLayout) -> None:
+    """Products of activations are divided, or nothing is gained."""
+    of_batch = _of_batch(facts.program)
+    for name, cls in facts.classes.items():
+        for label, call in cls.calls.items():
+            option = layout.classes[name].calls[label].options[-1]
+            reads = {(name, v.label) for v in call.operands}
+            if (call.work.forward_flops and not option.is_sharded
+                    and reads & of_batch):
+                node = call.outputs[0].node
+                raise LayoutError(
+                    f"{label} at {source_of(node)} can't be computed for a "
+                    "part of the batch, so that the step can't be cut into "
+                    "micro-batches; run this model without a pipeline, or "
+                    "let the batch be the first dim throughout")
+
+
+def _of_batch(program: Program) -> set[tuple[str, str]]:
+    """The values, by class and label, that an input leads to."""
+    names = {n for n in program.specs if value_kind(n) == "input"}
+    found: set[tuple[str, str]] = set()
+    for block in program.blocks:
+        cls = program.class_of(block)
+        for node, name in zip(cls.placeholders, block.operands, strict=True):
+            if name in names:
+                found.add((cls.name, Value(node).label))
+        for node in calls_of(cls.graph):
+            if any((cls.name, v.label) in found for v in operands_of(node)):
+                found |= {(cls.name, v.label) for v in outputs_of(node)}
+        for node, name in zip(cls.results, block.results, strict=True):
+            if (cls.name, value_of(node).label) in found:
+                names.add(name)
+    return found
+
+
+def _varying(program: Program, layout: ProgramLayout) -> ProgramLayout:
+    """Parameters in use have a gradient of each micro-batch, to be summed.
+    """
+    found: dict[str, set[str]] = {}
+    for block, node, name in program.uses():
+        if value_kind(name) == "param" and node.meta["spec"].requires_grad:
+            found.setdefault(block.block_class, set()).add(node.meta["label"])
+    classes = {}
+    for name, cls in layout.classes.items():
+        hubs = dict(cls.hubs)
+        for label in sorted(found.get(name, ())):
+            hubs[label] = (*hubs[label][:-1], V)
+        classes[name] = dataclasses.replace(cls, hubs=hubs)
+    return dataclasses.replace(layout, classes=classes)
+
+
+def without_axis(layout: ProgramLayout, axis: int) -> ProgramLayout:
+    """Layouts as they are over the other axes."""
+
+    def shorter(row: tuple[object, ...]) -> tuple[object, ...]:
+        return row[:axis] + row[axis + 1:]
+
+    classes = {
+        name:
+        ClassLayout(
+            calls={
+                label: CallLayout(options=shorter(c.options))  # type: ignore
+                for label, c in cls.calls.items()
+            },
+            hubs={
+                n: shorter(h)
+                for n, h in cls.hubs.items()
+            })  # type: ignore
+        for name, cls in layout.classes.items()
+    }
+    return dataclasses.replace(
+        layout,
+        mesh=MeshSpec(shorter(layout.mesh.names),
+                      shorter(layout.mesh.sizes)),  # type: ignore
+        classes=classes,
+        at_rest={
+            n: shorter(h)
+            for n, h in layout.at_rest.items()
+        })  # type: ignore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """A value that is wanted otherwise than its micro-batch has it.
+
+    Parameters
+    ----------
+    block_class : str
+        Whose calls want it.
+    value : Value
+        In that class.
+    target : Placement
+        Over the micro-batches.
+    reader : tuple of (Node, int) or None
+        The call and its operand; None: the class' own placeholder, which
+        is wanted as its hub says.
+    """
+
+    block_class: str
+    value: Value
+    target: Placement
+    reader: tuple[fx.Node, int] | None
+
+
+def crossings(program: Program, layout: ProgramLayout) -> Iterator[Crossing]:
+    """What would move between micro-batches inside of blocks.
+
+    Raises
+    ------
+    LayoutError
+        When such a value has a gradient: the program can't be cut.
+    """
+    for name, cls in program.classes.items():
+        chosen = layout.classes[name]
+        held = {
+            value.label:
+            chosen.hubs.get(value.label)
+            or chosen.calls[node.meta["label"]].output(number)
+            for node in calls_of(cls.graph)
+            for number, value in enumerate(outputs_of(node))
+        } | {
+            Value(n).label: chosen.hubs[Value(n).label]
+            for n in cls.placeholders
+        }
+        for node in calls_of(cls.graph):
+            call = chosen.calls[node.meta["label"]]
+            for number, value in enumerate(outputs_of(node)):
+                check_stays(value,
+                            call.output(number)[-1], held[value.label][-1])
+            for number, value in enumerate(operands_of(node)):
+                target = call.input(number)[-1]
+                if moves(value, held[value.label][-1], target):
+                    yield Crossing(block_class=name,
+                                   value=value,
+                                   target=target,
+                                   reader=(node, number))
+
+
+def moves(value: Value, source: Placement, target: Placement) -> bool:
+    """Whether a value of no gradient moves; one with gradient must not."""
+    if value.spec.requires_grad:
+        check_stays(value, source, target)
+        return False
+    how = move(source, target)
+    is_number = value.spec.dtype.is_floating_point
+    return how is None or how.kind not in (_LOCAL if is_number else ("none", ))
+
+
+def check_stays(value: Value, source: Placement, target: Placement) -> None:
+    """Raise LayoutError where a value or its gradient would move."""
+    if source == target:
+        return
+    forward = move(source, target)
+    kinds = [forward]
+    if value.spec.requires_grad:
+        kinds.append(gradient_move(source, target))
+    if any(k is None or k.kind not in _LOCAL for k in kinds):
+        if value.bound_kind == "param" and target.is_replicated:
+            return
+        node = value_of(value.node).node
+        raise LayoutError(
+            f"{node.meta['label']} at {source_of(node)} depends on the whole "
+            f"batch ({source} to {target} over the micro-batches), so that "
+            "the step can't be cut into micro-batches and stay what it is; "
+            "run this model without a pipeline, or replace what mixes the "
+            "samples of a batch (batch norm, losses that compare samples)")

@@ -1,0 +1,99 @@
+"""What a plan says of its pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from planner.cluster.names import nearest
+from planner.ir.mesh import MeshSpec
+
+__all__ = ["MICROBATCH", "PipelineSpec", "inner_mesh", "layout_mesh"]
+
+MICROBATCH = "microbatch"
+"""The axis of a layout that stands for the micro-batches of a step."""
+
+_KEYS = ("axis", "schedule", "microbatches", "chunks", "cuts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSpec:
+    """Stages over one mesh axis, and in which order they work.
+
+    Parameters
+    ----------
+    axis : str
+        The mesh axis whose ranks hold the stages.
+    schedule : str
+        A named schedule, ``auto``, or the path of a schedule's text.
+    microbatches : int
+        Parts into which a batch is cut.
+    chunks : int
+        Stages of each rank.
+    cuts : tuple of str
+        The block with which each stage but the first begins; empty: stages
+        of about equal time are chosen.
+    """
+
+    axis: str = "pp"
+    schedule: str = "1f1b"
+    microbatches: int = 4
+    chunks: int = 1
+    cuts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("microbatches", "chunks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pipeline: {name} must be at least 1, got "
+                                 f"{getattr(self, name)}")
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain data, for YAML."""
+        return {
+            "axis": self.axis,
+            "schedule": self.schedule,
+            "microbatches": self.microbatches,
+            "chunks": self.chunks,
+            "cuts": list(self.cuts),
+        }
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any], where: str) -> PipelineSpec:
+        """Read what :meth:`to_data` gives.
+
+        Raises
+        ------
+        ValueError
+            For unknown keys and impossible values.
+        """
+        for key in data:
+            if key not in _KEYS:
+                raise ValueError(f"{where}: unknown key {key!r}; "
+                                 f"{nearest(str(key), _KEYS)}")
+        return PipelineSpec(axis=str(data.get("axis", "pp")),
+                            schedule=str(data.get("schedule", "1f1b")),
+                            microbatches=int(data.get("microbatches", 4)),
+                            chunks=int(data.get("chunks", 1)),
+                            cuts=tuple(map(str,
+                                           data.get("cuts") or ())))
+
+
+def inner_mesh(mesh: MeshSpec, axis: str) -> MeshSpec:
+    """The mesh of one stage's ranks; a single rank is ``dp=1``."""
+    kept = {n: s for n, s in zip(mesh.names, mesh.sizes) if n != axis}
+    kept = kept or {"dp": 1}
+    return MeshSpec(tuple(kept), tuple(kept.values()))
+
+
+def layout_mesh(mesh: MeshSpec, pipeline: PipelineSpec | None) -> MeshSpec:
+    """The axes that a plan's layouts are over.
+
+    Without a pipeline the mesh; with one, those of a stage, then the
+    micro-batches.
+    """
+    if pipeline is None:
+        return mesh
+    inner = inner_mesh(mesh, pipeline.axis)
+    return MeshSpec((*inner.names, MICROBATCH),
+                    (*inner.sizes, pipeline.microbatches))
