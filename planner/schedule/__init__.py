@@ -1,0 +1,1 @@
+"""Pipeline schedules as data: text, named ones, checks, synthesis."""
