@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from planner.cluster.names import nearest
@@ -26,9 +25,9 @@ def load_cluster(cluster: str | Path | ClusterSpec) -> ClusterSpec:
     ----------
     cluster : str, Path or ClusterSpec
         A preset (``"h100-sxm"``), a path to a YAML file, or either with
-        sizes after a colon: ``"h100-sxm:8x4"`` is 8 devices per node and
-        4 nodes (innermost tier first), ``"h100-sxm:64"`` 64 devices that
-        fill whole nodes. A spec is returned as it is.
+        sizes after a colon: ``"h100-sxm:64x8"`` is 64 nodes of 8 devices
+        (outermost tier first), ``"h100-sxm:64"`` 64 devices that fill
+        whole nodes. A spec is returned as it is.
 
     Raises
     ------
@@ -37,8 +36,8 @@ def load_cluster(cluster: str | Path | ClusterSpec) -> ClusterSpec:
 
     Examples
     --------
-    >>> load_cluster("h100-sxm:8x4").num_devices
-    32
+    >>> load_cluster("h100-sxm:64x8").num_devices
+    512
     """
     if isinstance(cluster, ClusterSpec):
         return cluster
@@ -65,15 +64,14 @@ def _with_sizes(spec: ClusterSpec, sizes: str, text: str) -> ClusterSpec:
     try:
         numbers = [int(part) for part in sizes.split("x")]
     except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
         raise ValueError(f"{text!r}: sizes are whole numbers joined by x, "
-                         "innermost first, as in h100-sxm:8x4") from None
-    if len(numbers) == 1:
-        return spec.resized(numbers[0])
-    if len(numbers) != len(spec.tiers):
-        names = " x ".join(tier.name for tier in spec.tiers)
-        raise ValueError(f"{text!r} gives {len(numbers)} sizes, but "
-                         f"{spec.name} has {len(spec.tiers)} tiers: {names}")
-    tiers = tuple(
-        dataclasses.replace(tier, size=size)
-        for tier, size in zip(spec.tiers, numbers, strict=True))
-    return dataclasses.replace(spec, tiers=tiers)
+                         "nodes first and devices per node last, as in "
+                         "h100-sxm:64x8")
+    try:
+        if len(numbers) == 1:
+            return spec.resized(numbers[0])
+        return spec.with_sizes(*numbers)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None

@@ -1,4 +1,4 @@
-"""What a cluster is made of: one kind of device under tiers of links.
+"""What a cluster is made of: devices under a tree of link tiers.
 
 Devices are numbered so that the innermost tier varies fastest: with tiers
 ``node`` (8 devices) and ``fabric`` (4 nodes), device 9 is the second of
@@ -11,170 +11,29 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-import torch
-
+from planner.cluster.checks import check_number
+from planner.cluster.device import Coefficient, DeviceKind
+from planner.cluster.link import Link, Tier
 from planner.cluster.names import nearest
 
-__all__ = ["ClusterSpec", "Coefficient", "DeviceKind", "Link", "Tier"]
-
-
-def _check(where: str, what: str, value: float, *, minimum: float,
-           strict: bool) -> None:
-    bad = value <= minimum if strict else value < minimum
-    if not math.isfinite(value) or bad:
-        bound = "greater than" if strict else "at least"
-        raise ValueError(f"{where}: {what} must be a finite number "
-                         f"{bound} {minimum:g}, got {value:g}")
+__all__ = [
+    "ClusterSpec", "Coefficient", "DeviceKind", "Link", "NodeGroup", "Tier"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """How messages travel, in the alpha-beta model.
+class NodeGroup:
+    """Some nodes of a mixed cluster that have devices of another kind."""
 
-    Parameters
-    ----------
-    latency_s : float
-        Time of one message of no bytes between two members (alpha).
-    bandwidth_bytes_per_s : float
-        What ONE device can send, while it receives as much. A unit of 8
-        devices sends 8 times that.
-    efficiency : float
-        Share of the bandwidth that collectives of large messages reach.
-    overhead_s : float
-        Fixed time of every collective call (launch, synchronisation).
-    source : str
-        Where the numbers come from.
-    """
-
-    latency_s: float
-    bandwidth_bytes_per_s: float
-    efficiency: float = 1.0
-    overhead_s: float = 0.0
-    source: str = ""
+    num_nodes: int
+    device: DeviceKind
 
     def __post_init__(self) -> None:
-        _check("link", "latency_s", self.latency_s, minimum=0, strict=False)
-        _check("link",
-               "bandwidth_bytes_per_s",
-               self.bandwidth_bytes_per_s,
-               minimum=0,
-               strict=True)
-        _check("link", "efficiency", self.efficiency, minimum=0, strict=True)
-        _check("link", "overhead_s", self.overhead_s, minimum=0, strict=False)
-
-    @property
-    def rate_bytes_per_s(self) -> float:
-        """The bandwidth that is reached: bandwidth times efficiency."""
-        return self.bandwidth_bytes_per_s * self.efficiency
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tier:
-    """One level of the tree: `size` units of the tier below, one link.
-
-    Parameters
-    ----------
-    name : str
-        ``node``, ``rack``, ``fabric``, ...
-    size : int
-        Units of the next inner tier (devices, for the innermost).
-    link : Link
-        What connects those units, per device.
-    """
-
-    name: str
-    size: int
-    link: Link
-
-    def __post_init__(self) -> None:
-        _check(f"tier {self.name}", "size", self.size, minimum=1, strict=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coefficient:
-    """One calibrated number: its name, its value, where it comes from."""
-
-    name: str
-    value: float
-    source: str
-
-    def __post_init__(self) -> None:
-        _check(f"coefficient {self.name}",
-               "value",
-               self.value,
-               minimum=0,
-               strict=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceKind:
-    """One kind of device.
-
-    Parameters
-    ----------
-    name : str
-    memory_bytes : int
-    memory_bandwidth_bytes_per_s : float
-        Peak of the device memory.
-    peak_flops_per_s : tuple of (str, float)
-        Dense matmul peak by dtype name (``"bfloat16"``).
-    launch_overhead_s : float
-        Time that every kernel costs besides its work.
-    efficiencies : tuple of Coefficient
-        Reached share of a peak: ``matmul``, ``attention`` and
-        ``convolution`` of the flops, ``memory`` of the memory bandwidth.
-        What is left out counts as ``matmul``, or 1.
-    source : str
-        Where the peaks come from.
-    """
-
-    name: str
-    memory_bytes: int
-    memory_bandwidth_bytes_per_s: float
-    peak_flops_per_s: tuple[tuple[str, float], ...]
-    launch_overhead_s: float
-    efficiencies: tuple[Coefficient, ...] = ()
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        where = f"device {self.name}"
-        _check(where,
-               "memory_bytes",
-               self.memory_bytes,
-               minimum=0,
-               strict=True)
-        _check(where,
-               "memory_bandwidth_bytes_per_s",
-               self.memory_bandwidth_bytes_per_s,
-               minimum=0,
-               strict=True)
-        _check(where,
-               "launch_overhead_s",
-               self.launch_overhead_s,
-               minimum=0,
-               strict=False)
-        if not self.peak_flops_per_s:
-            raise ValueError(f"{where}: peak_flops_per_s is empty; give at "
-                             "least float32")
-        for dtype, peak in self.peak_flops_per_s:
-            _check(where,
-                   f"peak_flops_per_s of {dtype}",
-                   peak,
-                   minimum=0,
-                   strict=True)
-
-    def peak(self, dtype: torch.dtype) -> float:
-        """Peak flops per second; of the slowest dtype if not listed."""
-        peaks = dict(self.peak_flops_per_s)
-        slowest = min(peaks.values())
-        return peaks.get(str(dtype).removeprefix("torch."), slowest)
-
-    def efficiency(self, name: str) -> float:
-        """The coefficient called `name`; ``matmul`` stands in, else 1."""
-        values = {c.name: c.value for c in self.efficiencies}
-        if name == "memory":
-            return values.get(name, 1.0)
-        return values.get(name, values.get("matmul", 1.0))
+        check_number(f"nodes of {self.device.name}",
+                     "num_nodes",
+                     self.num_nodes,
+                     minimum=1,
+                     strict=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,23 +44,84 @@ class ClusterSpec:
     ----------
     name : str
     device : DeviceKind
+        Of all nodes that `others` does not take.
     tiers : tuple of Tier
-        Innermost first.
+        Innermost first. Units of the innermost are called nodes.
+    others : tuple of NodeGroup
+        Of a mixed cluster: what the LAST nodes are made of, in order.
     """
 
     name: str
     device: DeviceKind
     tiers: tuple[Tier, ...]
+    others: tuple[NodeGroup, ...] = ()
 
     def __post_init__(self) -> None:
         names = [tier.name for tier in self.tiers]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"cluster {self.name}: tiers need distinct "
                              f"names and at least one, got {names}")
+        listed = sum(group.num_nodes for group in self.others)
+        if listed > self.num_nodes:
+            raise ValueError(
+                f"cluster {self.name} has {self.num_nodes} nodes, but "
+                f"others lists {listed}; make a tier larger or list less")
 
     @property
     def num_devices(self) -> int:
         return math.prod(tier.size for tier in self.tiers)
+
+    @property
+    def num_nodes(self) -> int:
+        """Units of the innermost tier."""
+        return self.num_devices // self.tiers[0].size
+
+    def device_of(self, number: int) -> DeviceKind:
+        """The kind of device `number`."""
+        node = number // self.tiers[0].size
+        start = self.num_nodes
+        for group in reversed(self.others):
+            start -= group.num_nodes
+            if node >= start:
+                return group.device
+        return self.device
+
+    def kinds(self) -> tuple[DeviceKind, ...]:
+        """The distinct kinds of device, in the order of their nodes."""
+        listed = sum(group.num_nodes for group in self.others)
+        own = (self.device, ) if listed < self.num_nodes else ()
+        return tuple(dict.fromkeys((*own, *(g.device for g in self.others))))
+
+    def weakest(self) -> DeviceKind:
+        """A device that no device of the cluster is worse than.
+
+        Where all devices do the same work in step, this is what they are
+        together. It is `device` itself unless the cluster is mixed.
+        """
+        kinds = self.kinds()
+        if len(kinds) == 1:
+            return kinds[0]
+        dtypes = [d for d, _ in kinds[0].peak_flops_per_s]
+        common = [
+            d for d in dtypes
+            if all(d in dict(k.peak_flops_per_s) for k in kinds)
+        ]
+        slowest = min(kinds,
+                      key=lambda k: max(dict(k.peak_flops_per_s).values()))
+        if not common:
+            raise ValueError(f"cluster {self.name} mixes devices without a "
+                             "dtype in common; list peak_flops_per_s of "
+                             "float32 for each")
+        return dataclasses.replace(
+            slowest,
+            name=" | ".join(k.name for k in kinds),
+            memory_bytes=min(k.memory_bytes for k in kinds),
+            memory_bandwidth_bytes_per_s=min(k.memory_bandwidth_bytes_per_s
+                                             for k in kinds),
+            peak_flops_per_s=tuple(
+                (d, min(dict(k.peak_flops_per_s)[d] for k in kinds))
+                for d in common),
+            launch_overhead_s=max(k.launch_overhead_s for k in kinds))
 
     def tier(self, name: str) -> Tier:
         """The tier called `name`."""
@@ -222,29 +142,65 @@ class ClusterSpec:
     def resized(self, num_devices: int) -> ClusterSpec:
         """The same kind of cluster with `num_devices` devices.
 
-        Inner tiers are filled first; the outermost takes what is left.
+        Nodes are filled first; tiers between them and the outermost take
+        the largest number of units that divides what is left, and the
+        outermost the rest.
 
         Raises
         ------
         ValueError
-            When `num_devices` is more than one inner unit holds and not a
+            When `num_devices` is more than one node holds and not a
             multiple of it.
         """
-        _check(f"cluster {self.name}",
-               "number of devices",
-               num_devices,
-               minimum=1,
-               strict=False)
-        tiers, left = [], num_devices
-        for i, tier in enumerate(self.tiers):
-            last = i == len(self.tiers) - 1
-            size = left if last else min(left, tier.size)
-            if left % size:
-                raise ValueError(
-                    f"cluster {self.name}: {num_devices} devices do not fill "
-                    f"whole units of tier {tier.name} ({tier.size} each); "
-                    f"use a multiple of {tier.size} or give the sizes, as "
-                    f"in {self.name}:{tier.size}x2")
-            tiers.append(dataclasses.replace(tier, size=size))
+        check_number(f"cluster {self.name}",
+                     "number of devices",
+                     num_devices,
+                     minimum=1,
+                     strict=False)
+        if len(self.tiers) == 1:
+            return self.with_sizes(num_devices)
+        node = min(num_devices, self.tiers[0].size)
+        if num_devices % node:
+            raise ValueError(
+                f"cluster {self.name}: {num_devices} devices do not fill "
+                f"whole units of tier {self.tiers[0].name} ({node} each); "
+                f"use a multiple of {node} or give the sizes, as in "
+                f"{self.name}:2x{node}")
+        return self.with_sizes(num_devices // node, node)
+
+    def with_sizes(self, *sizes: int) -> ClusterSpec:
+        """The same kind of cluster with tiers of these sizes.
+
+        Parameters
+        ----------
+        sizes : int
+            Outermost first, so that the last is devices per node. The first
+            counts units of the tier below it; where fewer sizes than tiers
+            are given, those units fill the outer tiers one by one.
+
+        Raises
+        ------
+        ValueError
+            For more sizes than tiers, and for a mixed cluster.
+        """
+        if self.others:
+            raise ValueError(f"cluster {self.name} is mixed: its nodes are "
+                             "listed one by one; change the file instead")
+        if len(sizes) > len(self.tiers):
+            names = " x ".join(t.name for t in reversed(self.tiers))
+            raise ValueError(
+                f"{len(sizes)} sizes are given, but {self.name} has "
+                f"{len(self.tiers)} tiers: {names}")
+        left, *inner = sizes
+        filled = list(reversed(inner))
+        for tier in self.tiers[len(filled):-1]:
+            size = max(n for n in range(1,
+                                        min(left, tier.size) + 1)
+                       if left % n == 0)
+            filled.append(size)
             left //= size
-        return dataclasses.replace(self, tiers=tuple(tiers))
+        filled.append(left)
+        tiers = tuple(
+            dataclasses.replace(tier, size=size)
+            for tier, size in zip(self.tiers, filled, strict=True))
+        return dataclasses.replace(self, tiers=tiers)

@@ -14,25 +14,57 @@ import yaml
 
 from planner.cluster.names import nearest
 from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
-                                  Tier)
+                                  NodeGroup, Tier)
 
 __all__ = ["from_yaml", "to_yaml"]
 
 
 def to_yaml(cluster: ClusterSpec) -> str:
     """Print a cluster; ``from_yaml(to_yaml(x)) == x``."""
-    data = dataclasses.asdict(cluster)
-    device = data["device"]
-    device["peak_flops_per_s"] = dict(device["peak_flops_per_s"])
-    device["efficiencies"] = {
-        c.name: {
-            "value": c.value,
-            "source": c.source
-        }
-        for c in cluster.device.efficiencies
+    data: dict[str, Any] = {
+        "name":
+        cluster.name,
+        "device":
+        _plain_device(cluster.device),
+        "tiers": [{
+            "name": tier.name,
+            "size": tier.size,
+            "link": _plain(tier.link)
+        } for tier in cluster.tiers]
     }
-    data["tiers"] = list(data["tiers"])
+    if cluster.others:
+        data["others"] = [{
+            "num_nodes": group.num_nodes,
+            "device": _plain_device(group.device)
+        } for group in cluster.others]
     return yaml.safe_dump(data, sort_keys=False, width=79)
+
+
+def _plain(part: DeviceKind | Link) -> dict[str, Any]:
+    """Fields by name, without those that are at their default."""
+    data = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if value != field.default:
+            data[field.name] = value
+    if "sources" in data:
+        data["sources"] = dict(data["sources"])
+    return data
+
+
+def _plain_device(device: DeviceKind) -> dict[str, Any]:
+    data = _plain(device)
+    data["peak_flops_per_s"] = dict(device.peak_flops_per_s)
+    for name in ("efficiencies", "coefficients"):
+        if name in data:
+            data[name] = {
+                c.name: {
+                    "value": c.value,
+                    "source": c.source
+                }
+                for c in data[name]
+            }
+    return data
 
 
 def from_yaml(text: str, *, where: str = "cluster YAML") -> ClusterSpec:
@@ -64,7 +96,8 @@ def from_yaml(text: str, *, where: str = "cluster YAML") -> ClusterSpec:
                            device=_device(data["device"], f"{where}: device"),
                            tiers=tuple(
                                _tier(t, f"{where}: tiers[{i}]")
-                               for i, t in enumerate(tiers)))
+                               for i, t in enumerate(tiers)),
+                           others=_others(data.get("others", []), where))
     except ValueError as error:
         if str(error).startswith(where):
             raise
@@ -74,20 +107,47 @@ def from_yaml(text: str, *, where: str = "cluster YAML") -> ClusterSpec:
 def _device(raw: Any, where: str) -> DeviceKind:
     data = _fields(raw, DeviceKind, where)
     peaks = _mapping(data["peak_flops_per_s"], f"{where}.peak_flops_per_s")
-    found = _mapping(data.get("efficiencies", {}), f"{where}.efficiencies")
-    return DeviceKind(
-        name=_text(data, "name", where),
-        memory_bytes=int(_number(data, "memory_bytes", where)),
-        memory_bandwidth_bytes_per_s=_number(data,
-                                             "memory_bandwidth_bytes_per_s",
-                                             where),
-        peak_flops_per_s=tuple(
-            (dtype, _number(peaks, dtype, where)) for dtype in peaks),
-        launch_overhead_s=_number(data, "launch_overhead_s", where),
-        efficiencies=tuple(
-            _coefficient(name, found[name], f"{where}.efficiencies.{name}")
-            for name in found),
-        source=_text(data, "source", where))
+    return DeviceKind(name=_text(data, "name", where),
+                      memory_bytes=int(_number(data, "memory_bytes", where)),
+                      memory_bandwidth_bytes_per_s=_number(
+                          data, "memory_bandwidth_bytes_per_s", where),
+                      peak_flops_per_s=tuple(
+                          (dtype, _number(peaks, dtype, where))
+                          for dtype in peaks),
+                      launch_overhead_s=_number(data, "launch_overhead_s",
+                                                where),
+                      efficiencies=_coefficients(data, "efficiencies", where),
+                      coefficients=_coefficients(data, "coefficients", where),
+                      source=_text(data, "source", where),
+                      sources=_sources(data, where))
+
+
+def _others(raw: Any, where: str) -> tuple[NodeGroup, ...]:
+    if not isinstance(raw, list):
+        raise ValueError(f"{where}: others must be a list of node groups")
+    groups = []
+    for i, entry in enumerate(raw):
+        at = f"{where}: others[{i}]"
+        data = _fields(entry, NodeGroup, at)
+        groups.append(
+            NodeGroup(num_nodes=_whole(data, "num_nodes", at),
+                      device=_device(data["device"], f"{at}.device")))
+    return tuple(groups)
+
+
+def _coefficients(data: Mapping[str, Any], key: str,
+                  where: str) -> tuple[Coefficient, ...]:
+    found = _mapping(data.get(key, {}), f"{where}.{key}")
+    return tuple(
+        _coefficient(name, found[name], f"{where}.{key}.{name}")
+        for name in found)
+
+
+def _sources(data: Mapping[str, Any],
+             where: str) -> tuple[tuple[str, str], ...]:
+    found = _mapping(data.get("sources", {}), f"{where}.sources")
+    return tuple(
+        (str(name), _text(found, name, f"{where}.sources")) for name in found)
 
 
 def _coefficient(name: str, raw: Any, where: str) -> Coefficient:
@@ -100,22 +160,28 @@ def _coefficient(name: str, raw: Any, where: str) -> Coefficient:
 
 def _tier(raw: Any, where: str) -> Tier:
     data = _fields(raw, Tier, where)
-    size = _number(data, "size", where)
-    if size != int(size):
-        raise ValueError(f"{where}.size must be whole, got {size:g}")
     return Tier(name=_text(data, "name", where),
-                size=int(size),
+                size=_whole(data, "size", where),
                 link=_link(data["link"], f"{where}.link"))
+
+
+def _whole(data: Mapping[str, Any], key: str, where: str) -> int:
+    number = _number(data, key, where)
+    if number != int(number):
+        raise ValueError(f"{where}.{key} must be whole, got {number:g}")
+    return int(number)
 
 
 def _link(raw: Any, where: str) -> Link:
     data = _fields(raw, Link, where)
-    return Link(latency_s=_number(data, "latency_s", where),
-                bandwidth_bytes_per_s=_number(data, "bandwidth_bytes_per_s",
-                                              where),
-                efficiency=_number(data, "efficiency", where, default=1.0),
-                overhead_s=_number(data, "overhead_s", where, default=0.0),
-                source=_text(data, "source", where))
+    numbers = {
+        field.name: _number(data, field.name, where)
+        for field in dataclasses.fields(Link)
+        if field.name in data and field.type == "float"
+    }
+    return Link(source=_text(data, "source", where),
+                sources=_sources(data, where),
+                **numbers)
 
 
 def _mapping(raw: Any, where: str) -> Mapping[str, Any]:

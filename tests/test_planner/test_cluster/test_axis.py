@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import unittest
 
 from planner.cluster import (AxisInfo, ClusterSpec, DeviceKind, Link, Tier,
@@ -65,6 +66,34 @@ class TestAxisLink(unittest.TestCase):
         self.assertEqual((info.tier, info.num_sharing), ("fabric", 1))
         # The group 5..9 has two members in the second node.
         self.assertEqual(_rates(info)[0], 20.0)
+
+    def test_order_of_axes_is_explicit(self) -> None:
+        inner = axis_link(_cluster(), (8, 4), 0, order=(1, 0))
+        self.assertEqual(inner, axis_link(_cluster(), (4, 8), 1))
+        with self.assertRaisesRegex(ValueError, "must list each axis"):
+            axis_link(_cluster(), (8, 4), 0, order=(0, 0))
+
+    def test_ring_hops_have_the_latency_of_their_tier(self) -> None:
+        whole = axis_link(_cluster(), (32, ), 0)
+        # 28 hops inside nodes at 1 s, 4 between them at 5 s.
+        self.assertAlmostEqual(whole.link.latency_s, (28 + 4 * 5) / 32)
+        assert whole.inner is not None
+        self.assertEqual(whole.inner.rate_bytes_per_s, 100.0)
+        self.assertEqual(whole.num_units, 4)
+
+    def test_devices_share_a_card_only_when_both_are_busy(self) -> None:
+        cluster = _cluster()
+        shared = dataclasses.replace(cluster.tiers[1].link,
+                                     links_per_device=0.25)
+        cluster = dataclasses.replace(
+            cluster,
+            tiers=(cluster.tiers[0],
+                   dataclasses.replace(cluster.tiers[1], link=shared)))
+        busy = axis_link(cluster, (4, 8), 0)
+        self.assertEqual(busy.link.rate_bytes_per_s, 10.0)
+        # 2 of 8 devices of the second node are in the mesh.
+        idle = axis_link(cluster, (2, 5), 1)
+        self.assertEqual(idle.link.rate_bytes_per_s, 20.0)
 
     def test_axis_of_one_rank(self) -> None:
         self.assertEqual(axis_link(_cluster(), (32, 1), 1).size, 1)

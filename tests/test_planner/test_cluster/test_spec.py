@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import unittest
 
 import torch
 
-from planner.cluster import (ClusterSpec, Coefficient, DeviceKind, Link, Tier,
-                             load_cluster, preset_names)
+from planner.cluster import (ClusterSpec, Coefficient, DeviceKind, Link,
+                             NodeGroup, Tier, load_cluster, preset_names)
 
 
 def _device(**changes: object) -> DeviceKind:
@@ -50,6 +51,23 @@ class TestSpec(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "distinct names"):
             ClusterSpec(name="toy", device=_device(), tiers=(tier, tier))
 
+    def test_the_weakest_of_a_mixed_cluster(self) -> None:
+        fast = _device(memory_bytes=50, peak_flops_per_s=(("float32", 2e12), ))
+        link = Link(latency_s=0.0, bandwidth_bytes_per_s=1.0)
+        tiers = (Tier(name="node", size=2,
+                      link=link), Tier(name="fabric", size=2, link=link))
+        mixed = ClusterSpec(name="toy",
+                            device=_device(),
+                            tiers=tiers,
+                            others=(NodeGroup(num_nodes=1, device=fast), ))
+        weakest = mixed.weakest()
+        self.assertEqual(weakest.memory_bytes, 50)
+        self.assertEqual(weakest.peak_flops_per_s, (("float32", 1e12), ))
+        same = ClusterSpec(name="toy", device=fast, tiers=tiers)
+        self.assertIs(same.weakest(), fast)
+        with self.assertRaisesRegex(ValueError, "mixed: its nodes are listed"):
+            mixed.resized(2)
+
     def test_unknown_tier_names_the_nearest(self) -> None:
         with self.assertRaisesRegex(ValueError, "no tier 'nodes'; did you "
                                     "mean node"):
@@ -77,9 +95,14 @@ class TestPresets(unittest.TestCase):
     def test_every_number_names_its_source(self) -> None:
         for name in preset_names():
             cluster = load_cluster(name)
-            sources = [cluster.device.source]
-            sources += [t.link.source for t in cluster.tiers]
+            parts: list[DeviceKind | Link] = [cluster.device]
+            parts += [t.link for t in cluster.tiers]
+            sources = [
+                part.source_of(field.name) for part in parts
+                for field in dataclasses.fields(part)
+            ]
             sources += [c.source for c in cluster.device.efficiencies]
+            sources += [c.source for c in cluster.device.coefficients]
             with self.subTest(name):
                 self.assertTrue(all(sources))
 

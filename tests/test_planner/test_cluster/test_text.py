@@ -34,6 +34,34 @@ class TestYaml(unittest.TestCase):
             with self.subTest(name):
                 self.assertEqual(from_yaml(to_yaml(cluster)), cluster)
 
+    def test_mixed_clusters_round_trip(self) -> None:
+        text = _GOOD.replace("size: 8", "size: 2") + """- name: fabric
+  size: 3
+  link: {latency_s: 1.0e-6, bandwidth_bytes_per_s: 1.0e+10}
+others:
+- num_nodes: 1
+  device:
+    name: old
+    memory_bytes: 40e9
+    memory_bandwidth_bytes_per_s: 0.5e+12
+    peak_flops_per_s: {float32: 0.5e+12}
+    launch_overhead_s: 1.0e-6
+    coefficients: {dispatch_s: {value: 1.0e-6, source: measured}}
+    sources: {memory_bytes: data sheet}
+"""
+        cluster = from_yaml(text)
+        self.assertEqual(from_yaml(to_yaml(cluster)), cluster)
+        self.assertEqual([cluster.device_of(i).name for i in range(6)],
+                         ["chip"] * 4 + ["old"] * 2)
+        self.assertEqual(cluster.others[0].device.source_of("memory_bytes"),
+                         "data sheet")
+        self._refused_text(text.replace("num_nodes: 1", "num_nodes: 4"),
+                           "has 3 nodes, but others lists 4")
+
+    def _refused_text(self, text: str, message: str) -> None:
+        with self.assertRaisesRegex(ValueError, message):
+            from_yaml(text)
+
     def test_numbers_may_be_written_without_a_dot(self) -> None:
         self.assertEqual(from_yaml(_GOOD).device.memory_bytes, 80_000_000_000)
 
@@ -77,18 +105,24 @@ class TestLoad(unittest.TestCase):
         self.assertIs(load_cluster(cluster), cluster)
 
     def test_shorthand_sizes(self) -> None:
-        cluster = load_cluster("h100-sxm:8x4")
+        cluster = load_cluster("h100-sxm:4x8")
         self.assertEqual(cluster.num_devices, 32)
         self.assertEqual(cluster.unit_sizes(), (8, 32))
         self.assertEqual(load_cluster("h100-sxm:64").unit_sizes(), (8, 64))
         self.assertEqual(load_cluster("cpu-gloo:4").num_devices, 4)
 
+    def test_nodes_fill_racks_in_whole_parts(self) -> None:
+        domain = load_cluster("gb200-nvl72:64x4")
+        self.assertEqual([t.size for t in domain.tiers], [4, 16, 4])
+        self.assertEqual([t.size for t in load_cluster("gb200-nvl72:8").tiers],
+                         [4, 2, 1])
+
     def test_bad_shorthands(self) -> None:
         with self.assertRaisesRegex(ValueError, "whole numbers joined by x"):
             load_cluster("h100-sxm:8*4")
         with self.assertRaisesRegex(
-                ValueError, "gives 3 sizes, but h100-sxm "
-                "has 2 tiers: node x fabric"):
+                ValueError, "3 sizes are given, but "
+                "h100-sxm has 2 tiers: fabric x node"):
             load_cluster("h100-sxm:8x4x2")
 
     def test_unknown_name_lists_the_nearest(self) -> None:
@@ -96,7 +130,7 @@ class TestLoad(unittest.TestCase):
                 ValueError, "no cluster is called 'h100-smx'.*did you mean "
                 "h100-sxm"):
             load_cluster("h100-smx")
-        with self.assertRaisesRegex(ValueError, "known names: a100-80g, cpu"):
+        with self.assertRaisesRegex(ValueError, "known names: a100-40g, a100"):
             load_cluster("zzz:4")
 
     def test_path(self) -> None:

@@ -131,7 +131,7 @@ class TestCollectives(unittest.TestCase):
 
     def test_slower_links_cost_more(self) -> None:
         graph = trace(_all_collectives, (1024, 1024))
-        cluster = load_cluster("h100-sxm:8x4")
+        cluster = load_cluster("h100-sxm:4x8")
         inside = axis_link(cluster, (8, 4), 1)
         across = axis_link(cluster, (4, 8), 0)
         self.assertLess(

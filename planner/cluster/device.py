@@ -1,0 +1,116 @@
+"""Kinds of devices, and the numbers that were measured of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from planner.cluster.checks import check_number, source_of
+
+__all__ = ["Coefficient", "DeviceKind"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coefficient:
+    """One calibrated number: its name, its value, where it comes from."""
+
+    name: str
+    value: float
+    source: str
+
+    def __post_init__(self) -> None:
+        check_number(f"coefficient {self.name}",
+                     "value",
+                     self.value,
+                     minimum=0,
+                     strict=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceKind:
+    """One kind of device.
+
+    Parameters
+    ----------
+    name : str
+    memory_bytes : int
+    memory_bandwidth_bytes_per_s : float
+        Peak of the device memory.
+    peak_flops_per_s : tuple of (str, float)
+        Dense matmul peak by dtype name (``"bfloat16"``).
+    launch_overhead_s : float
+        Time that every kernel costs besides its work.
+    efficiencies : tuple of Coefficient
+        Reached share of a peak: ``matmul``, ``attention`` and
+        ``convolution`` of the flops, ``memory`` of the memory bandwidth.
+        What is left out counts as ``matmul``, or 1.
+    coefficients : tuple of Coefficient
+        Numbers that are no shares of a peak, by name; what uses them says
+        what they mean and what holds where one is left out.
+    source : str
+        Where the peaks come from.
+    sources : tuple of (str, str)
+        The source of single fields, where it is another.
+    """
+
+    name: str
+    memory_bytes: int
+    memory_bandwidth_bytes_per_s: float
+    peak_flops_per_s: tuple[tuple[str, float], ...]
+    launch_overhead_s: float
+    efficiencies: tuple[Coefficient, ...] = ()
+    coefficients: tuple[Coefficient, ...] = ()
+    source: str = ""
+    sources: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"device {self.name}"
+        for name in ("memory_bytes", "memory_bandwidth_bytes_per_s"):
+            check_number(where,
+                         name,
+                         getattr(self, name),
+                         minimum=0,
+                         strict=True)
+        check_number(where,
+                     "launch_overhead_s",
+                     self.launch_overhead_s,
+                     minimum=0,
+                     strict=False)
+        if not self.peak_flops_per_s:
+            raise ValueError(f"{where}: peak_flops_per_s is empty; give at "
+                             "least float32")
+        for dtype, peak in self.peak_flops_per_s:
+            check_number(where,
+                         f"peak_flops_per_s of {dtype}",
+                         peak,
+                         minimum=0,
+                         strict=True)
+        for coefficient in self.efficiencies:
+            check_number(f"{where}: efficiency {coefficient.name}",
+                         "value",
+                         coefficient.value,
+                         minimum=0,
+                         strict=True)
+
+    def peak(self, dtype: torch.dtype) -> float:
+        """Peak flops per second; of the slowest dtype if not listed."""
+        peaks = dict(self.peak_flops_per_s)
+        slowest = min(peaks.values())
+        return peaks.get(str(dtype).removeprefix("torch."), slowest)
+
+    def efficiency(self, name: str) -> float:
+        """The share called `name`; ``matmul`` stands in, else 1."""
+        values = {c.name: c.value for c in self.efficiencies}
+        if name == "memory":
+            return values.get(name, 1.0)
+        return values.get(name, values.get("matmul", 1.0))
+
+    def coefficient(self, name: str, default: float) -> float:
+        """The coefficient called `name`, or what holds without it."""
+        values = {c.name: c.value for c in self.coefficients}
+        return values.get(name, default)
+
+    def source_of(self, field: str) -> str:
+        """Where the number in `field` comes from."""
+        return source_of(self, field)

@@ -1,0 +1,104 @@
+"""Links between devices, and the tiers of units that they join."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.cluster.checks import check_number, source_of
+
+__all__ = ["Link", "Tier"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How messages travel, in the alpha-beta model with segments.
+
+    Parameters
+    ----------
+    latency_s : float
+        Time of one message of no bytes between two members (alpha).
+    bandwidth_bytes_per_s : float
+        What ONE device can send, while it receives as much. A unit of 8
+        devices sends 8 times that.
+    efficiency : float
+        Share of the bandwidth that collectives of large messages reach.
+    overhead_s : float
+        Fixed time of every collective call (launch, synchronisation).
+    segment_s : float
+        What each segment costs that a message is cut into to be passed on
+        while it still arrives. It makes the way from the latency-bound to
+        the bandwidth-bound regime smooth; see
+        :mod:`planner.cost.collective`.
+    links_per_device : float
+        Physical links that the bandwidth is made of: 18 for NVLink 4, 0.5
+        where two devices share one network card. Where devices of a unit
+        are idle, the others have up to a whole link each.
+    switch_reduction : float
+        Share of the rate at which the switches reduce what passes through
+        them (NVLink SHARP, InfiniBand SHARP); 0: they do not.
+    source : str
+        Where the numbers come from.
+    sources : tuple of (str, str)
+        The source of single fields, where it is another.
+    """
+
+    latency_s: float
+    bandwidth_bytes_per_s: float
+    efficiency: float = 1.0
+    overhead_s: float = 0.0
+    segment_s: float = 0.0
+    links_per_device: float = 1.0
+    switch_reduction: float = 0.0
+    source: str = ""
+    sources: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("bandwidth_bytes_per_s", "efficiency",
+                     "links_per_device"):
+            check_number("link",
+                         name,
+                         getattr(self, name),
+                         minimum=0,
+                         strict=True)
+        for name in ("latency_s", "overhead_s", "segment_s",
+                     "switch_reduction"):
+            check_number("link",
+                         name,
+                         getattr(self, name),
+                         minimum=0,
+                         strict=False)
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """The bandwidth that is reached: bandwidth times efficiency."""
+        return self.bandwidth_bytes_per_s * self.efficiency
+
+    def source_of(self, field: str) -> str:
+        """Where the number in `field` comes from."""
+        return source_of(self, field)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """One level of the tree: `size` units of the tier below, one link.
+
+    Parameters
+    ----------
+    name : str
+        ``node``, ``rack``, ``fabric``, ``site``, ...
+    size : int
+        Units of the next inner tier (devices, for the innermost).
+    link : Link
+        What connects those units, per device.
+    """
+
+    name: str
+    size: int
+    link: Link
+
+    def __post_init__(self) -> None:
+        check_number(f"tier {self.name}",
+                     "size",
+                     self.size,
+                     minimum=1,
+                     strict=False)
