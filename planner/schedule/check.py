@@ -126,12 +126,13 @@ def _check_row(rank: int, row: Sequence[Action]) -> None:
 
 def _check_progress(graph: ActionGraph) -> None:
     rows = graph.schedule.ranks
-    if all(n == len(row) for n, row in zip(graph.stuck, rows)):
+    if not graph.is_stuck:
         return
     lines = [
         f"rank {rank} at its action {at}, {rows[rank][at]}, waits for " +
         ", ".join(map(str, _missing(rows[rank][at], graph)))
-        for rank, at in enumerate(graph.stuck) if at < len(rows[rank])
+        for rank, at in enumerate(map(len, graph.numbers))
+        if at < len(rows[rank])
     ]
     raise ScheduleError(
         "the schedule deadlocks: " + "; ".join(lines) +

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from planner.ir.errors import ScheduleError
-from planner.schedule.actions import Action, Edges, Schedule, chain
+from planner.schedule.actions import KINDS, Action, Edges, Schedule, chain
 
 __all__ = ["ActionGraph", "build_graph", "check_edges"]
 
@@ -19,30 +19,49 @@ class ActionGraph:
     ----------
     schedule : Schedule
     edges : Edges
-    actions : tuple of Action
+    actions : list of Action
         By number. Fewer than the schedule has where it is stuck.
-    rank : tuple of int
+    codes : list of int
+        Of each action: its kind's place in `KINDS`, times the number of
+        stages, plus its stage.
+    numbers : tuple of list of int
+        For each rank the numbers of its actions, in its order.
+    rank : list of int
         Of each action.
-    position : tuple of int
-        Of each action among those of its rank.
-    previous : tuple of int
+    previous : list of int
         The action before it on its rank, -1 for none.
-    needs : tuple of tuple of (int, int)
-        For each action the actions whose results it reads, each with the
-        number of the edge, without what its rank's order implies.
-    stuck : tuple of int
-        How many actions of each rank can run; the length of its row where
-        all can.
+    need : list of int
+        An action whose result it reads, -1 for none; without what its
+        rank's order implies.
+    edge : list of int
+        The edge over which it gets there, -1 for none and where both are on
+        one rank.
+    more : dict of int to tuple of (int, int)
+        Further (need, edge) of the actions that read more than one.
     """
 
     schedule: Schedule
     edges: Edges
-    actions: tuple[Action, ...]
-    rank: tuple[int, ...]
-    position: tuple[int, ...]
-    previous: tuple[int, ...]
-    needs: tuple[tuple[tuple[int, int], ...], ...]
-    stuck: tuple[int, ...]
+    actions: list[Action]
+    codes: list[int]
+    numbers: tuple[list[int], ...]
+    rank: list[int]
+    previous: list[int]
+    need: list[int]
+    edge: list[int]
+    more: dict[int, tuple[tuple[int, int], ...]]
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether some action never runs."""
+        return len(self.actions) < sum(map(len, self.schedule.ranks))
+
+    def messages(self) -> Iterator[tuple[int, int, int]]:
+        """(sender, reader, edge) of what goes from rank to rank."""
+        for reader, first in enumerate(zip(self.need, self.edge)):
+            for sender, edge in (first, *self.more.get(reader, ())):
+                if edge >= 0:
+                    yield sender, reader, edge
 
 
 def check_edges(edges: Sequence[tuple[int, int]] | None, stages: int) -> Edges:
@@ -64,7 +83,7 @@ def check_edges(edges: Sequence[tuple[int, int]] | None, stages: int) -> Edges:
     return tuple(sorted(set(map(tuple, edges))))  # type: ignore[arg-type]
 
 
-def neighbours(
+def _neighbours(
     edges: Edges, stages: int
 ) -> tuple[list[list[tuple[int, int]]], list[list[tuple[int, int]]]]:
     """For each stage (stage before, edge) pairs, and those after."""
@@ -97,16 +116,19 @@ class _Builder:
 
     def __init__(self, schedule: Schedule, edges: Edges) -> None:
         self.schedule, self.edges = schedule, edges
-        self.before, self.after = neighbours(edges, schedule.stages)
+        before, after = _neighbours(edges, schedule.stages)
+        self.sources = {"F": before, "B": after, "I": after}
+        self.offset = {k: n * schedule.stages for n, k in enumerate(KINDS)}
         self.done: dict[tuple[bool, int, int], int] = {}
         self.waiting: dict[tuple[bool, int, int], list[int]] = {}
-        self.next = [0] * len(schedule.ranks)
-        self.last = [-1] * len(schedule.ranks)
+        self.numbers: list[list[int]] = [[] for _ in schedule.ranks]
         self.actions: list[Action] = []
+        self.codes: list[int] = []
         self.rank: list[int] = []
-        self.position: list[int] = []
         self.previous: list[int] = []
-        self.needs: list[tuple[tuple[int, int], ...]] = []
+        self.need: list[int] = []
+        self.edge: list[int] = []
+        self.more: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def run(self) -> None:
         awake = list(range(len(self.schedule.ranks)))[::-1]
@@ -116,49 +138,51 @@ class _Builder:
     def _work(self, rank: int) -> list[int]:
         """Run a rank until it waits; the ranks that this wakes."""
         woken: list[int] = []
-        row = self.schedule.ranks[rank]
-        for position in range(self.next[rank], len(row)):
-            action = row[position]
-            needs = self._ready(action, rank)
-            if needs is None:
-                break
+        numbers = self.numbers[rank]
+        for action in self.schedule.ranks[rank][len(numbers):]:
+            kind, stage = action.kind, action.stage
             number = len(self.actions)
-            self.actions.append(action)
-            self.rank.append(rank)
-            self.position.append(position)
-            self.previous.append(self.last[rank])
-            self.needs.append(needs)
-            self.last[rank] = number
-            self.next[rank] = position + 1
-            if action.kind != "W":
-                key = (action.kind != "F", action.stage, action.microbatch)
+            if kind == "W":
+                self.need.append(-1)
+                self.edge.append(-1)
+            else:
+                if not self._reads(action, rank, number):
+                    break
+                key = (kind != "F", stage, action.microbatch)
                 self.done[key] = number
                 woken += self.waiting.pop(key, ())
+            self.actions.append(action)
+            self.codes.append(self.offset[kind] + stage)
+            self.rank.append(rank)
+            self.previous.append(numbers[-1] if numbers else -1)
+            numbers.append(number)
         return woken
 
-    def _ready(self, action: Action,
-               rank: int) -> tuple[tuple[int, int], ...] | None:
-        """What the action reads; None, and noted, if that isn't there."""
-        if action.kind == "W":
-            return ()
-        is_backward = action.kind != "F"
+    def _reads(self, action: Action, rank: int, number: int) -> bool:
+        """Note what an action reads; False, and wait, if it isn't there."""
         found = []
-        for stage, edge in (self.after
-                            if is_backward else self.before)[action.stage]:
-            key = (is_backward, stage, action.microbatch)
-            number = self.done.get(key)
-            if number is None:
+        for stage, edge in self.sources[action.kind][action.stage]:
+            key = (action.kind != "F", stage, action.microbatch)
+            source = self.done.get(key)
+            if source is None:
                 self.waiting.setdefault(key, []).append(rank)
-                return None
-            found.append((number, edge))
-        return tuple(found)
+                return False
+            found.append((source, edge if self.rank[source] != rank else -1))
+        first = found[0] if found else (-1, -1)
+        self.need.append(first[0])
+        self.edge.append(first[1])
+        if len(found) > 1:
+            self.more[number] = tuple(found[1:])
+        return True
 
     def graph(self) -> ActionGraph:
         return ActionGraph(schedule=self.schedule,
                            edges=self.edges,
-                           actions=tuple(self.actions),
-                           rank=tuple(self.rank),
-                           position=tuple(self.position),
-                           previous=tuple(self.previous),
-                           needs=tuple(self.needs),
-                           stuck=tuple(self.next))
+                           actions=self.actions,
+                           codes=self.codes,
+                           numbers=tuple(self.numbers),
+                           rank=self.rank,
+                           previous=self.previous,
+                           need=self.need,
+                           edge=self.edge,
+                           more=self.more)

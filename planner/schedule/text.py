@@ -9,7 +9,8 @@
     .   1F0 1B0 1F1 1B1
 
 Between actions are blanks or commas. A dot, or nothing between two commas,
-is an idle slot; it helps the eye and is not kept. ``#`` starts a comment,
+is an idle slot, and a dash a slot in which the action before goes on; both
+help the eye and are not kept. ``#`` starts a comment,
 and lines without anything else are skipped; a rank that does nothing has a
 line with a dot. The tables that ``torch.distributed.pipelining`` writes for
 schedules without communication are read as they are.
@@ -25,6 +26,7 @@ from planner.schedule.actions import KINDS, Action, Schedule
 
 __all__ = ["load_schedule", "parse_schedule"]
 
+_SLOTS = (".", "-")
 _ACTION = re.compile(r"(\d+)([A-Z]+)(\d+)")
 
 
@@ -55,7 +57,7 @@ def parse_schedule(text: str, *, where: str = "schedule") -> Schedule:
                 tuple(
                     _action(token, f"{where}, line {number}")
                     for token in line.replace(",", " ").split()
-                    if token != "."))
+                    if token not in _SLOTS))
     if not ranks:
         raise ScheduleError(f"{where} is empty; write a line for each rank, "
                             "such as 0F0 0B0")

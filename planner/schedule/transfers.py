@@ -27,11 +27,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.schedule.actions import Schedule
+from planner.schedule.engine import finish_times
 from planner.schedule.graph import ActionGraph, build_graph
+from planner.schedule.times import StageTimes
 
 __all__ = ["Transfer", "transfers"]
-
-_UNITS = {"F": 1, "B": 2, "I": 1, "W": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,51 +91,35 @@ def transfers(
     receive F0 of 0->1 <- rank 0, send B0 of 1->0 -> rank 0
     """
     graph = build_graph(schedule, edges)
-    assert len(graph.actions) == sum(map(len, schedule.ranks)), "deadlock"
-    ends = _ends(graph)
-    clock: list[list[int]] = [[] for _ in schedule.ranks]
-    for number in sorted(range(len(ends)), key=lambda n: graph.position[n]):
-        clock[graph.rank[number]].append(ends[number])
+    assert not graph.is_stuck, "check_schedule comes first"
+    units = StageTimes.uniform(schedule.stages)
+    ends = finish_times(graph, units)
+    clocks = [[ends[n] for n in row] for row in graph.numbers]
     posts: list[list[Transfer]] = [[] for _ in schedule.ranks]
     for sender, reader in _messages(graph, ends):
-        action, target = graph.actions[sender], graph.actions[reader]
-        start = ends[sender] - _UNITS[action.kind]
-        for op, here, peer, position in (("send", sender, reader,
-                                          graph.position[sender] + 1),
-                                         ("receive", reader, sender,
-                                          bisect_right(
-                                              clock[graph.rank[reader]],
-                                              start))):
-            row = posts[graph.rank[here]]
+        action, peer = graph.actions[sender], graph.rank[reader]
+        start = ends[sender] - units.table[graph.codes[sender]]
+        for op, here, there, time in (("send", graph.rank[sender], peer,
+                                       ends[sender]),
+                                      ("receive", peer, graph.rank[sender],
+                                       start)):
             # Posts never overtake each other.
-            position = max(position, row[-1].position if row else 0)
-            row.append(
+            posts[here].append(
                 Transfer(op=op,
                          kind="F" if action.kind == "F" else "B",
                          source=action.stage,
-                         target=target.stage,
+                         target=graph.actions[reader].stage,
                          microbatch=action.microbatch,
-                         peer=graph.rank[peer],
-                         position=position))
+                         peer=there,
+                         position=max(
+                             bisect_right(clocks[here], time),
+                             posts[here][-1].position if posts[here] else 0)))
     return tuple(map(tuple, posts))
 
 
-def _ends(graph: ActionGraph) -> list[int]:
-    """When each action ends if each starts as soon as it can."""
-    ends: list[int] = []
-    for action, before, needs in zip(graph.actions, graph.previous,
-                                     graph.needs):
-        ready = max([ends[before] if before >= 0 else 0] +
-                    [ends[n] for n, _ in needs])
-        ends.append(ready + _UNITS[action.kind])
-    return ends
-
-
-def _messages(graph: ActionGraph, ends: list[int]) -> list[tuple[int, int]]:
+def _messages(graph: ActionGraph, ends: list[float]) -> list[tuple[int, int]]:
     """(sender, reader) by the clock; ties by rank, then by reader."""
-    found = [(number, reader) for reader, needs in enumerate(graph.needs)
-             for number, _ in needs
-             if graph.rank[number] != graph.rank[reader]]
+    found = [(s, r) for s, r, _ in graph.messages()]
     return sorted(found,
                   key=lambda m:
                   (ends[m[0]], graph.rank[m[0]], graph.actions[m[1]].stage))

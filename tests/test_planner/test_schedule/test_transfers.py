@@ -143,7 +143,7 @@ class TestTransfers(unittest.TestCase):
         ])
 
     def test_stuck_schedule_is_a_mistake_of_the_caller(self) -> None:
-        with self.assertRaisesRegex(AssertionError, "deadlock"):
+        with self.assertRaisesRegex(AssertionError, "check_schedule"):
             transfers(parse_schedule("1F0 0F0 1B0 0B0"))
 
     @settings(max_examples=60, deadline=None)
