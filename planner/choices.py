@@ -18,7 +18,8 @@ __all__ = [
 _AXIS_RECIPES: Mapping[str, tuple[str, ...]] = {
     "dp": ("ddp", "zero1", "fsdp"),
     "tp": ("megatron", "megatron-sp"),
-    "cp": ("ulysses", "gather_kv"),
+    "cp": ("ulysses", "ring", "gather_kv"),
+    "ep": ("expert", ),
 }
 
 
@@ -45,7 +46,9 @@ def recipe_policies(mesh: MeshSpec,
     """
     choices = []
     for name in mesh.names:
-        names = _AXIS_RECIPES.get(name, known_recipes())
+        # Experts are spread by the free policies as well.
+        names = _AXIS_RECIPES.get(
+            name, tuple(n for n in known_recipes() if n != "expert"))
         choices.append(
             [_policy(n) for n in names if constraints.allows_recipe(n)])
     yield from itertools.product(*choices)

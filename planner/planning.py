@@ -52,6 +52,9 @@ class Planning:
         Per rank; the device's memory if left out.
     facts : Facts, optional
         Of the program, when they are at hand.
+    expert_imbalance : float
+        Tokens of the rank whose experts get most, over the mean;
+        ``scaletorch.expert_load`` measures it.
 
     Raises
     ------
@@ -66,13 +69,15 @@ class Planning:
                  constraints: Constraints | None = None,
                  optimizer: str = "adamw",
                  memory_limit_bytes: int | None = None,
-                 facts: Facts | None = None) -> None:
+                 facts: Facts | None = None,
+                 expert_imbalance: float = 1.0) -> None:
         self.program = program
         self.cluster = cluster
         self.constraints = constraints or Constraints()
         self.optimizer = optimizer
         self.memory_limit_bytes = (memory_limit_bytes if memory_limit_bytes
                                    else int(cluster.device.memory_bytes))
+        self.expert_imbalance = expert_imbalance
         self.facts = facts or Facts.of(program)
         self.constraints.check([n.partition(":")[2] for n in program.params],
                                known_recipes())
@@ -87,7 +92,9 @@ class Planning:
                 for a in range(len(mesh.sizes))
             ]
             self._tables[mesh] = ConversionTables(
-                ConversionCost(axes, self.cluster.device))
+                ConversionCost(axes,
+                               self.cluster.device,
+                               expert_imbalance=self.expert_imbalance))
         return self._tables[mesh]
 
     def bound_s(self, mesh: MeshSpec) -> float:

@@ -135,9 +135,62 @@ def mixtral() -> Example:
         **_DECODER, "num_hidden_layers": 2
     },
                               num_local_experts=4,
-                              experts_implementation="grouped_mm",
+                              experts_implementation="eager",
                               output_router_logits=True)
     return _language_model(hf.MixtralForCausalLM(config))
+
+
+@_listed
+def qwen3_moe() -> Example:
+    config = hf.Qwen3MoeConfig(**{
+        **_DECODER, "num_hidden_layers": 2
+    },
+                               moe_intermediate_size=24,
+                               num_experts=8,
+                               num_experts_per_tok=2,
+                               head_dim=8,
+                               norm_topk_prob=True,
+                               experts_implementation="eager",
+                               output_router_logits=True)
+    return _language_model(hf.Qwen3MoeForCausalLM(config))
+
+
+@_listed
+def deepseek_v3() -> Example:
+    config = hf.DeepseekV3Config(**{
+        **_DECODER, "num_hidden_layers": 3,
+        "num_key_value_heads": 4
+    },
+                                 moe_intermediate_size=16,
+                                 n_routed_experts=8,
+                                 n_shared_experts=1,
+                                 num_experts_per_tok=2,
+                                 experts_implementation="eager",
+                                 n_group=4,
+                                 topk_group=2,
+                                 first_k_dense_replace=1,
+                                 kv_lora_rank=16,
+                                 q_lora_rank=16,
+                                 qk_rope_head_dim=8,
+                                 qk_nope_head_dim=8,
+                                 v_head_dim=8)
+    return _language_model(hf.DeepseekV3ForCausalLM(config))
+
+
+@_listed
+def gpt_oss() -> Example:
+    config = hf.GptOssConfig(**{
+        **_DECODER, "num_hidden_layers": 2
+    },
+                             head_dim=8,
+                             sliding_window=8,
+                             num_local_experts=4,
+                             num_experts_per_tok=2,
+                             experts_implementation="eager",
+                             attention_dropout=0.0)
+    model = hf.GptOssForCausalLM(config)
+    model.set_attn_implementation("eager")
+    return _language_model(model)
 
 
 @_listed

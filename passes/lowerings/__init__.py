@@ -3,6 +3,7 @@
 import passes.lowerings.attention  # noqa: F401
 import passes.lowerings.batch_norm  # noqa: F401
 import passes.lowerings.embedding  # noqa: F401
+import passes.lowerings.experts  # noqa: F401
 import passes.lowerings.factory  # noqa: F401
 import passes.lowerings.linear  # noqa: F401
 import passes.lowerings.loss  # noqa: F401

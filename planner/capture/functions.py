@@ -69,7 +69,7 @@ def _applied(cls: type, args: tuple[Any, ...]) -> Any:
 
 
 def _loses_backward(cls: type, args: Any) -> bool:
-    if cls.__module__.split(".")[0] == "torch":
+    if cls.__module__.startswith(("torch.", "planner.ops.")):
         return False
     return torch.is_grad_enabled() and any(
         isinstance(x, torch.Tensor) and x.requires_grad

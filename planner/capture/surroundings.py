@@ -21,6 +21,7 @@ import torch.utils.checkpoint
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from planner.capture.experts import whole_experts
 from planner.capture.functions import kept_functions
 
 __all__ = ["fake_like", "prepared"]
@@ -54,9 +55,9 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_no_collection())
         stack.enter_context(_quiet())
         stack.enter_context(_kept_attributes(model))
+        stack.enter_context(whole_experts(model, notes))
         stack.enter_context(_fake_state(model, mode))
         stack.enter_context(_inlined_checkpoints(notes))
-        stack.enter_context(_traceable_experts(model, notes))
         stack.enter_context(kept_functions(notes))
         stack.enter_context(_modules_stay())
         stack.enter_context(_no_ambient_autocast())
@@ -184,28 +185,6 @@ def _inlined_checkpoints(notes: list[str]) -> Iterator[None]:
     finally:
         for name, original in saved.items():
             setattr(module, name, original)
-
-
-@contextlib.contextmanager
-def _traceable_experts(model: nn.Module, notes: list[str]) -> Iterator[None]:
-    """Hugging Face experts as one grouped product instead of a loop."""
-    key, traceable = "_experts_implementation_internal", "grouped_mm"
-    experts = [m for m in model.modules() if hasattr(m, "_is_expert_parallel")]
-    configs = {
-        id(m.config): m.config
-        for m in experts if getattr(m.config, key, None) == "eager"
-    }
-    for config in configs.values():
-        setattr(config, key, traceable)
-    if configs:
-        notes.append("experts_implementation=\"eager\" loops over experts "
-                     "by their tokens, which no graph can hold: captured "
-                     f"as \"{traceable}\", which computes the same")
-    try:
-        yield
-    finally:
-        for config in configs.values():
-            setattr(config, key, "eager")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import torch
 from planner.cluster.spec import DeviceKind
 from planner.cost.flops import (Contraction, attention_flops, contraction,
                                 op_name)
+from planner.cost.experts import expert_sizes
 from planner.cost.saved import Saved, is_view, saved
 from planner.rules.registry import OpCall
 
@@ -95,6 +96,8 @@ def work(call: OpCall) -> Work:
     return _memory_bound(call)
 
 
+    if op_name(call.target) == "experts":
+        return _experts(call)
 def _gradient_bytes(call: OpCall) -> tuple[int, int]:
     """Bytes of the gradients that the backward takes, and gives."""
     taken = sum(s.size_bytes for s in call.outputs if s.requires_grad)
@@ -124,6 +127,25 @@ def _product(call: OpCall, product: Contraction) -> Work:
     kept_bytes = kept.size_bytes(call)
     gradients = sum(call.inputs[i].requires_grad
                     for i in product.operands) if taken else 0
+def _experts(call: OpCall) -> Work:
+    """Two products, and rows picked, gated and summed around them."""
+    sizes = expert_sizes(call)
+    taken, given = _gradient_bytes(call)
+    kept = saved(call)
+    kept_bytes = kept.size_bytes(call)
+    matrices = sum(s.size_bytes for s in call.inputs[3:])
+    return Work(kind="matmul",
+                forward_flops=sizes.flops,
+                forward_bytes=matrices + sizes.moved_bytes,
+                forward_kernels=_EXPERT_KERNELS,
+                backward_flops=2 * sizes.flops if taken else 0.0,
+                backward_bytes=kept_bytes + given +
+                2 * sizes.moved_bytes if taken else 0,
+                backward_kernels=2 * _EXPERT_KERNELS if taken else 0,
+                saved=kept,
+                saved_bytes=kept_bytes)
+
+
     return Work(kind=product.kind,
                 forward_flops=float(product.flops),
                 forward_bytes=bytes_moved(call),

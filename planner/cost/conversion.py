@@ -26,14 +26,27 @@ class ConversionCost:
     divided : int
         Among how many ranks every value is divided besides, by axes that
         the layouts do not know of.
+    expert_imbalance : float
+        Tokens of the rank whose experts get most, over the mean: what
+        experts that are spread over ranks take longer.
+
+    Raises
+    ------
+    ValueError
+        When the imbalance is less than one.
     """
 
     def __init__(self,
                  axes: Sequence[AxisInfo],
                  device: DeviceKind,
                  *,
-                 divided: int = 1) -> None:
+                 divided: int = 1,
+                 expert_imbalance: float = 1.0) -> None:
+        if expert_imbalance < 1:
+            raise ValueError("expert_imbalance is the most over the mean, "
+                             f"at least 1; got {expert_imbalance}")
         self.divided = divided
+        self.expert_imbalance = expert_imbalance
         self.axes = tuple(axes)
         self.sizes = tuple(a.size for a in axes)
         self.device = device
@@ -113,3 +126,17 @@ class ConversionCost:
         permutes = how.kind == "all_to_all" or dims - {0}
         return (collective_time_s(how.kind, whole_bytes, self.axes[axis]) +
                 device.launch_overhead_s + (copy_s if permutes else 0.0))
+
+    def collective_s(self, kind: str, size_bytes: float, axis: int) -> float:
+        """Time of one collective of an axis.
+
+        Parameters
+        ----------
+        kind : str
+        size_bytes : float
+            Of one rank, as :mod:`planner.cost.collective` counts them.
+        axis : int
+        """
+        return (collective_time_s(kind, size_bytes / self.divided,
+                                  self.axes[axis]) +
+                self.device.launch_overhead_s)

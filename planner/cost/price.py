@@ -16,6 +16,8 @@ from planner.cluster.spec import DeviceKind
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
+from planner.cost.lowering import (lowering_moves, lowering_time_s,
+                                   unevenness)
 from planner.cost.rerun import rerun
 from planner.ir.convert import Move, conversion_steps
 from planner.ir.layout import Layout, R
@@ -234,10 +236,12 @@ class _Pricing:
                                 chosen.input(number), made, count, _AGAIN)
             if not runs:
                 continue
+            self._inside(name, call, chosen, count, again=True)
             forward_s, _ = time_s(call.work,
                                   self.device,
                                   call.dtype,
-                                  share=self._share(chosen))
+                                  share=self._share(chosen) *
+                                  unevenness(self.cost, chosen.options))
             self.recompute_s += forward_s * count
             for number, value in enumerate(call.outputs):
                 own = chosen.output(number)
@@ -272,7 +276,8 @@ class _Pricing:
 
     def _compute(self, where: str, call: KnownCall, chosen: CallLayout,
                  count: int) -> None:
-        share = self._share(chosen)
+        share = self._share(chosen) * unevenness(self.cost, chosen.options)
+        self._inside(where, call, chosen, count)
         forward_s, backward_s = time_s(call.work,
                                        self.device,
                                        call.dtype,
@@ -298,6 +303,36 @@ class _Pricing:
                                  time_s=(forward_s + backward_s) * count,
                                  excess_s=excess_s,
                                  count=count))
+
+    def _inside(self,
+                where: str,
+                call: KnownCall,
+                chosen: CallLayout,
+                count: int,
+                *,
+                again: bool = False) -> None:
+        """Collectives inside of a call's lowering."""
+        mesh = self.layout.mesh
+        for axis, name in enumerate(mesh.names):
+            lowering = chosen.options[axis].lowering
+            for move in lowering_moves(call.call, chosen.options, mesh.sizes,
+                                       axis):
+                if again and move.direction != "forward":
+                    continue
+                seconds = lowering_time_s(move,
+                                          self.cost,
+                                          axis,
+                                          options=chosen.options)
+                self.found.append(
+                    CollectivePrice(
+                        where=where,
+                        value=f"{call.label} [{lowering}]",
+                        kind=move.kind,
+                        axis=name,
+                        direction="recompute" if again else move.direction,
+                        size_bytes=move.size_bytes * mesh.sizes[axis],
+                        time_s=seconds * count,
+                        count=count))
 
     def _between(self) -> None:
         """Conversions between blocks, of inputs and of outputs."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from planner.cost.experts import expert_sizes
 from planner.cost.flops import contraction, op_name
 from planner.rules.registry import Arg, OpCall
 
@@ -135,6 +136,9 @@ def _saved_by_operands(call: OpCall, name: str) -> Saved:
         return Saved(inputs=tuple(range(len(call.inputs))),
                      outputs=(0, ),
                      extra_bytes=rows * _STATISTIC_BYTES)
+    if name == "experts":
+        return Saved(inputs=tuple(range(2, len(call.inputs))),
+                     extra_bytes=expert_sizes(call).kept_bytes)
     product = contraction(call)
     if product is not None:
         return Saved(inputs=_others(call, product.operands))

@@ -224,6 +224,7 @@ def _constraints(planning: Planning, chosen: Candidate,
                            constraints=planning.constraints.without(item),
                            optimizer=planning.optimizer,
                            facts=planning.facts,
+                           expert_imbalance=planning.expert_imbalance,
                            memory_limit_bytes=planning.memory_limit_bytes)
         fits = True
         try:

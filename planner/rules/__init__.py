@@ -22,6 +22,7 @@ import planner.rules.conv  # noqa: F401
 import planner.rules.distance  # noqa: F401
 import planner.rules.elementwise  # noqa: F401
 import planner.rules.embedding  # noqa: F401
+import planner.rules.experts  # noqa: F401
 import planner.rules.loss  # noqa: F401
 import planner.rules.matmul  # noqa: F401
 import planner.rules.moe  # noqa: F401

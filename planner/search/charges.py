@@ -15,6 +15,7 @@ from planner.rules.registry import TensorSpec
 from planner.search.draft import AxisProblem, CallDomain, Draft
 from planner.search.facts import CallFacts, ClassFacts
 from planner.search.fan_out import FanOut, Reader
+from planner.search.inside import inside_s, unwanted_s
 from planner.search.misplaced import misplaced
 from planner.search.placed import PLAIN, Numbers, numbered
 from planner.search.policy import FORBIDDEN_S, RELUCTANT_S, UNDIVIDED_S
@@ -82,6 +83,10 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
         whole_s += UNDIVIDED_S * count
     domain = draft.calls[variable]
     draft.add((variable, ), np.where(domain.is_sharded, part_s, whole_s))
+    for extra in (inside_s(problem, name, call, domain),
+                  unwanted_s(problem, domain)):
+        if extra is not None:
+            draft.add((variable, ), extra)
     if problem.policy.lowerings is not None:
         draft.add((variable, ), _strange(problem.policy.lowerings, domain))
     if call.work.forward_flops and problem.facts.counts[name] > 1:

@@ -26,6 +26,10 @@ RestFilter = Callable[[str, TensorSpec, Placement], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
+_FAMILIES = ("cross_entropy", "expert_")
+"""How the names of lowerings begin that one function computes together."""
+
+
 class AxisProblem:
     """What is asked of one axis.
 
@@ -134,8 +138,8 @@ def _goes_with(option: Option, size: int,
 
 
 def _family(lowering: str | None) -> str:
-    return "cross_entropy" if lowering and lowering.startswith(
-        "cross_entropy") else str(lowering)
+    name = str(lowering)
+    return next((f for f in _FAMILIES if name.startswith(f)), name)
 
 
 @dataclass(slots=True)

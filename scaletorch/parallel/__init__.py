@@ -8,9 +8,10 @@ Examples
 'fsdp * megatron-sp'
 """
 
-from planner.recipes import (Recipe, ddp, fsdp, gather_kv, megatron, ulysses,
-                             zero1)
+from planner.recipes import (Recipe, ddp, expert, fsdp, gather_kv, megatron,
+                             ulysses, zero1)
 
 __all__ = [
-    "Recipe", "ddp", "fsdp", "gather_kv", "megatron", "ulysses", "zero1"
+    "Recipe", "ddp", "expert", "fsdp", "gather_kv", "megatron", "ulysses",
+    "zero1"
 ]

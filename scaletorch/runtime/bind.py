@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from passes.routed_experts import AXES_POSITION
 from passes.split_backward import SplitBlock
+from scaletorch.runtime.expert_counts import (CountedCall, ExpertCounts,
+                                              is_counted)
 from scaletorch.runtime.groups import Groups
-from scaletorch.runtime.random import SeededCall
+from scaletorch.runtime.pieces import compiled_pieces
+from scaletorch.runtime.random import SeededCall, mix
 from scaletorch.runtime.seeded_op import seeded_op
 from scaletorch.runtime.started import (GROUP_POSITION, StartedCall,
                                         is_overwritable, wait)
@@ -32,12 +36,16 @@ class BoundKernel:
                  split: SplitBlock,
                  groups: Groups,
                  *,
-                 compile: bool = False) -> None:
+                 compile: bool = False,
+                 counts: ExpertCounts | None = None) -> None:
         self.results = split.results
         self.tangents = split.tangents
         self.saved_operands = split.saved_operands
         self.draws = any(_stream(n) for n in split.forward.nodes)
-        self.forward = bind(split.forward, groups, compile=compile)
+        self.forward = bind(split.forward,
+                            groups,
+                            compile=compile,
+                            counts=counts)
         self.backward: Kernel | None = None
         self._tangents: list[torch.Tensor] = []
         if split.backward is not None:
@@ -57,7 +65,11 @@ class BoundKernel:
         ]
 
 
-def bind(graph: fx.Graph, groups: Groups, *, compile: bool = False) -> Kernel:
+def bind(graph: fx.Graph,
+         groups: Groups,
+         *,
+         compile: bool = False,
+         counts: ExpertCounts | None = None) -> Kernel:
     """Make a graph callable.
 
     Parameters
@@ -82,6 +94,8 @@ def bind(graph: fx.Graph, groups: Groups, *, compile: bool = False) -> Kernel:
         elif node.target is torch.ops._c10d_functional.wait_tensor.default:
             made[node].target = node.target if compile else wait
         elif _stream(node) is not None:
+    counts : ExpertCounts, optional
+        Where calls of experts note how many tokens each got.
             _bind_stream(made[node], seed, groups, compile)
     if not compile:
         return fx.GraphModule(torch.nn.Module(), bound).forward
@@ -95,10 +109,14 @@ def bind(graph: fx.Graph, groups: Groups, *, compile: bool = False) -> Kernel:
 def _compiled(module: fx.GraphModule, draws: bool) -> Kernel:
     """Through torch.compile; a seed that is a number would be a constant
     of the code, so that every step compiled anew."""
-    run = torch.compile(module, fullgraph=True, dynamic=False)
+    run = compiled_pieces(module, _runs_apart)
 
     def kernel(seed: int, *operands: torch.Tensor) -> tuple[Any, ...]:
         return (run(torch.tensor(seed), *operands) if draws else run(
+        if node.target in AXES_POSITION:
+            _bind_axes(made[node], groups)
+        if counts is not None and is_counted(node):
+            made[node].target = CountedCall(node, counts)
             *operands))
 
     return kernel
@@ -119,6 +137,19 @@ def _bind_group(made: fx.Node, node: fx.Node, groups: Groups,
                               groups.groups[axis],
                               in_place=is_overwritable(operand))
     made.args = made.args[:1]
+
+def _runs_apart(node: fx.Node) -> bool:
+    return node.target in AXES_POSITION or isinstance(node.target, CountedCall)
+
+
+def _bind_axes(made: fx.Node, groups: Groups) -> None:
+    """Experts that are spread over ranks find their groups by name."""
+    position = AXES_POSITION[made.target]  # type: ignore[index]
+    names = [
+        groups.axes[groups.named(str(n))].name for n in made.args[position]
+    ]  # type: ignore[union-attr]
+    made.args = (*made.args[:position], names, *made.args[position + 1:])
+
 
 
 def _stream(node: fx.Node) -> tuple[str, tuple[str, ...]] | None:

@@ -17,6 +17,7 @@ from passes.collectives import AxisRef
 from passes.lower import RankProgram
 from scaletorch.runtime.bind import BoundKernel
 from scaletorch.runtime.bound_step import BoundStep, bind_steps
+from scaletorch.runtime.expert_counts import ExpertCounts
 from scaletorch.runtime.groups import Groups
 from scaletorch.runtime.parameters import Feed, Unit, plan_units
 from scaletorch.runtime.random import mix
@@ -69,11 +70,15 @@ class Executor:
         self.bucket_bytes = bucket_bytes
         self.train, self.infer = ({
             name:
-            BoundKernel(split, self.groups, compile=compile)
+            BoundKernel(split,
+                        self.groups,
+                        compile=compile,
+                        counts=self.counts)
             for name, split in kernels
         } for kernels in (((n, k.train) for n, k in program.kernels.items()),
                           ((n, k.infer) for n, k in program.kernels.items())))
         self.draws = any(k.draws for k in self.train.values())
+        self.counts = ExpertCounts()
         self.steps = bind_steps(program)
         moving = [(number, {
             n: m
@@ -115,6 +120,7 @@ class Executor:
         for number, step in enumerate(self.steps):
             values.update(feed.arrive(number))
             self._step(number, step, values, seed, tape)
+        self.counts.found = []
             for name in (*step.dies, *feed.dead(number, step.again)):
                 values.pop(name, None)
         outputs = [values[n] if n else None for n in self.program.outputs]
@@ -134,6 +140,7 @@ class Executor:
                 for i in kernel.saved_operands
             ], out[kernel.results:]))
         values.update(zip(step.results, out))
+        self.counts.step = number
 
     def backward(self, tape: Tape, tangents: Sequence[torch.Tensor | None],
                  wanted: Sequence[str]) -> dict[str, torch.Tensor]:

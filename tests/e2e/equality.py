@@ -84,8 +84,7 @@ class Subject:
 
     def __init__(self, name: str) -> None:
         model, inputs, self.loss_fn = MODELS[name]()
-        # Hugging Face's grouped experts have no double kernel.
-        self.dtype = torch.float32 if name == "mixtral" else torch.float64
+        self.dtype = torch.float64
         self.model = model.to(self.dtype)
         self.inputs = _cast(inputs, self.dtype)
         args, kwargs = split_example(self.inputs)
@@ -179,7 +178,7 @@ def check_subject(test: unittest.TestCase, subject: Subject,
                   case: Case) -> None:
     """Assert equality of one model under one plan."""
     # Models in double still compute norms and rotations in float32.
-    close = 1e-4 if subject.dtype == torch.float32 else 5e-6
+    close = 5e-6
     for losses, grads, state in subject.run(case):
         _same_losses(test, losses, subject.losses, close)
         _same(test, grads, subject.grads, close)

@@ -15,19 +15,6 @@ from tests.test_planner.test_capture.eager import check_capture, doubled
 
 class TestHuggingFace(unittest.TestCase):
 
-    def test_looping_experts_are_captured_as_a_grouped_product(self) -> None:
-        model, inputs, _ = MODELS["mixtral"]()
-        model.set_experts_implementation("eager")
-        program = check_capture(self, model, inputs, tolerance=2e-4)
-        self.assertEqual(model.config._experts_implementation, "eager")
-        self.assertIn("which computes the same", program.notes[0])
-        targets = {
-            str(n.target)
-            for cls in program.classes.values()
-            for n in cls.calls
-        }
-        self.assertTrue(any("grouped_mm" in name for name in targets))
-
     def test_gradient_checkpointing(self) -> None:
         for reentrant in (True, False):
             with self.subTest(reentrant=reentrant):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from planner.rules.numeric import Simulator, run_call
 from planner.rules.registry import OpCall, Option
+from tests.test_planner.test_rules.cases import mixtures
 
 __all__ = ["SIMULATORS"]
 
@@ -115,6 +116,7 @@ def _sdpa_query_shard(call: OpCall, option: Option,
 
 
 SIMULATORS: dict[str, Simulator] = {
+    **mixtures.SIMULATORS,
     "arange_shard": _arange_shard,
     "conv_row_bias": _row_bias,
     "cross_entropy_partial": _cross_entropy_partial,
