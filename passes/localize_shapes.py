@@ -20,16 +20,15 @@ from passes.lowerings.registry import lowering_for
 from planner.ir.layout import local_shape
 from planner.ir.mesh import MeshSpec
 from planner.ir.values import call_of
+from planner.rules.draws import draws
 from planner.rules.localize import localize
 from planner.rules.registry import Arg, OpCall, Option
 
-__all__ = ["RandomStream", "draws", "localize_shapes"]
+__all__ = ["RandomStream", "localize_shapes"]
 
 aten = torch.ops.aten
 
 _RESHAPES = (aten.view.default, aten._unsafe_view.default)
-_RECURRENT = (aten.gru.input, aten.lstm.input, aten.rnn_relu.input,
-              aten.rnn_tanh.input)
 
 
 def localize_shapes(graph: fx.Graph, mesh: MeshSpec) -> fx.Graph:
@@ -63,18 +62,6 @@ class RandomStream:
 
     label: str
     axes: tuple[str, ...]
-
-
-def draws(call: OpCall) -> bool:
-    """Whether a call draws random numbers, with the arguments it has."""
-    tags = getattr(call.target, "tags", ())
-    if torch.Tag.nondeterministic_seeded not in tags:
-        return False
-    if call.target is aten.scaled_dot_product_attention.default:
-        return call.arg(4, "dropout_p", 0.0) > 0.0
-    if call.target in _RECURRENT:
-        return call.arg(5, "dropout") > 0.0 and call.arg(6, "train")
-    return True
 
 
 def _shard_axes(options: tuple[Option, ...],

@@ -6,6 +6,7 @@ the conversions between them into one list of steps.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from planner.ir.convert import conversion_steps
 from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout, R, format_layout
 from planner.ir.layouts import ProgramLayout
+from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Block, BlockClass, Program, value_kind
 from planner.ir.values import value_of
 from planner.ir.verify import hub_of, verify_layout
@@ -74,7 +76,8 @@ def lower(program: Program,
     layout = hoist_parameters(program, layout)
     mesh = layout.mesh
     axes = tuple(
-        AxisRef(name=n, size=s, coordinate=c) for n, s, c in zip(
+        AxisRef(name=n, size=s, coordinate=c, sequential=n == MICROBATCH)
+        for n, s, c in zip(
             mesh.names, mesh.sizes, mesh.coordinate(rank), strict=True))
     builder = KernelBuilder(mesh=mesh,
                             axes=axes,
@@ -197,6 +200,11 @@ class _Lowering:
                               regather=name in self.layout.regather)
         if move is None:
             return name
+        # The sum over micro-batches is the executor's.
+        move = dataclasses.replace(
+            move,
+            steps=tuple(s for s in move.steps
+                        if not self.builder.axes[s.axis].sequential))
         used = f"{name} @ {format_layout(hub)}"
         moves[used] = move
         self.held[used] = (spec, hub)

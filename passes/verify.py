@@ -12,7 +12,6 @@ from torch import fx
 from passes.collective_nodes import Collective, collectives_of
 from passes.conversions import convert_node, step_placements
 from passes.local_layouts import layouts_of, specs_of
-from passes.localize_shapes import draws
 from passes.split_backward import SplitBlock
 from passes.steps import Kernel, RankProgram
 from planner.ir.convert import gradient_move, move
@@ -21,6 +20,7 @@ from planner.ir.layout import Layout, R, format_layout
 from planner.ir.layouts import CallLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.values import call_of
+from planner.rules.draws import draws
 from planner.rules.registry import TensorSpec
 
 __all__ = [

@@ -84,6 +84,16 @@ class Planning:
         self._tables: dict[MeshSpec, ConversionTables] = {}
         self._bounds: dict[MeshSpec, float] = {}
 
+    def of_program(self, program: Program) -> Planning:
+        """The same plans for another form of the program."""
+        if program is self.program:
+            return self
+        return Planning(program,
+                        self.cluster,
+                        constraints=self.constraints,
+                        optimizer=self.optimizer,
+                        memory_limit_bytes=self.memory_limit_bytes)
+
     def tables(self, mesh: MeshSpec) -> ConversionTables:
         """Prices of conversions on a mesh, shared by all its candidates."""
         if mesh not in self._tables:

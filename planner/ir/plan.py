@@ -21,6 +21,7 @@ from planner.ir.layout import (Layout, R, format_layout, local_shape,
                                parse_layout)
 from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import PipelineSpec, layout_mesh
 from planner.ir.program import BlockClass, Program, source_of, value_kind
 from planner.ir.values import Value, call_of, calls_of, outputs_of
 from planner.rules import options
@@ -54,6 +55,10 @@ class Plan:
         layout, where they are not replicated.
     prediction : mapping of str to float
         What the planner expects: ``step_time_s``, ``memory_bytes``, ...
+    pipeline : PipelineSpec, optional
+        Stages over one axis of the mesh. Layouts then are over the other
+        axes (``dp`` of one rank where there is none) and, last, over the
+        micro-batches.
     """
 
     model: str
@@ -64,13 +69,25 @@ class Plan:
     blocks: Mapping[str, Mapping[str, str]]
     prediction: Mapping[str, float] = field(default_factory=dict)
     recompute: tuple[str, ...] = ()
+    pipeline: PipelineSpec | None = None
+
+    @property
+    def layout_mesh(self) -> MeshSpec:
+        """The axes that layouts are over."""
+        return layout_mesh(self.mesh, self.pipeline)
 
     @staticmethod
     def of(program: Program,
            layout: ProgramLayout,
            axes: Mapping[str, str],
-           prediction: Mapping[str, float] | None = None) -> Plan:
-        """The plan that says what `layout` says."""
+           prediction: Mapping[str, float] | None = None,
+           *,
+           mesh: MeshSpec | None = None,
+           pipeline: PipelineSpec | None = None) -> Plan:
+        """The plan that says what `layout` says.
+
+        With a `pipeline`, `mesh` is the whole mesh.
+        """
         rest = {
             _plain(program, n): format_layout(lay)
             for n, lay in layout.at_rest.items()
@@ -82,7 +99,8 @@ class Plan:
         ]
         return Plan(
             model=program.model_name,
-            mesh=layout.mesh,
+            mesh=mesh or layout.mesh,
+            pipeline=pipeline,
             axes=dict(axes),
             at_rest=_folded(rest, every),
             recompute=tuple(sorted(layout.recompute)),
@@ -99,13 +117,23 @@ class Plan:
     def to_yaml(self) -> str:
         """Stable text; :meth:`from_yaml` gives the plan back."""
         data = {
-            "version": VERSION,
-            "model": self.model,
-            "mesh": dict(zip(self.mesh.names, self.mesh.sizes)),
-            "axes": dict(self.axes),
-            "at_rest": dict(self.at_rest),
-            "regather": list(self.regather),
-            "recompute": list(self.recompute),
+            "version":
+            VERSION,
+            "model":
+            self.model,
+            "mesh":
+            dict(zip(self.mesh.names, self.mesh.sizes)),
+            "axes":
+            dict(self.axes),
+            **({
+                "pipeline": self.pipeline.to_data()
+            } if self.pipeline else {}),
+            "at_rest":
+            dict(self.at_rest),
+            "regather":
+            list(self.regather),
+            "recompute":
+            list(self.recompute),
             "blocks": {
                 n: dict(b)
                 for n, b in self.blocks.items()
@@ -128,8 +156,8 @@ class Plan:
         """
         data = _mapping(yaml.safe_load(text), where)
         known = [
-            "version", "model", "mesh", "axes", "at_rest", "regather",
-            "recompute", "blocks", "prediction"
+            "version", "model", "mesh", "axes", "pipeline", "at_rest",
+            "regather", "recompute", "blocks", "prediction"
         ]
         for key in data:
             if key not in known:
@@ -139,26 +167,31 @@ class Plan:
             raise ValueError(f"{where}: version {data.get('version')} is not "
                              f"{VERSION}; make the plan anew")
         mesh = _mapping(data.get("mesh"), f"{where}: mesh")
-        return Plan(model=str(data.get("model")),
-                    mesh=MeshSpec(tuple(map(str, mesh)),
-                                  tuple(int(v) for v in mesh.values())),
-                    axes=_texts(data.get("axes"), f"{where}: axes"),
-                    at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
-                    regather=tuple(map(str,
-                                       data.get("regather") or ())),
-                    recompute=tuple(map(str,
-                                        data.get("recompute") or ())),
-                    blocks={
-                        str(n): _texts(b, f"{where}: blocks: {n}")
-                        for n, b in _mapping(data.get("blocks"),
-                                             f"{where}: blocks").items()
-                    },
-                    prediction={
-                        str(k): float(v)
-                        for k, v in _mapping(
-                            data.get("prediction") or {},
-                            f"{where}: prediction").items()
-                    })
+        pipeline = data.get("pipeline")
+        return Plan(
+            pipeline=None if pipeline is None else PipelineSpec.from_data(
+                _mapping(pipeline, f"{where}: pipeline"),
+                f"{where}: pipeline"),
+            model=str(data.get("model")),
+            mesh=MeshSpec(tuple(map(str, mesh)),
+                          tuple(int(v) for v in mesh.values())),
+            axes=_texts(data.get("axes"), f"{where}: axes"),
+            at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
+            regather=tuple(map(str,
+                               data.get("regather") or ())),
+            recompute=tuple(map(str,
+                                data.get("recompute") or ())),
+            blocks={
+                str(n): _texts(b, f"{where}: blocks: {n}")
+                for n, b in _mapping(data.get("blocks"),
+                                     f"{where}: blocks").items()
+            },
+            prediction={
+                str(k): float(v)
+                for k, v in _mapping(
+                    data.get("prediction") or {},
+                    f"{where}: prediction").items()
+            })
 
     @staticmethod
     def load(path: str | Path) -> Plan:
@@ -185,7 +218,7 @@ class Plan:
             for n, c in program.classes.items()
         }
         at_rest, regather = self._rest(program)
-        return ProgramLayout(mesh=self.mesh,
+        return ProgramLayout(mesh=self.layout_mesh,
                              classes=classes,
                              at_rest=at_rest,
                              regather=regather,
@@ -210,7 +243,7 @@ class Plan:
 
     def _rest(self,
               program: Program) -> tuple[dict[str, Layout], frozenset[str]]:
-        whole = (R, ) * len(self.mesh.sizes)
+        whole = (R, ) * len(self.layout_mesh.sizes)
         at_rest = {n: whole for n in program.specs}
         names = {
             _plain(program, n): n
@@ -232,14 +265,15 @@ class Plan:
                        layout: Layout) -> None:
         spec = program.specs[name]
         bad = [
-            p for p in layout if p.kind not in ("R", "S") or p.dim >= spec.ndim
+            p for p in layout
+            if p.kind not in ("R", "S") or p.dim >= spec.ndim or p.parts
         ]
         if bad:
             raise LayoutError(
                 f"{name} of shape {spec.shape} can't lie as {bad[0]} at "
                 "rest; use R or S(dim) of one of its dims")
         try:
-            local_shape(spec.shape, layout, self.mesh.sizes)
+            local_shape(spec.shape, layout, self.layout_mesh.sizes)
         except ValueError as error:
             raise LayoutError(f"{name}: {error}") from None
 
@@ -248,15 +282,16 @@ class Plan:
             layout = parse_layout(text)
         except ValueError as error:
             raise LayoutError(f"{where}: {error}") from None
-        if len(layout) != len(self.mesh.sizes):
+        mesh = self.layout_mesh
+        if len(layout) != len(mesh.sizes):
             raise LayoutError(
                 f"{where}: {text!r} has {len(layout)} placements for "
-                f"{len(self.mesh.sizes)} axes ({self.mesh})")
+                f"{len(mesh.sizes)} axes ({mesh})")
         return layout
 
     def _class_layout(self, name: str, cls: BlockClass) -> ClassLayout:
         lines = dict(self.blocks[name])
-        whole = (R, ) * len(self.mesh.sizes)
+        whole = (R, ) * len(self.layout_mesh.sizes)
         calls, hubs = {}, {}
         for node in cls.placeholders:
             label = Value(node).label
@@ -279,14 +314,15 @@ class Plan:
 
     def _options(self, call: OpCall, text: str | None,
                  where: str) -> CallLayout:
+        mesh = self.layout_mesh
         parts = (text.split(" | ") if text is not None else ["R"] *
-                 len(self.mesh.sizes))
-        if len(parts) != len(self.mesh.sizes):
+                 len(mesh.sizes))
+        if len(parts) != len(mesh.sizes):
             raise LayoutError(f"{where}: {text!r} has {len(parts)} options "
-                              f"for {len(self.mesh.sizes)} axes")
+                              f"for {len(mesh.sizes)} axes ({mesh})")
         return CallLayout(options=tuple(
             _option(call, part.strip(), size, axis, where) for part, size, axis
-            in zip(parts, self.mesh.sizes, self.mesh.names, strict=True)))
+            in zip(parts, mesh.sizes, mesh.names, strict=True)))
 
 
 def _option(call: OpCall, text: str, size: int, axis: str,

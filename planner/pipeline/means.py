@@ -29,6 +29,8 @@ _REDUCTION, _IGNORE = 3, 4
 def count_ahead(program: Program) -> Program:
     """The program with the counts of its mean losses split off."""
     classes = {n: _class(c) for n, c in program.classes.items()}
+    if all(classes[n] is c for n, c in program.classes.items()):
+        return program
     return dataclasses.replace(program, classes=classes)
 
 
@@ -79,10 +81,9 @@ class _Divided:
         target = self.args[1].meta["spec"]
         each = dataclasses.replace(loss, shape=target.shape)
         count = self._count(target, loss)
-        args = [*self.args[:_REDUCTION], _NONE, *self.args[_IGNORE:]]
+        leading = [*self.args[:_REDUCTION], None][:_REDUCTION]
+        args = [*leading, _NONE, *self.args[_REDUCTION + 1:]]
         kwargs = {k: v for k, v in self.kwargs.items() if k != "reduction"}
-        if len(args) <= _REDUCTION:
-            args = [*args, None][:_REDUCTION] + [_NONE]
         losses = self._call(self.node.target, args, each, "", kwargs)
         parts = self._call(_ATEN.div.Tensor, [losses, count], each, ".share")
         return self._call(_ATEN.sum.default, [parts], loss, ".sum")
@@ -93,7 +94,8 @@ class _Divided:
         flags = dataclasses.replace(target, dtype=torch.bool)
         kept = self._call(_ATEN.ne.Scalar, [self.args[1], ignored], flags,
                           ".kept")
-        weight = self.args[2] if len(self.args) > 2 else None
+        weight = (self.args[2]
+                  if len(self.args) > 2 else self.kwargs.get("weight"))
         if weight is None:
             return self._call(_ATEN.sum.default, [kept], number, ".count")
         inside = self._call(_ATEN.mul.Tensor, [self.args[1], kept], target,

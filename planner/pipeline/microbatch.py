@@ -23,10 +23,10 @@ from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout, Placement, R, V
 from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, source_of, value_kind
 from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
                                value_of)
-from planner.pipeline.spec import MICROBATCH
 from planner.search.facts import Facts
 from planner.search.policy import Policy
 from planner.search.problem import AxisProblem, solve_axis

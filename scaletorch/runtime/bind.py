@@ -30,6 +30,9 @@ class BoundKernel:
 
     ``forward(seed, *operands)`` gives results, then saved values;
     ``backward(seed, *saved, *tangents)`` gives one gradient per operand.
+    Where the split leaves gradients of weights out, ``backward`` gives None
+    for these, then what they need besides; `weight_reads` says what
+    :meth:`weights` takes of what the backward takes and gives.
     """
 
     def __init__(self,
@@ -48,12 +51,25 @@ class BoundKernel:
                             counts=counts)
         self.backward: Kernel | None = None
         self._tangents: list[torch.Tensor] = []
+        self.weight_reads: tuple[int, ...] | None = None
+        self._weights: Kernel | None = None
+        if split.weight_gradient is not None:
+            self.weight_reads = split.weight_reads
+            self._weights = bind(split.weight_gradient,
+                                 groups,
+                                 compile=compile)
         if split.backward is not None:
             self.backward = bind(split.backward, groups, compile=compile)
             self._tangents = [
                 n.meta["val"] for n in split.backward.nodes
                 if n.op == "placeholder" and "tangent" in n.meta
             ]
+
+    def weights(self, seed: int, number: int,
+                reads: Sequence[Any]) -> tuple[Any, ...]:
+        """The gradients that the backward left out, by operand."""
+        assert self._weights is not None
+        return self._weights(mix(seed, number), *reads)
 
     def filled(self,
                given: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
@@ -78,6 +94,8 @@ def bind(graph: fx.Graph,
     groups : Groups
     compile : bool
         Whether to run it through ``torch.compile``.
+    counts : ExpertCounts, optional
+        Where calls of experts note how many tokens each got.
 
     Returns
     -------
@@ -94,9 +112,11 @@ def bind(graph: fx.Graph,
         elif node.target is torch.ops._c10d_functional.wait_tensor.default:
             made[node].target = node.target if compile else wait
         elif _stream(node) is not None:
-    counts : ExpertCounts, optional
-        Where calls of experts note how many tokens each got.
             _bind_stream(made[node], seed, groups, compile)
+        if node.target in AXES_POSITION:
+            _bind_axes(made[node], groups)
+        if counts is not None and is_counted(node):
+            made[node].target = CountedCall(node, counts)
     if not compile:
         return fx.GraphModule(torch.nn.Module(), bound).forward
     draws = bool(seed.users)
@@ -113,13 +133,22 @@ def _compiled(module: fx.GraphModule, draws: bool) -> Kernel:
 
     def kernel(seed: int, *operands: torch.Tensor) -> tuple[Any, ...]:
         return (run(torch.tensor(seed), *operands) if draws else run(
-        if node.target in AXES_POSITION:
-            _bind_axes(made[node], groups)
-        if counts is not None and is_counted(node):
-            made[node].target = CountedCall(node, counts)
             *operands))
 
     return kernel
+
+
+def _runs_apart(node: fx.Node) -> bool:
+    return node.target in AXES_POSITION or isinstance(node.target, CountedCall)
+
+
+def _bind_axes(made: fx.Node, groups: Groups) -> None:
+    """Experts that are spread over ranks find their groups by name."""
+    position = AXES_POSITION[made.target]  # type: ignore[index]
+    names = [
+        groups.axes[groups.named(str(n))].name for n in made.args[position]
+    ]  # type: ignore[union-attr]
+    made.args = (*made.args[:position], names, *made.args[position + 1:])
 
 
 def _bind_group(made: fx.Node, node: fx.Node, groups: Groups,
@@ -137,19 +166,6 @@ def _bind_group(made: fx.Node, node: fx.Node, groups: Groups,
                               groups.groups[axis],
                               in_place=is_overwritable(operand))
     made.args = made.args[:1]
-
-def _runs_apart(node: fx.Node) -> bool:
-    return node.target in AXES_POSITION or isinstance(node.target, CountedCall)
-
-
-def _bind_axes(made: fx.Node, groups: Groups) -> None:
-    """Experts that are spread over ranks find their groups by name."""
-    position = AXES_POSITION[made.target]  # type: ignore[index]
-    names = [
-        groups.axes[groups.named(str(n))].name for n in made.args[position]
-    ]  # type: ignore[union-attr]
-    made.args = (*made.args[:position], names, *made.args[position + 1:])
-
 
 
 def _stream(node: fx.Node) -> tuple[str, tuple[str, ...]] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,9 +21,9 @@ from scaletorch.runtime.expert_counts import ExpertCounts
 from scaletorch.runtime.groups import Groups
 from scaletorch.runtime.parameters import Feed, Unit, plan_units
 from scaletorch.runtime.random import mix
-from scaletorch.runtime.reduction import Reducer
+from scaletorch.runtime.reduction import Reducer, Route
 
-__all__ = ["BUCKET_BYTES", "Executor", "Tape"]
+__all__ = ["BUCKET_BYTES", "Executor", "GradientSink", "Tape"]
 
 BUCKET_BYTES = 25 << 20
 """Size of buckets, as in Li et al., PyTorch Distributed, 2020."""
@@ -37,6 +37,13 @@ class Tape:
     saved: list[tuple[list[Any], Sequence[Any]]] = field(default_factory=list)
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     used: bool = False
+
+
+class GradientSink(Protocol):
+    """What takes the gradients of parameters that move."""
+
+    def add(self, route: Route, grad: torch.Tensor) -> None:
+        """Take a local gradient."""
 
 
 class Executor:
@@ -68,6 +75,7 @@ class Executor:
         self.program = program
         self.groups = Groups.of(mesh_names, axes, groups)
         self.bucket_bytes = bucket_bytes
+        self.counts = ExpertCounts()
         self.train, self.infer = ({
             name:
             BoundKernel(split,
@@ -78,7 +86,6 @@ class Executor:
         } for kernels in (((n, k.train) for n, k in program.kernels.items()),
                           ((n, k.infer) for n, k in program.kernels.items())))
         self.draws = any(k.draws for k in self.train.values())
-        self.counts = ExpertCounts()
         self.steps = bind_steps(program)
         moving = [(number, {
             n: m
@@ -113,6 +120,7 @@ class Executor:
         mutations : dict
             New buffer values.
         """
+        self.counts.found = []
         if tape is not None:
             tape.state = {n: values[n] for n in self.regathered}
         feed = Feed(self.units, {n: values[n]
@@ -120,7 +128,6 @@ class Executor:
         for number, step in enumerate(self.steps):
             values.update(feed.arrive(number))
             self._step(number, step, values, seed, tape)
-        self.counts.found = []
             for name in (*step.dies, *feed.dead(number, step.again)):
                 values.pop(name, None)
         outputs = [values[n] if n else None for n in self.program.outputs]
@@ -133,6 +140,7 @@ class Executor:
         kernels = self.train if tape is not None else self.infer
         kernel = kernels[step.kernel]
         given = [values[n] for n in step.operands]
+        self.counts.step = number
         out = kernel.forward(mix(seed, number), *given)
         if tape is not None:
             tape.saved.append(([
@@ -140,7 +148,6 @@ class Executor:
                 for i in kernel.saved_operands
             ], out[kernel.results:]))
         values.update(zip(step.results, out))
-        self.counts.step = number
 
     def backward(self, tape: Tape, tangents: Sequence[torch.Tensor | None],
                  wanted: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -155,27 +162,52 @@ class Executor:
         wanted : sequence of str
             Parameters and inputs.
         """
+        reducer = Reducer(self.groups, self.bucket_bytes)
+        grads = self.run_backward(tape, tangents, wanted, reducer, [])
+        for name, grad in reducer.finish():
+            _add(grads, name, grad)
+        return {n: grads[n] for n in wanted if n in grads}
+
+    def run_backward(
+            self, tape: Tape, tangents: Sequence[torch.Tensor | None],
+            wanted: Sequence[str], reducer: GradientSink,
+            later: list[tuple[int, list[Any]]]) -> dict[str, torch.Tensor]:
+        """Run all steps backward.
+
+        Parameters
+        ----------
+        tape, tangents, wanted
+            See :meth:`backward`.
+        reducer : GradientSink
+            Takes the gradients of parameters that move.
+        later : list of (int, list)
+            Filled, last step first, with what is read by the gradients of
+            weights that the kernels leave out.
+
+        Returns
+        -------
+        dict of str to Tensor
+            The wanted gradients that need no reduction.
+        """
         tape.used = True
         grads: dict[str, torch.Tensor] = {}
         for name, tangent in zip(self.program.outputs, tangents, strict=True):
             if name is not None and tangent is not None:
                 _add(grads, name, tangent)
         feed = Feed(self.again, tape.state, self.groups)
-        reducer = Reducer(self.groups, self.bucket_bytes)
         whole: dict[str, torch.Tensor] = {}
         for number in range(len(self.steps) - 1, -1, -1):
             whole.update(feed.arrive(number))
-            self._step_back(number, tape, whole, grads, reducer)
+            self._step_back(number, tape, whole, grads, reducer, later)
             for name in feed.dead(number, self.steps[number].again):
                 whole.pop(name, None)
-        for name, grad in reducer.finish():
-            _add(grads, name, grad)
         tape.state = {}
         return {n: grads[n] for n in wanted if n in grads}
 
     def _step_back(self, number: int, tape: Tape, whole: Mapping[str,
                                                                  torch.Tensor],
-                   grads: dict[str, torch.Tensor], reducer: Reducer) -> None:
+                   grads: dict[str, torch.Tensor], reducer: GradientSink,
+                   later: list[tuple[int, list[Any]]]) -> None:
         """One step's backward."""
         step = self.steps[number]
         kernel = self.train[step.kernel]
@@ -187,8 +219,12 @@ class Executor:
             whole[step.operands[i]] if x is None else x
             for i, x in zip(kernel.saved_operands, operands, strict=True)
         ]
-        out = kernel.backward(mix(tape.seed, number), *saved, *others,
-                              *kernel.filled(given))
+        read = [*saved, *others, *kernel.filled(given)]
+        out = kernel.backward(mix(tape.seed, number), *read)
+        if kernel.weight_reads is not None:
+            out, passed = out[:len(step.operands)], out[len(step.operands):]
+            available = (*read, *passed)
+            later.append((number, [available[i] for i in kernel.weight_reads]))
         for name, route, grad in zip(step.operands,
                                      step.routes,
                                      out,

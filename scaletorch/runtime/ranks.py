@@ -8,6 +8,7 @@ change.
 
 from __future__ import annotations
 
+import collections
 import threading
 import traceback
 from collections.abc import Callable
@@ -17,9 +18,56 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed import multi_threaded_pg
 
-__all__ = ["run_ranks"]
+__all__ = ["Mailbox", "mailbox", "run_ranks"]
 
 Result = TypeVar("Result")
+
+_OF_THREAD = threading.local()
+
+
+class Mailbox:
+    """Messages between the ranks of one run, in order for each pair.
+
+    Torch's threaded process group has collectives only.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._messages: dict[tuple[int, int],
+                             collections.deque[torch.Tensor]] = {}
+        self._broken = False
+
+    def put(self, key: tuple[int, int], message: torch.Tensor) -> None:
+        """Leave a message; `key` is (sender, receiver)."""
+        with self._changed:
+            self._messages.setdefault(key, collections.deque()).append(message)
+            self._changed.notify_all()
+
+    def take(self, key: tuple[int, int]) -> torch.Tensor:
+        """The oldest message; waits for it.
+
+        Raises
+        ------
+        SystemExit
+            When a rank has failed, as in its collectives.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._broken or self._messages.get(key))
+            if not self._messages.get(key):
+                raise SystemExit("another rank failed")
+            return self._messages[key].popleft()
+
+    def close(self) -> None:
+        """Let those go that wait for a rank that failed."""
+        with self._changed:
+            self._broken = True
+            self._changed.notify_all()
+
+
+def mailbox() -> Mailbox | None:
+    """The messages of the run that this thread is a rank of."""
+    return getattr(_OF_THREAD, "mailbox", None)
 
 
 def run_ranks(world_size: int, function: Callable[..., Result], *args:
@@ -39,8 +87,10 @@ def run_ranks(world_size: int, function: Callable[..., Result], *args:
     store = dist.HashStore()
     results: list[Any] = [None] * world_size
     failures: list[tuple[int, str, BaseException]] = []
+    box = Mailbox()
 
     def work(rank: int) -> None:
+        _OF_THREAD.mailbox = box
         try:
             dist.init_process_group("threaded",
                                     rank=rank,
@@ -50,6 +100,7 @@ def run_ranks(world_size: int, function: Callable[..., Result], *args:
         except BaseException as error:  # a thread must report, not die
             failures.append((rank, traceback.format_exc(), error))
             multi_threaded_pg.ProcessLocalGroup.exception_handle(error)
+            box.close()
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()

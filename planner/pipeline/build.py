@@ -1,0 +1,129 @@
+"""From a recipe with a pipeline to a plan, and from a plan to its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from planner.ir.layouts import ProgramLayout
+from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import PipelineSpec, inner_mesh
+from planner.ir.program import Program
+from planner.pipeline.cuts import equal_cuts
+from planner.pipeline.early_values import Prelude, early_values
+from planner.pipeline.means import count_ahead
+from planner.pipeline.microbatch import with_microbatches
+from planner.pipeline.stages import Stage, split_stages, stages_of_blocks
+from planner.planning import Planning
+from planner.search.policy import Policy
+
+__all__ = ["Pipelined", "PipelineLayout", "pipeline_layout", "pipelined"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineLayout:
+    """A program's layouts over a stage's mesh and the micro-batches.
+
+    Parameters
+    ----------
+    program : Program
+        With the counts of its losses split off.
+    layout : ProgramLayout
+    pipeline : PipelineSpec
+        With its cuts.
+    """
+
+    program: Program
+    layout: ProgramLayout
+    pipeline: PipelineSpec
+
+
+def pipeline_layout(planning: Planning,
+                    pipeline: PipelineSpec,
+                    policies: tuple[Policy, ...],
+                    mesh: MeshSpec,
+                    inner: ProgramLayout | None = None) -> PipelineLayout:
+    """Lay a program out for a pipeline.
+
+    Parameters
+    ----------
+    planning : Planning
+        Of the program as captured, or with its counts split off.
+    pipeline : PipelineSpec
+        Without cuts, stages of about equal time are chosen.
+    policies : tuple of Policy
+        One for each axis of a stage.
+    mesh : MeshSpec
+        The whole mesh.
+    inner : ProgramLayout, optional
+        Layouts over a stage's axes, where they are given.
+
+    Raises
+    ------
+    LayoutError
+        When the program can't be cut into micro-batches or stages.
+    """
+    program = count_ahead(planning.program)
+    planning = planning.of_program(program)
+    of_stage = inner_mesh(mesh, pipeline.axis)
+    if inner is None:
+        inner = planning.candidate(of_stage, policies).layout
+    layout = with_microbatches(planning.facts, inner, pipeline.microbatches,
+                               planning.cluster.device)
+    if not pipeline.cuts:
+        stages = mesh.size(pipeline.axis) * pipeline.chunks
+        pipeline = dataclasses.replace(pipeline,
+                                       cuts=equal_cuts(planning.facts, layout,
+                                                       planning.cluster.device,
+                                                       stages))
+    return PipelineLayout(program=program, layout=layout, pipeline=pipeline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipelined:
+    """A program cut into stages and a prelude.
+
+    Parameters
+    ----------
+    program : Program
+        The whole, in which nothing moves between micro-batches.
+    layout : ProgramLayout
+    prelude : Prelude
+    stages : tuple of Stage
+    """
+
+    program: Program
+    layout: ProgramLayout
+    prelude: Prelude
+    stages: tuple[Stage, ...]
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """Which stage feeds which."""
+        return tuple(
+            sorted({(made, number)
+                    for number, stage in enumerate(self.stages)
+                    for made in stage.takes.values()}))
+
+
+def pipelined(program: Program, layout: ProgramLayout,
+              pipeline: PipelineSpec) -> Pipelined:
+    """Cut a program as its plan says.
+
+    Parameters
+    ----------
+    program : Program
+        With the counts of its losses split off.
+    layout : ProgramLayout
+        Over a stage's axes and the micro-batches.
+    pipeline : PipelineSpec
+
+    Raises
+    ------
+    LayoutError
+        When a cut is not one of the program's, or a value would go
+        backwards or between micro-batches.
+    """
+    main, laid, prelude = early_values(program, layout)
+    stages = split_stages(main, laid, stages_of_blocks(main, pipeline.cuts))
+    return Pipelined(program=main, layout=laid, prelude=prelude, stages=stages)

@@ -1,0 +1,354 @@
+"""What needs the whole batch is computed before the micro-batches.
+
+Needs layouts over a mesh whose last axis is the micro-batches. Leaves a
+main program in which no value moves between micro-batches, and a prelude:
+the program of the values that would (counts of tokens, masks and positions
+of the whole batch), which depend on the batch alone. The main program takes
+them as it takes inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from planner.ir.errors import LayoutError
+from planner.ir.layout import Layout, Placement, R
+from planner.ir.layouts import ClassLayout, ProgramLayout
+from planner.ir.program import (Block, BlockClass, Program, source_of,
+                                value_kind)
+from planner.ir.values import Value, call_of, calls_of, outputs_of, value_of
+from planner.ir.verify import hub_of
+from planner.pipeline.microbatch import (BY_POSITION, WITHOUT_COLLECTIVES,
+                                         Crossing, crossings, moves,
+                                         without_axis)
+from planner.pipeline.slices import inner_name, slice_layouts, slice_of
+from planner.rules.draws import draws
+from planner.rules.registry import TensorSpec
+
+__all__ = ["EarlyValue", "Prelude", "early_values"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyValue:
+    """A value of the whole batch, as a micro-batch takes it.
+
+    Parameters
+    ----------
+    source : str
+        Its name in the prelude.
+    placement : Placement
+        Over the micro-batches: whole, or the shard that each takes.
+    """
+
+    source: str
+    placement: Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prelude:
+    """What is known before the first micro-batch.
+
+    Parameters
+    ----------
+    program : Program or None
+        Of the batch and buffers; its outputs are the sources of `values`.
+        None where there is nothing to compute.
+    layout : ProgramLayout or None
+        Over the axes of a stage.
+    values : dict of str to EarlyValue
+        By their names in the main program.
+    """
+
+    program: Program | None
+    layout: ProgramLayout | None
+    values: dict[str, EarlyValue]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Edit:
+    """One new placeholder of a class and who reads it."""
+
+    value: Value
+    target: Placement
+    readers: list[tuple[fx.Node, int]]
+
+    @property
+    def label(self) -> str:
+        return f"early.{self.value.label}.{self.target}"
+
+
+def early_values(
+        program: Program,
+        layout: ProgramLayout) -> tuple[Program, ProgramLayout, Prelude]:
+    """Split off what is known before the first micro-batch.
+
+    Raises
+    ------
+    LayoutError
+        When a value that depends on parameters would have to move between
+        micro-batches, naming it.
+    """
+    for cls in program.classes.values():
+        _check_lowerings(cls, layout.classes[cls.name])
+    edits = _edits(program, layout)
+    split = _Split(program, layout)
+    for name in sorted(edits):
+        split.edit_class(name, edits[name])
+    split.rename_edges()
+    return split.finished()
+
+
+def _check_lowerings(cls: BlockClass, layout: ClassLayout) -> None:
+    known = {None, *WITHOUT_COLLECTIVES, *BY_POSITION}
+    for node in calls_of(cls.graph):
+        option = layout.calls[node.meta["label"]].options[-1]
+        if draws(call_of(node)) and not option.is_sharded:
+            raise LayoutError(
+                f"{node.meta['label']} at {source_of(node)} draws the same "
+                "random numbers for the whole batch, which micro-batches "
+                "can't share; run this model without a pipeline, or draw "
+                "for each sample")
+        if option.lowering not in known:
+            raise LayoutError(
+                f"{node.meta['label']} at {source_of(node)} computes over the "
+                f"whole batch ({option.lowering}), so that micro-batches "
+                "would change the result; run this model without a pipeline, "
+                "or use a layer that treats samples apart")
+
+
+def _edits(program: Program, layout: ProgramLayout) -> dict[str, list[_Edit]]:
+    found: dict[str, dict[tuple[Value, Placement], _Edit]] = {}
+    for crossing in (*crossings(program, layout),
+                     *_by_position(program, layout)):
+        of_class = found.setdefault(crossing.block_class, {})
+        key = (crossing.value, crossing.target)
+        edit = of_class.setdefault(
+            key, _Edit(value=key[0], target=key[1], readers=[]))
+        assert crossing.reader is not None
+        edit.readers.append(crossing.reader)
+    return {n: list(e.values()) for n, e in found.items()}
+
+
+def _by_position(program: Program,
+                 layout: ProgramLayout) -> Iterator[Crossing]:
+    """Values whose shard depends on where in the batch it lies."""
+    for name, cls in program.classes.items():
+        chosen = layout.classes[name]
+        for node in calls_of(cls.graph):
+            option = chosen.calls[node.meta["label"]].options[-1]
+            if option.lowering not in BY_POSITION:
+                continue
+            for value in outputs_of(node):
+                for reader, number in _readers(cls, value):
+                    yield Crossing(block_class=name,
+                                   value=value,
+                                   target=hub_of(chosen, value)[-1],
+                                   reader=(reader, number))
+
+
+def _readers(cls: BlockClass, value: Value) -> list[tuple[fx.Node, int]]:
+    found = []
+    for node in calls_of(cls.graph):
+        for number, operand in enumerate(_operand_nodes(node)):
+            if value_of(operand) == value:
+                found.append((node, number))
+    return found
+
+
+def _operand_nodes(node: fx.Node) -> list[fx.Node]:
+    leaves = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
+    return [x for x in leaves if isinstance(x, fx.Node)]
+
+
+class _Split:
+    """The main program and the wishes for the prelude, as they grow."""
+
+    def __init__(self, program: Program, layout: ProgramLayout) -> None:
+        self.program, self.layout = program, layout
+        self.classes = dict(program.classes)
+        self.layouts = dict(layout.classes)
+        self.blocks = {b.name: b for b in program.blocks}
+        self.specs: dict[str, TensorSpec] = {}
+        self.at_rest: dict[str, Layout] = {}
+        self.values: dict[str, EarlyValue] = {}
+        self.inner: dict[str, list[Value]] = {}
+        self.held = _held(program, layout)
+
+    def _want(self, source: str, spec: TensorSpec, hub: Layout,
+              target: Placement) -> str:
+        """Note an early value; its name in the main program."""
+        name = f"early:{source}@{target}"
+        self.values[name] = EarlyValue(source=source, placement=target)
+        self.specs[name] = dataclasses.replace(spec, requires_grad=False)
+        self.at_rest[name] = (*_at_rest(hub[:-1]), target)
+        return name
+
+    def edit_class(self, name: str, edits: list[_Edit]) -> None:
+        """Let calls of a class read early values."""
+        old, chosen = self.classes[name], self.layouts[name]
+        hubs = dict(chosen.hubs)
+        for edit in edits:
+            hubs[edit.label] = (*hub_of(chosen, edit.value)[:-1], edit.target)
+        cls = _with_placeholders(old, edits)
+        self.classes[name] = cls
+        self.layouts[name] = dataclasses.replace(chosen, hubs=hubs)
+        for block in self.program.blocks:
+            if block.block_class == name:
+                self._feed(block, old, chosen, edits)
+
+    def _feed(self, block: Block, old: BlockClass, chosen: ClassLayout,
+              edits: list[_Edit]) -> None:
+        names = dict(zip(old.placeholders, block.operands, strict=True))
+        added = []
+        for edit in edits:
+            node = edit.value.node
+            if node.op == "placeholder":
+                source = names[node]
+            else:
+                source = inner_name(block, edit.value)
+                inner = self.inner.setdefault(block.name, [])
+                if edit.value not in inner:
+                    inner.append(edit.value)
+            added.append(
+                self._want(source, edit.value.spec, hub_of(chosen, edit.value),
+                           edit.target))
+        current = self.blocks[block.name]
+        self.blocks[block.name] = dataclasses.replace(
+            current, operands=(*added, *current.operands))
+
+    def rename_edges(self) -> None:
+        """Between blocks: what a block takes otherwise than it is held."""
+        for name, block in self.blocks.items():
+            cls = self.classes[block.block_class]
+            hubs = self.layouts[block.block_class].hubs
+            operands = list(block.operands)
+            for i, (node, source) in enumerate(
+                    zip(cls.placeholders, block.operands, strict=True)):
+                if value_kind(source) in ("param", "buffer", "const"):
+                    continue
+                if source not in self.held:
+                    continue  # is an early value already
+                hub = hubs[node.meta["label"]]
+                spec, held = self.held[source]
+                if moves(Value(node), held[-1], hub[-1]):
+                    operands[i] = self._want(source, spec, held, hub[-1])
+            self.blocks[name] = dataclasses.replace(block,
+                                                    operands=tuple(operands))
+
+    def finished(self) -> tuple[Program, ProgramLayout, Prelude]:
+        specs = {**self.program.specs, **self.specs}
+        rest = {**self.layout.at_rest, **self.at_rest}
+        program = dataclasses.replace(self.program,
+                                      classes=self.classes,
+                                      blocks=tuple(self.blocks.values()),
+                                      specs=specs)
+        layout = dataclasses.replace(self.layout,
+                                     classes=self.layouts,
+                                     at_rest=rest)
+        return program, layout, self._prelude()
+
+    def _prelude(self) -> Prelude:
+        if not self.values:
+            return Prelude(program=None, layout=None, values={})
+        sources = sorted({v.source for v in self.values.values()})
+        part = slice_of(self.program, sources, self.inner)
+        if part.reads_parameters or part.draws:
+            self._refuse(sources)
+        specs = {
+            n: s
+            for n, s in self.program.specs.items() if n in part.leaves
+        }
+        whole = without_axis(self.layout, len(self.layout.mesh.sizes) - 1)
+        program = dataclasses.replace(self.program,
+                                      classes=part.classes,
+                                      blocks=tuple(part.blocks),
+                                      specs=specs,
+                                      outputs=tuple(sources),
+                                      output_constants=(None, ) * len(sources),
+                                      mutations={},
+                                      loss=None)
+        layout = dataclasses.replace(
+            whole,
+            classes=slice_layouts(part, whole),
+            at_rest={n: whole.at_rest[n]
+                     for n in specs},
+            regather=frozenset())
+        return Prelude(program=program, layout=layout, values=self.values)
+
+    def _refuse(self, sources: list[str]) -> None:
+        for source in sources:
+            own = {
+                b: [v for v in vs if f"{b}/{v.label}" == source]
+                for b, vs in self.inner.items()
+            }
+            part = slice_of(self.program, [source], own)
+            if not part.reads_parameters and not part.draws:
+                continue
+            why = ("depends on parameters"
+                   if part.reads_parameters else "is drawn at random")
+            raise LayoutError(
+                f"{source} of the whole batch is needed by every micro-batch, "
+                f"but it {why}, so that it can't be known before the first "
+                "one; run this model without a pipeline, or let the layer "
+                "treat samples apart")
+
+
+def _at_rest(layout: Layout) -> Layout:
+    """As the prelude returns it: whole or sharded."""
+    return tuple(p if p.is_shard else R for p in layout)
+
+
+def _held(program: Program,
+          layout: ProgramLayout) -> dict[str, tuple[TensorSpec, Layout]]:
+    """Every value between blocks with how it is held."""
+    held = {n: (s, layout.at_rest[n]) for n, s in program.specs.items()}
+    for block in program.blocks:
+        cls = program.class_of(block)
+        for node, name in zip(cls.results, block.results, strict=True):
+            value = value_of(node)
+            held[name] = (value.spec,
+                          hub_of(layout.classes[block.block_class], value))
+    return held
+
+
+def _with_placeholders(cls: BlockClass, edits: list[_Edit]) -> BlockClass:
+    """The class with one more placeholder for each edit, in front."""
+    graph = fx.Graph()
+    wanted: dict[tuple[fx.Node, int], fx.Node] = {}
+    for edit in edits:
+        node = graph.placeholder(edit.label)
+        node.meta = {
+            "label": edit.label,
+            "spec": dataclasses.replace(edit.value.spec, requires_grad=False),
+            "bound": "early",
+            "source": source_of(edit.value.node)
+        }
+        wanted |= {(reader, number): node for reader, number in edit.readers}
+    made: dict[fx.Node, fx.Node] = {}
+    for node in cls.graph.nodes:
+        made[node] = graph.node_copy(node, lambda n: made[n])
+        if node.op == "call_function":
+            _redirect(made[node], node, wanted)
+    result = BlockClass(name=cls.name, graph=graph)
+    graph.eliminate_dead_code()
+    return result
+
+
+def _redirect(made: fx.Node, node: fx.Node, wanted: dict[tuple[fx.Node, int],
+                                                         fx.Node]) -> None:
+    """Give a copied call its early operands."""
+    count = iter(range(len(_operand_nodes(node))))
+
+    def operand(leaf: object) -> object:
+        if not isinstance(leaf, fx.Node):
+            return leaf
+        return wanted.get((node, next(count)), leaf)
+
+    args, kwargs = torch.utils._pytree.tree_map(operand,
+                                                (made.args, made.kwargs))
+    made.args, made.kwargs = tuple(args), dict(kwargs)

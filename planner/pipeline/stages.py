@@ -1,0 +1,244 @@
+"""A program is cut into the stages of a pipeline.
+
+Needs a program in which nothing moves between micro-batches. Leaves one
+program for each stage: its blocks, the values that it takes from earlier
+stages and those it gives to later ones. Any cut that no value crosses
+backwards will do. Values that depend on the batch alone (masks, rotary
+tables) are computed where they are used instead of being sent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.ir.errors import LayoutError
+from planner.ir.layout import Layout
+from planner.ir.layouts import ProgramLayout
+from planner.ir.program import Program
+from planner.ir.values import value_of
+from planner.ir.verify import hub_of
+from planner.pipeline.slices import Slice, slice_layouts, slice_of
+from planner.rules.registry import TensorSpec
+
+__all__ = ["Stage", "split_stages", "stages_of_blocks", "tied_holders"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a pipeline.
+
+    Parameters
+    ----------
+    program : Program
+        Its outputs are what it gives to later stages and to the caller.
+    layout : ProgramLayout
+    takes : dict of str to int
+        Values from earlier stages, with the stage that makes each.
+    gives : dict of str to tuple of int
+        Values for later stages, with the stages that take each.
+    outputs : dict of int to str
+        Output leaves of the whole program that it makes.
+    """
+
+    program: Program
+    layout: ProgramLayout
+    takes: Mapping[str, int]
+    gives: Mapping[str, tuple[int, ...]]
+    outputs: Mapping[int, str]
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """Global names of the parameters it reads."""
+        return self.program.params
+
+
+def stages_of_blocks(program: Program, cuts: Sequence[str]) -> dict[str, int]:
+    """The stage of each block, where stages are runs of blocks.
+
+    Parameters
+    ----------
+    program : Program
+    cuts : sequence of str
+        The first block of each stage but the first.
+
+    Raises
+    ------
+    LayoutError
+        When a cut names no block or comes before an earlier one.
+    """
+    names = [b.name for b in program.blocks]
+    for cut in cuts:
+        if cut not in names:
+            raise LayoutError(f"pipeline: no block is named {cut!r}; the "
+                              f"blocks are {', '.join(names)}")
+    places = [names.index(cut) for cut in cuts]
+    if places != sorted(set(places)) or 0 in places:
+        raise LayoutError(
+            f"pipeline: cuts {', '.join(cuts)} are not in the order of the "
+            f"program, {', '.join(names)}, each after the first block")
+    return {
+        name: sum(place <= i for place in places)
+        for i, name in enumerate(names)
+    }
+
+
+def split_stages(program: Program, layout: ProgramLayout,
+                 stage_of: Mapping[str, int]) -> tuple[Stage, ...]:
+    """Cut a program.
+
+    Parameters
+    ----------
+    program : Program
+    layout : ProgramLayout
+    stage_of : mapping of str to int
+        Every block's stage; all numbers from 0 are taken.
+
+    Raises
+    ------
+    LayoutError
+        When a value would go to an earlier stage, naming it.
+    """
+    return _Cut(program, layout, stage_of).stages()
+
+
+def tied_holders(stages: Sequence[Stage]) -> dict[str, tuple[int, ...]]:
+    """Parameters that several stages read, with those stages."""
+    holders: dict[str, list[int]] = {}
+    for number, stage in enumerate(stages):
+        for name in stage.params:
+            holders.setdefault(name, []).append(number)
+    return {n: tuple(h) for n, h in holders.items() if len(h) > 1}
+
+
+class _Cut:
+    """Which stage makes what, and which stages take it."""
+
+    def __init__(self, program: Program, layout: ProgramLayout,
+                 stage_of: Mapping[str, int]) -> None:
+        self.program, self.layout = program, layout
+        self.stage_of = stage_of
+        self.count = 1 + max(stage_of.values())
+        self.made: dict[str, int] = {}
+        self.specs: dict[str, TensorSpec] = {}
+        self.hubs: dict[str, Layout] = {}
+        for block in program.blocks:
+            cls = program.class_of(block)
+            for node, name in zip(cls.results, block.results, strict=True):
+                value = value_of(node)
+                self.made[name] = stage_of[block.name]
+                self.specs[name] = value.spec
+                self.hubs[name] = hub_of(layout.classes[cls.name], value)
+        self.again = [self._recomputed(s) for s in range(self.count)]
+        self.taken = [self._taken(s) for s in range(self.count)]
+
+    def _reads(self, stage: int) -> list[str]:
+        """Values that a stage's own blocks take, in order."""
+        names: dict[str, None] = {}
+        for block in self.program.blocks:
+            if self.stage_of[block.name] == stage:
+                names.update(dict.fromkeys(block.operands))
+        return [n for n in names if n in self.made]
+
+    def _recomputed(self, stage: int) -> Slice:
+        """What the stage computes itself instead of receiving it."""
+        late = [n for n in self._reads(stage) if self.made[n] < stage]
+        return slice_of(self.program, [n for n in late if self._is_cheap(n)])
+
+    def _is_cheap(self, name: str) -> bool:
+        if self.specs[name].requires_grad:
+            return False
+        part = slice_of(self.program, [name])
+        return not part.reads_parameters and not part.draws
+
+    def _taken(self, stage: int) -> dict[str, int]:
+        own = {r for b in self.again[stage].blocks for r in b.results}
+        taken = {}
+        for name in self._reads(stage):
+            if self.made[name] > stage:
+                raise LayoutError(
+                    f"pipeline: {name} is made by stage {self.made[name]} "
+                    f"and read by stage {stage} before it; move the cut")
+            if self.made[name] < stage and name not in own:
+                taken[name] = self.made[name]
+        return taken
+
+    def stages(self) -> tuple[Stage, ...]:
+        return tuple(self._stage(s) for s in range(self.count))
+
+    def _stage(self, stage: int) -> Stage:
+        gives = {
+            name: tuple(s for s in range(self.count) if name in self.taken[s])
+            for name, made in self.made.items()
+            if made == stage and any(name in t for t in self.taken)
+        }
+        outputs = {
+            i: name
+            for i, name in enumerate(self.program.outputs)
+            if name is not None and self._returns(name) == stage
+        }
+        program = self._program(stage, gives, outputs)
+        return Stage(program=program,
+                     layout=self._layout(stage, program),
+                     takes=self.taken[stage],
+                     gives=gives,
+                     outputs=outputs)
+
+    def _returns(self, name: str) -> int:
+        """The stage that returns an output; inputs come back from the last.
+        """
+        return self.made.get(name, self.count - 1)
+
+    def _program(self, stage: int, gives: Mapping[str, tuple[int, ...]],
+                 outputs: Mapping[int, str]) -> Program:
+        again = self.again[stage]
+        own = [
+            b for b in self.program.blocks if self.stage_of[b.name] == stage
+        ]
+        names = {n for b in (*again.blocks, *own) for n in b.operands}
+        names |= set(outputs.values())
+        mutations = {
+            b: v
+            for b, v in self.program.mutations.items()
+            if self.made.get(v, self.count - 1) == stage
+        }
+        specs = {
+            n: s
+            for n, s in self.program.specs.items()
+            if n in names or n in mutations
+        }
+        specs |= {n: self.specs[n] for n in self.taken[stage]}
+        returned = tuple(dict.fromkeys((*gives, *outputs.values())))
+        classes = {b.block_class for b in own}
+        return dataclasses.replace(
+            self.program,
+            classes={
+                **again.classes,
+                **{
+                    n: c
+                    for n, c in self.program.classes.items() if n in classes
+                }
+            },
+            blocks=(*again.blocks, *own),
+            specs=specs,
+            outputs=returned,
+            output_constants=(None, ) * len(returned),
+            mutations=mutations,
+            loss=None)
+
+    def _layout(self, stage: int, program: Program) -> ProgramLayout:
+        layout = self.layout
+        again = slice_layouts(self.again[stage], layout)
+        return dataclasses.replace(
+            layout,
+            classes={
+                n: again[n] if n in again else layout.classes[n]
+                for n in program.classes
+            },
+            at_rest={
+                n: layout.at_rest[n] if n in layout.at_rest else self.hubs[n]
+                for n in program.specs
+            },
+            regather=frozenset(n for n in layout.regather
+                               if n in program.specs))

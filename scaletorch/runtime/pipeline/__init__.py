@@ -1,0 +1,1 @@
+"""Runs a rank's stages in the order of a schedule."""
