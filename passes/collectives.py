@@ -28,12 +28,14 @@ class AxisRef:
     """One rank's view of a mesh axis.
 
     `name` stands as the process group's name in the traced graph until the
-    runtime binds it to a real group.
+    runtime binds it to a real group. The parts of a `sequential` axis are
+    computed one after the other by the same rank: nothing moves over it.
     """
 
     name: str
     size: int
     coordinate: int
+    sequential: bool = False
 
 
 class _Convert(torch.autograd.Function):
@@ -82,6 +84,9 @@ def apply_move(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
     """Carry out one move of one axis on a local tensor, without autograd."""
     if how.kind == "none":
         return x
+    if axis.sequential:
+        assert how.kind == "mask", f"{how.kind} over {axis.name}"
+        return x / axis.size
     if how.kind == "all_reduce":
         return _wait(_OPS.all_reduce(x.contiguous(), how.reduce, axis.name))
     if how.kind == "all_gather":
