@@ -94,23 +94,6 @@ def megatron(sequence_parallel: bool = False) -> Recipe:
         (Korthikanti et al., 2022).
     """
 @recipe
-def ring() -> Recipe:
-    """Sequence sharded everywhere; in attention keys and values go around
-    the axis, causal attention in zig-zag order (Liu et al., Ring Attention,
-    2023). Attention that can't go round gathers its keys and values."""
-    return Recipe((("cp",
-                    Policy(name="ring",
-                           input_dim=1,
-                           rest="whole",
-                           use_shards=False,
-                           value_moves=_LOCAL | {"all_reduce"},
-                           reluctant_moves=frozenset({"all_gather"}),
-                           preferred=frozenset(RING_LOWERINGS),
-                           avoided=frozenset(),
-                           divide=True)), ))
-
-
-@recipe
 def expert() -> Recipe:
     """Expert parallelism: the batch is sharded, and so are the experts of
     mixtures; tokens go to their experts and back (Lepikhin et al., GShard,

@@ -1,4 +1,3 @@
 """Operators of our own, which captured programs hold whole."""
 
 import planner.ops.experts  # noqa: F401 (registers them)
-import planner.ops.split_linear  # noqa: F401

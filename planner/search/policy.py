@@ -63,8 +63,6 @@ class Policy:
     regather : bool
     preferred : frozenset of str
         Lowerings that a call is to take on this axis where it has one.
-    avoided : frozenset of str
-        Lowerings that it is not to take; the free policy avoids none.
         Whether parameters that are gathered for use are gathered again in
         the backward pass.
     sequential : bool
@@ -86,7 +84,6 @@ class Policy:
     shard_weights: bool = False
     regather: bool = False
     preferred: frozenset[str] = frozenset()
-    avoided: frozenset[str] = frozenset(RING_LOWERINGS)
     sequential: bool = False
     lowerings: frozenset[str] | None = None
 
