@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from planner.cluster.spec import DeviceKind
+from planner.cost.experts import expert_sizes
 from planner.cost.flops import (Contraction, attention_flops, contraction,
                                 op_name)
-from planner.cost.experts import expert_sizes
 from planner.cost.saved import Saved, is_view, saved
 from planner.rules.registry import OpCall
 
@@ -90,14 +90,14 @@ def work(call: OpCall) -> Work:
     """
     if op_name(call.target) == "scaled_dot_product_attention":
         return _attention(call)
+    if op_name(call.target) == "experts":
+        return _experts(call)
     product = contraction(call)
     if product is not None:
         return _product(call, product)
     return _memory_bound(call)
 
 
-    if op_name(call.target) == "experts":
-        return _experts(call)
 def _gradient_bytes(call: OpCall) -> tuple[int, int]:
     """Bytes of the gradients that the backward takes, and gives."""
     taken = sum(s.size_bytes for s in call.outputs if s.requires_grad)
@@ -121,12 +121,6 @@ def _attention(call: OpCall) -> Work:
                 saved_bytes=kept_bytes)
 
 
-def _product(call: OpCall, product: Contraction) -> Work:
-    taken, given = _gradient_bytes(call)
-    kept = saved(call)
-    kept_bytes = kept.size_bytes(call)
-    gradients = sum(call.inputs[i].requires_grad
-                    for i in product.operands) if taken else 0
 def _experts(call: OpCall) -> Work:
     """Two products, and rows picked, gated and summed around them."""
     sizes = expert_sizes(call)
@@ -146,6 +140,12 @@ def _experts(call: OpCall) -> Work:
                 saved_bytes=kept_bytes)
 
 
+def _product(call: OpCall, product: Contraction) -> Work:
+    taken, given = _gradient_bytes(call)
+    kept = saved(call)
+    kept_bytes = kept.size_bytes(call)
+    gradients = sum(call.inputs[i].requires_grad
+                    for i in product.operands) if taken else 0
     return Work(kind=product.kind,
                 forward_flops=float(product.flops),
                 forward_bytes=bytes_moved(call),

@@ -25,11 +25,11 @@ RestFilter = Callable[[str, TensorSpec, Placement], bool]
 """(parameter, spec, placement) to whether it may rest so."""
 
 
-@dataclass(frozen=True, kw_only=True)
 _FAMILIES = ("cross_entropy", "expert_")
 """How the names of lowerings begin that one function computes together."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class AxisProblem:
     """What is asked of one axis.
 

@@ -60,9 +60,9 @@ class Policy:
     shard_weights : bool
         Whether a product that is divided otherwise than by its weight is
         priced, in blocks that repeat.
-    regather : bool
     preferred : frozenset of str
         Lowerings that a call is to take on this axis where it has one.
+    regather : bool
         Whether parameters that are gathered for use are gathered again in
         the backward pass.
     sequential : bool
@@ -82,8 +82,8 @@ class Policy:
     partial_sums: bool = True
     divide: bool = False
     shard_weights: bool = False
-    regather: bool = False
     preferred: frozenset[str] = frozenset()
+    regather: bool = False
     sequential: bool = False
     lowerings: frozenset[str] | None = None
 
