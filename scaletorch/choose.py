@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import inner_mesh, on_axis
 from planner.ir.plan import Plan
 from planner.ir.program import Program
 from planner.ir.values import calls_of
+from planner.pipeline.build import pipeline_layout
+from planner.pipeline.means import count_ahead
 from planner.planning import Candidate, Planning, factorisations
-from planner.recipes import Recipe
+from planner.recipes import Recipe, policies_for
 from planner.search.policy import Policy
 
 __all__ = ["Chosen", "Replan", "choose", "fingerprint"]
@@ -23,10 +27,18 @@ __all__ = ["Chosen", "Replan", "choose", "fingerprint"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """A plan and how to plan alike for other inputs."""
+    """A plan and how to plan alike for other inputs.
+
+    `policies` are those of the mesh's axes; with a pipeline, of the axes
+    of a stage.
+    """
 
     plan: Plan
     policies: tuple[Policy, ...]
+
+    def program(self, captured: Program) -> Program:
+        """The form of a captured program that the plan is of."""
+        return count_ahead(captured) if self.plan.pipeline else captured
 
 
 def choose(planning: Planning,
@@ -58,13 +70,14 @@ def choose(planning: Planning,
     if isinstance(plan, (str, Path)):
         plan = Plan.load(plan)
     if isinstance(plan, Recipe):
+        if plan.pipeline is not None:
+            return [_pipelined(planning, plan, mesh)]
         return [_chosen(planning, planning.from_recipe(plan, mesh))]
     if isinstance(plan, Plan):
         _check_ranks(plan, mesh, flat)
-        return [
-            Chosen(plan=plan,
-                   policies=tuple(Policy() for _ in plan.mesh.names))
-        ]
+        names = (inner_mesh(plan.mesh, plan.pipeline.axis)
+                 if plan.pipeline else plan.mesh).names
+        return [Chosen(plan=plan, policies=tuple(Policy() for _ in names))]
     if plan is not None:
         raise TypeError("plan must be a Plan, a recipe or a path, got "
                         f"{type(plan).__name__}")
@@ -77,6 +90,24 @@ def choose(planning: Planning,
 def _chosen(planning: Planning, candidate: Candidate) -> Chosen:
     return Chosen(plan=planning.plan_of(candidate),
                   policies=candidate.policies)
+
+
+def _pipelined(planning: Planning, recipe: Recipe, mesh: MeshSpec) -> Chosen:
+    assert recipe.pipeline is not None
+    pipeline = on_axis(recipe.pipeline, mesh)
+    policies = policies_for(dataclasses.replace(recipe, pipeline=pipeline),
+                            mesh)
+    found = pipeline_layout(planning, pipeline, policies, mesh)
+    names = inner_mesh(mesh, pipeline.axis).names
+    axes = {n: p.name for n, p in zip(names, policies, strict=True)}
+    plan = Plan.of(found.program,
+                   found.layout, {
+                       pipeline.axis: "pipeline",
+                       **axes
+                   },
+                   mesh=mesh,
+                   pipeline=found.pipeline)
+    return Chosen(plan=plan, policies=policies)
 
 
 def _check_ranks(plan: Plan, mesh: MeshSpec, flat: bool) -> None:
@@ -106,6 +137,7 @@ class Replan:
                  chosen: Chosen) -> None:
         self.planning = planning
         self.chosen = chosen
+        program = chosen.program(program)
         self.structure = fingerprint(program, with_shapes=False)
         self.at_rest = chosen.plan.resolve(program).at_rest
 
@@ -123,6 +155,8 @@ class Replan:
                 return self.chosen.plan.resolve(program)
             except LayoutError:
                 pass  # a size that no longer divides: search again
+        if self.chosen.plan.pipeline is not None:
+            return self._pipeline_layout(program, keep_inputs)
         again = Planning(program,
                          self.planning.cluster,
                          constraints=self.planning.constraints,
@@ -132,6 +166,17 @@ class Replan:
                                     fixed_rest=self._fixed(keep_inputs),
                                     recompute=self._recompute(program))
         return candidate.layout
+
+    def _pipeline_layout(self, program: Program,
+                         keep_inputs: bool) -> ProgramLayout:
+        plan = self.chosen.plan
+        assert plan.pipeline is not None
+        again = self.planning.of_program(program)
+        stage = inner_mesh(plan.mesh, plan.pipeline.axis)
+        fixed = {n: lay[:-1] for n, lay in self._fixed(keep_inputs).items()}
+        inner = again.candidate(stage, self.chosen.policies, fixed_rest=fixed)
+        return pipeline_layout(again, plan.pipeline, self.chosen.policies,
+                               plan.mesh, inner.layout).layout
 
     def _recompute(self, program: Program) -> list[str]:
         """Of the chosen classes, those that this program has too."""

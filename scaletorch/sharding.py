@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement
 
-from planner.ir.layouts import ProgramLayout
+from planner.ir.layout import Layout
 from scaletorch.materialize import initialised
 from scaletorch.mesh import mesh_device
 from scaletorch.structure import put, slots_of
@@ -54,8 +54,13 @@ def keep_part(whole: torch.Tensor, mesh: DeviceMesh,
         stride=torch.empty(whole.shape, device="meta").stride())
 
 
-def shard_state(structure: nn.Module, model: nn.Module, mesh: DeviceMesh,
-                layout: ProgramLayout, *, seed: int) -> None:
+def shard_state(structure: nn.Module,
+                model: nn.Module,
+                mesh: DeviceMesh,
+                at_rest: Mapping[str, Layout],
+                *,
+                seed: int,
+                elsewhere: Collection[str] = ()) -> None:
     """Put the model's state, sharded, into its skeleton.
 
     Values come from the mesh's first rank. Tied parameters stay tied.
@@ -69,18 +74,28 @@ def shard_state(structure: nn.Module, model: nn.Module, mesh: DeviceMesh,
     model : nn.Module
         Left as it is.
     mesh : DeviceMesh
-    layout : ProgramLayout
+    at_rest : mapping of str to Layout
+        By global name; replicated where there is none.
     seed : int
         Of the initialisation, the same on all ranks.
+    elsewhere : collection of str
+        Parameters and buffers that this rank does not hold; they stay on
+        meta.
     """
     slots = slots_of(structure)
+    absent = {
+        id(t)
+        for n, t in (*structure.named_parameters(remove_duplicate=False),
+                     *structure.named_buffers(remove_duplicate=False))
+        if n in elsewhere
+    }
     done: dict[int, torch.Tensor] = {}
     virtual: set[int] = set()
-    rest = _Rest(structure, mesh, layout)
+    rest = _Rest(structure, mesh, at_rest)
     for shadow, tensor in _pairs(structure, model):
         if tensor.is_meta:
             virtual.add(id(shadow))
-        elif id(shadow) not in done:
+        elif id(shadow) not in done and id(shadow) not in absent:
             done[id(shadow)] = rest.spread(shadow, tensor)
     for made in initialised(structure,
                             virtual,
@@ -88,7 +103,8 @@ def shard_state(structure: nn.Module, model: nn.Module, mesh: DeviceMesh,
                             seed=seed,
                             device=mesh_device(mesh)):
         for shadow, tensor in made:
-            done[id(shadow)] = rest.keep(shadow, tensor)
+            if id(shadow) not in absent:
+                done[id(shadow)] = rest.keep(shadow, tensor)
     put(slots, done)
 
 
@@ -96,11 +112,11 @@ class _Rest:
     """How each tensor of a structure lies at rest."""
 
     def __init__(self, structure: nn.Module, mesh: DeviceMesh,
-                 layout: ProgramLayout) -> None:
+                 at_rest: Mapping[str, Layout]) -> None:
         self.mesh = mesh
         self.placements: dict[int, list[Placement]] = {}
         for name, shadow in structure.named_parameters(remove_duplicate=False):
-            found = layout.at_rest.get(f"param:{name}")
+            found = at_rest.get(f"param:{name}")
             if found is not None:
                 self.placements[id(shadow)] = [p.value for p in found]
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Slots", "on_meta", "skeleton", "slots_of"]
+__all__ = ["Absent", "Slots", "on_meta", "put", "skeleton", "slots_of"]
 
 Slots = dict[int, list[tuple[dict[str, Any], str]]]
 """Where each tensor, by its id, stands: (table, key) pairs."""
@@ -45,6 +45,42 @@ def put(slots: Slots, tensors: Mapping[int, torch.Tensor]) -> None:
     for number, tensor in tensors.items():
         for table, key in slots[number]:
             table[key] = tensor
+
+
+class Absent:
+    """Parameters and buffers of a module that other ranks hold.
+
+    Parameters
+    ----------
+    module : nn.Module
+        From which they are taken; their places keep None.
+    names : collection of str
+    """
+
+    def __init__(self, module: nn.Module, names: Collection[str]) -> None:
+        self.names = frozenset(names)
+        self._places: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+        for name in sorted(names):
+            owner, _, key = name.rpartition(".")
+            found = module.get_submodule(owner)
+            table = (found._parameters
+                     if key in found._parameters else found._buffers)
+            self._places.append((table, key, table[key]))  # type: ignore
+        self._take()
+
+    def _take(self) -> None:
+        for table, key, _ in self._places:
+            table[key] = None
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Have them back, on meta, for a while."""
+        for table, key, tensor in self._places:
+            table[key] = tensor
+        try:
+            yield
+        finally:
+            self._take()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from planner.cluster.names import nearest
 from planner.ir.mesh import MeshSpec
 
-__all__ = ["MICROBATCH", "PipelineSpec", "inner_mesh", "layout_mesh"]
+__all__ = [
+    "MICROBATCH", "PipelineSpec", "inner_mesh", "layout_mesh", "on_axis"
+]
 
 MICROBATCH = "microbatch"
 """The axis of a layout that stands for the micro-batches of a step."""
@@ -84,6 +87,20 @@ def inner_mesh(mesh: MeshSpec, axis: str) -> MeshSpec:
     kept = {n: s for n, s in zip(mesh.names, mesh.sizes) if n != axis}
     kept = kept or {"dp": 1}
     return MeshSpec(tuple(kept), tuple(kept.values()))
+
+
+def on_axis(pipeline: PipelineSpec, mesh: MeshSpec) -> PipelineSpec:
+    """The pipeline over its axis of a mesh, or over the only one.
+
+    Raises
+    ------
+    ValueError
+        When the mesh has no such axis.
+    """
+    if len(mesh.names) == 1:
+        return dataclasses.replace(pipeline, axis=mesh.names[0])
+    mesh.index(pipeline.axis)
+    return pipeline
 
 
 def layout_mesh(mesh: MeshSpec, pipeline: PipelineSpec | None) -> MeshSpec:

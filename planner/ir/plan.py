@@ -21,7 +21,7 @@ from planner.ir.layout import (Layout, R, format_layout, local_shape,
                                parse_layout)
 from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
 from planner.ir.mesh import MeshSpec
-from planner.ir.pipeline import PipelineSpec, layout_mesh
+from planner.ir.pipeline import PipelineSpec, inner_mesh, layout_mesh
 from planner.ir.program import BlockClass, Program, source_of, value_kind
 from planner.ir.values import Value, call_of, calls_of, outputs_of
 from planner.rules import options
@@ -75,6 +75,16 @@ class Plan:
     def layout_mesh(self) -> MeshSpec:
         """The axes that layouts are over."""
         return layout_mesh(self.mesh, self.pipeline)
+
+    @property
+    def device_mesh(self) -> MeshSpec:
+        """The mesh with an axis for a stage's ranks, also of one."""
+        if self.pipeline is None:
+            return self.mesh
+        inner = inner_mesh(self.mesh, self.pipeline.axis)
+        axes = dict(zip(self.mesh.names, self.mesh.sizes))
+        axes |= dict(zip(inner.names, inner.sizes))
+        return MeshSpec(tuple(axes), tuple(axes.values()))
 
     @staticmethod
     def of(program: Program,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from passes.collectives import AxisRef
 from passes.lower import lower
@@ -166,12 +168,19 @@ class PipelineProgram:
         self._held = _held(parts.whole.stages)
         self._ties = _Ties(parts.whole.stages, parts.infer.owner, place)
 
-    @property
-    def ties(self) -> tuple[tuple[str, Any, bool], ...]:
-        """Parameters that ranks of other stages hold too: name, process
-        group of the holders, and whether this rank is the first."""
-        return tuple((n, self._ties.groups[h], h[0] == self.place.rank)
-                     for n, h in self._ties.held.items())
+    def tie(self, state: Sequence[torch.Tensor]) -> None:
+        """Give tied parameters the values of their first stage.
+
+        Parameters
+        ----------
+        state : sequence of Tensor
+            As `state` names them.
+        """
+        local = {
+            n: t.to_local() if isinstance(t, DTensor) else t
+            for n, t in zip(self.state, state, strict=True)
+        }
+        self._ties.spread(local)
 
     def run(
         self, local: Mapping[str, torch.Tensor], seed: int, *, keep: bool,
@@ -336,22 +345,43 @@ class _Ties:
         self.place = place
         ranks = dist.get_process_group_ranks(place.pipeline)
         self.held: dict[str, tuple[int, ...]] = {}
+        self.trained = {
+            n
+            for stage in stages
+            for n, s in stage.program.specs.items() if s.requires_grad
+        }
         for name, holders in sorted(tied_holders(stages).items()):
             found = tuple(sorted({owner[s] for s in holders}))
             if len(found) > 1 and place.rank in found:
                 self.held[name] = found
-        self.groups = {}
+        self.ranks = ranks
+
+    @cached_property
+    def groups(self) -> dict[tuple[int, ...], Any]:
+        """The process group of each set of holders."""
+        found = {}
         for holders in sorted(set(self.held.values())):
-            members = [ranks[h] for h in holders]
-            self.groups[holders] = (
-                place.pipeline if len(members) == len(ranks) else
-                dist.new_group(members, use_local_synchronization=True))
+            members = [self.ranks[h] for h in holders]
+            found[holders] = (self.place.pipeline if len(members) == len(
+                self.ranks) else dist.new_group(
+                    members, use_local_synchronization=True))
+        return found
+
+    @torch.no_grad()
+    def spread(self, local: Mapping[str, torch.Tensor]) -> None:
+        """The first holder's values on all of them."""
+        for name, holders in self.held.items():
+            value = local[name].contiguous()
+            dist.broadcast(value,
+                           self.ranks[holders[0]],
+                           group=self.groups[holders])
+            local[name].copy_(value)
 
     def sum_over_holders(self, grads: dict[str, torch.Tensor],
                          local: Mapping[str, torch.Tensor]) -> None:
         """Every holder gets the whole gradient."""
         for name, holders in self.held.items():
-            if not local[name].requires_grad:
+            if name not in self.trained:
                 continue
             grad = grads.get(name)
             grad = (torch.zeros_like(local[name])
