@@ -124,12 +124,14 @@ class Schedule:
         return tuple(min(found[s]) for s in range(self.stages))
 
 
-def format_rows(rows: Iterable[list[str]]) -> str:
-    """Rows of cells as aligned columns; an empty row is a dot."""
+def format_rows(rows: Iterable[list[str]], *, even: bool = False) -> str:
+    """Rows of cells as aligned columns, of one width if `even`."""
     cells = [row or ["."] for row in rows]
     widths = [
         max(map(len, column)) for column in zip_longest(*cells, fillvalue="")
     ]
+    if even:
+        widths = [max(widths, default=0)] * len(widths)
     return "\n".join(" ".join(c.ljust(w)
                               for c, w in zip(row, widths)).rstrip()
                      for row in cells)

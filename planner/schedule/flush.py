@@ -8,9 +8,10 @@ Everything but the merge is the two lists and the length of the warm-up.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from planner.ir.errors import ScheduleError
-from planner.schedule.actions import Action, Schedule, drop_microbatches
+from planner.schedule.actions import Action, Schedule
 from planner.schedule.registry import register
 
 __all__ = ["gpipe", "interleaved", "loopedbfs", "one_f_one_b", "zbh1"]
@@ -44,13 +45,13 @@ def split(row: Sequence[Action], delay: int) -> tuple[Action, ...]:
     return (*parts, *pending)
 
 
-def in_rounds(kind: str, stages: Sequence[int], microbatches: int,
-              size: int) -> list[Action]:
-    """Rounds of `size` micro-batches, in each the stages one by one."""
+def in_rounds(kind: str, stages: Sequence[int],
+              sizes: Sequence[int]) -> list[Action]:
+    """Rounds of so many micro-batches, in each the stages one by one."""
+    starts = accumulate(sizes, initial=0)
     return [
-        Action(kind, stage, m) for start in range(0, microbatches, size)
-        for stage in stages
-        for m in range(start, min(start + size, microbatches))
+        Action(kind, stage, m) for start, size in zip(starts, sizes)
+        for stage in stages for m in range(start, start + size)
     ]
 
 
@@ -87,9 +88,9 @@ def loopedbfs(ranks: int, microbatches: int, chunks: int) -> Schedule:
     arXiv:2211.05953)."""
     return Schedule(
         tuple(
-            merge(in_rounds("F", stages, microbatches, microbatches),
-                  in_rounds("B", stages[::-1], microbatches, microbatches),
-                  microbatches * chunks) for stages in loop(ranks, chunks)))
+            merge(in_rounds("F", stages, [microbatches]),
+                  in_rounds("B", stages[::-1], [microbatches]), microbatches *
+                  chunks) for stages in loop(ranks, chunks)))
 
 
 @register("interleaved1f1b")
@@ -97,8 +98,8 @@ def interleaved(ranks: int, microbatches: int, chunks: int) -> Schedule:
     """1F1B with several stages on a rank (Narayanan et al.,
     arXiv:2104.04473, section 2.2).
 
-    Micro-batches go in rounds of as many as there are ranks; the last round
-    may be short.
+    Micro-batches go in rounds of as many as there are ranks, or of a few
+    more where their number isn't a multiple.
     """
     return _rounds(ranks, microbatches, chunks, 1 if chunks == 1 else 2, False)
 
@@ -116,13 +117,22 @@ def zbh1(ranks: int, microbatches: int, chunks: int) -> Schedule:
 
 def _rounds(ranks: int, microbatches: int, chunks: int, step: int,
             is_split: bool) -> Schedule:
+    sizes = round_sizes(ranks, microbatches)
     rows = []
-    # Whole rounds, then without what is too much: with a short round each
-    # rank would find out at another time that there is nothing to wait for.
-    padded = -(-microbatches // ranks) * ranks
     for rank, stages in enumerate(loop(ranks, chunks)):
-        warmup = step * (ranks - rank - 1) + (chunks - 1) * ranks
-        row = merge(in_rounds("F", stages, padded, ranks),
-                    in_rounds("B", stages[::-1], padded, ranks), warmup)
+        warmup = step * (ranks - rank - 1) + (chunks - 1) * sizes[0]
+        row = merge(in_rounds("F", stages, sizes),
+                    in_rounds("B", stages[::-1], sizes), warmup)
         rows.append(split(row, rank) if is_split else row)
-    return drop_microbatches(rows, microbatches)
+    return Schedule(tuple(rows))
+
+
+def round_sizes(ranks: int, microbatches: int) -> list[int]:
+    """As many rounds as there are with a micro-batch for every rank.
+
+    With fewer the first rank would run dry before its next stage's input
+    has come around; so what is left makes the first rounds longer.
+    """
+    count = max(1, microbatches // ranks)
+    size, longer = divmod(microbatches, count)
+    return [size + 1] * longer + [size] * (count - longer)

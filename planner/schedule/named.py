@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from planner.ir.errors import ScheduleError
-from planner.schedule import flush, vshape
 from planner.schedule.actions import Schedule
-from planner.schedule.registry import generator, names
+from planner.schedule.families import generate, schedule_names
+from planner.schedule.synthesise import synthesise
 from planner.schedule.text import load_schedule
+from planner.schedule.times import StageTimes
 
 __all__ = ["make_schedule", "schedule_names"]
-
-_FAMILIES = (flush, vshape)
-
-
-def schedule_names() -> tuple[str, ...]:
-    """The schedules that :func:`make_schedule` knows by name."""
-    return names()
 
 
 def make_schedule(name: str,
@@ -30,8 +22,9 @@ def make_schedule(name: str,
     Parameters
     ----------
     name : str
-        One of :func:`schedule_names`, or the path of a schedule's text (a
-        name with a dot or a slash).
+        One of :func:`schedule_names`; ``auto`` for one that is synthesised
+        for equal stages (:func:`synthesise` takes stages as they are); or
+        the path of a schedule's text (a name with a dot or a slash).
     ranks : int
         Ranks of the pipeline.
     microbatches : int
@@ -57,14 +50,11 @@ def make_schedule(name: str,
                                 f"got {value}")
     if "/" in name or "." in name:
         return _loaded(name, ranks, microbatches, chunks)
-    return _generated(name, ranks, microbatches, chunks)
-
-
-# A schedule never changes, and a search asks for the same ones many times.
-@lru_cache(maxsize=64)
-def _generated(name: str, ranks: int, microbatches: int,
-               chunks: int) -> Schedule:
-    return generator(name)(ranks, microbatches, chunks)
+    if name == "auto":
+        return synthesise(StageTimes.uniform(ranks * chunks),
+                          ranks=ranks,
+                          microbatches=microbatches).schedule
+    return generate(name, ranks, microbatches, chunks)
 
 
 def _loaded(path: str, ranks: int, microbatches: int, chunks: int) -> Schedule:

@@ -30,7 +30,7 @@ def format_picture(simulation: Simulation, slot_s: float) -> str:
     """
     rows = [_cells(simulation, r, slot_s) for r in range(_ranks(simulation))]
     width = max(map(len, rows))
-    return format_rows(r + ["."] * (width - len(r)) for r in rows)
+    return format_rows([r + ["."] * (width - len(r)) for r in rows], even=True)
 
 
 def _ranks(simulation: Simulation) -> int:

@@ -48,7 +48,8 @@ def generator(name: str) -> Generator:
         For a name that is not registered.
     """
     if name not in _GENERATORS:
-        raise ScheduleError(f"there is no schedule {name!r}; "
-                            f"{nearest(name, names())}; or the path of a "
-                            "schedule's text")
+        raise ScheduleError(
+            f"there is no schedule {name!r}; "
+            f"{nearest(name, (*names(), 'auto'))} Or the path of a "
+            "schedule's text")
     return _GENERATORS[name]
