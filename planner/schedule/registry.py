@@ -49,7 +49,6 @@ def generator(name: str) -> Generator:
     """
     if name not in _GENERATORS:
         raise ScheduleError(
-            f"there is no schedule {name!r}; "
-            f"{nearest(name, (*names(), 'auto'))} Or the path of a "
-            "schedule's text")
+            f"there is no schedule {name!r}; {nearest(name, names())} (or "
+            "auto for a synthesised one, or the path of a text)")
     return _GENERATORS[name]
