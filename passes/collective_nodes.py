@@ -59,8 +59,10 @@ class Collective:
         if target is _OPS.reduce_scatter_tensor.default:
             return args[2] == size
         if target is _OPS.all_to_all_single.default:
-            return args[1] == args[2] == [1] * size and (self.source[0]
-                                                         == size)
+            return all(
+                len(parts) == size and sum(parts) == whole  # type: ignore
+                for parts, whole in ((args[1], self.target[0]),
+                                     (args[2], self.source[0])))
         return True
 
 

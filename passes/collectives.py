@@ -9,12 +9,15 @@ replicated consumer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed._functional_collectives  # noqa: F401 (registers ops)
 
+from passes.parts import (by_part, by_rank, picked, put_back, rows_got,
+                          rows_sent)
 from planner.ir.convert import Move, gradient_move, move
 from planner.ir.layout import Placement
 
@@ -89,6 +92,18 @@ def apply_move(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
         return x / axis.size
     if how.kind == "all_reduce":
         return _wait(_OPS.all_reduce(x.contiguous(), how.reduce, axis.name))
+    if how.kind == "regroup":
+        return _regroup(x, how, axis)
+    if how.target_parts:
+        x = by_rank(x, how.target_dim, how.target_parts, axis.size)
+    x = _apply_plain(x, how, axis)
+    if how.source_parts:
+        x = by_part(x, how.source_dim, how.source_parts, axis.size)
+    return x
+
+
+def _apply_plain(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
+    """A move whose shards are the chunks of a dim in order."""
     if how.kind == "all_gather":
         return _all_gather(x, how.source_dim, axis)
     if how.kind == "reduce_scatter":
@@ -142,6 +157,23 @@ def _all_to_all(x: torch.Tensor, source: int, target: int,
     ones = [1] * n
     mine = _wait(_OPS.all_to_all_single(front, ones, ones, axis.name))
     return mine.movedim(0, source).flatten(source, source + 1)
+
+
+def _regroup(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
+    """From shards of a dim to shards by parts of it, or back."""
+    dim, n = how.source_dim, axis.size
+    place = (x.shape[dim] * n, how.source_parts, how.target_parts, n,
+             axis.coordinate)
+    sent, got = rows_sent(*place), rows_got(*place)
+    front = picked(x.movedim(dim, 0), 0, [r for to in sent for r in to])
+    mine = _wait(
+        _OPS.all_to_all_single(front, _counts(got), _counts(sent), axis.name))
+    whole = put_back(mine, [r for of in got for r in of])
+    return whole.movedim(0, dim).contiguous()
+
+
+def _counts(rows: Sequence[Sequence[tuple[int, int]]]) -> list[int]:
+    return [sum(b - a for a, b in places) for places in rows]
 
 
 def _slice(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:

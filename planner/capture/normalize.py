@@ -16,7 +16,9 @@ from planner.capture.bags import open_bags
 from planner.capture.calls import add_call, become
 from planner.capture.formulas import Formulas
 from planner.capture.masks import simplify_masks
+from planner.capture.merged import part_merged_dims
 from planner.capture.nodes import source_in_model
+from planner.capture.projections import open_projections
 from planner.capture.rows import gather_rows
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
@@ -41,6 +43,8 @@ def normalize(traced: Traced) -> None:
     simplify_masks(graph, scalars)
     gather_rows(graph, Formulas(scalars))
     open_bags(graph, Formulas(scalars))
+    part_merged_dims(graph)
+    open_projections(graph, traced.leaves, kept)
     drop_unused(graph)
     _reject_unknown_shapes(graph)
     _reject_lost_statistics(graph)

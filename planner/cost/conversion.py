@@ -118,13 +118,15 @@ class ConversionCost:
         if not how.is_collective:
             share = 1 if how.kind in ("mask", "pad") else self.sizes[axis]
             return copy_s / share + device.launch_overhead_s
-        if how.kind == "all_to_all":
+        if how.kind in ("all_to_all", "regroup"):
             whole_bytes = whole_bytes / self.sizes[axis]
             copy_s = copy_s / self.sizes[axis]
         # Joining or cutting a dim that is not the first copies once more.
         dims = {d for d in (how.source_dim, how.target_dim) if d >= 0}
-        permutes = how.kind == "all_to_all" or dims - {0}
-        return (collective_time_s(how.kind, whole_bytes, self.axes[axis]) +
+        permutes = (how.kind == "all_to_all" or dims - {0} or how.source_parts
+                    or how.target_parts)
+        kind = "all_to_all" if how.kind == "regroup" else how.kind
+        return (collective_time_s(kind, whole_bytes, self.axes[axis]) +
                 device.launch_overhead_s + (copy_s if permutes else 0.0))
 
     def collective_s(self, kind: str, size_bytes: float, axis: int) -> float:

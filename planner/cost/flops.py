@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.rules.registry import Arg, OpCall
@@ -59,6 +59,12 @@ def _addmm(call: OpCall) -> Contraction:
     return _product(call, 1)
 
 
+def _split_linear(call: OpCall) -> Contraction:
+    product = _product(call, 0)
+    first, *_ = sizes = call.args[3]
+    return replace(product, flops=product.flops // first * sum(sizes))
+
+
 def _conv(call: OpCall) -> Contraction:
     x, w = operands = _operands(*call.args[:2])
     weight = call.inputs[w]
@@ -97,6 +103,8 @@ _CONTRACTIONS: dict[str, Callable[[OpCall], Contraction]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv),
     "einsum":
     _einsum,
+    "split_linear":
+    _split_linear,
 }
 
 

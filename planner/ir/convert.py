@@ -21,15 +21,18 @@ class Move:
     """What one axis does to turn one placement of a value into another.
 
     `kind` is ``none``, a collective (``all_reduce``, ``all_gather``,
-    ``reduce_scatter``, ``all_to_all``) or local (``slice``, ``mask``:
+    ``reduce_scatter``, ``all_to_all``; ``regroup``: an all-to-all between
+    a shard and one by parts of the same dim) or local (``slice``, ``mask``:
     keep the value on the first rank and zeros elsewhere, ``pad``: a shard
-    among zeros).
+    among zeros). Parts are of the dim of the same side.
     """
 
     kind: str
     source_dim: int = -1
     target_dim: int = -1
     reduce: str = "sum"
+    source_parts: tuple[int, ...] = ()
+    target_parts: tuple[int, ...] = ()
 
     @property
     def is_collective(self) -> bool:
@@ -55,20 +58,28 @@ def _from_replicated(target: Placement) -> Move | None:
     if target.is_replicated:
         return _NONE
     if target.is_shard:
-        return Move(kind="slice", target_dim=target.dim)
+        return Move(kind="slice",
+                    target_dim=target.dim,
+                    target_parts=target.parts)
     return Move(kind="mask") if target == P else None
 
 
 def _from_shard(source: Placement, target: Placement) -> Move | None:
     if target.is_replicated:
-        return Move(kind="all_gather", source_dim=source.dim)
+        return Move(kind="all_gather",
+                    source_dim=source.dim,
+                    source_parts=source.parts)
     if target == source:
         return _NONE
     if target.is_shard:
-        return Move(kind="all_to_all",
+        same = target.dim == source.dim
+        return Move(kind="regroup" if same else "all_to_all",
                     source_dim=source.dim,
-                    target_dim=target.dim)
-    return Move(kind="pad", source_dim=source.dim) if target == P else None
+                    target_dim=target.dim,
+                    source_parts=source.parts,
+                    target_parts=target.parts)
+    return Move(kind="pad", source_dim=source.dim,
+                source_parts=source.parts) if target == P else None
 
 
 def _from_partial(source: Placement, target: Placement) -> Move | None:
@@ -79,6 +90,7 @@ def _from_partial(source: Placement, target: Placement) -> Move | None:
     if target.is_shard:
         return Move(kind="reduce_scatter",
                     target_dim=target.dim,
+                    target_parts=target.parts,
                     reduce=source.reduce) if source == P else None
     return None
 
@@ -176,9 +188,15 @@ def _is_legal(step: Step, differentiable: bool) -> bool:
         return False
     if differentiable and gradient_move(step.source, step.target) is None:
         return False
-    touched = {p.dim for p in (step.source, step.target) if p.is_shard}
+    touched = [p for p in (step.source, step.target) if p.is_shard]
+    dims = {p.dim for p in touched}
     inner = step.before[step.axis + 1:]
-    return not any(p.is_shard and p.dim in touched for p in inner)
+    if any(p.is_shard and p.dim in dims for p in inner):
+        return False
+    # What a plain shard over an outer axis leaves has other parts.
+    return all(p.parts == outer.parts for p in touched if p.parts
+               for outer in step.before[:step.axis]
+               if outer.is_shard and outer.dim == p.dim)
 
 
 def _weight(steps: Sequence[Step]) -> int:

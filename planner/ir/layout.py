@@ -14,6 +14,10 @@ printed  value              gradient
 ``S(d)`` ``Shard(d)``       ``Shard(d)``
 ======== ================== ==================
 
+``S(d:4+1+1)`` is a shard by parts: dim `d` is made of three parts, four,
+one and one sixths of it, and every rank holds its shard of each, one after
+the other. So lies a fused projection's weight when heads are divided.
+
 ``V`` ("varying gradient") is what a sharded operator wants of an operand
 that it holds whole: every rank computes only its share of the gradient.
 Turning ``R`` into ``V`` moves nothing forward and all-reduces backward;
@@ -25,6 +29,7 @@ parallelism.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +43,7 @@ __all__ = [
     "local_shape", "parse_layout", "parse_placement"
 ]
 
-_TEXT = re.compile(r"R|V|P(max|min)?|S\((\d+)\)")
+_TEXT = re.compile(r"R|V|P(max|min)?|S\((\d+)(?::(\d+(?:\+\d+)+))?\)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,13 +58,19 @@ class Placement:
         The tensor dimension that is sharded (``S`` only).
     reduce : str
         How partial values combine (``P`` only): sum, max or min.
+    parts : tuple of int
+        What the sharded dim is made of, in least proportions (``S``
+        only); every rank holds its shard of each part. Empty: one part.
     """
 
     kind: str
     dim: int = -1
     reduce: str = "sum"
+    parts: tuple[int, ...] = ()
 
     def __str__(self) -> str:
+        if self.kind == "S" and self.parts:
+            return f"S({self.dim}:{'+'.join(map(str, self.parts))})"
         if self.kind == "S":
             return f"S({self.dim})"
         if self.kind == "P" and self.reduce != "sum":
@@ -83,12 +94,20 @@ class Placement:
 
     @property
     def value(self) -> TorchPlacement:
-        """The value's placement in torch's terms."""
+        """The value's placement in torch's terms.
+
+        Raises
+        ------
+        ValueError
+            For a shard by parts, which none of torch's describes.
+        """
+        self._check_one_part()
         return _to_torch(self.kind, self.dim, self.reduce)
 
     @property
     def grad(self) -> TorchPlacement:
         """The gradient's placement in torch's terms."""
+        self._check_one_part()
         return _to_torch(
             *{
                 "R": ("R", -1, "sum"),
@@ -96,6 +115,11 @@ class Placement:
                 "P": ("R", -1, "sum"),
                 "S": ("S", self.dim, "sum")
             }[self.kind])
+
+    def _check_one_part(self) -> None:
+        if self.parts:
+            raise ValueError(f"{self} is no placement of a DTensor; let the "
+                             f"value rest as S({self.dim})")
 
 
 def _to_torch(kind: str, dim: int, reduce: str) -> TorchPlacement:
@@ -115,11 +139,26 @@ Layout = tuple[Placement, ...]
 """Placements of one tensor, one for each mesh axis, outermost axis first."""
 
 
-def S(dim: int) -> Placement:  # noqa: N802 (the field's own name for it)
-    """Shard along tensor dimension `dim` (not negative)."""
+def S(dim: int, parts: Sequence[int] = ()) -> Placement:  # noqa: N802
+    """Shard along tensor dimension `dim` (not negative).
+
+    Parameters
+    ----------
+    dim : int
+    parts : sequence of int
+        Sizes of the parts that the dim is made of, each to be sharded.
+
+    Examples
+    --------
+    >>> S(0, [64, 16, 16])
+    S(0:4+1+1)
+    """
     if dim < 0:
         raise ValueError(f"a sharded dim is counted from 0, got {dim}")
-    return Placement("S", dim)
+    if len(parts) < 2:
+        return Placement("S", dim)
+    unit = math.gcd(*parts)
+    return Placement("S", dim, parts=tuple(p // unit for p in parts))
 
 
 def parse_placement(text: str) -> Placement:
@@ -139,7 +178,8 @@ def parse_placement(text: str) -> Placement:
     if match is None:
         raise ValueError(f"{text!r} is no placement; write R, V, P or S(dim)")
     if match[2] is not None:
-        return S(int(match[2]))
+        parts = match[3].split("+") if match[3] else ()
+        return S(int(match[2]), [int(p) for p in parts])
     return Placement(text.strip()[0], reduce=match[1] or "sum")
 
 
@@ -174,9 +214,12 @@ def local_shape(shape: Sequence[int], layout: Sequence[Placement],
     local = list(shape)
     for placement, size in zip(layout, sizes, strict=True):
         if placement.is_shard:
-            if local[placement.dim] % size:
+            # Of parts in proportion the least units must divide.
+            units = sum(placement.parts) or 1
+            if local[placement.dim] % (size * units):
                 raise ValueError(
                     f"dim {placement.dim} of {tuple(shape)} does not divide "
-                    f"over {size} ranks")
+                    f"over {size} ranks" +
+                    (f" by parts, as {placement}" if placement.parts else ""))
             local[placement.dim] //= size
     return tuple(local)

@@ -161,7 +161,7 @@ def _partial_extrema(planned: Planned) -> Iterator[str]:
 
 def _restless(planned: Planned) -> Iterator[str]:
     for name, rest in planned.layout.at_rest.items():
-        if any(p.value != p.grad or p.is_partial for p in rest):
+        if any(p.parts or p.is_partial or p.value != p.grad for p in rest):
             yield f"{name} rests as {format_layout(rest)}"
 
 

@@ -1,3 +1,4 @@
 """Operators of our own, which captured programs hold whole."""
 
-import planner.ops.experts  # noqa: F401 (registers them)
+import planner.ops.experts  # noqa: F401
+import planner.ops.split_linear  # noqa: F401

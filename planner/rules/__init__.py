@@ -32,6 +32,7 @@ import planner.rules.rearrange  # noqa: F401
 import planner.rules.recurrent  # noqa: F401
 import planner.rules.reduce  # noqa: F401
 import planner.rules.spectral  # noqa: F401
+import planner.rules.split_linear  # noqa: F401
 import planner.rules.view  # noqa: F401
 from planner.rules.discover import discover
 from planner.rules.localize import localize

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+import planner.ops  # noqa: F401 (registers the operator)
 from planner.rules.registry import OpCall
 
 __all__ = ["localize"]
@@ -137,6 +138,21 @@ def _native_group_norm(call: OpCall, args: list[Any], shape: Shape) -> None:
     args[3:5] = shape[:2]
 
 
+def _split(call: OpCall, args: list[Any], shape: Shape) -> None:
+    """All parts are cut alike, if at all."""
+    dim = call.arg(2, "dim", 0)
+    share = call.outputs[0].shape[dim] // shape[dim]
+    size = args[1]
+    args[1] = (size //
+               share if isinstance(size, int) else [s // share for s in size])
+
+
+def _split_linear(call: OpCall, args: list[Any], shape: Shape) -> None:
+    """All parts are cut alike."""
+    share = args[3][0] // shape[-1]
+    args[3] = [size // share for size in args[3]]
+
+
 _SPECIAL: dict[Any, Callable[[OpCall, list[Any], Shape], None]] = {
     aten.unflatten.int: _unflatten,
     aten.repeat.default: _repeat,
@@ -153,4 +169,7 @@ _SPECIAL: dict[Any, Callable[[OpCall, list[Any], Shape], None]] = {
     aten.conv_transpose1d.default: _groups(6),
     aten.conv_transpose2d.input: _groups(6),
     aten.conv_transpose3d.input: _groups(6),
+    aten.split.Tensor: _split,
+    aten.split_with_sizes.default: _split,
+    torch.ops.scaletorch.split_linear.default: _split_linear,
 }

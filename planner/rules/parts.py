@@ -8,7 +8,7 @@ import torch
 
 from planner.ir.layout import Placement
 
-__all__ = ["difference", "split"]
+__all__ = ["difference", "joined", "split"]
 
 Tensors = Sequence[torch.Tensor]
 
@@ -38,7 +38,10 @@ def _split(value: torch.Tensor, placement: Placement, size: int,
            generator: torch.Generator) -> list[torch.Tensor]:
     if placement.is_shard:
         return [
-            c.contiguous() for c in value.tensor_split(size, dim=placement.dim)
+            torch.cat([
+                c.tensor_split(size, dim=placement.dim)[rank]
+                for c in _parts(value, placement)
+            ], placement.dim) for rank in range(size)
         ]
     if placement.is_replicated:
         return [value] * size
@@ -50,6 +53,20 @@ def _split(value: torch.Tensor, placement: Placement, size: int,
         for _ in range(size - 1)
     ]
     return [value - sum(noise), *noise]
+
+
+def _parts(value: torch.Tensor, placement: Placement) -> Tensors:
+    """What the sharded dim is made of."""
+    if not placement.parts:
+        return (value, )
+    unit = value.shape[placement.dim] // sum(placement.parts)
+    return value.split([p * unit for p in placement.parts], placement.dim)
+
+
+def joined(parts: Tensors, placement: Placement) -> torch.Tensor:
+    """The tensor of which all ranks' shards are given."""
+    of_parts = zip(*(_parts(p, placement) for p in parts), strict=True)
+    return torch.cat([c for part in of_parts for c in part], placement.dim)
 
 
 def difference(parts: Tensors, whole: torch.Tensor,
@@ -80,7 +97,7 @@ def _join(parts: Tensors, placement: Placement) -> torch.Tensor:
     if placement.is_replicated:
         return parts[0]
     if placement.is_shard:
-        return torch.cat(list(parts), placement.dim)
+        return joined(parts, placement)
     stacked = torch.stack(list(parts))
     if placement.reduce == "sum":
         return stacked.sum(0)

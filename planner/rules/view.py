@@ -6,6 +6,7 @@ kept; a dim that is cut, joined or reordered must be whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -178,6 +179,9 @@ _BY_DIM = {
 }
 """Position and default of the one dim that must be whole."""
 
+SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
+"""Those whose dim may also be sharded part by part."""
+
 
 @register(*_BY_DIM)
 def all_but_one(call: OpCall) -> Iterable[Option]:
@@ -186,6 +190,10 @@ def all_but_one(call: OpCall) -> Iterable[Option]:
     dim = call.arg(position, "dim", default)
     if dim is not None and not _flattens(call):
         yield from keep(call, others(call, dim))
+    if call.target in SPLITS:
+        dim = wrap(dim, call.inputs[0].ndim)
+        sizes = [s.shape[dim] for s in call.outputs]
+        yield place(call, {0: S(dim, sizes)}, S(dim), units=math.gcd(*sizes))
     yield partial(call, 0)
 
 

@@ -83,8 +83,8 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
         whole_s += UNDIVIDED_S * count
     domain = draft.calls[variable]
     draft.add((variable, ), np.where(domain.is_sharded, part_s, whole_s))
-    for extra in (inside_s(problem, name, call, domain),
-                  unwanted_s(problem, domain)):
+    for extra in (inside_s(problem, name, call,
+                           domain), unwanted_s(problem, domain)):
         if extra is not None:
             draft.add((variable, ), extra)
     if problem.policy.lowerings is not None:
@@ -206,9 +206,9 @@ def _state_edge(problem: AxisProblem, draft: Draft, name: str,
     after = problem.layout.classes[block_class].hubs[value.label]
     table = problem.tables.both_s(value.spec, problem.axis, before, after,
                                   made, wanted)
-    extra = penalties(problem.policy, "rest", value.spec)
+    extra = penalties(problem.policy, "rest", value.spec, made, wanted)
     if extra is not None and value_kind(name) == "param":
-        table = table + extra[made[:, None], wanted]
+        table = table + extra
     if value_kind(name) == "param":
         table = table + _kept_or_again(problem, value.spec, before, after,
                                        made, wanted)

@@ -14,7 +14,7 @@ from planner.ir.layouts import CallLayout, ProgramLayout
 from planner.rules.registry import Option, TensorSpec
 from planner.search.factors import Factor, FactorGraph, Variable
 from planner.search.facts import CallFacts, CallOptions, Facts
-from planner.search.placed import Numbers, fitting
+from planner.search.placed import Numbers, fits
 from planner.search.policy import Policy
 from planner.search.pressure import MemoryPressure
 from planner.search.tables import ConversionTables
@@ -23,7 +23,6 @@ __all__ = ["AxisProblem", "CallDomain", "Draft", "RestFilter"]
 
 RestFilter = Callable[[str, TensorSpec, Placement], bool]
 """(parameter, spec, placement) to whether it may rest so."""
-
 
 _FAMILIES = ("cross_entropy", "expert_")
 """How the names of lowerings begin that one function computes together."""
@@ -78,9 +77,10 @@ class AxisProblem:
     def sizes(self) -> tuple[int, ...]:
         return self.layout.mesh.sizes
 
-    def fits(self, spec: TensorSpec, layout: Layout) -> npt.NDArray[np.bool_]:
-        """Which placements divide beside the other axes', by number."""
-        return fitting(spec.shape, layout, self.axis, self.sizes)
+    def fits(self, spec: TensorSpec, layout: Layout,
+             numbers: Numbers) -> npt.NDArray[np.bool_]:
+        """Which placements divide beside the other axes'."""
+        return fits(spec.shape, layout, self.axis, self.sizes, numbers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,9 +110,9 @@ class CallDomain:
         found = call.options(problem.size)
         legal = np.ones(len(found.options), dtype=bool)
         for i, spec in enumerate(call.call.inputs):
-            legal &= problem.fits(spec, current.input(i))[found.inputs[i]]
+            legal &= problem.fits(spec, current.input(i), found.inputs[i])
         for i, spec in enumerate(call.call.outputs):
-            legal &= problem.fits(spec, current.output(i))[found.outputs[i]]
+            legal &= problem.fits(spec, current.output(i), found.outputs[i])
         others = [(o, n) for a, (
             o,
             n) in enumerate(zip(current.options, problem.sizes, strict=True))

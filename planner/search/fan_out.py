@@ -94,9 +94,10 @@ class FanOut:
         table = self.problem.tables.both_s(self.spec, self.problem.axis,
                                            self.layout, layout, self.made,
                                            wanted)
-        extra = penalties(self.problem.policy, kind, self.spec)
+        extra = penalties(self.problem.policy, kind, self.spec, self.made,
+                          wanted)
         if extra is not None:
-            table = table + extra[self.made[:, None], wanted]
+            table = table + extra
         return table * self.count
 
     def _others(self, layout: Layout) -> Layout:

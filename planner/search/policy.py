@@ -133,7 +133,8 @@ class Policy:
             return 0.0
         if self.sequential:
             return _sequential_s(kind, spec, source, target, move)
-        if move == "none":
+        if move in ("none", "regroup"):
+            # What is regrouped is a weight that is used as sharded.
             return 0.0
         if kind == "rest":
             moved = self.rest == "used" and move != "mask"

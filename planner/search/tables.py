@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from planner.cost.conversion import ConversionCost
 from planner.ir.convert import move
-from planner.ir.layout import Layout
+from planner.ir.layout import Layout, Placement
 from planner.rules.registry import TensorSpec
 from planner.search.placed import (PLAIN, Numbers, placement_of, placements,
                                    with_own)
@@ -68,6 +68,11 @@ class ConversionTables:
         if table is None:
             count = len(PLAIN) + spec.ndim
             table = self._all[key] = np.full((count, count), np.nan)
+        most = int(max(made.max(initial=0), wanted.max(initial=0)))
+        if most >= len(table):
+            # By parts: rare, and numbered far behind.
+            table = self._all[key] = np.pad(table, (0, most + 1 - len(table)),
+                                            constant_values=np.nan)
         found = table[made[:, None], wanted]
         if np.isnan(found).any():
             for i in set(made.tolist()):
@@ -80,9 +85,9 @@ class ConversionTables:
         return found
 
 
-@functools.lru_cache(maxsize=4096)
-def penalties(policy: Policy, kind: str, spec: TensorSpec) -> Array | None:
-    """What a policy adds to every conversion; None for nothing.
+def penalties(policy: Policy, kind: str, spec: TensorSpec, made: Numbers,
+              wanted: Numbers) -> Array | None:
+    """What a policy adds to conversions, one row for each of `made`.
 
     Parameters
     ----------
@@ -90,15 +95,39 @@ def penalties(policy: Policy, kind: str, spec: TensorSpec) -> Array | None:
     kind : str
         As in :meth:`Policy.price_s`.
     spec : TensorSpec
+    made, wanted : array of placement numbers
+
+    Returns
+    -------
+    array or None
+        None for nothing.
     """
+    plain = _plain_penalties(policy, kind, spec)
+    if plain is None:
+        return None
+    most = max(made.max(initial=0), wanted.max(initial=0))
+    if most < len(plain):
+        return plain[made[:, None], wanted]
+    return np.array([[
+        _penalty_s(policy, kind, spec, placement_of(i), placement_of(j))
+        for j in wanted
+    ] for i in made])
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain_penalties(policy: Policy, kind: str,
+                     spec: TensorSpec) -> Array | None:
+    """Of all placements of one part, by number."""
     if policy.is_free:
         return None
     every = placements(spec.ndim)
-    table = np.zeros((len(every), len(every)))
-    for i, source in enumerate(every):
-        for j, target in enumerate(every):
-            how = move(source, target)
-            if how is not None:
-                table[i, j] = policy.price_s(kind, spec, source, target,
-                                             how.kind)
+    table = np.array([[_penalty_s(policy, kind, spec, i, j) for j in every]
+                      for i in every])
     return table if table.any() else None
+
+
+def _penalty_s(policy: Policy, kind: str, spec: TensorSpec, source: Placement,
+               target: Placement) -> float:
+    how = move(source, target)
+    return policy.price_s(kind, spec, source, target,
+                          how.kind) if how is not None else 0.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -37,11 +38,16 @@ def _rest(problem: AxisProblem, name: str, spec: TensorSpec) -> Numbers:
         domain = problem.policy.rest_placements(spec, problem.size)
     if name in problem.fixed_rest:
         domain = (problem.fixed_rest[name], )
-    fits = problem.fits(spec, problem.layout.at_rest[name])
-    domain = tuple(p for p in domain if fits[numbered([p])[0]])
+    domain = _fitting(problem, name, spec, domain)
     if kind == "param" and problem.constraint is not None:
         domain = _constrained(problem, name, spec, domain)
     return numbered(domain or (R, ))
+
+
+def _fitting(problem: AxisProblem, name: str, spec: TensorSpec,
+             domain: Sequence[Placement]) -> tuple[Placement, ...]:
+    fits = problem.fits(spec, problem.layout.at_rest[name], numbered(domain))
+    return tuple(itertools.compress(domain, fits))
 
 
 def _constrained(problem: AxisProblem, name: str, spec: TensorSpec,
@@ -51,9 +57,8 @@ def _constrained(problem: AxisProblem, name: str, spec: TensorSpec,
     allowed = tuple(p for p in domain if problem.constraint(name, spec, p))
     if allowed:
         return allowed
-    fits = problem.fits(spec, problem.layout.at_rest[name])
-    every = (R, *(Placement("S", d)
-                  for d in range(spec.ndim) if fits[len(PLAIN) + d]))
+    every = _fitting(problem, name, spec,
+                     (R, *(Placement("S", d) for d in range(spec.ndim))))
     found = tuple(p for p in every if problem.constraint(name, spec, p))
     if found:
         return found
@@ -92,12 +97,10 @@ def _hub(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
     if not value.spec.requires_grad:
         domain = {0 if n == 1 else n for n in domain}
     hubs = problem.layout.classes[name].hubs
-    fits = problem.fits(value.spec, hubs[value.label])
     if not problem.policy.use_shards and value.bound_kind == "param":
         domain = {n for n in domain if n < len(PLAIN)}
     # Shards first: of two that cost the same, values stay divided.
-    draft.place(
-        f"hub {name} {value.label}",
-        np.array(
-            sorted((n for n in domain if fits[n]),
-                   key=lambda n: (n < len(PLAIN), n)), np.intp))
+    numbers = np.array(sorted(domain, key=lambda n: (n < len(PLAIN), n)),
+                       np.intp)
+    draft.place(f"hub {name} {value.label}",
+                numbers[problem.fits(value.spec, hubs[value.label], numbers)])

@@ -114,7 +114,8 @@ def _signature(move: ParameterMove) -> tuple[Any, ...]:
 def _only_gather(move: ParameterMove) -> Step | None:
     """The single all-gather of a parameter that does nothing else."""
     moving = [s for s in move.steps if s.forward.kind != "none"]
-    if len(moving) == 1 and moving[0].forward.kind == "all_gather":
+    if (len(moving) == 1 and moving[0].forward.kind == "all_gather"
+            and not moving[0].source.parts):
         return moving[0]
     return None
 

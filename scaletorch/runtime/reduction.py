@@ -47,8 +47,9 @@ class Route:
         steps = tuple(s for s in reversed(move.steps)
                       if s.backward.kind != "none")
         scatters = sum(s.backward.kind == "reduce_scatter" for s in steps)
-        fits = steps and scatters <= 1 and all(s.backward.kind in _PACKED
-                                               for s in steps)
+        fits = steps and scatters <= 1 and all(
+            s.backward.kind in _PACKED and not s.backward.target_parts
+            for s in steps)
         key = (move.spec.dtype, *((s.axis, s.backward.kind) for s in steps))
         return Route(source=move.source,
                      steps=steps,

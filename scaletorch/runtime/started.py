@@ -68,6 +68,7 @@ class StartedCall:
         self.in_place = in_place
         self.reduce = _REDUCE.get(node.args[1])  # type: ignore[arg-type]
         self.size = group.size()
+        self.splits = _splits(node)
         name = node.target._opname  # type: ignore[union-attr]
         self.run = getattr(self, f"_{name}")
         # What fx prints in the code of a graph.
@@ -101,10 +102,22 @@ class StartedCall:
 
     def _all_to_all_single(self, x: torch.Tensor) -> Started:
         out = torch.empty_like(x)
+        takes, gives = self.splits
         return out, dist.all_to_all_single(out,
                                            x,
+                                           takes,
+                                           gives,
                                            group=self.group,
                                            async_op=True)
+
+
+def _splits(node: fx.Node) -> tuple[list[int] | None, list[int] | None]:
+    """What an exchange takes from and gives to each rank; None: alike."""
+    if node.target is not _OPS.all_to_all_single.default:
+        return None, None
+    takes, gives = node.args[1:3]
+    even = len({*takes, *gives}) == 1  # type: ignore[misc]
+    return (None, None) if even else (takes, gives)  # type: ignore
 
 
 def is_overwritable(node: fx.Node) -> bool:

@@ -25,7 +25,7 @@ from planner.planning import Planning
 from planner.recipes import RECIPES, Recipe
 from scaletorch.module import ParallelModule
 from scaletorch.runtime.ranks import run_ranks
-from tests.model_zoo import MODELS, eager_output
+from tests.model_zoo import MODELS, Example, eager_output
 
 __all__ = ["FEW", "PLANS", "Case", "Subject", "check_model", "check_subject"]
 
@@ -82,8 +82,9 @@ FEW = tuple(PLANS) if os.environ.get("SCALETORCH_NIGHTLY") == "1" else (
 class Subject:
     """A model, captured once, and what training it alone gives."""
 
-    def __init__(self, name: str) -> None:
-        model, inputs, self.loss_fn = MODELS[name]()
+    def __init__(self, name: str | Callable[[], Example]) -> None:
+        build = MODELS[name] if isinstance(name, str) else name
+        model, inputs, self.loss_fn = build()
         self.dtype = torch.float64
         self.model = model.to(self.dtype)
         self.inputs = _cast(inputs, self.dtype)

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from passes.collectives import AxisRef
 from planner.ir.layout import Layout, P, Placement, R
 from planner.ir.mesh import MeshSpec
+from planner.rules.parts import joined, split
 from scaletorch.runtime.groups import Groups
 from scaletorch.runtime.ranks import run_ranks
 
@@ -82,7 +83,7 @@ def same(one: torch.Tensor,
 def _cut(value: torch.Tensor, placement: Placement,
          size: int) -> list[torch.Tensor]:
     if placement.is_shard:
-        return list(value.tensor_split(size, placement.dim))
+        return split(value, (placement, ), (size, ), torch.Generator())
     if placement.is_replicated:
         return [value] * size
     noise = [torch.full_like(value, 3 * i + 1) for i in range(1, size)]
@@ -97,7 +98,7 @@ def _cut(value: torch.Tensor, placement: Placement,
 def _joined(parts: Sequence[torch.Tensor],
             placement: Placement) -> torch.Tensor:
     if placement.is_shard:
-        return torch.cat(list(parts), placement.dim)
+        return joined(parts, placement)
     if placement.is_replicated:
         for part in parts[1:]:
             assert same(parts[0], part), "copies differ"

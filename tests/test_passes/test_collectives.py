@@ -19,6 +19,7 @@ ONE = MeshSpec(("x", ), (2, ))
 WIDE = MeshSpec(("x", ), (4, ))
 TWO = MeshSpec(("x", "y"), (2, 2))
 PLACEMENTS = (R, V, P, S(0), S(1))
+BY_PARTS = (S(0, (1, 1)), S(0, (3, 1)), S(1, (1, 2, 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,45 @@ class TestOneAxis(unittest.TestCase):
             Case(value=value, source=s, target=t)
             for s, t in reachable(layouts)
         ], ONE)
+
+
+class TestByParts(unittest.TestCase):
+    """A dim that is made of parts, each of which is sharded."""
+
+    def test_every_pair(self) -> None:
+        layouts: list[Layout] = [(p, ) for p in (*PLACEMENTS, *BY_PARTS)]
+        pairs = reachable(layouts)
+        value = matrix(16, 32)
+        for mesh in (ONE, WIDE):
+            check(self, [
+                Case(value=value, source=s, target=t, transposed=transposed)
+                for s, t in pairs if s[0].parts or t[0].parts
+                for transposed in (False, True)
+            ], mesh)
+
+    def test_two_axes(self) -> None:
+        placements = (R, V, S(0), S(1), BY_PARTS[1], BY_PARTS[2])
+        layouts: list[Layout] = list(itertools.product(placements, repeat=2))
+        pairs = [(s, t) for s, t in reachable(layouts)
+                 if any(p.parts for p in s + t)]
+        self.assertGreater(len(pairs), 300)
+        value = matrix(16, 32)
+        check(self, [
+            Case(value=value, source=s, target=t)
+            for s, t in pairs if _means_something(s) and _means_something(t)
+        ], TWO)
+
+    def test_other_parts_than_those_of_an_outer_axis(self) -> None:
+        for outer in (S(0), BY_PARTS[0]):
+            self.assertIsNone(
+                conversion_steps((outer, R), (outer, BY_PARTS[1]),
+                                 differentiable=True))
+
+
+def _means_something(layout: Layout) -> bool:
+    """Whether no axis cuts by parts what an outer one cut otherwise."""
+    outer, inner = layout
+    return not inner.parts or outer.dim != inner.dim or outer == inner
 
 
 class TestTwoAxes(unittest.TestCase):

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import torch
 
+import planner.ops  # noqa: F401 (registers an operator)
 from tests.test_planner.test_rules.cases.case import case, normal
 
 __all__ = ["CASES"]
 
 aten = torch.ops.aten
 
+split_linear = torch.ops.scaletorch.split_linear.default
+
 CASES = (
+    case(split_linear,
+         normal(2, 6, 4),
+         normal(12, 4),
+         normal(12), [4, 4, 4],
+         0,
+         least=5),
+    case(split_linear,
+         normal(6, 4),
+         normal(4, 24),
+         None, [12, 6, 6],
+         1,
+         least=4),
+    case(split_linear,
+         normal(6, 4),
+         normal(4, 24),
+         normal(24), [6, 18],
+         1,
+         least=4),
     case(aten.linear.default, normal(2, 6, 4), normal(12, 4), least=6),
     case(aten.linear.default,
          normal(2, 6, 4),
