@@ -22,7 +22,7 @@ from planner.schedule.graph import build_graph, check_edges
 from planner.schedule.improve import fits, fuse, improve
 from planner.schedule.listing import Policy, Problem, list_schedule
 from planner.schedule.simulation import peaks
-from planner.schedule.space import list_tasks, loop, placements
+from planner.schedule.space import list_tasks, placements
 from planner.schedule.times import EdgeTimes, StageMemory, StageTimes
 
 __all__ = ["Synthesis", "synthesise"]
@@ -112,7 +112,8 @@ def synthesise(times: StageTimes,
     Raises
     ------
     ScheduleError
-        When the stages are no multiple of the ranks.
+        When the stages are no multiple of the ranks, or `cap_bytes` or
+        `placement` are for other numbers.
     InfeasiblePlan
         When not even one micro-batch at a time fits the limit.
 
@@ -125,21 +126,36 @@ def synthesise(times: StageTimes,
     >>> found.best_named, found.best_named_s, found.makespan_s
     ('zbh1', 50.25, 49.25)
     """
+    _check(times, ranks, cap_bytes, placement)
+    places = ([tuple(placement)] if placement is not None else placements(
+        times.stages, ranks))
+    problems = [
+        Problem(stage_rank=place,
+                microbatches=microbatches,
+                times=times,
+                edges=check_edges(edges, times.stages),
+                p2p_s=p2p_s,
+                memory=memory or StageMemory.uniform(times.stages),
+                cap_bytes=(math.inf, ) *
+                ranks if cap_bytes is None else tuple(cap_bytes))
+        for place in places
+    ]
+    return _Search(problems, effort, seed, time_limit_s).run()
+
+
+def _check(times: StageTimes, ranks: int, cap_bytes: Sequence[float] | None,
+           placement: Sequence[int] | None) -> None:
     if times.stages % ranks or not times.stages:
         raise ScheduleError(f"{times.stages} stages can't be dealt evenly to "
                             f"{ranks} ranks; cut the model into a multiple")
-    problem = Problem(stage_rank=tuple(placement or loop(times.stages, ranks)),
-                      microbatches=microbatches,
-                      times=times,
-                      edges=check_edges(edges, times.stages),
-                      p2p_s=p2p_s,
-                      memory=memory or StageMemory.uniform(times.stages),
-                      cap_bytes=tuple(cap_bytes or [math.inf] * ranks))
-    problems = [problem] if placement else [
-        replace(problem, stage_rank=p)
-        for p in placements(times.stages, ranks)
-    ]
-    return _Search(problems, effort, seed, time_limit_s).run()
+    if cap_bytes is not None and len(cap_bytes) != ranks:
+        raise ScheduleError(f"cap_bytes has {len(cap_bytes)} numbers and "
+                            f"there are {ranks} ranks; give one for each")
+    if placement is not None and (len(placement) != times.stages
+                                  or set(placement) != set(range(ranks))):
+        raise ScheduleError(
+            f"the placement {tuple(placement)} doesn't put {times.stages} "
+            f"stages on all of {ranks} ranks; give the rank of each stage")
 
 
 class _Search:

@@ -50,7 +50,7 @@ def problems(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-def fitting(problem: dict, placed: set) -> Iterator[Schedule]:
+def fitting(problem: dict) -> Iterator[Schedule]:
     """The named schedules within the memory limit."""
     for name in schedule_names():
         try:
@@ -85,7 +85,7 @@ class TestSynthesise(unittest.TestCase):
     @settings(max_examples=60, deadline=None)
     @given(problems())
     def test_valid_within_memory_and_never_slower(self, problem: dict) -> None:
-        named = [run(s, problem)[0] for s in fitting(problem, set())]
+        named = [run(s, problem)[0] for s in fitting(problem)]
         try:
             found = synthesise(**problem, effort=EFFORT)
         except InfeasiblePlan:
@@ -179,6 +179,14 @@ class TestSynthesise(unittest.TestCase):
     def test_stages_have_to_deal_evenly(self) -> None:
         with self.assertRaisesRegex(ScheduleError, "3 stages can't be dealt"):
             synthesise(StageTimes.uniform(3), ranks=2, microbatches=2)
+
+    def test_wrong_sizes(self) -> None:
+        four = StageTimes.uniform(4)
+        with self.assertRaisesRegex(ScheduleError, "cap_bytes has 1 numbers"):
+            synthesise(four, ranks=2, microbatches=2, cap_bytes=[1.0])
+        for placement in ((0, 1), (0, 0, 0, 0), (0, 1, 2, 3)):
+            with self.assertRaisesRegex(ScheduleError, "on all of 2 ranks"):
+                synthesise(four, ranks=2, microbatches=2, placement=placement)
 
 
 if __name__ == "__main__":
