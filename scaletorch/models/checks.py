@@ -1,0 +1,37 @@
+"""What the fields of a config must satisfy, with errors that name them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["check_divides", "check_positive"]
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Whole numbers from 1 up.
+
+    Raises
+    ------
+    ValueError
+        Naming the config and the field.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{type(config).__name__}.{name} must be a "
+                             f"whole number from 1 up, got {value!r}")
+
+
+def check_divides(config: Any, part: str, whole: str) -> None:
+    """One field divides another.
+
+    Raises
+    ------
+    ValueError
+        Naming the config and both fields.
+    """
+    small, large = getattr(config, part), getattr(config, whole)
+    if large % small:
+        raise ValueError(
+            f"{type(config).__name__}.{part} = {small} does not divide "
+            f"{whole} = {large}; choose {whole} as a multiple of {part}")

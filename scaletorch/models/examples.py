@@ -1,0 +1,43 @@
+"""Inputs to plan and to try models with: the same ones at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+__all__ = ["example_integers", "example_values"]
+
+
+def example_integers(model: nn.Module,
+                     shape: Sequence[int],
+                     high: int,
+                     *,
+                     seed: int = 0) -> torch.Tensor:
+    """Integers below `high` where the model's parameters are.
+
+    On the meta device they have no values.
+    """
+    device = next(model.parameters()).device
+    if device.type == "meta":
+        return torch.empty(*shape, dtype=torch.int64, device=device)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randint(high, tuple(shape), generator=generator,
+                         device="cpu").to(device)
+
+
+def example_values(model: nn.Module,
+                   shape: Sequence[int],
+                   *,
+                   seed: int = 0) -> torch.Tensor:
+    """Normal values of the parameters' dtype, where these are."""
+    parameter = next(model.parameters())
+    if parameter.is_meta:
+        return parameter.new_empty(tuple(shape), requires_grad=False)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    values = torch.randn(*shape,
+                         generator=generator,
+                         dtype=torch.float64,
+                         device="cpu")
+    return values.to(parameter.device, parameter.dtype)
