@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.ir.mesh import MeshSpec
+from planner.rules.ring import RING_LOWERINGS
 from planner.search.policy import Policy
 
 __all__ = ["RECIPES", "Recipe", "policies_for", "recipe"]
@@ -151,11 +152,29 @@ def gather_kv() -> Recipe:
                            divide=True)), ))
 
 
+@recipe
+def ring() -> Recipe:
+    """Sequence sharded everywhere; in attention keys and values go around
+    the axis, causal attention in zig-zag order (Liu et al., Ring Attention,
+    2023). Attention that can't go round gathers its keys and values."""
+    return Recipe((("cp",
+                    Policy(name="ring",
+                           input_dim=1,
+                           rest="whole",
+                           use_shards=False,
+                           value_moves=_LOCAL | {"all_reduce"},
+                           reluctant_moves=frozenset({"all_gather"}),
+                           preferred=frozenset(RING_LOWERINGS),
+                           avoided=frozenset(),
+                           divide=True)), ))
+
+
 def policies_for(chosen: Recipe, mesh: MeshSpec) -> tuple[Policy, ...]:
     """One policy per mesh axis.
 
-    Each part goes to the axis of its name; on a mesh of one axis the only
-    part takes it whatever its name.
+    Each part goes to the axis named like its recipe (``ring``), else to
+    the usual one (``cp``); on a mesh of one axis the only part takes it
+    whatever its name.
 
     Raises
     ------
@@ -165,7 +184,8 @@ def policies_for(chosen: Recipe, mesh: MeshSpec) -> tuple[Policy, ...]:
     if len(chosen.parts) == 1 and len(mesh.names) == 1:
         return (chosen.parts[0][1], )
     taken: dict[str, Policy] = {}
-    for axis, policy in chosen.parts:
+    for usual, policy in chosen.parts:
+        axis = policy.name if policy.name in mesh.names else usual
         if axis not in mesh.names:
             raise ValueError(
                 f"recipe {policy.name} wants an axis {axis!r}; the mesh has "

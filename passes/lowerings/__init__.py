@@ -8,3 +8,4 @@ import passes.lowerings.factory  # noqa: F401
 import passes.lowerings.linear  # noqa: F401
 import passes.lowerings.loss  # noqa: F401
 import passes.lowerings.reduction  # noqa: F401
+import passes.lowerings.ring_attention  # noqa: F401

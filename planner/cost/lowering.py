@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import torch
+
 from planner.cost.conversion import ConversionCost
 from planner.cost.experts import expert_sizes, is_uneven
+from planner.cost.ring import ring_messages, ring_unevenness
 from planner.rules.registry import OpCall, Option
+from planner.rules.ring import RING_LOWERINGS
 
 __all__ = [
     "LoweringMove", "lowering_moves", "lowering_time_s", "moving_lowerings",
@@ -21,7 +25,7 @@ _INDEX, _GATE_UP = 1, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoweringMove:
-    """One collective of a lowering.
+    """One collective of a lowering, or several that are alike.
 
     Parameters
     ----------
@@ -30,12 +34,21 @@ class LoweringMove:
     direction : str
         ``forward`` or ``backward``.
     size_bytes : float
-        As :mod:`planner.cost.collective` counts the kind's bytes.
+        As :mod:`planner.cost.collective` counts the kind's bytes, of all.
+    times : int
+        How many follow each other.
+    flops : float
+        Of attention that is computed while they are on their way.
+    dtype : torch.dtype
+        Of that.
     """
 
     kind: str
     direction: str
     size_bytes: float
+    times: int = 1
+    flops: float = 0.0
+    dtype: torch.dtype = torch.float32
 
 
 Moves = Callable[[OpCall, Sequence[Option], Sequence[int]],
@@ -78,7 +91,7 @@ _MOVES: Mapping[str, Moves] = MappingProxyType({
 
 def moving_lowerings() -> frozenset[str]:
     """Lowerings that cost more than the call's own work, divided."""
-    return frozenset(_MOVES) | {"expert_owned"}
+    return frozenset(_MOVES) | {"expert_owned"} | frozenset(RING_LOWERINGS)
 
 
 def lowering_moves(call: OpCall, options: Sequence[Option],
@@ -93,18 +106,34 @@ def lowering_moves(call: OpCall, options: Sequence[Option],
     sizes : sequence of int
     axis : int
     """
+    if options[axis].lowering in RING_LOWERINGS:
+        return [
+            LoweringMove(kind=m.kind,
+                         direction=m.direction,
+                         size_bytes=m.size_bytes,
+                         times=m.times,
+                         flops=m.flops,
+                         dtype=call.inputs[0].dtype)
+            for m in ring_messages(call, options, sizes, axis)
+        ]
     moves = _MOVES.get(options[axis].lowering or "")
     return moves(call, options, sizes) if moves is not None else ()
 
 
 def lowering_time_s(found: LoweringMove, cost: ConversionCost, axis: int, *,
                     options: Sequence[Option]) -> float:
-    """Time of one collective; rows in uneven numbers take the longest."""
-    return cost.collective_s(found.kind,
-                             found.size_bytes * unevenness(cost, options),
-                             axis)
+    """Time that no computation hides; uneven rows take the longest."""
+    more = cost.expert_imbalance if is_uneven(options) else 1.0
+    each_s = cost.collective_s(found.kind,
+                               found.size_bytes * more / found.times, axis)
+    device = cost.device
+    hidden_s = found.flops / found.times / cost.divided / (
+        device.peak(found.dtype) * device.efficiency("attention"))
+    return found.times * max(0.0, each_s - hidden_s)
 
 
 def unevenness(cost: ConversionCost, options: Sequence[Option]) -> float:
     """How much more than the mean the rank with most to do has."""
-    return cost.expert_imbalance if is_uneven(options) else 1.0
+    if is_uneven(options):
+        return cost.expert_imbalance
+    return ring_unevenness(options, cost.sizes)

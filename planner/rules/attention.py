@@ -1,4 +1,4 @@
-"""Attention: by sample, by head, by query position."""
+"""Attention: by sample, by head, by query position, around a ring."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from planner.ir.layout import Placement, S
 from planner.rules.elementwise import aligned
 from planner.rules.factors import number, place
 from planner.rules.registry import OpCall, Option, register
+from planner.rules.ring import ring_options
 
 __all__ = ["scaled_dot_product_attention"]
 
@@ -21,7 +22,8 @@ def scaled_dot_product_attention(call: OpCall) -> Iterable[Option]:
     """Batch dims, heads (grouped ones by whole groups) and queries.
 
     A query shard sees all keys. Where attention is causal its rows are
-    not the first ones of the mask, which takes a lowering.
+    not the first ones of the mask, which takes a lowering. Where keys are
+    sharded like queries they go around the axis.
     """
     query = call.inputs[0].ndim - 2
     for dim in range(query):
@@ -34,6 +36,7 @@ def scaled_dot_product_attention(call: OpCall) -> Iterable[Option]:
     },
                 S(query),
                 lowering="sdpa_query_shard" if causal else None)
+    yield from ring_options(call)
 
 
 def _placements(call: OpCall, dim: int) -> dict[int | None, Placement]:

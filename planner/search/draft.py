@@ -12,6 +12,7 @@ from planner.cluster.spec import DeviceKind
 from planner.ir.layout import Layout, Placement
 from planner.ir.layouts import CallLayout, ProgramLayout
 from planner.rules.registry import Option, TensorSpec
+from planner.rules.ring import RING_LOWERINGS
 from planner.search.factors import Factor, FactorGraph, Variable
 from planner.search.facts import CallFacts, CallOptions, Facts
 from planner.search.placed import Numbers, fits
@@ -131,6 +132,11 @@ def _goes_with(option: Option, size: int,
         _family(o.lowering)
         for o in (option, *(o for o, _ in others)) if o.lowering
     }
+    if option.lowering in RING_LOWERINGS and families == {
+            option.lowering
+    } and any(o.lowering for o, _ in others):
+        # Keys go round one axis.
+        return False
     ranks = size
     for other, ranks_there in others:
         ranks *= ranks_there if other.units else 1

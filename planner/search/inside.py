@@ -12,7 +12,7 @@ from planner.cost.lowering import (lowering_moves, lowering_time_s,
 from planner.rules.registry import Option
 from planner.search.draft import AxisProblem, CallDomain
 from planner.search.facts import CallFacts
-from planner.search.policy import UNDIVIDED_S
+from planner.search.policy import FORBIDDEN_S, UNDIVIDED_S
 from planner.search.tables import Array
 
 __all__ = ["inside_s", "unwanted_s"]
@@ -64,11 +64,13 @@ def _uneven_s(problem: AxisProblem, call: CallFacts,
 
 
 def unwanted_s(problem: AxisProblem, domain: CallDomain) -> Array | None:
-    """A price on options beside the lowerings that are the policy's."""
+    """A price on lowerings that are not the policy's, and on options beside
+    those that are."""
     policy = problem.policy
     if policy.is_free:
         return None
     own = [domain.option(s).lowering for s in range(len(domain.legal))]
     has = np.array([lowering in policy.preferred for lowering in own])
     found = np.where(has | ~has.any(), 0.0, UNDIVIDED_S)
+    found += [FORBIDDEN_S * (o in policy.avoided) for o in own]
     return found if found.any() else None

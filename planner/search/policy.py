@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from planner.ir.convert import gradient_move
 from planner.ir.layout import P, Placement, R, S
 from planner.rules.registry import TensorSpec
+from planner.rules.ring import RING_LOWERINGS
 
 __all__ = ["FORBIDDEN_S", "Policy", "RELUCTANT_S", "UNDIVIDED_S"]
 
@@ -62,6 +63,8 @@ class Policy:
         priced, in blocks that repeat.
     preferred : frozenset of str
         Lowerings that a call is to take on this axis where it has one.
+    avoided : frozenset of str
+        Lowerings that it is not to take; the free policy avoids none.
     regather : bool
         Whether parameters that are gathered for use are gathered again in
         the backward pass.
@@ -83,6 +86,7 @@ class Policy:
     divide: bool = False
     shard_weights: bool = False
     preferred: frozenset[str] = frozenset()
+    avoided: frozenset[str] = frozenset(RING_LOWERINGS)
     regather: bool = False
     sequential: bool = False
     lowerings: frozenset[str] | None = None

@@ -30,7 +30,7 @@ from scaletorch.runtime.groups import Groups
 from tests.test_passes.simulated import (gathered, gradient_layout, on_mesh,
                                          same, spread)
 
-__all__ = ["Call", "ONE", "TWO", "check_lowerings"]
+__all__ = ["Call", "ONE", "TWO", "check_lowerings", "check_lowerings_on"]
 
 ONE = MeshSpec(("x", ), (2, ))
 TWO = MeshSpec(("x", "y"), (2, 2))
@@ -121,6 +121,24 @@ def check_lowerings(test: unittest.TestCase,
         test.assertTrue(chosen, f"no option with {lowering} on {mesh}")
         _check(test, call, [CallLayout(options=c) for c in chosen], mesh, how,
                outputs, tolerance)
+
+
+def check_lowerings_on(test: unittest.TestCase,
+                       call: Call,
+                       lowering: str,
+                       mesh: MeshSpec,
+                       *,
+                       tolerance: float = 1e-9) -> None:
+    """As :func:`check_lowerings`, on one mesh, eagerly and traced, where
+    one axis alone has a lowering."""
+    chosen = [
+        c for c in call.choices(mesh, lowering)
+        if sum(o.lowering is not None for o in c) == 1
+    ]
+    test.assertTrue(chosen, f"no option with {lowering} on {mesh}")
+    for how in (_eager, _traced):
+        _check(test, call, [CallLayout(options=c) for c in chosen], mesh, how,
+               None, tolerance)
 
 
 Run = Callable[[Call, CallLayout, MeshSpec, int, Groups, int], tuple[Tensors,

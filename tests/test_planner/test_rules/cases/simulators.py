@@ -115,6 +115,23 @@ def _sdpa_query_shard(call: OpCall, option: Option,
     return outs
 
 
+def _ring_attention(call: OpCall, option: Option,
+                    ranks: Ranks) -> list[list[torch.Tensor]]:
+    """Whole attention of what all ranks have; each rank's rows of it."""
+    whole = []
+    for i, placement in enumerate(option.inputs):
+        parts = [rank[i] for rank in ranks]
+        # Of a mask that is not sharded each rank's copy is for its rows.
+        whole.append(
+            torch.cat(parts, placement.dim) if placement.is_shard else torch.
+            cat([
+                p.expand(*p.shape[:-2], ranks[0][0].shape[-2], -1)
+                for p in parts
+            ], -2))
+    out, = run_call(call.target, call.args, call.kwargs, whole)
+    return [[part] for part in out.tensor_split(len(ranks), -2)]
+
+
 SIMULATORS: dict[str, Simulator] = {
     **mixtures.SIMULATORS,
     "arange_shard": _arange_shard,
@@ -124,6 +141,9 @@ SIMULATORS: dict[str, Simulator] = {
     "embedding_vocab": _embedding_vocab,
     "linear_row_bias": _row_bias,
     "mean_partial": _mean_partial,
+    "ring_attention": _ring_attention,
+    "ring_attention_causal": _ring_attention,
+    "ring_attention_zigzag": _ring_attention,
     "sdpa_query_shard": _sdpa_query_shard,
     "sync_batch_norm": _sync_batch_norm,
 }
