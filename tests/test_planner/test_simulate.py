@@ -239,7 +239,8 @@ class TestCommand(unittest.TestCase):
         text = self.output("--schedule", "1f1b", "--ranks", "2",
                            "--microbatches", "3", "--forward", "1",
                            "--backward", "2")
-        check_golden(self, text, """
+        check_golden(
+            self, text, """
             0F0 0F1 .   .   0B0 -   0F2 0B1 -   .   0B2 -
             .   1F0 1B0 -   1F1 1B1 -   1F2 1B2 -   .   .
 
@@ -253,6 +254,14 @@ class TestCommand(unittest.TestCase):
         picture = text.partition("\n\n")[0]
         self.assertEqual(parse_schedule(picture),
                          make_schedule("1f1b", ranks=2, microbatches=3))
+
+    def test_page_shows_what_the_command_prints(self) -> None:
+        page = (ROOT / "doc" / "schedules.md").read_text(encoding="utf-8")
+        command = "--schedule zbh1 --ranks 4 --microbatches 6"
+        self.assertIn(command, page)
+        self.assertIn(self.output(*command.split()), page)
+        for name in (*schedule_names(), "auto"):
+            self.assertIn(f"| `{name}` |", page)
 
     def test_every_name(self) -> None:
         for name in (*schedule_names(), "auto"):
