@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import unittest
 from collections.abc import Callable
 
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.nn import functional as F
 
+import scaletorch
 from passes.lower import lower
 from planner.ir.mesh import MeshSpec
 from planner.recipes import RECIPES
+from scaletorch import parallel
+from scaletorch.runtime.ranks import run_ranks
 from tests.e2e.equality import Case, Subject, check_subject
 from tests.model_zoo import BATCH, SEQUENCE, VOCABULARY, Example, tokens
+from tests.test_scaletorch.small import spread, whole
 
 WIDTH, HEADS = 32, 4
 
@@ -145,6 +151,47 @@ class TestFused(unittest.TestCase):
 
     def test_encoder(self) -> None:
         self.check(encoder, "TransformerEncoderLayer")
+
+
+class TestCheckpoint(unittest.TestCase):
+    """What rests is the model's own, whatever it is used as."""
+
+    def test_names_shapes_and_a_round_trip(self) -> None:
+        model, (ids, target), _ = fused_gpt()
+        expected = {
+            n: t.double()
+            for n, t in model.double().state_dict().items()
+        }
+        plans = ({
+            "tp": 2
+        }, parallel.megatron(sequence_parallel=True)), ({
+            "dp": 2
+        }, parallel.fsdp())
+        with tempfile.TemporaryDirectory() as folder:
+
+            def save(rank: int) -> dict[str, torch.Tensor]:
+                del rank
+                module = spread(model, (ids, target), *plans[0], loss_fn=_loss)
+                module(ids, target).backward()
+                torch.optim.SGD(module.parameters(), 0.1).step()
+                dcp.save(module.state_dict(), checkpoint_id=folder)
+                return {n: whole(t) for n, t in module.state_dict().items()}
+
+            def load(rank: int) -> dict[str, torch.Tensor]:
+                del rank
+                module = spread(model, (ids, target), *plans[1], loss_fn=_loss)
+                scaletorch.load_checkpoint(module, folder)
+                return {n: whole(t) for n, t in module.state_dict().items()}
+
+            saved, found = run_ranks(2, save), run_ranks(2, load)
+        _loss(model(ids), target).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            stepped = expected[name] - 0.1 * parameter.grad
+            torch.testing.assert_close(saved[0][name], stepped)
+            for state in (*saved, *found):
+                self.assertEqual(list(state), list(expected))
+                self.assertTrue(torch.equal(state[name], saved[0][name]))
 
 
 if __name__ == "__main__":
