@@ -120,7 +120,7 @@ class Executor:
         mutations : dict
             New buffer values.
         """
-        self.counts.found = []
+        self.counts.begin()
         if tape is not None:
             tape.state = {n: values[n] for n in self.regathered}
         feed = Feed(self.units, {n: values[n]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +21,17 @@ class ExpertCounts:
     """Of the last forward pass, in the order of the calls.
 
     Only references are kept: nothing is copied, reduced or waited for
-    before someone asks.
+    before someone asks. `began` says when the pass began, in nanoseconds
+    of the process' clock; 0 when none has.
     """
 
+    began: int = 0
     step: int = 0
     found: list[tuple[int, str, torch.Tensor]] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Forget the pass before."""
+        self.found, self.began = [], time.monotonic_ns()
 
     def add(self, label: str, counts: torch.Tensor) -> None:
         """Note the counts (experts,) of a call of the current step."""

@@ -26,6 +26,8 @@ PLANS: dict[str, Any] = {
     None,
     "ddp":
     parallel.ddp(),
+    "expert":
+    parallel.expert(),
     "fsdp":
     parallel.fsdp(),
     "fsdp * megatron-sp":

@@ -42,6 +42,9 @@ class TestEquality(unittest.TestCase):
     def test_resnet_with_batch_norm(self) -> None:
         self.check("resnet", "ddp", dp=2)
 
+    def test_mixtral_with_dispatched_tokens(self) -> None:
+        self.check("mixtral", "expert", ep=2)
+
     def test_torchrun(self) -> None:
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
