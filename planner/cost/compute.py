@@ -7,7 +7,9 @@ prices the finished program without them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from planner.cluster.spec import DeviceKind
@@ -17,7 +19,9 @@ from planner.cost.flops import (Contraction, attention_flops, contraction,
 from planner.cost.saved import Saved, is_view, saved
 from planner.rules.registry import OpCall
 
-__all__ = ["Work", "bytes_moved", "roofline_s", "time_s", "work"]
+__all__ = [
+    "Work", "bytes_moved", "overlapped_s", "roofline_s", "time_s", "work"
+]
 
 _FREE_BACKWARD = frozenset(
     "add cat stack sum mean clone contiguous alias detach view_as_real "
@@ -180,6 +184,22 @@ def _memory_bound_backward_bytes(call: OpCall, kept_bytes: int) -> int:
     return taken + given + kept_bytes
 
 
+def overlapped_s(compute_s: Any, memory_s: Any, *, exposed: Any) -> Any:
+    """Time of a kernel that computes while it moves bytes.
+
+    Parameters
+    ----------
+    compute_s, memory_s : float or array
+        Each alone.
+    exposed : float or array
+        Share of the shorter that is not hidden behind the longer: 0 is the
+        roofline. Products with little to compute per byte are the further
+        from their peak, the nearer both times are.
+    """
+    return (np.maximum(compute_s, memory_s) +
+            exposed * np.minimum(compute_s, memory_s))
+
+
 def roofline_s(flops: float,
                size_bytes: float,
                kernels: int,
@@ -204,7 +224,9 @@ def roofline_s(flops: float,
         if flops else 0.0
     memory_s = size_bytes / (device.memory_bandwidth_bytes_per_s *
                              device.efficiency("memory"))
-    return max(compute_s, memory_s) + kernels * device.launch_overhead_s
+    exposed = device.coefficient("exposed", 0.0)
+    return float(overlapped_s(compute_s, memory_s, exposed=exposed)) \
+        + kernels * device.launch_overhead_s
 
 
 def time_s(work: Work,

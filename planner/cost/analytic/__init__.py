@@ -1,0 +1,1 @@
+"""Step time and memory of transformers by formulas, for arrays of plans."""

@@ -1,0 +1,107 @@
+"""How transformers are spread and run: arrays, one entry per plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Configurations", "DDP", "FSDP", "FULL", "NONE", "SELECTIVE", "ZERO1",
+    "ZERO2"
+]
+
+Number = Any
+
+DDP, ZERO1, ZERO2, FSDP = range(4)
+NONE, SELECTIVE, FULL = range(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configurations:
+    """Parallel sizes and choices; every field a number or an array.
+
+    Parameters
+    ----------
+    tp, cp, dp, pp, ep : int
+        Sizes of the axes. Experts are spread over part of ``dp * cp``.
+    expert_tp : int
+        Ranks of tp that divide each expert; the others hold more experts.
+    chunks : int
+        Virtual stages on each pipeline rank.
+    micro_batch, num_microbatches : int
+        Sequences that one rank of dp takes at once, and how many times.
+    sequence_parallel : bool
+        Activations between products are sharded over tp.
+    tensor_overlap : bool
+        Whether products run on parts that have come or have yet to go while
+        others are on the way ("async" tensor parallelism).
+    sharding : int
+        ``DDP``, ``ZERO1``, ``ZERO2`` or ``FSDP``.
+    recompute : int
+        ``NONE``, ``SELECTIVE`` (unfused attention's scores; with fused
+        attention the cheap half of what a layer keeps) or ``FULL`` (each
+        layer).
+    fused_attention : bool
+        A kernel that never stores the scores.
+    fused_kernels : bool
+        Whether norms, activations and residuals run as one kernel each.
+    overlap : bool
+        Whether gradients are reduced while the backward runs.
+    linear_bits : int
+        Width of what linear layers multiply: 16, 8 or 4.
+    dedicated_exchange : bool
+        Whether rows travel to their experts by an exchange that sends a
+        row once to each node, however many of its experts are there.
+    gradient_bytes : int
+        Of one element of the gradient that is reduced.
+    parameter_bytes : int
+        Of one element of what the forward reads.
+    loss_bytes : int
+        Held of each logit while the loss is computed: 6 where all happens
+        in place in a copy of 32 bits, 14 where eager kernels keep that,
+        its log-softmax and its gradient.
+    dropout : bool
+        Whether masks of dropout are kept.
+    master_bytes : int
+        What the optimizer holds of a parameter, its moments included.
+    """
+
+    tp: Number = 1
+    cp: Number = 1
+    dp: Number = 1
+    pp: Number = 1
+    ep: Number = 1
+    expert_tp: Number = 1
+    chunks: Number = 1
+    micro_batch: Number = 1
+    num_microbatches: Number = 1
+    sequence_parallel: Number = False
+    tensor_overlap: Number = False
+    sharding: Number = DDP
+    recompute: Number = NONE
+    fused_attention: Number = True
+    fused_kernels: Number = True
+    overlap: Number = True
+    linear_bits: Number = 16
+    dedicated_exchange: Number = False
+    gradient_bytes: Number = 4
+    parameter_bytes: Number = 2
+    loss_bytes: Number = 6
+    dropout: Number = False
+    master_bytes: Number = 12
+
+    @property
+    def devices(self) -> Number:
+        """Devices that one plan uses."""
+        return self.tp * self.cp * self.dp * self.pp
+
+    def tokens(self, seq: Number) -> Number:
+        """Of one micro-batch on one rank: sequence shards are parts."""
+        return self.micro_batch * seq / self.cp
+
+    @property
+    def stored_tp(self) -> Number:
+        """Among how many ranks of tp activations between products lie."""
+        return np.where(self.sequence_parallel, self.tp, 1)

@@ -1,0 +1,234 @@
+"""Rates and links as arrays, one entry per plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from planner.cluster.axis import AxisInfo, axis_link
+from planner.cluster.device import DeviceKind
+from planner.cluster.spec import ClusterSpec
+from planner.cost.analytic.configurations import Configurations
+from planner.cost.collective import COLLECTIVES, tiered_all_reduce_time_s
+
+__all__ = ["AxisArrays", "Hardware", "LinkArrays", "Rates"]
+
+Number = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkArrays:
+    """Links as the formulas of collectives read them."""
+
+    latency_s: Number
+    overhead_s: Number
+    segment_s: Number
+    rate_bytes_per_s: Number
+    switch_reduction: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisArrays:
+    """The groups of one axis, of every plan."""
+
+    size: Number
+    link: LinkArrays
+    exchange: LinkArrays
+    point: LinkArrays
+    inner: LinkArrays
+    num_units: Number
+
+    @classmethod
+    def of(cls, axes: Sequence[AxisInfo]) -> Self:
+        """From what :func:`axis_link` says of each plan."""
+        return cls(size=np.array([a.size for a in axes], dtype=float),
+                   link=_links(axes, lambda a: a.link),
+                   exchange=_links(axes, lambda a: a.exchange or a.link),
+                   point=_links(axes, lambda a: a.point or a.link),
+                   inner=_links(axes, lambda a: a.inner or a.link),
+                   num_units=np.array(
+                       [a.num_units if a.inner else 0 for a in axes]))
+
+    def time_s(self, kind: str, buffer_bytes: Number) -> Number:
+        """As :func:`planner.cost.collective.collective_time_s`."""
+        link = {"all_to_all": self.exchange, "send": self.point}.get(kind)
+        time_s = COLLECTIVES[kind](buffer_bytes, self.size, link or self.link)
+        if kind != "all_reduce" or not np.any(self.num_units):
+            return time_s
+        tiered = tiered_all_reduce_time_s(buffer_bytes, self.size, self.link,
+                                          self.inner,
+                                          np.maximum(self.num_units, 1))
+        return np.where(self.num_units > 0, np.minimum(time_s, tiered), time_s)
+
+    def slowed(self, share: float) -> Self:
+        """The same at `share` of the rates.
+
+        Collectives of a training step are slower than a benchmark's: they
+        wait for the slowest rank and share memory with other kernels.
+        """
+        return dataclasses.replace(
+            self, **{
+                name:
+                dataclasses.replace(link,
+                                    rate_bytes_per_s=link.rate_bytes_per_s *
+                                    share)
+                for name, link in (("link", self.link), ("exchange",
+                                                         self.exchange),
+                                   ("point", self.point), ("inner",
+                                                           self.inner))
+            })
+
+    def distinct_units(self, copies: Number) -> Number:
+        """Share of the bytes to other units that is left when a row goes
+        once to each, and `copies` of it are spread evenly."""
+        units = np.maximum(self.num_units, 1)
+        reached = (units - 1) * (1 - (1 - 1 / units)**copies)
+        plain = np.maximum(copies * (units - 1) / units, 1e-9)
+        return np.where(units > 1, np.minimum(reached / plain, 1.0), 1.0)
+
+
+def _links(axes: Sequence[AxisInfo], choose: Callable[[AxisInfo],
+                                                      Any]) -> LinkArrays:
+    chosen = [choose(a) for a in axes]
+    return LinkArrays(
+        **{
+            field.name: np.array(
+                [getattr(link, field.name) for link in chosen])
+            for field in fields(LinkArrays)
+        })
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What a device reaches, by the calibrated numbers of its kind.
+
+    Parameters
+    ----------
+    matmul_flops_per_s, attention_flops_per_s : float
+    linear8_flops_per_s, linear4_flops_per_s : float
+        Of linear layers in 8 and in 4 bits.
+    misaligned : float
+        Share by which a product gets slower each time the power of two
+        that divides its width halves, from 64 elements on.
+    memory_bytes_per_s : float
+    launch_s, dispatch_s : float
+        What each kernel costs on the device, and on the host.
+    queue_order : float
+        How well the host's launches hide behind the device's work; see
+        :func:`planner.cost.analytic.step.queued_s`.
+    exposed : float
+        Share of the shorter of compute and memory that is not hidden.
+    interference : float
+        Share of overlapped communication by which compute gets slower.
+    """
+
+    matmul_flops_per_s: Number
+    attention_flops_per_s: Number
+    linear8_flops_per_s: Number
+    linear4_flops_per_s: Number
+    misaligned: Number
+    memory_bytes_per_s: Number
+    launch_s: Number
+    dispatch_s: Number
+    queue_order: Number
+    exposed: Number
+    interference: Number
+
+    @classmethod
+    def of(cls,
+           device: DeviceKind,
+           dtype: torch.dtype = torch.bfloat16) -> Self:
+        """Of a kind of device, for products in `dtype`."""
+        peak = device.peak(dtype)
+        peaks = dict(device.peak_flops_per_s)
+        matmul = peak * device.efficiency("matmul")
+        eight = peaks.get("float8_e4m3fn", 0.0) * device.efficiency("matmul8")
+        four = peaks.get("float4_e2m1fn_x2",
+                         0.0) * device.efficiency("matmul4")
+        return cls(matmul_flops_per_s=matmul,
+                   attention_flops_per_s=peak * device.efficiency("attention"),
+                   linear8_flops_per_s=eight or matmul,
+                   linear4_flops_per_s=four or eight or matmul,
+                   misaligned=device.coefficient("misaligned", 0.0),
+                   memory_bytes_per_s=(device.memory_bandwidth_bytes_per_s *
+                                       device.efficiency("memory")),
+                   launch_s=device.launch_overhead_s,
+                   dispatch_s=device.coefficient("dispatch_s",
+                                                 device.launch_overhead_s),
+                   queue_order=device.coefficient("queue_order", 4.0),
+                   exposed=device.coefficient("exposed", 0.0),
+                   interference=device.coefficient("interference", 0.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """Rates, and the links of each axis."""
+
+    rates: Rates
+    tp: AxisArrays
+    cp: AxisArrays
+    ep: AxisArrays
+    pp: AxisArrays
+    data: AxisArrays
+    """``dp`` and ``cp`` together: who has the same parameters."""
+
+    @classmethod
+    def of(cls,
+           cluster: ClusterSpec,
+           plans: Configurations,
+           *,
+           dtype: torch.dtype = torch.bfloat16) -> Self:
+        """Of plans on one cluster, tp innermost and pp outermost."""
+        shape = np.broadcast(plans.tp, plans.cp, plans.dp, plans.pp, plans.ep,
+                             plans.micro_batch).shape
+        tp, cp, dp, pp, ep = (np.broadcast_to(n, shape).ravel().astype(int)
+                              for n in (plans.tp, plans.cp, plans.dp, plans.pp,
+                                        plans.ep))
+        # Experts take ranks of dp and cp, and those of tp where more are
+        # wanted than there are of these.
+        inside = np.where(ep <= cp * dp, tp, 1)
+        at = functools.partial(_axis_arrays, cluster, tp * cp * dp * pp)
+        device = cluster.weakest()
+        share = functools.partial(device.coefficient, default=1.0)
+        return cls(rates=Rates.of(device, dtype),
+                   tp=at(tp, np.ones_like(tp)).slowed(share("tensor_share")),
+                   cp=at(cp, tp),
+                   ep=at(ep, inside),
+                   data=at(dp * cp, tp).slowed(share("data_share")),
+                   pp=at(pp, tp * cp * dp).slowed(share("point_share")))
+
+
+def _axis_arrays(cluster: ClusterSpec, devices: np.ndarray, size: np.ndarray,
+                 stride: np.ndarray) -> AxisArrays:
+    wanted = np.stack([devices, size, stride], axis=1)
+    found, where = np.unique(wanted, axis=0, return_inverse=True)
+    axes = [_axis(cluster, *(int(n) for n in row)) for row in found]
+    few = AxisArrays.of(axes)
+    where = where.ravel()
+    return AxisArrays(size=few.size[where],
+                      num_units=few.num_units[where],
+                      **{
+                          name: _taken(getattr(few, name), where)
+                          for name in ("link", "exchange", "point", "inner")
+                      })
+
+
+def _taken(link: LinkArrays, where: np.ndarray) -> LinkArrays:
+    return LinkArrays(
+        **{
+            field.name: getattr(link, field.name)[where]
+            for field in fields(LinkArrays)
+        })
+
+
+@functools.lru_cache(maxsize=4096)
+def _axis(cluster: ClusterSpec, devices: int, size: int,
+          stride: int) -> AxisInfo:
+    outer = max(devices // (size * stride), 1)
+    return axis_link(cluster, (outer, size, stride), 1)

@@ -1,0 +1,200 @@
+"""Peak memory of one rank of a transformer's training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.cost.analytic.configurations import (FSDP, FULL, NONE, ZERO1,
+                                                  ZERO2, Configurations)
+from planner.cost.analytic.shares import (expert_parameters, expert_replicas,
+                                          layer_parameters)
+from planner.cost.analytic.transformer import Transformer
+
+__all__ = [
+    "StepMemory", "in_flight", "layer_activation_bytes", "reserved_bytes",
+    "step_memory"
+]
+
+Number = Any
+_ELEMENT = 2
+_FLOAT = 4
+_WORKSPACE_BYTES = 64 * 2**20
+"""Libraries' scratch memory, in the allocator from the first product on:
+what published allocations have besides parameters and their state."""
+_CONTEXT_BYTES = 1.5 * 2**30
+_GAPS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMemory:
+    """Bytes of one rank, by kind; numbers or arrays.
+
+    Parameters
+    ----------
+    parameters, gradients, optimizer : number or array
+    activations : number or array
+        Kept for the backward, of all micro-batches in flight.
+    transient : number or array
+        Of the layer or the loss that is being computed.
+    gathered : number or array
+        Whole parameters of layers whose parameters are sharded.
+    """
+
+    parameters: Number
+    gradients: Number
+    optimizer: Number
+    activations: Number
+    transient: Number
+    gathered: Number
+
+    @property
+    def total_bytes(self) -> Number:
+        """What tensors take from the allocator at the peak."""
+        return (self.parameters + self.gradients + self.optimizer +
+                self.activations + self.transient + self.gathered)
+
+
+def reserved_bytes(memory: StepMemory) -> Number:
+    """What the process takes from the device.
+
+    Tensors of changing sizes leave gaps, and the driver's context and the
+    buffers of collectives lie outside the allocator.
+    """
+    gaps = _GAPS * (memory.activations + memory.transient + memory.gathered)
+    return memory.total_bytes + gaps + _CONTEXT_BYTES
+
+
+def step_memory(model: Transformer, plan: Configurations, *,
+                last_stage: bool | Number) -> StepMemory:
+    """Memory of a rank in the first or in the last pipeline stage.
+
+    Parameters
+    ----------
+    model : Transformer
+    plan : Configurations
+    last_stage : bool or array
+        Which of the two. With one stage that is the same.
+    """
+    held = _held_parameters(model, plan)
+    experts = expert_parameters(model, plan)
+    dense = held - experts
+    shards, expert_shards = plan.dp * plan.cp, expert_replicas(plan)
+
+    def spread(least: int) -> Number:
+        """Elements on one rank, divided from this kind of sharding on."""
+        return np.where(np.greater_equal(plan.sharding, least),
+                        dense / shards + experts / expert_shards, held)
+
+    return StepMemory(parameters=spread(FSDP) * plan.parameter_bytes,
+                      gradients=spread(ZERO2) * plan.gradient_bytes,
+                      optimizer=spread(ZERO1) * plan.master_bytes,
+                      activations=_activations(model, plan, last_stage),
+                      transient=_transient(model, plan, last_stage) +
+                      _WORKSPACE_BYTES,
+                      gathered=np.where(np.equal(plan.sharding, FSDP),
+                                        _gathered(model, plan, held), 0.0))
+
+
+def _gathered(model: Transformer, plan: Configurations,
+              held: Number) -> Number:
+    """Two layers at once; with stages, all of one stage between its first
+    and its last micro-batch, with their gradients."""
+    layer = layer_parameters(model, plan)
+    head = model.embedding_parameters / plan.tp
+    passing = _ELEMENT * (2 * layer + head) + plan.gradient_bytes * layer
+    return np.where(plan.pp > 1, held * (_ELEMENT + plan.gradient_bytes),
+                    passing)
+
+
+def _held_parameters(model: Transformer, plan: Configurations) -> Number:
+    """Of the first or the last stage, which hold one table each."""
+    layers = model.layers / plan.pp * layer_parameters(model, plan)
+    tied = np.asarray(model.tied, dtype=bool)
+    one = np.equal(plan.pp, 1)
+    tables = np.where(one & ~tied, 2, 1)
+    return layers + tables * model.embedding_parameters / plan.tp
+
+
+def in_flight(plan: Configurations, last_stage: bool | Number) -> Number:
+    """Micro-batches whose activations a stage holds at once, in stages.
+
+    1F1B holds as many as there are stages behind it and itself;
+    interleaved stages ``1 + (p - 1) / (p v)`` times that in the first
+    stage (Korthikanti et al. 2022, arXiv 2205.05198), and in the last,
+    where the warm-up is ``(v - 1) p`` chunks long, ``((v - 1) p + 1) / v``.
+    """
+    pp, chunks = plan.pp, plan.chunks
+    first = pp * np.where(chunks > 1, 1 + (pp - 1) / (pp * chunks), 1.0)
+    last = np.where(chunks > 1, ((chunks - 1) * pp + 1) / chunks, 1.0)
+    return np.minimum(np.where(last_stage, last, first), plan.num_microbatches)
+
+
+def layer_activation_bytes(model: Transformer, plan: Configurations) -> Number:
+    """What one layer keeps of one micro-batch without recomputation.
+
+    Korthikanti et al. 2022 (arXiv 2205.05198, equations 1 to 4), by sizes:
+    inputs of norms and products, queries, keys, values, the output of
+    attention, the MLP's inner values, masks of dropout, and the scores of
+    unfused attention.
+    """
+    tokens = plan.tokens(model.seq)
+    between = tokens * model.hidden / plan.stored_tp
+    heads = model.heads / plan.tp
+    qkv = tokens * (heads *
+                    (model.qk_dim + model.v_dim) + model.kv_heads / plan.tp *
+                    (model.qk_dim + model.v_dim))
+    routed = model.expert_layers / model.layers
+    gated = np.asarray(model.gated, dtype=float)
+    inner = (tokens / plan.tp *
+             ((1 - routed) * model.ffn + routed *
+              (model.top_k * model.expert_ffn + model.shared_ffn)))
+    permuted = 2 * routed * tokens * model.top_k * model.hidden / plan.tp
+    scores = np.where(plan.fused_attention, _FLOAT * tokens * heads,
+                      _score_bytes(model, plan))
+    share = 1 + model.cross_layers / model.layers
+    return (_ELEMENT * (4 * between + permuted) + share *
+            (_ELEMENT * qkv + scores) + 2 * plan.dropout * between +
+            _ELEMENT * inner * (2 + gated))
+
+
+def _score_bytes(model: Transformer, plan: Configurations) -> Number:
+    """Probabilities, and with dropout their mask and what is left."""
+    each = _ELEMENT + np.asarray(plan.dropout) * (1 + _ELEMENT)
+    return (each * plan.tokens(model.seq) * model.seq * model.heads / plan.tp)
+
+
+def _kept_bytes(model: Transformer, plan: Configurations) -> Number:
+    whole = layer_activation_bytes(model, plan)
+    tokens = plan.tokens(model.seq)
+    entry = _ELEMENT * tokens * model.hidden / plan.stored_tp
+    scores = np.where(plan.fused_attention, whole / 2,
+                      _score_bytes(model, plan))
+    return np.select(
+        [np.equal(plan.recompute, FULL),
+         np.equal(plan.recompute, NONE)], [entry, whole], whole - scores)
+
+
+def _activations(model: Transformer, plan: Configurations,
+                 last_stage: bool | Number) -> Number:
+    count = in_flight(plan, last_stage)
+    layers = model.layers / plan.pp
+    own = count * layers * _kept_bytes(model, plan)
+    first = np.logical_or(np.logical_not(last_stage), np.equal(plan.pp, 1))
+    entry = (_ELEMENT + plan.dropout) * plan.tokens(
+        model.seq) * model.hidden / plan.stored_tp
+    return own + np.where(first, count * entry, 0.0)
+
+
+def _transient(model: Transformer, plan: Configurations,
+               last_stage: bool | Number) -> Number:
+    """The loss where there is one, or one layer's backward."""
+    again = np.where(np.equal(plan.recompute, FULL),
+                     layer_activation_bytes(model, plan), 0.0)
+    tokens = plan.tokens(model.seq)
+    logits = tokens * model.vocab / plan.tp
+    loss = logits * plan.loss_bytes
+    at_end = np.logical_or(last_stage, np.equal(plan.pp, 1))
+    return np.where(at_end, np.maximum(loss, again), again)

@@ -1,0 +1,271 @@
+"""The kernels of a transformer's layers, by formulas of the local sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.cost.analytic.configurations import Configurations
+from planner.cost.analytic.hardware import Rates
+from planner.cost.analytic.transformer import Transformer
+from planner.cost.compute import overlapped_s
+
+__all__ = [
+    "Operator", "attention_core", "dense_layer", "embedding", "expert_layer",
+    "head", "kernels", "norms", "time_s"
+]
+
+Number = Any
+_ELEMENT = 2  # bytes of an activation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """One operator on one rank, for one micro-batch.
+
+    The backward's numbers are given where they are not twice the
+    forward's.
+
+    Parameters
+    ----------
+    name, kind : str
+        `kind` is ``linear``, ``matmul``, ``attention`` or ``memory``.
+    flops, size_bytes, kernels : number or array
+    backward_flops, backward_bytes : number or array, optional
+    halvings : number or array
+        How often 64 has to be halved until it divides the product's width.
+    """
+
+    name: str
+    kind: str
+    flops: Number
+    size_bytes: Number
+    kernels: Number = 1
+    backward_flops: Number = None
+    backward_bytes: Number = None
+    halvings: Number = 0
+
+    @property
+    def in_backward(self) -> tuple[Number, Number, Number]:
+        """Flops, bytes and kernels of the backward."""
+        flops, size_bytes = self.backward_flops, self.backward_bytes
+        return (2 * self.flops if flops is None else flops,
+                2 * self.size_bytes if size_bytes is None else size_bytes,
+                2 * self.kernels)
+
+
+def halvings(width: Number) -> Number:
+    """How often 64 has to be halved until it divides `width`.
+
+    Examples
+    --------
+    >>> [int(halvings(n)) for n in (128, 144, 150)]
+    [0, 2, 5]
+    """
+    whole = np.asarray(width).astype(np.int64)
+    return sum((whole % n != 0).astype(float) for n in (64, 32, 16, 8, 4, 2))
+
+
+def _linear(name: str, tokens: Number, weight: Number, width: Number,
+            plan: Configurations, inner: Number) -> Operator:
+    """`tokens` rows times a local weight of `weight` elements.
+
+    `width` is how much one row reads and writes, `inner` the local width
+    of the weight. Multiplying in 8 bits
+    reads and writes rows once more, half as wide, on the way there.
+    """
+    moved = _ELEMENT * (weight + tokens * width)
+    few = np.less(plan.linear_bits, 16)
+    casts = np.where(few, 1.5 * _ELEMENT * tokens * width, 0.0)
+    return Operator(name=name,
+                    kind="linear",
+                    flops=2 * tokens * weight,
+                    size_bytes=moved + casts,
+                    kernels=np.where(few, 3, 1),
+                    halvings=halvings(inner))
+
+
+def _pass(name: str, elements: Number, passes: Number,
+          kernels: Number) -> Operator:
+    """A kernel that goes over `elements` elements `passes` times."""
+    return Operator(name=name,
+                    kind="memory",
+                    flops=0.0,
+                    size_bytes=_ELEMENT * elements * passes,
+                    kernels=kernels,
+                    backward_bytes=_ELEMENT * elements * passes * 1.5)
+
+
+def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
+    """Scores, softmax and values: one kernel, or five."""
+    heads = model.heads / plan.tp
+    rows = plan.tokens(model.seq) * heads
+    width = model.qk_dim + model.v_dim
+    masked = np.where(model.causal, 0.5, 1.0)
+    fused = np.asarray(plan.fused_attention, dtype=float)
+    products = 2 * rows * model.seq * width
+    scores = rows * model.seq
+    operands = _ELEMENT * rows * 2 * width
+    return [
+        Operator(name="fused attention",
+                 kind="attention",
+                 flops=fused * products * masked,
+                 size_bytes=fused * operands,
+                 kernels=fused,
+                 backward_flops=fused * products * masked * 2.5),
+        Operator(name="score and value products",
+                 kind="matmul",
+                 flops=(1 - fused) * products,
+                 size_bytes=(1 - fused) * (operands + _ELEMENT * 2 * scores),
+                 kernels=(1 - fused) * 2,
+                 halvings=halvings(model.qk_dim)),
+        # Scale, mask and softmax in one, then dropout with a mask of bytes.
+        _pass("softmax and dropout", (1 - fused) * scores, 4.5,
+              (1 - fused) * np.where(plan.fused_kernels, 2, 5)),
+    ]
+
+
+def norms(model: Transformer, plan: Configurations) -> list[Operator]:
+    """Two norms, two residuals with dropout, and the layout of heads."""
+    elements = plan.tokens(model.seq) * model.hidden / plan.stored_tp
+    own = plan.tokens(model.seq) * model.heads * model.qk_dim / plan.tp
+    fused = np.asarray(plan.fused_kernels, dtype=bool)
+    return [
+        _pass("norms", elements, np.where(fused, 4, 8), np.where(fused, 2, 8)),
+        _pass("residuals", elements, np.where(fused, 6, 9),
+              np.where(fused, 2, 6)),
+        _pass("rotary and head layout", own, np.where(fused, 4, 9),
+              np.where(fused, 3, 9)),
+    ]
+
+
+def _attention(model: Transformer, plan: Configurations) -> list[Operator]:
+    tokens = plan.tokens(model.seq)
+    share = 1 + model.cross_layers / model.layers
+    qkv = model.qkv_parameters * share / plan.tp
+    out = model.out_parameters * share / plan.tp
+    return [
+        _linear("qkv", tokens, qkv, model.hidden + qkv / model.hidden, plan,
+                model.heads * model.qk_dim / plan.tp),
+        *attention_core(model, plan),
+        _linear("attention output", tokens, out,
+                model.hidden + out / model.hidden, plan,
+                model.heads * model.v_dim / plan.tp),
+        *norms(model, plan),
+    ]
+
+
+def _mlp(name: str, tokens: Number, inner: Number, model: Transformer,
+         plan: Configurations, weights: Number) -> list[Operator]:
+    """An MLP of local width `inner`; `weights` sets of matrices are read."""
+    up = model.matrices - 1
+    fused = np.asarray(plan.fused_kernels, dtype=bool)
+    rows = tokens * inner
+    matrix = model.hidden * inner
+    first = _linear(f"{name} up", tokens, up * matrix,
+                    model.hidden + up * inner, plan, inner)
+    second = _linear(f"{name} down", tokens, matrix, model.hidden + inner,
+                     plan, inner)
+    extra = _ELEMENT * (weights - 1) * matrix
+    return [
+        _reading(first, up * extra),
+        _pass(f"{name} activation", rows, np.where(fused, 1 + up, 3 + up),
+              np.where(fused, 1, 1 + up)),
+        _reading(second, extra)
+    ]
+
+
+def _reading(operator: Operator, extra_bytes: Number) -> Operator:
+    return Operator(name=operator.name,
+                    kind=operator.kind,
+                    flops=operator.flops,
+                    size_bytes=operator.size_bytes + extra_bytes,
+                    kernels=operator.kernels,
+                    halvings=operator.halvings)
+
+
+def dense_layer(model: Transformer, plan: Configurations) -> list[Operator]:
+    """One layer with one MLP."""
+    tokens = plan.tokens(model.seq)
+    return [
+        *_attention(model, plan),
+        *_mlp("mlp", tokens, model.ffn / plan.tp, model, plan, 1)
+    ]
+
+
+def expert_layer(model: Transformer, plan: Configurations) -> list[Operator]:
+    """One layer with experts, evenly loaded."""
+    tokens = plan.tokens(model.seq)
+    rows = tokens * model.top_k
+    local = np.maximum(model.experts / plan.ep, 1)
+    # What all ranks of tp do together of the rows is divided by tp.
+    shared = model.shared_ffn / plan.tp
+    permuted = rows * model.hidden / plan.tp
+    return [
+        *_attention(model, plan),
+        _linear("router", tokens / plan.stored_tp,
+                model.hidden * model.experts, model.hidden + model.experts,
+                plan, model.experts),
+        _pass("routing",
+              tokens / plan.stored_tp * np.maximum(model.experts, 1), 4, 12),
+        _pass("permutation", permuted, 6, 6),
+        *_mlp("experts", rows, model.expert_ffn / plan.tp, model, plan, local),
+        *_mlp("shared expert", tokens, shared, model, plan, 1),
+    ]
+
+
+def embedding(model: Transformer, plan: Configurations) -> list[Operator]:
+    """Token embedding on the first stage."""
+    elements = plan.tokens(model.seq) * model.hidden
+    return [_pass("embedding", elements, 4, 4)]
+
+
+def head(model: Transformer, plan: Configurations) -> list[Operator]:
+    """Final norm, logits and cross entropy on the last stage."""
+    tokens = plan.tokens(model.seq)
+    logits = tokens * model.vocab / plan.tp
+    weight = model.embedding_parameters / plan.tp
+    product = Operator(name="logits",
+                       kind="matmul",
+                       flops=2 * tokens * weight,
+                       size_bytes=_ELEMENT *
+                       (weight + logits + tokens * model.hidden))
+    # In 32 bits: cast, maximum, exponential, sum.
+    return [
+        _pass("final norm", tokens * model.hidden, 4, 2), product,
+        _pass("cross entropy", logits, np.where(plan.fused_kernels, 6, 10), 8)
+    ]
+
+
+def kernels(operators: Sequence[Operator], *, backward: bool) -> Number:
+    """Launches of a list of operators."""
+    return sum(o.in_backward[2] if backward else o.kernels for o in operators)
+
+
+def time_s(operators: Sequence[Operator], rates: Rates, *, backward: bool,
+           bits: Number) -> Number:
+    """Time of operators on the device, one after the other."""
+    linear = np.select([np.less_equal(bits, 4),
+                        np.less_equal(bits, 8)],
+                       [rates.linear4_flops_per_s, rates.linear8_flops_per_s],
+                       rates.matmul_flops_per_s)
+    flops_per_s = {
+        "linear": linear,
+        "matmul": rates.matmul_flops_per_s,
+        "attention": rates.attention_flops_per_s,
+        "memory": rates.matmul_flops_per_s
+    }
+    total_s: Number = 0.0
+    for operator in operators:
+        flops, size_bytes, count = (operator.in_backward if backward else
+                                    (operator.flops, operator.size_bytes,
+                                     operator.kernels))
+        total_s = total_s + overlapped_s(
+            flops / flops_per_s[operator.kind] *
+            (1 + rates.misaligned * operator.halvings),
+            size_bytes / rates.memory_bytes_per_s,
+            exposed=rates.exposed) + count * rates.launch_s
+    return total_s

@@ -1,0 +1,268 @@
+"""Time of one training step of a transformer under a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.cost.analytic import operators
+from planner.cost.analytic.configurations import (DDP, FSDP, FULL, SELECTIVE,
+                                                  Configurations)
+from planner.cost.analytic.hardware import Hardware, Rates
+from planner.cost.analytic.operators import Operator
+from planner.cost.analytic.shares import stage_parameters
+from planner.cost.analytic.transformer import Transformer
+from planner.schedule.estimate import estimate
+
+__all__ = ["StepTime", "queued_s", "step_time"]
+
+Number = Any
+_ELEMENT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Seconds of one step on the slowest rank, by part.
+
+    Parameters
+    ----------
+    compute_s : number or array
+        Kernels of all micro-batches of one stage, recomputation included.
+    host_s : number or array
+        By how much the host's launches make that and the collectives longer.
+    tensor_s, context_s, expert_s : number or array
+        Collectives inside layers that nothing hides.
+    pipeline_s : number or array
+        Sends between stages, and waiting for them at both ends.
+    data_s : number or array
+        Collectives of gradients and parameters that nothing hides.
+    optimizer_s : number or array
+    """
+
+    compute_s: Number
+    host_s: Number
+    tensor_s: Number
+    context_s: Number
+    expert_s: Number
+    pipeline_s: Number
+    data_s: Number
+    optimizer_s: Number
+
+    @property
+    def time_s(self) -> Number:
+        """The step."""
+        return (self.compute_s + self.host_s + self.tensor_s + self.context_s +
+                self.expert_s + self.pipeline_s + self.data_s +
+                self.optimizer_s)
+
+
+def step_time(model: Transformer, plan: Configurations,
+              hardware: Hardware) -> StepTime:
+    """Price steps; every argument holds arrays of one length, or numbers.
+
+    Parameters
+    ----------
+    model : Transformer
+    plan : Configurations
+    hardware : Hardware
+    """
+    parts = _Parts(model, plan, hardware)
+    count = plan.num_microbatches
+    layer_s = parts.layers_s()
+    tensor_s, context_s, expert_s = (parts.tensor_s(), parts.context_s(),
+                                     parts.expert_s())
+    ends_s = parts.head_s()
+    device_s = layer_s + tensor_s + context_s + expert_s
+    stage_s = queued_s(device_s, parts.host_s(), hardware.rates)
+    pipeline = estimate("interleaved1f1b",
+                        ranks=plan.pp,
+                        microbatches=count,
+                        chunks=plan.chunks,
+                        forward_s=stage_s / plan.chunks,
+                        input_s=0.0,
+                        weight_s=0.0,
+                        p2p_s=parts.send_s())
+    return StepTime(compute_s=count * (layer_s + ends_s),
+                    host_s=count * (stage_s - device_s),
+                    tensor_s=count * tensor_s,
+                    context_s=count * context_s,
+                    expert_s=count * expert_s,
+                    pipeline_s=pipeline.time_s - count * stage_s,
+                    data_s=parts.data_s(stage_s),
+                    optimizer_s=parts.optimizer_s())
+
+
+def queued_s(device_s: Number, host_s: Number, rates: Rates) -> Number:
+    """Time of work that a host feeds to a device through a queue.
+
+    The longer of both if one was always ahead of the other. They take
+    turns, and the nearer their times are, the more each waits; a norm of
+    high order of the two is such a soft maximum.
+    """
+    order = rates.queue_order
+    longer = np.maximum(np.maximum(device_s, host_s), 1e-12)
+    shorter = np.minimum(device_s, host_s)
+    return longer * (1 + (shorter / longer)**order)**(1 / order)
+
+
+class _Parts:
+    """The parts of a step, for one micro-batch on one stage."""
+
+    def __init__(self, model: Transformer, plan: Configurations,
+                 hardware: Hardware) -> None:
+        self.model = model
+        self.plan = plan
+        self.hardware = hardware
+        self.dense = (model.layers - model.expert_layers) / plan.pp
+        self.routed = model.expert_layers / plan.pp
+        self.layers = model.layers / plan.pp
+        self.again = np.where(np.equal(plan.recompute, FULL), 1.0, 0.0)
+
+    def _run_s(self, ops: list[Operator], *, backward: bool) -> Number:
+        return operators.time_s(ops,
+                                self.hardware.rates,
+                                backward=backward,
+                                bits=self.plan.linear_bits)
+
+    def _passes_s(self, ops: list[Operator]) -> Number:
+        forward_s = self._run_s(ops, backward=False)
+        backward_s = self._run_s(ops, backward=True)
+        return (1 + self.again) * forward_s + backward_s
+
+    def layers_s(self) -> Number:
+        """All layers of a stage, forward, backward and recomputed."""
+        model, plan = self.model, self.plan
+        total_s = self.dense * self._passes_s(
+            operators.dense_layer(model, plan))
+        if np.any(model.expert_layers):
+            total_s = total_s + self.routed * self._passes_s(
+                operators.expert_layer(model, plan))
+        core = operators.attention_core(model, plan)
+        selective = np.equal(plan.recompute, SELECTIVE) * self.layers
+        return total_s + selective * self._run_s(core, backward=False)
+
+    def host_s(self) -> Number:
+        """What the host takes to launch all layers of a stage."""
+        model, plan = self.model, self.plan
+        count = self.dense * self._launches(operators.dense_layer(model, plan))
+        if np.any(model.expert_layers):
+            count = count + self.routed * self._launches(
+                operators.expert_layer(model, plan))
+        return count * self.hardware.rates.dispatch_s
+
+    def _launches(self, ops: list[Operator]) -> Number:
+        return ((1 + self.again) * operators.kernels(ops, backward=False) +
+                operators.kernels(ops, backward=True))
+
+    def head_s(self) -> Number:
+        """Logits and loss, and the embedding where it is the same stage."""
+        model, plan = self.model, self.plan
+        ops = operators.head(model, plan)
+        first = operators.embedding(model, plan)
+        head_s = (self._run_s(ops, backward=False) +
+                  self._run_s(ops, backward=True))
+        embedding_s = (self._run_s(first, backward=False) +
+                       self._run_s(first, backward=True))
+        return head_s + np.where(np.equal(plan.pp, 1), embedding_s, 0.0)
+
+    def _activation_bytes(self) -> Number:
+        return (self.plan.tokens(self.model.seq) * self.model.hidden *
+                _ELEMENT)
+
+    def tensor_s(self) -> Number:
+        """Two sums over tp in a layer's forward and two in its backward."""
+        axis, plan = self.hardware.tp, self.plan
+        whole = self._activation_bytes()
+        reduce_s = axis.time_s("all_reduce", whole)
+        split_s = axis.time_s("all_gather", whole) + axis.time_s(
+            "reduce_scatter", whole)
+        # Sequence shards are gathered once more for the weights' gradients.
+        again_s = axis.time_s("all_gather", whole)
+        passes = 2 + self.again
+        both_s = np.where(plan.sequence_parallel,
+                          passes * 2 * split_s + 2 * again_s,
+                          passes * 2 * reduce_s)
+        return self._beside_products_s(self.layers * both_s)
+
+    def _beside_products_s(self, moved_s: Number) -> Number:
+        """What stays of it: one part of tp can't be hidden, nor what is
+        longer than the products, about half of a layer's time."""
+        plan = self.plan
+        least_s = np.maximum(moved_s / plan.tp,
+                             moved_s - 0.5 * self.layers_s())
+        slower_s = self.hardware.rates.interference * (moved_s - least_s)
+        return np.where(plan.tensor_overlap, least_s + slower_s, moved_s)
+
+    def context_s(self) -> Number:
+        """Keys and values around the ring, as far as attention is shorter.
+        """
+        model, plan, axis = self.model, self.plan, self.hardware.cp
+        if np.all(np.equal(plan.cp, 1)):
+            return 0.0
+        shard = (plan.tokens(model.seq) * model.kv_heads / plan.tp *
+                 (model.qk_dim + model.v_dim) * _ELEMENT)
+        core = operators.attention_core(model, plan)
+        total_s = 0.0
+        for backward, factor in ((False, 1.0), (True, 2.0)):
+            moved_s = (plan.cp - 1) * axis.time_s("send", factor * shard)
+            hidden_s = self._run_s(core, backward=backward)
+            runs = 1 + (0.0 if backward else self.again)
+            total_s = total_s + runs * np.maximum(moved_s - hidden_s, 0.0)
+        return self.layers * total_s
+
+    def expert_s(self) -> Number:
+        """Rows to their experts and back, forward and backward."""
+        model, plan = self.model, self.plan
+        if not np.any(model.expert_layers):
+            return 0.0
+        rows = self._activation_bytes() * model.top_k / plan.tp
+        once = np.where(plan.dedicated_exchange,
+                        self.hardware.ep.distinct_units(model.top_k), 1.0)
+        each_s = self.hardware.ep.time_s("all_to_all", rows * once)
+        return self.routed * (2 + self.again) * 2 * each_s
+
+    def send_s(self) -> Number:
+        """Activations or gradients of a micro-batch to the next stage."""
+        plan = self.plan
+        # Each rank of tp sends its part, and they are put together again.
+        size = self._activation_bytes()
+        gather_s = np.where(plan.sequence_parallel, 0.0,
+                            self.hardware.tp.time_s("all_gather", size))
+        return gather_s + self.hardware.pp.time_s("send", size / plan.tp)
+
+    def data_s(self, stage_s: Number) -> Number:
+        """What of gradients and parameters moves while nothing computes."""
+        plan, axis = self.plan, self.hardware.data
+        held = stage_parameters(self.model, plan)
+        gradients = held * plan.gradient_bytes
+        weights = held * _ELEMENT
+        reduce_s = axis.time_s("all_reduce", gradients)
+        scatter_s = axis.time_s("reduce_scatter", gradients)
+        gather_s = axis.time_s("all_gather", weights)
+        once_s = np.where(np.equal(plan.sharding, DDP), reduce_s,
+                          scatter_s + gather_s)
+        # The last micro-batch's backward hides the reduction.
+        window_s = np.where(plan.overlap, 0.6 * stage_s, 0.0)
+        once_s = self._exposed_s(once_s, window_s)
+        # With stages, parameters stay from the first to the last of them.
+        often_s = plan.num_microbatches * self._exposed_s(
+            2 * gather_s + scatter_s, stage_s)
+        sharded_s = np.where(plan.pp > 1, once_s, often_s)
+        return np.where(np.equal(plan.sharding, FSDP), sharded_s, once_s)
+
+    def _exposed_s(self, moved_s: Number, window_s: Number) -> Number:
+        hidden_s = np.minimum(moved_s, window_s)
+        slower_s = self.hardware.rates.interference * hidden_s
+        return moved_s - hidden_s + slower_s
+
+    def optimizer_s(self) -> Number:
+        """Adam: state read and written, gradient read, weight written."""
+        plan, rates = self.plan, self.hardware.rates
+        held = stage_parameters(self.model, plan)
+        owned = np.where(np.equal(plan.sharding, DDP), held,
+                         held / (plan.dp * plan.cp))
+        moved = owned * (2 * plan.master_bytes + plan.gradient_bytes +
+                         _ELEMENT)
+        return moved / rates.memory_bytes_per_s

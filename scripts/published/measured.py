@@ -1,0 +1,72 @@
+"""Seconds and bytes that a published run measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from planner.cost.analytic.configurations import FULL, Configurations
+from planner.cost.analytic.transformer import Transformer
+
+__all__ = ["measured_bytes", "measured_s", "step_tokens"]
+
+
+def step_tokens(model: Transformer, plan: Configurations) -> float:
+    """Tokens of one step of the whole job."""
+    return float(plan.micro_batch * plan.num_microbatches * plan.dp *
+                 model.seq)
+
+
+def measured_s(row: Mapping[str, Any], model: Transformer,
+               plan: Configurations) -> float | None:
+    """Seconds of a step: as published, else from rates.
+
+    A rate of flops is turned by the convention the row states, tokens and
+    sequences by the batch.
+    """
+    measured = row["measured"]
+    for name, unit in (("iteration_time_s", 1.0), ("iteration_time_ms", 1e-3)):
+        if measured.get(name) is not None:
+            value = measured[name]
+            return unit * (median(value)
+                           if isinstance(value, list) else float(value))
+    tokens = step_tokens(model, plan)
+    if measured.get("tokens_per_s_per_gpu"):
+        return tokens / (measured["tokens_per_s_per_gpu"] *
+                         float(plan.devices))
+    if measured.get("tokens_per_s"):
+        return tokens / measured["tokens_per_s"]
+    if measured.get("sequences_per_s"):
+        return tokens / model.seq / measured["sequences_per_s"]
+    return _from_flops(row, model, plan, tokens)
+
+
+def _from_flops(row: Mapping[str, Any], model: Transformer,
+                plan: Configurations, tokens: float) -> float | None:
+    measured = row["measured"]
+    flops = float(model.model_flops(tokens))
+    convention = str(row.get("flops_convention") or "")
+    simple = re.search(r"(\d)\*N\*tokens", convention)
+    if simple:
+        flops = int(simple[1]) * float(model.parameters) * tokens
+    again = 4 / 3 if plan.recompute == FULL else 1.0
+    rates = (("model_tflops_per_gpu", 1.0), ("hw_tflops_per_gpu",
+                                             1.0 if simple else again),
+             ("tflops_per_gpu", again if "recompute" in convention else 1.0))
+    for name, factor in rates:
+        if measured.get(name):
+            return (factor * flops /
+                    (measured[name] * 1e12 * float(plan.devices)))
+    return None
+
+
+def measured_bytes(row: Mapping[str, Any]) -> float | None:
+    """Peak memory in bytes."""
+    measured = row["measured"]
+    for name, unit in (("peak_mem_bytes", 1.0), ("peak_mem_gib", 2.0**30),
+                       ("peak_mem_gb", 1e9)):
+        if measured.get(name) is not None:
+            return unit * float(measured[name])
+    return None

@@ -1,0 +1,186 @@
+"""The plan that a published run states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE,
+                                                  SELECTIVE, ZERO1, ZERO2,
+                                                  Configurations)
+from scripts.published.case import Unreadable
+
+__all__ = ["plan_of", "world_size"]
+
+_SHARDING = {
+    "ddp": DDP,
+    "zero0": DDP,
+    "zero1": ZERO1,
+    "zero2": ZERO2,
+    "fsdp": FSDP,
+    "fsdp2": FSDP,
+    "zero3": FSDP
+}
+_RECOMPUTE = {"none": NONE, "selective": SELECTIVE, "full": FULL}
+_RECENT = ("h100", "h200", "h800", "b200", "b300", "gb200", "gb300")
+
+
+def _axis(parallel: Mapping[str, Any], name: str) -> int:
+    return int(parallel.get(name) or 1)
+
+
+def world_size(row: Mapping[str, Any]) -> int:
+    """Devices of a run.
+
+    Raises
+    ------
+    Unreadable
+        When they cannot be told.
+    """
+    parallel = row.get("parallel") or {}
+    if "tp" not in parallel and "fsdp" not in parallel:
+        what = parallel.get("plan")
+        raise Unreadable(f"the plan is {what!r}, its sizes are not stated"
+                         if what else "the parallel sizes are not stated")
+    model = (_axis(parallel, "tp") * _axis(parallel, "pp") *
+             _axis(parallel, "cp"))
+    dp = parallel.get("dp")
+    if parallel.get("fsdp"):
+        dp = _axis(parallel, "dp") * int(parallel["fsdp"])
+    if dp:
+        return model * int(dp)
+    count = (row.get("hardware") or {}).get("count")
+    if not count:
+        # As few replicas as hold the experts.
+        inside = _axis(parallel, "tp") * _axis(parallel, "cp")
+        return model * max(_axis(parallel, "ep") // inside, 1)
+    if int(count) % model:
+        raise Unreadable(f"{count} devices are no multiple of tp x pp x cp = "
+                         f"{model}")
+    return int(count)
+
+
+def plan_of(row: Mapping[str, Any], *, devices: int,
+            preset: str) -> Configurations:
+    """The plan of a row; what is not stated is what its stack does.
+
+    Raises
+    ------
+    Unreadable
+        When the batch cannot be told, or a part is not modelled.
+    """
+    parallel = row["parallel"]
+    task = str(row.get("task") or "")
+    if task == "lora":
+        raise Unreadable("low-rank adaptation is not modelled")
+    if row.get("cpu_offload"):
+        raise Unreadable("offloading is not modelled")
+    tp, pp, cp = (_axis(parallel, n) for n in ("tp", "pp", "cp"))
+    dp = devices // (tp * pp * cp)
+    if tp * cp * dp < _axis(parallel, "ep"):
+        raise Unreadable(f"ep {parallel['ep']} does not fit a stage of "
+                         f"{tp * cp * dp} devices")
+    micro, count = _batches(row, dp)
+    recent = preset.startswith(_RECENT)
+    sharding = _SHARDING.get(str(parallel.get("sharding")),
+                             ZERO1 if recent else DDP)
+    flash = _fused_attention(row, recent)
+    stated = parallel.get("sequence_parallel")
+    half = str(row.get("dtype")) == "fp16"
+    # Plain torch.optim on parameters of 16 bits: no copies in 32.
+    eager = (str(row.get("dtype")) == "bf16" and sharding == DDP and not recent
+             and row["model"].get("family") is None)
+    overlap = parallel.get("overlap_grad_reduce")
+    if overlap is None:
+        overlap = recent or sharding == FSDP
+    return Configurations(
+        tp=tp,
+        cp=cp,
+        dp=dp,
+        pp=pp,
+        ep=_axis(parallel, "ep"),
+        expert_tp=_expert_tp(parallel, tp),
+        chunks=_chunks(row, pp),
+        micro_batch=micro,
+        num_microbatches=count,
+        sequence_parallel=bool(recent if stated is None else stated)
+        and tp > 1,
+        tensor_overlap=_tensor_overlap(parallel, recent and sharding != FSDP),
+        sharding=sharding,
+        recompute=_RECOMPUTE[str(row.get("recompute") or "none")],
+        fused_attention=flash,
+        fused_kernels=_fused_kernels(row, sharding),
+        overlap=bool(overlap),
+        linear_bits=_linear_bits(row),
+        dedicated_exchange=recent,
+        loss_bytes=14 if eager or sharding == FSDP else 6,
+        dropout=half or row.get("transformer_impl") is not None,
+        master_bytes=4 if eager else 12,
+        gradient_bytes=2 if half or eager else 4)
+
+
+def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
+    stated = str(row.get("attention"))
+    if stated in ("flash", "fused"):
+        return True
+    if stated in ("unfused", "local"):
+        return False
+    library = row.get("transformer_impl")
+    if library is not None:
+        return library == "transformer_engine"
+    return recent or str(row.get("dtype")) != "fp16"
+
+
+def _fused_kernels(row: Mapping[str, Any], sharding: int) -> bool:
+    """Whether norms and activations are single kernels.
+
+    Megatron's are, and what a compiler made; eager PyTorch's are not.
+    """
+    compiled = row.get("torch_compile")
+    if compiled is not None:
+        return bool(compiled)
+    return sharding != FSDP or "JAX" in str(row.get("notes"))
+
+
+def _tensor_overlap(parallel: Mapping[str, Any], usual: bool) -> bool:
+    for name in ("tp_comm_overlap", "async_tp"):
+        if parallel.get(name) is not None:
+            return bool(parallel[name])
+    return usual
+
+
+def _expert_tp(parallel: Mapping[str, Any], tp: int) -> int:
+    """As stated, else as many as are left of tp."""
+    if parallel.get("etp"):
+        return int(parallel["etp"])
+    return tp
+
+
+def _linear_bits(row: Mapping[str, Any]) -> int:
+    dtype = str(row.get("dtype")).lower()
+    if "fp4" in dtype:
+        return 4
+    return 8 if "fp8" in dtype or "float8" in dtype else 16
+
+
+def _chunks(row: Mapping[str, Any], pp: int) -> int:
+    if pp == 1:
+        return 1
+    return int(row["parallel"].get("vpp") or 1)
+
+
+def _batches(row: Mapping[str, Any], dp: int) -> tuple[int, int]:
+    """Sequences in a micro-batch, and micro-batches of one rank of dp."""
+    local, total = row.get("local_batch"), row.get("global_batch")
+    micro, count = row.get("micro_batch"), row.get("grad_accum")
+    if micro and total:
+        count = max(round(int(total) / (dp * int(micro))), 1)
+        return int(micro), count
+    if micro and count:
+        return int(micro), int(count)
+    if local:
+        pp = _axis(row["parallel"], "pp")
+        # A pipeline divides the local batch; its rows name one sequence.
+        return (int(micro or 1), int(local)) if pp > 1 else (int(local), 1)
+    raise Unreadable("neither the micro-batch with the global batch nor the "
+                     "local batch is stated")

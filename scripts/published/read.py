@@ -1,0 +1,66 @@
+"""Read rows of published runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from scripts.published.case import Case, Unreadable
+from scripts.published.hardware import cluster_of, preset_of
+from scripts.published.measured import measured_bytes, measured_s, step_tokens
+from scripts.published.model import model_of
+from scripts.published.plan import plan_of, world_size
+
+__all__ = ["read_case", "source_of"]
+
+
+def source_of(row: Mapping[str, Any]) -> str:
+    """The name of the source."""
+    return str((row.get("source") or {}).get("name") or "unknown")
+
+
+def read_case(row: Mapping[str, Any]) -> Case:
+    """A row as a case.
+
+    Raises
+    ------
+    Unreadable
+        When the row does not say enough, or what it says is not modelled.
+    """
+    hardware = row.get("hardware") or {}
+    preset = preset_of(str(hardware.get("gpu", "")))
+    if (row.get("measured") or {}).get("oom"):
+        raise Unreadable("the run was out of memory: no time was measured")
+    devices = world_size(row)
+    model = model_of(row["model"])
+    plan = plan_of(row, devices=devices, preset=preset)
+    cluster = cluster_of(hardware, devices)
+    seconds = measured_s(row, model, plan)
+    peak = cluster.device.peak(torch.bfloat16) if "v100" not in preset else \
+        cluster.device.peak(torch.float16)
+    flops = float(model.model_flops(step_tokens(model, plan)))
+    size_bytes = measured_bytes(row)
+    peaks = max(p for _, p in cluster.device.peak_flops_per_s)
+    if seconds and flops / seconds / float(plan.devices) > peaks:
+        raise Unreadable("the row contradicts itself: its model's flops in "
+                         "its time are more than the devices' peak")
+    if seconds is None and size_bytes is None:
+        raise Unreadable("neither a time nor memory was measured")
+    return Case(id=str(row.get("id")),
+                source=source_of(row),
+                preset=preset,
+                cluster=cluster,
+                model=model,
+                plan=plan,
+                dtype=str(row.get("dtype")),
+                measured_s=seconds,
+                measured_bytes=size_bytes,
+                last_rank="last" in str(row.get("notes")),
+                reserved="peak_mem_bytes" not in row["measured"],
+                stated=bool(
+                    row.get("recompute") and row["parallel"].get("sharding")
+                    and hardware.get("count")),
+                utilisation=(flops / seconds / float(plan.devices) /
+                             peak if seconds else None))

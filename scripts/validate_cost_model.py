@@ -1,0 +1,214 @@
+"""Hold the cost model against published training runs.
+
+    python -m scripts.validate_cost_model FILE... [--json] [--limit N]
+        [--source GLOB] [--brief]
+
+Prints per row the predicted and the measured step time and peak memory,
+rows that cannot be expressed with the reason, and the errors by source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.published.batch import Batch  # noqa: E402
+from scripts.published.case import Case, Unreadable  # noqa: E402
+from scripts.published.errors import held_out, summarise  # noqa: E402
+from scripts.published.read import read_case, source_of  # noqa: E402
+
+__all__ = ["Prediction", "main", "predict"]
+
+_DOUBTED = "do not use for error statistics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the model says of one row; `reason` where it says nothing."""
+
+    id: str
+    source: str
+    doubted: bool = False
+    case: Case | None = None
+    predicted_s: float | None = None
+    measured_s: float | None = None
+    predicted_peak_bytes: float | None = None
+    measured_peak_bytes: float | None = None
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that ``--json`` prints."""
+        return {
+            "id": self.id,
+            "predicted_s": self.predicted_s,
+            "measured_s": self.measured_s,
+            "predicted_peak_bytes": self.predicted_peak_bytes,
+            "measured_peak_bytes": self.measured_peak_bytes,
+            "reason": self.reason
+        }
+
+
+def predict(rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+    """Predict every row, in order."""
+    cases: dict[int, Case] = {}
+    reasons: dict[int, str] = {}
+    for number, row in enumerate(rows):
+        try:
+            cases[number] = read_case(row)
+        except Unreadable as error:
+            reasons[number] = str(error)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            reasons[number] = f"the row is malformed: {error!r}"
+    found = _priced(cases)
+    return [
+        _prediction(row, cases.get(n), found.get(n), reasons.get(n))
+        for n, row in enumerate(rows)
+    ]
+
+
+def _priced(cases: Mapping[int, Case]) -> dict[int, tuple[float, float]]:
+    if not cases:
+        return {}
+    batch = Batch.of(list(cases.values()))
+    times, peaks = batch.times().time_s.tolist(), batch.peak_bytes().tolist()
+    return dict(zip(cases, zip(times, peaks, strict=True), strict=True))
+
+
+def _prediction(row: Mapping[str, Any], case: Case | None,
+                found: tuple[float, float] | None,
+                reason: str | None) -> Prediction:
+    name, source = str(row.get("id")), source_of(row)
+    doubted = _DOUBTED in str(row.get("notes"))
+    if case is None or found is None:
+        return Prediction(id=name,
+                          source=source,
+                          doubted=doubted,
+                          reason=reason)
+    return Prediction(id=name,
+                      source=source,
+                      doubted=doubted,
+                      case=case,
+                      predicted_s=found[0],
+                      measured_s=case.measured_s,
+                      predicted_peak_bytes=found[1],
+                      measured_peak_bytes=case.measured_bytes)
+
+
+def _rows(paths: Iterable[Path], pattern: str,
+          limit: int | None) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for path in paths:
+        rows = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        found += [r for r in rows if fnmatch.fnmatch(source_of(r), pattern)]
+    return found[:limit]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.validate_cost_model",
+        description="Hold the cost model against published training runs.")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--limit", type=int, metavar="N")
+    parser.add_argument("--source", default="*", metavar="GLOB")
+    parser.add_argument("--brief",
+                        action="store_true",
+                        help="tables only, no rows")
+    args = parser.parse_args(argv)
+    found = predict(_rows(args.files, args.source, args.limit))
+    if args.json:
+        sys.stdout.write(
+            json.dumps([p.as_json() for p in found], indent=1) + "\n")
+        return 0
+    if not args.brief:
+        _print_rows(found)
+    _print_reasons(found)
+    _print_tables(found)
+    return 0
+
+
+def _print_rows(found: Sequence[Prediction]) -> None:
+    for p in found:
+        cells = [f"{p.id:24s}"]
+        if p.reason is not None:
+            cells.append(f"- {p.reason}")
+        if p.predicted_s is not None and p.measured_s is not None:
+            cells.append(f"{p.predicted_s:10.4f} s of {p.measured_s:10.4f} s "
+                         f"{100 * (p.predicted_s / p.measured_s - 1):+7.1f}%")
+        if p.predicted_peak_bytes and p.measured_peak_bytes:
+            share = p.predicted_peak_bytes / p.measured_peak_bytes - 1
+            cells.append(f"{p.predicted_peak_bytes / 2**30:7.2f} GiB of "
+                         f"{p.measured_peak_bytes / 2**30:7.2f} GiB "
+                         f"{100 * share:+7.1f}%")
+        sys.stdout.write("  ".join(cells) + "\n")
+
+
+def _print_reasons(found: Sequence[Prediction]) -> None:
+    reasons: dict[tuple[str, str], int] = {}
+    for p in found:
+        if p.reason is not None:
+            reasons[p.source, p.reason] = reasons.get(
+                (p.source, p.reason), 0) + 1
+    total = sum(reasons.values())
+    sys.stdout.write(f"\n{total} of {len(found)} rows cannot be expressed\n")
+    for (source, reason), count in sorted(reasons.items()):
+        sys.stdout.write(f"{count:5d}  {source}: {reason}\n")
+
+
+def _print_tables(found: Sequence[Prediction]) -> None:
+    head = "rows    mean   median      p90    rank"
+    for title, guess, truth in (("step time", "predicted_s", "measured_s"),
+                                ("peak memory", "predicted_peak_bytes",
+                                 "measured_peak_bytes")):
+        usable = [p for p in found if getattr(p, guess) and getattr(p, truth)]
+        if not usable:
+            continue
+        sys.stdout.write(f"\n{title}: absolute error\n {head}\n")
+        for label, group in _groups(usable):
+            if group:
+                summary = summarise([getattr(p, guess) for p in group],
+                                    [getattr(p, truth) for p in group])
+                sys.stdout.write(f"{summary}   {label}\n")
+
+
+def _groups(
+        usable: Sequence[Prediction]) -> list[tuple[str, list[Prediction]]]:
+    """By source and device, then the groups that aims are stated for."""
+    keys = sorted({(p.source, p.case.preset) for p in usable if p.case})
+    groups = [(f"{source} / {preset}", [
+        p for p in usable
+        if p.case and (p.source, p.case.preset) == (source, preset)
+    ]) for source, preset in keys]
+    sound = [p for p in usable if not p.doubted]
+    dense = [
+        p for p in sound
+        if p.case and p.case.stated and p.case.model.experts == 0
+        and p.case.preset.startswith(("a100", "a800", "h100"))
+    ]
+    tuned = [
+        p for p in dense if p.case and p.case.plan.devices >= 64 and (
+            p.case.utilisation or 0) > 0.35
+    ]
+    kept = [p for p in sound if held_out(p.source, p.id)]
+    return [
+        *groups, ("all but what sources doubt", sound),
+        ("of these, kept out of the fit", kept),
+        ("dense on A100 and H100, configuration stated in full", dense),
+        ("of these, from 64 devices and 35% utilisation on", tuned)
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
