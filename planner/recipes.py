@@ -85,16 +85,6 @@ def zero1() -> Recipe:
 
 
 @recipe
-def megatron(sequence_parallel: bool = False) -> Recipe:
-    """Tensor parallelism: products sharded by columns, then by rows.
-
-    Parameters
-    ----------
-    sequence_parallel : bool
-        Whether activations between the products are sharded too
-        (Korthikanti et al., 2022).
-    """
-@recipe
 def expert() -> Recipe:
     """Expert parallelism: the batch is sharded, and so are the experts of
     mixtures; tokens go to their experts and back (Lepikhin et al., GShard,
@@ -109,6 +99,16 @@ def expert() -> Recipe:
                            divide=True)), ))
 
 
+@recipe
+def megatron(sequence_parallel: bool = False) -> Recipe:
+    """Tensor parallelism: products sharded by columns, then by rows.
+
+    Parameters
+    ----------
+    sequence_parallel : bool
+        Whether activations between the products are sharded too
+        (Korthikanti et al., 2022).
+    """
     if sequence_parallel:
         policy = Policy(name="megatron-sp",
                         rest="used",
