@@ -20,6 +20,7 @@ from planner.cluster.axis import AxisInfo
 from planner.cluster.names import nearest
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
+from planner.cost.expert_kernels import expert_exchanges
 from planner.cost.kernels import kernel_flops
 from planner.cost.storage import storage_key, tensors_of
 
@@ -153,6 +154,7 @@ def cost_of_graph(graph: fx.GraphModule | fx.Graph, cluster: ClusterSpec,
             collectives.append(_collective_cost(node, kind, axes))
         elif not _is_free(node):
             nodes.append(_node_cost(node, cluster.device))
+            collectives += _exchanges(node, axes)
     return GraphCost(nodes=tuple(nodes), collectives=tuple(collectives))
 
 
@@ -217,6 +219,20 @@ def _node_cost(node: fx.Node, device: DeviceKind) -> NodeCost:
 
 def _group_name(node: fx.Node) -> str:
     return str(node.kwargs.get("group_name") or node.args[-1])
+
+
+def _exchanges(node: fx.Node, axes: Mapping[str,
+                                            AxisInfo]) -> list[CollectiveCost]:
+    """What experts that are spread over ranks send inside of their kernel."""
+    return [
+        CollectiveCost(node=node.name,
+                       kind="all_to_all",
+                       axis=axis,
+                       size_bytes=size_bytes,
+                       time_s=collective_time_s("all_to_all", size_bytes,
+                                                axes[axis]))
+        for axis, size_bytes in expert_exchanges(node)
+    ]
 
 
 def _collective_cost(node: fx.Node, kind: str,

@@ -9,6 +9,8 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import flop_registry
 
+from planner.cost.expert_kernels import expert_flops, is_experts
+
 __all__ = ["kernel_flops"]
 
 _COMPOSITE = frozenset(
@@ -40,6 +42,8 @@ def kernel_flops(node: fx.Node) -> tuple[float, str]:
         return _attention_flops(node, backward="backward" in name), "attention"
     if name == "convolution_backward":
         return _convolution_backward_flops(node), "convolution"
+    if is_experts(node):
+        return expert_flops(node), "matmul"
     if name == "_grouped_mm":
         return _grouped_flops(node), "matmul"
     formula = flop_registry.get(node.target.overloadpacket)

@@ -1,0 +1,70 @@
+"""Experts in a finished graph cost what they cost before it was lowered."""
+
+from __future__ import annotations
+
+import unittest
+
+import torch
+
+from passes.lower import lower
+from planner.cluster import axis_link
+from planner.cost.graph import GraphCost, cost_of_graph
+from planner.ir.layouts import ProgramLayout
+from planner.ir.mesh import MeshSpec
+from planner.planning import Planning
+from planner.recipes import RECIPES
+from tests.test_planner.test_planning.programs import planning_on, zoo
+
+MESH = MeshSpec(("ep", ), (2, ))
+ROWS, WIDTH, INNER = 4 * 16 * 2, 32, 64
+
+
+def costs(planning: Planning,
+          layout: ProgramLayout) -> tuple[GraphCost, GraphCost]:
+    """Of a layer of experts, forward and backward."""
+    lowered = lower(planning.program, layout, 0, device=torch.device("cpu"))
+    kernel = next(k for k in lowered.kernels.values()
+                  if "experts" in str(k.train.forward))
+    link = {"ep": axis_link(planning.cluster, MESH.sizes, 0)}
+    assert kernel.train.backward is not None
+    forward, backward = (cost_of_graph(g, planning.cluster, link)
+                         for g in (kernel.train.forward,
+                                   kernel.train.backward))
+    return forward, backward
+
+
+class TestExperts(unittest.TestCase):
+
+    def test_dispatched(self) -> None:
+        planning = planning_on(zoo("mixtral"), 2)
+        chosen = planning.from_recipe(RECIPES["expert"](), MESH)
+        for times, cost in zip((1, 2),
+                               costs(planning, chosen.layout),
+                               strict=True):
+            own = [n for n in cost.nodes if "experts" in n.target]
+            self.assertEqual([n.flops for n in own],
+                             [2.0 * ROWS // 2 * WIDTH * 3 * INNER * times])
+            sent = [c for c in cost.collectives if c.kind == "all_to_all"]
+            self.assertEqual([(c.axis, c.size_bytes) for c in sent],
+                             [("ep", ROWS // 2 * WIDTH * 4)] * 2)
+
+    def test_whole(self) -> None:
+        planning = planning_on(zoo("mixtral"), 2)
+        chosen = planning.from_recipe(RECIPES["ddp"](),
+                                      MeshSpec(("dp", ), (2, )))
+        lowered = lower(planning.program,
+                        chosen.layout,
+                        0,
+                        device=torch.device("cpu"))
+        link = {"dp": axis_link(planning.cluster, (2, ), 0)}
+        found = [
+            node.flops
+            for k in lowered.kernels.values() for node in cost_of_graph(
+                k.train.forward, planning.cluster, link).nodes
+            if "experts" in node.target
+        ]
+        self.assertEqual(found, [2.0 * ROWS // 2 * WIDTH * 3 * INNER])
+
+
+if __name__ == "__main__":
+    unittest.main()
