@@ -24,11 +24,15 @@ from planner.ir.layout import Placement, R, S, parse_placement
 from planner.ir.mesh import MeshSpec
 
 __all__ = [
-    "RECOMPUTE", "Ban", "Constraints", "Limit", "Pin", "forbid", "limit", "pin"
+    "OPAQUE", "RECOMPUTE", "Ban", "Constraints", "Limit", "Pin", "forbid",
+    "limit", "pin"
 ]
 
 RECOMPUTE = "recompute"
 """What :func:`forbid` calls running blocks again in the backward."""
+
+OPAQUE = "opaque"
+"""What :func:`forbid` calls running whole what can't be captured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,8 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Ban:
-    """What must not be used: a recipe, recomputation, or a placement by
-    pattern."""
+    """What must not be used: a recipe, recomputation, opaque modules, or a
+    placement by pattern."""
 
     what: str
     placements: tuple[tuple[str, Placement], ...] = ()
@@ -86,8 +90,8 @@ def pin(pattern: str, **axes: Any) -> Pin:
 
 
 def forbid(what: str, **axes: Any) -> Ban:
-    """Exclude a recipe by name, ``"recompute"``, or placements of matching
-    parameters."""
+    """Exclude a recipe by name, ``"recompute"``, ``"opaque"``, or placements
+    of matching parameters."""
     return Ban(what, tuple((a, _placement(v)) for a, v in axes.items()))
 
 
@@ -136,6 +140,10 @@ class Constraints:
         """Whether blocks may run forward again in the backward."""
         return self.allows_recipe(RECOMPUTE)
 
+    def allows_opaque(self) -> bool:
+        """Whether what can't be captured may run whole on every rank."""
+        return self.allows_recipe(OPAQUE)
+
     def allows_mesh(self, mesh: MeshSpec) -> bool:
         """Whether the axes keep their limits."""
         return all(
@@ -155,7 +163,7 @@ class Constraints:
                 continue
             pattern = item.pattern if isinstance(item, Pin) else item.what
             if isinstance(item, Ban) and not item.placements:
-                known = (*recipes, RECOMPUTE)
+                known = (*recipes, RECOMPUTE, OPAQUE)
                 if pattern not in known:
                     raise ValueError(f"{item} names no recipe; "
                                      f"{nearest(pattern, known)}; to ban "

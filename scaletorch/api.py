@@ -60,7 +60,9 @@ def auto_parallelize(
     Parameters
     ----------
     model : nn.Module
-        Any module that ``torch.export`` takes; it is not changed. Built
+        Any module; it is not changed. Parts that can't be captured run
+        whole on every rank, with a warning that says which, why and what
+        it costs; ``forbid("opaque")`` makes that an error. Built
         under ``torch.device("meta")`` it is never whole on any rank: each
         module is initialised by its ``reset_parameters`` (or the model's
         ``_init_weights``) under a seed from ``torch.manual_seed``, the
@@ -124,14 +126,18 @@ def auto_parallelize(
         check_model(model)
         # Tracing changes what it traces for a while, and ranks that are
         # threads may share the model.
+        limits = Constraints(constraints or ())
         with TRACING:
-            program = capture_call(skeleton(model), call, loss_fn=loss_fn)
+            program = capture_call(skeleton(model),
+                                   call,
+                                   loss_fn=loss_fn,
+                                   opaque=limits.allows_opaque())
         if agreement.is_first:
             for note in program.notes:
                 _LOGGER.warning("%s: %s", program.model_name, note)
         planning = Planning(program,
                             _cluster(cluster, devices, agreement),
-                            constraints=Constraints(constraints or ()),
+                            constraints=limits,
                             optimizer=optimizer,
                             memory_limit_bytes=memory_limit_bytes)
         finalists = choose(planning,
@@ -158,7 +164,8 @@ def auto_parallelize(
                               plan=chosen.plan,
                               agreement=agreement,
                               seed=seed,
-                              compile=compile)
+                              compile=compile,
+                              opaque=limits.allows_opaque())
 
     module = (quickest(build, finalists, call, agreement)
               if tune else build(finalists[0]))

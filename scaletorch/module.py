@@ -60,12 +60,14 @@ class ParallelModule(nn.Module):
                  plan: Plan | None = None,
                  agreement: Agreement | None = None,
                  seed: int = 0,
-                 compile: bool = False) -> None:
+                 compile: bool = False,
+                 opaque: bool = True) -> None:
         super().__init__()
         self._mesh = mesh
         self._loss_fn = loss_fn
         self._replan = replan
         self._compile = compile
+        self._opaque = opaque
         self._agreement = agreement or Agreement(mesh)
         self.plan = plan or Plan.of(program, layout,
                                     dict.fromkeys(layout.mesh.names, "given"))
@@ -297,7 +299,10 @@ class ParallelModule(nn.Module):
                 "capturing the model for new inputs"), TRACING, \
                 torch.inference_mode(False):
             with on_meta(self._structure) as model:
-                program = capture_call(model, call, loss_fn=self._loss_fn)
+                program = capture_call(model,
+                                       call,
+                                       loss_fn=self._loss_fn,
+                                       opaque=self._opaque)
             layout = self._replan(program, keep_inputs=inputs == "local")
             return compiled(program,
                             layout,

@@ -76,5 +76,8 @@ def _location(node: fx.Node) -> str:
     """File and line of the innermost user frame."""
     trace = node.meta.get("stack_trace") or ""
     found = re.findall(r'File "([^"]+)", line (\d+)', trace)
-    own = [f for f in found if "/torch/" not in f[0]] or found
+    own = [
+        f for f in found
+        if "/torch/" not in f[0] and "/planner/capture/" not in f[0]
+    ] or found
     return f"{own[-1][0]}:{own[-1][1]}" if own else ""

@@ -67,7 +67,8 @@ def _reject_unknown_shapes(graph: fx.Graph) -> None:
                     f"a shape or a number depends on the values of a tensor "
                     f"({node.target}), at {source_in_model(node)}; use a "
                     "mask of fixed shape, torch.where, or weights of zero "
-                    "for what is left out")
+                    "for what is left out",
+                    module_path=source_in_model(node).module_path)
 
 
 def _reject_lost_statistics(graph: fx.Graph) -> None:
@@ -83,7 +84,8 @@ def _reject_lost_statistics(graph: fx.Graph) -> None:
                     "an instance norm updates running statistics, which a "
                     f"captured program would lose, at {source_in_model(node)}"
                     "; set track_running_stats=False (each instance's own "
-                    "are used), or put the module into eval()")
+                    "are used), or put the module into eval()",
+                    module_path=source_in_model(node).module_path)
 
 
 def _scalars(traced: Traced) -> dict[fx.Node, int | float]:
@@ -167,7 +169,8 @@ def _contiguous_base(graph: fx.Graph, node: fx.Node) -> None:
             "aten.as_strided on a tensor that is not contiguous, at "
             f"{node.meta.get('stack_trace', 'an unknown line')}: its "
             "result would depend on how kernels lay out memory; use unfold, "
-            "narrow, or call .contiguous() first")
+            "narrow, or call .contiguous() first",
+            module_path=source_in_model(node).module_path)
     with graph.inserting_before(node):
         dense = add_call(graph,
                          _aten.clone.default, (base, ),

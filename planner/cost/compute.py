@@ -16,6 +16,7 @@ from planner.cluster.spec import DeviceKind
 from planner.cost.experts import expert_sizes
 from planner.cost.flops import (Contraction, attention_flops, contraction,
                                 op_name)
+from planner.cost.opaque import BACKWARD_RUNS, opaque_sizes
 from planner.cost.saved import Saved, is_view, saved
 from planner.rules.registry import OpCall
 
@@ -96,6 +97,8 @@ def work(call: OpCall) -> Work:
         return _attention(call)
     if op_name(call.target) == "experts":
         return _experts(call)
+    if op_name(call.target) == "opaque":
+        return _opaque(call)
     product = contraction(call)
     if product is not None:
         return _product(call, product)
@@ -142,6 +145,21 @@ def _experts(call: OpCall) -> Work:
                 backward_kernels=2 * _EXPERT_KERNELS if taken else 0,
                 saved=kept,
                 saved_bytes=kept_bytes)
+
+
+def _opaque(call: OpCall) -> Work:
+    sizes = opaque_sizes(call)
+    runs = BACKWARD_RUNS if any(s.requires_grad for s in call.outputs) else 0
+    kept = saved(call)
+    return Work(kind="matmul",
+                forward_flops=float(sizes.flops),
+                forward_bytes=sizes.moved_bytes,
+                forward_kernels=sizes.kernels,
+                backward_flops=float(runs * sizes.flops),
+                backward_bytes=runs * sizes.moved_bytes,
+                backward_kernels=runs * sizes.kernels,
+                saved=kept,
+                saved_bytes=kept.size_bytes(call))
 
 
 def _product(call: OpCall, product: Contraction) -> Work:

@@ -10,6 +10,7 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry
 
 from planner.cost.expert_kernels import expert_flops, is_experts
+from planner.cost.opaque import BACKWARD_RUNS
 
 __all__ = ["kernel_flops"]
 
@@ -46,6 +47,11 @@ def kernel_flops(node: fx.Node) -> tuple[float, str]:
         return expert_flops(node), "matmul"
     if name == "_grouped_mm":
         return _grouped_flops(node), "matmul"
+    if name == "scaletorch::opaque":
+        return float(node.args[3]), "matmul"  # type: ignore[arg-type]
+    if name == "scaletorch::opaque_backward":
+        flops = BACKWARD_RUNS * float(node.args[5])  # type: ignore[arg-type]
+        return flops, "matmul"
     formula = flop_registry.get(node.target.overloadpacket)
     if formula is None:
         return 0.0, "memory"

@@ -136,6 +136,8 @@ def _saved_by_operands(call: OpCall, name: str) -> Saved:
         return Saved(inputs=tuple(range(len(call.inputs))),
                      outputs=(0, ),
                      extra_bytes=rows * _STATISTIC_BYTES)
+    if name == "opaque":
+        return Saved(inputs=tuple(range(len(call.inputs))))
     if name == "experts":
         return Saved(inputs=tuple(range(2, len(call.inputs))),
                      extra_bytes=expert_sizes(call).kept_bytes)

@@ -70,7 +70,10 @@ def _planning(args: argparse.Namespace, meshes: Sequence[MeshSpec],
                         batch=args.batch,
                         sequence=args.seq,
                         dtype=args.dtype)
-    program = capture(loaded.model, loaded.inputs, loss_fn=loaded.loss_fn)
+    program = capture(loaded.model,
+                      loaded.inputs,
+                      loss_fn=loaded.loss_fn,
+                      opaque=constraints.allows_opaque())
     limit = args.memory_limit_gib
     return Planning(program,
                     cluster,

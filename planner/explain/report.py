@@ -10,6 +10,7 @@ from typing import Any
 
 from planner.candidate import Candidate
 from planner.cost.price import CollectivePrice
+from planner.explain.opaque import opaque_modules
 from planner.explain.uneven import uneven_dims
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, format_layout
@@ -60,6 +61,7 @@ def build_report(
         "blocks": _blocks(planning, chosen),
         "between_blocks": _collectives(chosen, "between blocks"),
         "repeated_work": _repeated(chosen),
+        "opaque": opaque_modules(planning.program, chosen.price),
         "uneven": uneven_dims(planning.facts, chosen.mesh),
         "considered": len(found),
         "alternatives":

@@ -17,8 +17,8 @@ _ROWS = 12
 
 def format_report(report: dict[str, Any]) -> str:
     """Print what :func:`planner.explain.report.build_report` gives."""
-    sections = (_head, _time, _axes, _memory, _blocks, _repeated, _uneven,
-                _alternatives, _constraints)
+    sections = (_head, _time, _axes, _memory, _blocks, _repeated, _opaque,
+                _uneven, _alternatives, _constraints)
     parts = ["\n".join(section(report)) for section in sections]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -129,6 +129,23 @@ def _repeated(report: dict[str, Any]) -> Iterator[str]:
         yield from table([(_clip(f"{r['block']}: {r['call']}", 60), r["axis"],
                            f"costs {format_time(r['costs_s'])}")
                           for r in report["repeated_work"]])
+
+
+def _opaque(report: dict[str, Any]) -> Iterator[str]:
+    """What can't be captured, and what dividing it would save."""
+    if not report["opaque"]:
+        return
+    yield ("runs whole on every rank of every axis, since it can't be "
+           "captured (opaque)")
+    rows = [("module", "class", "blocks", "flops", "time", "costs")]
+    for part in report["opaque"]:
+        costs = ", ".join(f"{axis} {format_time(cost_s)}"
+                          for axis, cost_s in part["costs_s"].items())
+        name = part["module"] or "the model"
+        rows.append((_clip(name, 40), _clip(part["class"], 28),
+                     str(part["count"]), f"{part['flops']:.1e}",
+                     format_time(part["time_s"]), costs or "nothing"))
+    yield from table(rows, right=(2, 3, 4))
 
 
 def _uneven(report: dict[str, Any]) -> Iterator[str]:

@@ -9,7 +9,21 @@ __all__ = ["CaptureError", "InfeasiblePlan", "LayoutError", "ScheduleError"]
 
 
 class CaptureError(ValueError):
-    """The model can't be captured as a graph."""
+    """The model can't be captured as a graph.
+
+    Parameters
+    ----------
+    message : str
+    module_path : str, optional
+        Of the module that is at fault, where a trace has gone past it.
+    """
+
+    def __init__(self,
+                 message: str,
+                 *,
+                 module_path: str | None = None) -> None:
+        super().__init__(message)
+        self.module_path = module_path
 
 
 class InfeasiblePlan(ValueError):

@@ -8,17 +8,14 @@ shards draw different ones, and recomputation draws what was drawn.
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-__all__ = ["SeededCall", "mix", "seeded"]
+from planner.seeded import seeded
 
-# Ranks may be threads of one process, which share torch's generators.
-_ONE_AT_A_TIME = threading.RLock()
+__all__ = ["SeededCall", "mix", "seeded"]
 
 
 def mix(seed: int, salt: int) -> int:
@@ -27,17 +24,6 @@ def mix(seed: int, salt: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
     return (z ^ (z >> 31)) & ((1 << 63) - 1)
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw under a seed; torch's own generators stay as they were."""
-    indices = [] if device.type == "cpu" else [device.index or 0]
-    # fork_rng always covers the CPU; it wants an accelerator's name.
-    kind = "cuda" if device.type == "cpu" else device.type
-    with _ONE_AT_A_TIME, torch.random.fork_rng(indices, device_type=kind):
-        torch.manual_seed(seed)
-        yield
 
 
 class SeededCall:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import scaletorch
-from planner.constraints import pin
+from planner.constraints import forbid, pin
 from planner.ir.convert import Move, Step
 from planner.ir.layout import S
 from scaletorch import parallel
@@ -85,7 +85,9 @@ def bad_calls() -> dict[str, str]:
         "ranks":
         on_two(plan=other),
         "branch":
-        on_two(model=Branching(), inputs=(torch.ones(4, 4), )),
+        on_two(model=Branching(),
+               inputs=(torch.ones(4, 4), ),
+               constraints=[forbid("opaque")]),
         "devices":
         on_two(model=torn),
         "memory":

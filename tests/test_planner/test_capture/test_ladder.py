@@ -16,7 +16,7 @@ from tests.model_zoo import MODELS
 from tests.test_planner.test_capture.eager import check_capture, doubled
 from tests.test_planner.test_capture.test_traps import Doubled, module, rows
 
-REFUSES = mock.patch("planner.capture.capture.trace_by_export",
+REFUSES = mock.patch("planner.capture.ladder.trace_by_export",
                      side_effect=RuntimeError("export says no"))
 
 

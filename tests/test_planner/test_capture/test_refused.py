@@ -20,6 +20,14 @@ class TestTraced(unittest.TestCase):
         with self.assertRaisesRegex(CaptureError, message):
             capture(model, inputs or (rows(), ))
 
+    def check_traced(self, model: nn.Module, message: str,
+                     *inputs: Any) -> None:
+        """What is run as it is where that is not forbidden."""
+        with self.assertRaisesRegex(CaptureError, message):
+            capture(model, inputs or (rows(), ), opaque=False)
+        program = capture(model, inputs or (rows(), ))
+        self.assertRegex(program.notes[-1], "runs whole, as it is written")
+
     def test_control_flow_on_values(self) -> None:
 
         def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -28,14 +36,14 @@ class TestTraced(unittest.TestCase):
                 y = -y
             return y
 
-        self.check(
+        self.check_traced(
             module(forward),
             r"^cannot capture Function: control flow or a shape depends on "
             r"the values of a tensor; at .*test_refused.py:\d+ in forward: "
             r"if y.sum\(\) > 0:; use torch.where")
 
     def test_shapes_from_values(self) -> None:
-        self.check(
+        self.check_traced(
             module(lambda self, x: self.linear(x[x[:, 0] > 0]).sum()),
             r"a shape or a number depends on the values of a tensor "
             r"\(aten.index.Tensor\), at the model \(.*/"
@@ -70,7 +78,7 @@ class TestTraced(unittest.TestCase):
                 y *= 2
             return y
 
-        self.check(
+        self.check_traced(
             module(forward), r"a torch.no_grad block writes \(\w+\) into a "
             r"value that carries a gradient, at .*test_refused.py:\d+: "
             r"y \*= 2; clone or detach")
@@ -99,7 +107,7 @@ class TestTraced(unittest.TestCase):
     def test_statistics_of_instance_norm(self) -> None:
         model = nn.Sequential(nn.InstanceNorm1d(3, track_running_stats=True))
         x = torch.randn(2, 3, 4)
-        self.check(
+        self.check_traced(
             model, "an instance norm updates running statistics.*at 0.*"
             "track_running_stats=False", x)
         capture(model.eval(), (x, ))

@@ -305,7 +305,7 @@ class TestFunctions(unittest.TestCase):
         with self.assertRaisesRegex(
                 ValueError, r"Noisy \(.*test_traps.py:\d+\) has a backward "
                 r"of its own, .* draws random numbers"):
-            capture(model, (rows(), ))
+            capture(model, (rows(), ), opaque=False)
 
 
 @dataclass

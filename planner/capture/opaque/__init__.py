@@ -1,0 +1,1 @@
+"""Modules that no trace can hold: run whole, under ordinary autograd."""

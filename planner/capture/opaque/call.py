@@ -1,0 +1,316 @@
+"""One call of a module that is run and not traced."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from planner.capture.opaque.autograd import above_autograd
+from planner.capture.state import AssignedState
+from planner.ir.errors import CaptureError
+from planner.rules.registry import TensorSpec
+from planner.seeded import seeded
+
+__all__ = [
+    "LEAF", "Ended", "NotIsolated", "OpaqueCall", "Settled", "is_plain",
+    "state_names"
+]
+
+LEAF = "<tensor>"
+"""Stands for a tensor among the leaves of arguments and results."""
+
+_PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device,
+          type(None), torch.Size, slice)
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+class NotIsolated(Exception):
+    """Why a module can't be run apart from the module that calls it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What one run of a module gave.
+
+    Parameters
+    ----------
+    tensors : tuple of Tensor
+        Of its result, in order.
+    leaves : tuple
+        All leaves of its result, `LEAF` for a tensor.
+    tree : TreeSpec
+    buffers : dict of str to Tensor
+        New values of those that it wrote to.
+    """
+
+    tensors: tuple[torch.Tensor, ...]
+    leaves: tuple[Any, ...]
+    tree: pytree.TreeSpec
+    buffers: Mapping[str, torch.Tensor]
+
+
+class Settled(nn.Module):
+    """A module whose assignments to buffers are settled after its call.
+
+    Holds a copy without tensors, so that the user's module stays as it is.
+    """
+
+    def __init__(self, module: nn.Module, *, whole: bool) -> None:
+        super().__init__()
+        memo: dict[int, Any] = {
+            id(t): _without_values(t)
+            for t in (*module.parameters(), *module.buffers())
+        }
+        self.module = copy.deepcopy(module, memo)
+        self.whole = whole
+        self.running = threading.RLock()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        state = AssignedState(self.module)
+        with _kept(self.module, allowed=self.whole):
+            output = self.module(*args, **kwargs)
+            state.settle()
+        return output
+
+    def run(self, values: Mapping[str, torch.Tensor], args: Any,
+            kwargs: Mapping[str, Any]) -> Ended:
+        """Call the module with these parameters and buffers.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+            By name; buffers are copied before anything writes to them.
+        args, kwargs
+            Of the call.
+
+        Raises
+        ------
+        NotIsolated, CaptureError
+            When it changes what an operator must not change.
+        """
+        own = {n for n, _ in self.module.named_buffers()}
+        given = {n: t.clone() if n in own else t for n, t in values.items()}
+        watched = [
+            t for t in (*given.values(), *pytree.tree_leaves((args, kwargs)))
+            if isinstance(t, torch.Tensor) and not t.is_inference()
+        ]
+        before = [t._version for t in watched]
+        state = {f"module.{n}": t for n, t in given.items()}
+        with self.running:
+            output = torch.func.functional_call(self, state, args,
+                                                dict(kwargs))
+        changed = {
+            id(t)
+            for t, version in zip(watched, before, strict=True)
+            if t._version != version
+        }
+        written = {
+            n: t
+            for n, t in given.items() if n in own and id(t) in changed
+        }
+        if changed - {id(t) for t in written.values()}:
+            raise NotIsolated("it writes in place to a parameter or to what "
+                              "it is called with")
+        flat, tree = pytree.tree_flatten(output)
+        return Ended(tensors=tuple(x for x in flat
+                                   if isinstance(x, torch.Tensor)),
+                     leaves=tuple(LEAF if isinstance(x, torch.Tensor) else x
+                                  for x in flat),
+                     tree=tree,
+                     buffers=written)
+
+
+def _without_values(tensor: torch.Tensor) -> torch.Tensor:
+    made = torch.empty_strided(tensor.shape,
+                               tensor.stride(),
+                               dtype=tensor.dtype,
+                               device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(made, requires_grad=tensor.requires_grad)
+    return made
+
+
+@contextlib.contextmanager
+def _kept(module: nn.Module, *, allowed: bool) -> Iterator[None]:
+    """Put back what the call leaves on modules: it runs again.
+
+    Tensors that are left there are for somebody who reads them; unless
+    `allowed`, which is where there is nobody else.
+    """
+    saved = [(m.__dict__, dict(m.__dict__)) for m in module.modules()]
+    inner = [(value, value.copy()) for _, attributes in saved
+             for name, value in attributes.items()
+             if isinstance(value, (dict, list)) and name not in _TABLES]
+    try:
+        yield
+        if not allowed:
+            _reject_left_behind([*saved, *inner])
+    finally:
+        for attributes, before in saved:
+            attributes.clear()
+            attributes.update(before)
+        for held, copied in inner:
+            held.clear()
+            (held.update if isinstance(held, dict) else held.extend)(copied)
+
+
+def _reject_left_behind(pairs: Sequence[tuple[Any, Any]]) -> None:
+    for now, before in pairs:
+        known = set(map(id, _members(before)))
+        for value in _members(now):
+            if id(value) not in known and any(
+                    isinstance(x, torch.Tensor)
+                    for x in pytree.tree_leaves(value)):
+                raise NotIsolated("it leaves tensors on modules, for others "
+                                  "to read")
+
+
+def _members(container: Any) -> list[Any]:
+    return list(
+        container.values() if isinstance(container, dict) else container)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is its own description: a number, a name, ..."""
+    return isinstance(value, _PLAIN)
+
+
+def state_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of all parameters, then of all buffers."""
+    return (*(n for n, _ in module.named_parameters()),
+            *(n for n, _ in module.named_buffers()))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpaqueCall:
+    """A module with its arguments but the tensors, and what it returns.
+
+    Parameters
+    ----------
+    path : str
+        Of the module in the model, for messages.
+    settled : Settled
+    state : tuple of str
+        Parameters and buffers, which come before the arguments' tensors.
+    arguments : tuple
+        Leaves of (args, kwargs), `LEAF` for a tensor.
+    tree : TreeSpec
+        Of (args, kwargs).
+    autocast : dtype or None
+        Of the region that the call stands in.
+    results : tuple of TensorSpec
+        Of the result's tensors; `requires_grad` where the module gives it
+        a gradient.
+    leaves : tuple
+        Of the result, `LEAF` for a tensor.
+    result_tree : TreeSpec
+    written : tuple of str
+        Buffers that get new values, which come after the results.
+    buffers : tuple of TensorSpec
+        Of those.
+    """
+
+    path: str
+    settled: Settled
+    state: tuple[str, ...]
+    arguments: tuple[Any, ...]
+    tree: pytree.TreeSpec
+    autocast: torch.dtype | None
+    results: tuple[TensorSpec, ...]
+    leaves: tuple[Any, ...]
+    result_tree: pytree.TreeSpec
+    written: tuple[str, ...]
+    buffers: tuple[TensorSpec, ...]
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Of the operator: results, then new values of buffers."""
+        return (*self.results, *self.buffers)
+
+    def forward(self, tensors: Sequence[torch.Tensor],
+                seed: int) -> list[torch.Tensor]:
+        """The operator's outputs, sharing no memory with its inputs."""
+        found = self._run([t.detach() for t in tensors], seed)
+        used = {t.untyped_storage()._cdata for t in tensors}
+        own: list[torch.Tensor] = []
+        for x in found:
+            x = x.detach().contiguous()
+            if x.untyped_storage()._cdata in used:
+                x = x.clone()
+            used.add(x.untyped_storage()._cdata)
+            own.append(x)
+        return own
+
+    def backward(self, grads: Sequence[torch.Tensor | None],
+                 tensors: Sequence[torch.Tensor], seed: int,
+                 wanted: Sequence[bool]) -> list[torch.Tensor]:
+        """Gradients of the wanted inputs: the module runs once more."""
+        given = [
+            t.detach().requires_grad_(w)
+            for t, w in zip(tensors, wanted, strict=True)
+        ]
+        with above_autograd():
+            found = self._run(given, seed)
+            pairs = [(x, g) for x, g in zip(found, grads, strict=True)
+                     if g is not None and x.requires_grad]
+            leaves = [t for t in given if t.requires_grad]
+            made = torch.autograd.grad(
+                [x for x, _ in pairs],
+                leaves, [g for _, g in pairs],
+                allow_unused=True) if pairs else [None] * len(leaves)
+        return [
+            torch.zeros_like(t, memory_format=torch.contiguous_format)
+            if g is None else g.detach().contiguous()
+            for t, g in zip(leaves, made, strict=True)
+        ]
+
+    def _run(self, tensors: Sequence[torch.Tensor],
+             seed: int) -> list[torch.Tensor]:
+        count = len(self.state)
+        values = dict(zip(self.state, tensors[:count], strict=True))
+        supply = iter(tensors[count:])
+        leaves = [next(supply) if x == LEAF else x for x in self.arguments]
+        args, kwargs = pytree.tree_unflatten(leaves, self.tree)
+        device = tensors[0].device if tensors else torch.device("cpu")
+        with above_autograd(), seeded(seed, device), torch.autocast(
+                device.type,
+                dtype=self.autocast or torch.bfloat16,
+                enabled=self.autocast is not None):
+            try:
+                ended = self.settled.run(values, args, kwargs)
+            except NotIsolated as error:
+                raise RuntimeError(f"{self.path}: {error}, which it did not "
+                                   "do when the model was captured") from None
+        self._check(ended)
+        return [
+            *ended.tensors,
+            *(ended.buffers.get(n, values[n]) for n in self.written)
+        ]
+
+    def _check(self, ended: Ended) -> None:
+        """Only what the values are may differ from call to call."""
+        found = [(tuple(x.shape), x.dtype) for x in ended.tensors]
+        known = [(s.shape, s.dtype) for s in self.results]
+        surplus = sorted(set(ended.buffers) - set(self.written))
+        if found == known and ended.leaves == self.leaves and not surplus:
+            return
+        what = (f"writes to the buffer {surplus[0]}" if surplus else
+                f"returns {found} and {_constants(ended.leaves)}")
+        raise CaptureError(
+            f"{self.path}, which runs uncaptured, {what}, but {known} and "
+            f"{_constants(self.leaves)} when the model was captured: shapes "
+            "and numbers that it returns must not depend on the values of "
+            "tensors; return tensors of fixed shape")
+
+
+def _constants(leaves: Sequence[Any]) -> list[Any]:
+    return [x for x in leaves if x != LEAF]

@@ -1,0 +1,207 @@
+"""The last rung: what no trace can hold becomes an operator.
+
+The smallest module whose own call is refused is run as it is, under
+ordinary autograd, by every rank. Where that can't be, the module that
+calls it is tried, up to the whole model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType
+from typing import Any
+
+from torch import nn
+
+from planner.capture.entry import Entry
+from planner.capture.nodes import strip_entry
+from planner.capture.opaque.call import NotIsolated
+from planner.capture.opaque.replace import Opaque, replaced
+from planner.capture.traced import Traced
+from planner.ir.errors import CaptureError
+
+__all__ = ["isolated"]
+
+_ATTEMPTS = 64
+_MODEL, _LOSS = "model", "loss_fn"
+
+
+def isolated(entry: Entry, error: CaptureError,
+             trace: Callable[[Entry], Traced]) -> Traced:
+    """Trace with as few modules as possible run and not traced.
+
+    Parameters
+    ----------
+    entry : Entry
+    error : CaptureError
+        Of the trace of everything.
+    trace : callable
+        Gives the entry's normalised graph, or raises CaptureError.
+
+    Raises
+    ------
+    CaptureError
+        The one that was given, with what hinders this way too.
+    """
+    _name_the_loss(entry)
+    chosen: dict[str, Opaque] = {}
+    reasons: dict[str, str] = {}
+    latest = error
+    for _ in range(_ATTEMPTS):
+        name = _next(entry, latest, reasons)
+        if name is None:
+            break
+        reasons[name] = _reason(latest, name, reasons)
+        chosen = _with(entry, chosen, name, reasons)
+        try:
+            with replaced(chosen):
+                traced = trace(entry)
+        except CaptureError as again:
+            latest = again
+        else:
+            notes = tuple(_notes(entry, chosen, reasons))
+            return dataclasses.replace(traced, notes=(*traced.notes, *notes))
+    raise _hindered(error, latest) from error
+
+
+class _Loss(nn.Module):
+    """A loss function under a name."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+def _reason(error: CaptureError, name: str, reasons: Mapping[str, str]) -> str:
+    """Why a module is not traced; what is inside of it may say so."""
+    within = [r for n, r in reasons.items() if n.startswith(f"{name}.")]
+    apart = any(isinstance(e, NotIsolated) for e in _chain(error))
+    return within[-1] if within and apart else str(error)
+
+
+def _name_the_loss(entry: Entry) -> None:
+    if entry.loss_fn is not None and not isinstance(entry.loss_fn, nn.Module):
+        entry.loss_fn = _Loss(entry.loss_fn)
+
+
+def _next(entry: Entry, error: CaptureError,
+          tried: Mapping[str, str]) -> str | None:
+    """The innermost module at fault that was not tried yet."""
+    modules = dict(entry.named_modules())
+    named = [*_at_fault(entry, error), _MODEL, _LOSS]
+    if error.module_path is not None:
+        named.insert(0, f"{_MODEL}.{error.module_path}".rstrip("."))
+    return next((n for n in named if n in modules and n not in tried), None)
+
+
+def _at_fault(entry: Entry, error: BaseException) -> list[str]:
+    """Modules that were being called when it failed, innermost first.
+
+    What was tried last knows best, and stands in the error's context.
+    """
+    # A trace may call proxies, which share their module's attributes.
+    names = {id(m.__dict__): n for n, m in entry.named_modules() if n}
+    for each in _chain(error):
+        found = [names[i] for i in _called(each) if i in names]
+        if found:
+            return found[::-1]
+    return []
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    waiting, seen = [error], set()
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [
+            e for e in (one.__context__, one.__cause__) if e is not None
+        ]
+
+
+def _called(error: BaseException) -> Iterator[int]:
+    """The ids of the attributes of called modules, outermost first."""
+    step = error.__traceback__
+    while step is not None:
+        frame = step.tb_frame
+        owner = frame.f_locals.get("self")
+        if frame.f_code.co_name == "_call_impl" and isinstance(
+                owner, nn.Module):
+            yield id(owner.__dict__)
+        step = step.tb_next
+
+
+def _with(entry: Entry, chosen: Mapping[str, Opaque], name: str,
+          reasons: Mapping[str, str]) -> dict[str, Opaque]:
+    """Those that are left, and the new one with those like it."""
+    modules = dict(entry.named_modules())
+    first = modules[name]
+    again = any(type(modules[n]) is type(first) for n in reasons if n != name)
+    alike = [name] + [
+        n for n, m in modules.items() if type(m) is type(first)
+        and m is not first and (again or _settings(m) == _settings(first))
+        and not f"{name}.".startswith(f"{n}.") and name not in (_MODEL, _LOSS)
+    ]
+    kept = dict(chosen)
+    for other in alike:
+        within = any(other.startswith(f"{n}.") for n in (*kept, *alike))
+        if within and other != name:
+            continue
+        kept = {n: o for n, o in kept.items() if not n.startswith(f"{other}.")}
+        if other not in kept:
+            kept[other] = Opaque(modules[other],
+                                 _shown(entry, other),
+                                 whole=other == _MODEL)
+    return kept
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    return {
+        n: v
+        for n, v in vars(module).items()
+        if isinstance(v, (bool, int, float, str, FunctionType))
+    }
+
+
+def _shown(entry: Entry, name: str) -> str:
+    if name == _LOSS:
+        return "the loss function"
+    return strip_entry(name) or f"the model ({type(entry.model).__name__})"
+
+
+def _notes(entry: Entry, chosen: Mapping[str, Opaque],
+           reasons: Mapping[str, str]) -> Iterator[str]:
+    """One for each kind of module: what, why, and what it costs."""
+    kinds: dict[type, list[str]] = {}
+    for name, item in chosen.items():
+        kinds.setdefault(type(item.module), []).append(name)
+    for names in kinds.values():
+        reason = next(reasons[n] for n in names if n in reasons)
+        reason = reason.removeprefix(
+            f"cannot capture {type(entry.model).__name__}: ")
+        items = [chosen[n] for n in names]
+        where = items[0].path
+        more = f" and {len(items) - 1} like it" if len(items) > 1 else ""
+        flops = sum(i.work.flops for i in items)
+        tried = (", whose shapes were found by running it on made-up numbers"
+                 if any(i.real for i in items) else "")
+        yield (f"{where}{more} can't be captured ({reason}){tried}: it runs "
+               "whole, as it is written, on every rank of every axis, and "
+               "once more in the backward; no axis divides its "
+               f"{max(flops, 0):.1e} flops, its memory or its inputs, which "
+               "are gathered; forbid(\"opaque\") makes this an error")
+
+
+def _hindered(error: CaptureError, latest: CaptureError) -> CaptureError:
+    """The first error, and what the last attempt said besides."""
+    reason = str(latest)
+    text = str(error)
+    if latest is not error and reason != text:
+        text += f" (nor can it be run uncaptured: {reason})"
+    return CaptureError(text, module_path=error.module_path)

@@ -1,0 +1,252 @@
+"""Find out what a module returns without knowing any values.
+
+Tried in order: fake tensors; fake tensors whose values, when the module
+asks for one, are made up; real tensors of made-up values. Several answers
+must lead to the same shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import function as autograd_function
+from torch.utils._python_dispatch import (TorchDispatchMode,
+                                          _disable_current_modes)
+from torch.utils.flop_counter import flop_registry
+
+from planner.capture.opaque.call import Ended, NotIsolated
+
+__all__ = ["TRIAL_BYTES", "Learnt", "Work", "try_out"]
+
+TRIAL_BYTES = 4 << 30
+"""Up to this size a module is tried out on real tensors."""
+
+_ANSWERS = 10000
+"""After as many made-up values a loop is taken to have no end."""
+
+_TRIALS = 3
+"""How often it is tried out on real tensors."""
+
+_aten = torch.ops.aten
+
+
+@dataclass(slots=True)
+class Work:
+    """Of one forward run: flops of products, bytes moved, kernels."""
+
+    flops: int = 0
+    size_bytes: int = 0
+    kernels: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """A run that stands for all others, and the work it was."""
+
+    ended: Ended
+    work: Work
+    real: bool
+
+
+@dataclass(slots=True)
+class _Meter(TorchDispatchMode):
+    """Counts work, and answers with `answer` when a value is asked for."""
+
+    answer: bool | None = None
+    work: Work = field(default_factory=Work)
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+
+    def __torch_dispatch__(self,
+                           func: Any,
+                           types: Any,
+                           args: Any = (),
+                           kwargs: Any = None) -> Any:
+        if self.answer is not None and func in _VALUES:
+            self.asked += 1
+            if self.asked > _ANSWERS:
+                raise RuntimeError("its Python asks for values without end")
+            return _VALUES[func](args[0], self.answer)
+        out = func(*args, **(kwargs or {}))
+        self._count(func, args, kwargs or {}, out)
+        return out
+
+    def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        if func.is_view:
+            return
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.work.flops += int(formula(*args, **kwargs, out_val=out))
+        tensors = [
+            x for x in torch.utils._pytree.tree_leaves((args, kwargs, out))
+            if isinstance(x, torch.Tensor)
+        ]
+        self.work.size_bytes += sum(t.numel() * t.element_size()
+                                    for t in tensors)
+        self.work.kernels += 1
+
+
+def _scalar(tensor: torch.Tensor, answer: bool) -> Any:
+    if tensor.dtype is torch.bool:
+        return answer
+    kind = float if tensor.is_floating_point() else int
+    return kind(answer)
+
+
+def _places(tensor: torch.Tensor, answer: bool) -> torch.Tensor:
+    count = tensor.numel() if answer else 0
+    return tensor.new_zeros((count, tensor.ndim), dtype=torch.int64)
+
+
+_VALUES: dict[Any, Callable[[torch.Tensor, bool], Any]] = {
+    _aten._local_scalar_dense.default: _scalar,
+    _aten.nonzero.default: _places,
+}
+
+Make = Callable[[Sequence[torch.Tensor]], Ended]
+
+
+def try_out(run: Make, like: Sequence[torch.Tensor],
+            wants: Sequence[bool]) -> Learnt:
+    """Learn what `run` gives for tensors like these.
+
+    Parameters
+    ----------
+    run : callable
+        Runs the module on its parameters, buffers and inputs.
+    like : sequence of Tensor
+        Of their shapes, strides and dtypes.
+    wants : sequence of bool
+        Which of them carry a gradient.
+
+    Raises
+    ------
+    NotIsolated
+        When what it returns depends on values, or it can't be run.
+    """
+    shapes = [(tuple(t.shape), t.stride(), t.dtype) for t in like]
+    with _untraced():
+        first: list[Exception] = []
+        for attempt in (_as_fakes, _with_answers, _on_numbers):
+            try:
+                return attempt(run, shapes, wants)
+            except NotIsolated:
+                raise
+            except Exception as error:
+                first.append(error)
+    raise NotIsolated(f"it can't be run on its own: {first[-1]}") from first[0]
+
+
+_Shape = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+def _as_fakes(run: Make,
+              shapes: Sequence[_Shape],
+              wants: Sequence[bool],
+              *,
+              answer: bool | None = None) -> Learnt:
+    # Tensors that modules hold as plain attributes are real.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        given = [
+            torch.empty_strided(shape, stride, dtype=dtype)
+            for shape, stride, dtype in shapes
+        ]
+        meter = _Meter(answer)
+        with meter:
+            ended = run(_differentiable(given, wants))
+    return Learnt(ended=ended, work=meter.work, real=False)
+
+
+def _with_answers(run: Make, shapes: Sequence[_Shape],
+                  wants: Sequence[bool]) -> Learnt:
+    found = [
+        _as_fakes(run, shapes, wants, answer=answer)
+        for answer in (True, False)
+    ]
+    if not _alike(found):
+        raise RuntimeError("made-up answers contradict each other")
+    return max(found, key=lambda f: f.work.flops)
+
+
+def _on_numbers(run: Make, shapes: Sequence[_Shape],
+                wants: Sequence[bool]) -> Learnt:
+    size = sum(
+        torch.Size(shape).numel() * dtype.itemsize
+        for shape, _, dtype in shapes)
+    if size > TRIAL_BYTES:
+        raise NotIsolated(
+            "fake tensors do not tell what it returns, and its parameters "
+            f"and inputs are too large ({size / 2**30:.1f} GiB) to try it on "
+            "numbers")
+    found: list[Learnt] = []
+    errors: list[Exception] = []
+    for number in range(_TRIALS):
+        meter = _Meter()
+        try:
+            given = [_numbers(*shape, number) for shape in shapes]
+            with meter, torch.random.fork_rng([]):
+                torch.manual_seed(number)
+                ended = run(_differentiable(given, wants))
+            found.append(Learnt(ended=ended, work=meter.work, real=True))
+        except NotIsolated:
+            raise
+        except Exception as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    if not _alike(found):
+        raise NotIsolated("what it returns (a shape, or a number) depends on "
+                          "the values of tensors")
+    return max(found, key=lambda f: f.work.flops)
+
+
+def _numbers(shape: tuple[int, ...], stride: tuple[int, ...],
+             dtype: torch.dtype, number: int) -> torch.Tensor:
+    """Normal numbers; integers are what tables and masks have: 0 or 1.
+
+    The last time all are one, as a mask may be that is no integer.
+    """
+    made = torch.empty_strided(shape, stride, dtype=dtype)
+    if dtype is torch.bool:
+        return made.fill_(number != 0)
+    if not dtype.is_floating_point and not dtype.is_complex:
+        return made.fill_(int(number != 1))
+    if number == _TRIALS - 1:
+        return made.fill_(1)
+    generator = torch.Generator().manual_seed(number)
+    return made.copy_(torch.randn(shape, generator=generator) * 0.1)
+
+
+def _differentiable(given: Sequence[torch.Tensor],
+                    wants: Sequence[bool]) -> list[torch.Tensor]:
+    return [t.requires_grad_(w) for t, w in zip(given, wants, strict=True)]
+
+
+def _alike(found: Sequence[Learnt]) -> bool:
+    known = [([(tuple(x.shape), x.dtype)
+               for x in f.ended.tensors], f.ended.leaves, f.ended.tree)
+             for f in found]
+    return all(k == known[0] for k in known)
+
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """As if nothing were traced around this."""
+    owner: Any = autograd_function._SingleLevelFunction
+    kept = owner.__dict__.get("apply")
+    if kept is not None:
+        del owner.apply
+    try:
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), \
+                torch.enable_grad():
+            yield
+    finally:
+        if kept is not None:
+            owner.apply = kept

@@ -1,0 +1,25 @@
+"""Draw random numbers under a seed, and leave torch's generators alone."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["seeded"]
+
+# Ranks may be threads of one process, which share torch's generators.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw under a seed; torch's own generators stay as they were."""
+    indices = [] if device.type == "cpu" else [device.index or 0]
+    # fork_rng always covers the CPU; it wants an accelerator's name.
+    kind = "cuda" if device.type == "cpu" else device.type
+    with _ONE_AT_A_TIME, torch.random.fork_rng(indices, device_type=kind):
+        torch.manual_seed(seed)
+        yield

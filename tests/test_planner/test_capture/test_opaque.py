@@ -1,0 +1,284 @@
+"""What no trace can hold runs as it is, and gives what the model gives."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from planner.capture import reference
+from planner.capture.capture import capture
+from planner.cluster import load_cluster
+from planner.constraints import Constraints, forbid
+from planner.cost.compute import work
+from planner.explain.report import build_report
+from planner.explain.text import format_report
+from planner.ir.errors import CaptureError
+from planner.ir.mesh import MeshSpec
+from planner.ir.program import Program
+from planner.ir.values import call_of, calls_of
+from planner.planning import Planning
+from planner.recipes import RECIPES
+from tests.test_planner.test_capture.eager import check_capture
+from tests.test_planner.test_capture.test_traps import Noisy, module, rows
+
+
+class Branch(nn.Module):
+    """Control flow on values, a buffer, and two outputs."""
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.drop = nn.Dropout(p)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.linear(x)
+        if y.sum() > 0:
+            y = y.sin()
+        if self.training:
+            self.seen.mul_(0.5).add_(y.detach().mean(0))
+        return self.drop(y), y.argmax(-1)
+
+
+class Net(nn.Module):
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.layers = nn.ModuleList(Branch(p) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.first(x)
+        for layer in self.layers:
+            x, chosen = layer(x)
+            x = x * (1 + chosen.unsqueeze(-1))
+        return x.sum(-1), chosen.sum()
+
+
+def net(p: float = 0.0) -> Net:
+    torch.manual_seed(0)
+    return Net(p).double()
+
+
+def opaque_nodes(program: Program) -> list[Any]:
+    return [
+        n for cls in program.classes.values() for n in calls_of(cls.graph)
+        if str(n.target) == "scaletorch.opaque.default"
+    ]
+
+
+class TestEqual(unittest.TestCase):
+
+    def test_modules_of_one_kind_are_one_block_class(self) -> None:
+        program = check_capture(self, net(), (rows(), ))
+        classes = [b.block_class for b in program.blocks]
+        self.assertEqual([c for c in classes if not c.startswith("Net")],
+                         ["Branch"] * 3)
+        self.assertEqual(len(opaque_nodes(program)), 1)
+        self.assertEqual(len(program.mutations), 3)
+
+    def test_without_training_nothing_is_written(self) -> None:
+        program = check_capture(self, net().eval(), (rows(), ))
+        self.assertEqual(len(program.mutations), 0)
+
+    def test_both_branches(self) -> None:
+        model = net()
+        program = capture(model, (rows(), ))
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                for layer in model.layers:
+                    layer.linear.bias.fill_(sign * 9)
+            outputs, _ = reference.run(program, reference.model_values(model),
+                                       (rows(), ))
+            torch.testing.assert_close(outputs[0], model(rows())[0])
+
+    def test_inputs_with_gradients(self) -> None:
+        check_capture(self, net(), (rows(True), ))
+
+    def test_dropped_numbers_are_the_same_in_the_backward(self) -> None:
+        model = net(0.5)
+        program = capture(model, (rows(), ))
+        values = reference.model_values(model)
+        bias = model.layers[2].linear.bias
+        (summed, _), _ = reference.run(program, values, (rows(), ))
+        gradient, = torch.autograd.grad(summed.sum(), bias)
+        torch.manual_seed(3)
+        (before, _), _ = reference.run(program, values, (rows(), ))
+        found, = torch.autograd.grad(before.sum(), bias)
+        with torch.no_grad():
+            bias.add_(1e-6)
+        torch.manual_seed(3)
+        (after, _), _ = reference.run(program, values, (rows(), ))
+        self.assertAlmostEqual(float((after - before).detach().sum() / 1e-6),
+                               float(found.sum()),
+                               delta=1e-4)
+        self.assertFalse(torch.equal(gradient, found))
+
+    def test_rows_chosen_by_value(self) -> None:
+        check_capture(
+            self, module(lambda self, x: self.linear(x[x[:, 0] > 0]).sum()),
+            (rows(), ))
+
+    def test_values_written_without_gradients(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            with torch.no_grad():
+                y *= 2
+            return y
+
+        model = module(forward)
+        program = capture(model, (rows(), ))
+        outputs, _ = reference.run(program, reference.model_values(model),
+                                   (rows(), ))
+        for output in (outputs[0], model(rows())):
+            torch.testing.assert_close(output, 2 * model.linear(rows()))
+            gradient, = torch.autograd.grad(output.sum(), model.linear.bias)
+            torch.testing.assert_close(gradient, torch.full_like(gradient, 3))
+
+    def test_statistics_of_instance_norm(self) -> None:
+        model = nn.Sequential(nn.InstanceNorm1d(3, track_running_stats=True))
+        program = check_capture(self, model.double(),
+                                (rows().reshape(2, 3, 2), ))
+        self.assertEqual(len(program.mutations), 2)
+
+    def test_losses(self) -> None:
+
+        def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            error = F.mse_loss(output, target)
+            return error * 2 if error > 0.1 else error
+
+        program = check_capture(self,
+                                nn.Linear(4, 4).double(), (rows(), rows()),
+                                loss)
+        self.assertIn("the loss function can't be captured", program.notes[-1])
+
+    def test_mixed_precision(self) -> None:
+        model = net().to(torch.bfloat16)
+        x = rows().to(torch.bfloat16)
+        check_capture(self, model, (x, ), tolerance=1e-6)
+
+    def test_ambient_autocast(self) -> None:
+        model = net().float()
+        x = rows().float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            program = capture(model, (x, ))
+            expected, _ = model(x)
+        self.assertIs(expected.dtype, torch.bfloat16)
+        outputs, _ = reference.run(program, reference.model_values(model),
+                                   (x, ))
+        torch.testing.assert_close(outputs[0], expected)
+
+    def test_random_functions(self) -> None:
+        model = module(lambda self, x: Noisy.apply(self.linear(x)))
+        capture(model, (rows(), ))
+
+    def test_meta_models(self) -> None:
+        program = capture(net().to("meta"), (rows().to("meta"), ))
+        self.assertEqual(len(opaque_nodes(program)), 1)
+
+
+class TestIsolated(unittest.TestCase):
+
+    def check_path(self, model: nn.Module, path: str) -> None:
+        program = check_capture(self, model, (rows(), ))
+        self.assertRegex(program.notes[-1], f"^{path} can't be captured")
+
+    def test_the_innermost_module(self) -> None:
+        inner = nn.Sequential(nn.Linear(4, 4), net().layers[0])
+        model = module(lambda self, x: self.inner(self.linear(x))[0])
+        model.inner = inner.double()
+        self.check_path(model, "inner.1")
+
+    def test_numbers_that_are_returned_take_the_caller_in(self) -> None:
+        model = module(lambda self, x: x * self.inner(self.linear(x)))
+        model.inner = module(lambda self, x: float(x.sum() > 0))
+        self.check_path(model, r"the model \(Function\)")
+
+    def test_tensors_left_on_modules_take_the_model_in(self) -> None:
+
+        def leave(self: Any, x: torch.Tensor) -> torch.Tensor:
+            self.left = self.linear(x)
+            return self.left if x.sum() > 0 else -self.left
+
+        def read(self: Any, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) + self.inner.left
+
+        model = module(lambda self, x: self.outer(x).cos())
+        model.outer = module(read)
+        model.outer.inner = module(leave)
+        self.check_path(model, r"the model \(Function\)")
+
+
+class TestRefused(unittest.TestCase):
+
+    def check(self, model: nn.Module, message: str) -> None:
+        with self.assertRaisesRegex(CaptureError, message):
+            capture(model, (rows(), ))
+
+    def test_shapes_that_depend_on_values(self) -> None:
+        self.check(
+            module(lambda self, x: self.linear(x)[x[:, 0] > 0]),
+            "depends on the values of a tensor .* use a mask .*nor can it be "
+            "run uncaptured: .*depends on the values of tensors")
+
+    def test_what_fails_anyway(self) -> None:
+        self.check(module(lambda self, x: self.linear(x) @ x),
+                   "test_opaque.py:")
+
+    def test_shapes_that_change_later(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            return y if x.sum() < 1e6 else y[:1]
+
+        model = module(forward)
+        program = capture(model, (rows(), ))
+        with self.assertRaisesRegex(CaptureError,
+                                    "the model .*returns .*must not depend"):
+            reference.run(program, reference.model_values(model),
+                          (rows() + 1e7, ))
+
+    def test_forbidden(self) -> None:
+        self.assertFalse(Constraints(forbid("opaque")).allows_opaque())
+        with self.assertRaisesRegex(CaptureError, "use torch.where"):
+            capture(net(), (rows(), ), opaque=False)
+
+
+class TestPrice(unittest.TestCase):
+
+    def test_note(self) -> None:
+        note, = capture(net(), (rows(), )).notes
+        self.assertRegex(
+            note, r"^layers.0 and 2 like it can't be captured \(control flow "
+            r".*test_opaque.py:\d+ in forward: if y.sum\(\) > 0:.*\): it "
+            r"runs whole, as it is written, on every rank of every axis, and "
+            r"once more in the backward; .* 2.9e\+02 flops, .*forbid")
+
+    def test_work(self) -> None:
+        node, = opaque_nodes(capture(net(), (rows(), )))
+        done = work(call_of(node))
+        self.assertEqual(done.forward_flops, 2 * 3 * 4 * 4)
+        self.assertEqual(done.backward_flops, 3 * done.forward_flops)
+        self.assertGreater(done.saved_bytes, 0)
+
+    def test_report(self) -> None:
+        program = capture(net(), (torch.randn(4, 4).double(), ))
+        planning = Planning(program, load_cluster("cpu-gloo").resized(2))
+        chosen = planning.from_recipe(RECIPES["ddp"](),
+                                      MeshSpec(("dp", ), (2, )))
+        report = build_report(planning, chosen, [chosen])
+        row, = report["opaque"]
+        self.assertEqual((row["module"], row["class"], row["count"]),
+                         ("layers.0", "Branch", 3))
+        self.assertRegex(row["location"], r"test_opaque.py:\d+$")
+        self.assertGreater(row["costs_s"]["dp"], 0.0)
+        self.assertIn("runs whole on every rank", format_report(report))
+
+
+if __name__ == "__main__":
+    unittest.main()
