@@ -30,6 +30,8 @@ PLANS: dict[str, Any] = {
     parallel.expert(),
     "fsdp":
     parallel.fsdp(),
+    "ring":
+    parallel.ring(),
     "fsdp * megatron-sp":
     (parallel.fsdp() * parallel.megatron(sequence_parallel=True)),
 }

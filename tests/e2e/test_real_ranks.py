@@ -35,6 +35,9 @@ class TestEquality(unittest.TestCase):
     def test_llama_on_two_axes(self) -> None:
         self.check("llama", "fsdp * megatron-sp", dp=2, tp=2)
 
+    def test_llama_ring(self) -> None:
+        self.check("llama", "ring", cp=2)
+
     @nightly
     def test_llama_fsdp(self) -> None:
         self.check("llama", "fsdp", dp=2)
