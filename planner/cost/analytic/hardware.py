@@ -206,11 +206,14 @@ class Hardware:
 
 def _axis_arrays(cluster: ClusterSpec, devices: np.ndarray, size: np.ndarray,
                  stride: np.ndarray) -> AxisArrays:
-    wanted = np.stack([devices, size, stride], axis=1)
-    found, where = np.unique(wanted, axis=0, return_inverse=True)
-    axes = [_axis(cluster, *(int(n) for n in row)) for row in found]
+    # One number tells an axis: many plans share few axes.
+    base = int(max(devices.max(), 1)) + 1
+    found, where = np.unique((devices * base + size) * base + stride,
+                             return_inverse=True)
+    known = [(n // base**2, n // base % base, n % base)
+             for n in found.tolist()]
+    axes = [_axis(cluster, *numbers) for numbers in known]
     few = AxisArrays.of(axes)
-    where = where.ravel()
     return AxisArrays(size=few.size[where],
                       num_units=few.num_units[where],
                       **{

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import unittest
+
+from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE, ZERO1,
+                                                  ZERO2, Configurations)
+from planner.cost.analytic.memory import (in_flight, layer_activation_bytes,
+                                          reserved_bytes, step_memory)
+from planner.cost.analytic.shares import stage_parameters
+from planner.cost.analytic.transformer import Transformer
+from tests.test_planner.test_cost.test_analytic.models import llama_8b
+
+
+def _gpt() -> Transformer:
+    return Transformer(layers=12,
+                       hidden=1024,
+                       heads=16,
+                       kv_heads=16,
+                       qk_dim=64,
+                       v_dim=64,
+                       qkv_parameters=3 * 1024 * 1024,
+                       ffn=4096,
+                       vocab=51200,
+                       seq=1024)
+
+
+class TestActivations(unittest.TestCase):
+
+    def test_published_formula_of_a_layer(self) -> None:
+        # Korthikanti et al. 2022, equation 1: s b h (34 + 5 a s / h).
+        plan = Configurations(micro_batch=2,
+                              fused_attention=False,
+                              dropout=True)
+        tokens, hidden = 2 * 1024, 1024
+        found = float(layer_activation_bytes(_gpt(), plan))
+        self.assertAlmostEqual(
+            found / (tokens * hidden * (34 + 5 * 16 * 1024 / 1024)), 1)
+
+    def test_tensor_and_sequence_parallelism_divide_all(self) -> None:
+        one, four = (float(
+            layer_activation_bytes(
+                _gpt(), Configurations(tp=tp, sequence_parallel=tp > 1)))
+                     for tp in (1, 4))
+        self.assertAlmostEqual(one / four, 4)
+
+    def test_micro_batches_in_flight(self) -> None:
+        plan = Configurations(pp=4, num_microbatches=16)
+        self.assertEqual(float(in_flight(plan, False)), 4)
+        self.assertEqual(float(in_flight(plan, True)), 1)
+        divided = Configurations(pp=4, chunks=2, num_microbatches=16)
+        # Korthikanti et al.: 1 + (p - 1) / (p v) times as much.
+        self.assertEqual(float(in_flight(divided, False)), 4 * (1 + 3 / 8))
+        few = Configurations(pp=4, num_microbatches=2)
+        self.assertEqual(float(in_flight(few, False)), 2)
+
+
+class TestState(unittest.TestCase):
+
+    def _total(self, sharding: int) -> float:
+        memory = step_memory(llama_8b(),
+                             Configurations(dp=8, sharding=sharding),
+                             last_stage=True)
+        return float(memory.parameters + memory.gradients + memory.optimizer)
+
+    def test_sharding_divides_step_by_step(self) -> None:
+        held = float(stage_parameters(llama_8b(), Configurations(dp=8)))
+        self.assertAlmostEqual(self._total(DDP), held * 18)
+        self.assertAlmostEqual(self._total(ZERO1), held * (6 + 12 / 8))
+        self.assertAlmostEqual(self._total(ZERO2), held * (2 + 16 / 8))
+        self.assertAlmostEqual(self._total(FSDP), held * 18 / 8)
+
+    def test_recomputation_keeps_less(self) -> None:
+        plain, again = (float(
+            step_memory(llama_8b(),
+                        Configurations(recompute=r),
+                        last_stage=True).total_bytes) for r in (NONE, FULL))
+        self.assertLess(again, plain)
+
+    def test_the_process_takes_more_than_its_tensors(self) -> None:
+        memory = step_memory(llama_8b(), Configurations(), last_stage=True)
+        self.assertGreater(float(reserved_bytes(memory)),
+                           float(memory.total_bytes))
+
+    def test_experts_are_divided_over_ep(self) -> None:
+        routed = llama_8b(experts=8,
+                          top_k=2,
+                          expert_ffn=1024,
+                          expert_layers=32)
+        one, four = (float(
+            step_memory(routed, Configurations(dp=4, ep=ep),
+                        last_stage=True).parameters) for ep in (1, 4))
+        experts = 32 * 8 * 3 * 4096 * 1024
+        self.assertAlmostEqual(one - four, 2 * experts * 3 / 4)
+
+
+if __name__ == "__main__":
+    unittest.main()

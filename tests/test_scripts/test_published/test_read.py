@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+from planner.cost.analytic.configurations import DDP, FSDP, FULL, ZERO1
+from scripts.published.case import Unreadable
+from scripts.published.hardware import cluster_of
+from scripts.published.read import read_case
+from tests.test_scripts.rows import row
+
+
+class TestCase(unittest.TestCase):
+
+    def test_what_a_row_states_is_taken(self) -> None:
+        case = read_case(row())
+        plan = case.plan
+        self.assertEqual((plan.tp, plan.pp, plan.dp, plan.micro_batch,
+                          plan.num_microbatches), (2, 2, 2, 4, 4))
+        self.assertEqual((plan.sharding, plan.recompute), (DDP, FULL))
+        self.assertFalse(plan.fused_attention)
+        self.assertEqual(case.model.vocab, 50000)
+        self.assertEqual(case.model.ffn, 4 * 2048)
+        self.assertEqual(case.cluster.num_devices, 8)
+        self.assertAlmostEqual(case.measured_s or 0.0, 1.5)
+
+    def test_newer_stacks_default_to_what_they_do(self) -> None:
+        hardware = {"gpu": "H100-80GB", "count": 8, "gpus_per_node": 8}
+        parallel = {"tp": 4, "pp": 1}
+        case = read_case(row(hardware=hardware, dtype="FP8",
+                             parallel=parallel))
+        plan = case.plan
+        self.assertTrue(plan.sequence_parallel and plan.overlap)
+        self.assertEqual((plan.dp, plan.sharding, plan.linear_bits),
+                         (2, ZERO1, 8))
+
+    def test_local_batches_of_full_sharding(self) -> None:
+        case = read_case(
+            row(global_batch=None,
+                micro_batch=None,
+                local_batch=3,
+                parallel={
+                    "tp": 1,
+                    "pp": 1,
+                    "dp": 8,
+                    "sharding": "fsdp2"
+                }))
+        self.assertEqual((case.plan.micro_batch, case.plan.num_microbatches,
+                          case.plan.sharding), (3, 1, FSDP))
+
+    def test_known_models_are_looked_up(self) -> None:
+        case = read_case(
+            row(model={
+                "name": "LLAMA2-70B",
+                "seq": 4096
+            },
+                measured={"peak_mem_gb": 70},
+                dtype="bf16"))
+        self.assertEqual((case.model.layers, case.model.kv_heads), (80, 8))
+
+    def test_stated_fabrics_are_per_device(self) -> None:
+        for text, rate in (("4 x 100Gb RoCE",
+                            6.25e9), ("RDMA 400 Gb/s per GPU", 50e9),
+                           ("1600 Gbps node-node interconnect", 25e9)):
+            cluster = cluster_of(
+                {
+                    "gpu": "A100",
+                    "gpus_per_node": 8,
+                    "inter_link": text
+                }, 16)
+            with self.subTest(text):
+                self.assertEqual(cluster.tiers[-1].link.bandwidth_bytes_per_s,
+                                 rate)
+
+
+class TestMeasured(unittest.TestCase):
+
+    def _seconds(self, **changes: Any) -> float:
+        seconds = read_case(row(**changes)).measured_s
+        assert seconds is not None
+        return seconds
+
+    def test_repeats_count_by_their_median(self) -> None:
+        self.assertEqual(
+            self._seconds(measured={"iteration_time_s": [2.0, 9.0, 3.0]}), 3.0)
+
+    def test_tokens_and_sequences(self) -> None:
+        tokens = 32 * 1024
+        for name, rate in (("tokens_per_s_per_gpu", tokens / 8),
+                           ("tokens_per_s", tokens), ("sequences_per_s", 32)):
+            with self.subTest(name):
+                self.assertAlmostEqual(self._seconds(measured={name: rate}),
+                                       1.0)
+
+    def test_flops_by_convention(self) -> None:
+        model = read_case(row()).model
+        flops = float(model.model_flops(32 * 1024))
+        rate = flops / 8 / 2e12
+        self.assertAlmostEqual(
+            self._seconds(measured={"model_tflops_per_gpu": rate}), 2.0)
+        self.assertAlmostEqual(
+            self._seconds(measured={"hw_tflops_per_gpu": rate}), 2.0 * 4 / 3)
+        simple = 8 * float(model.parameters) * 32 * 1024 / 8 / 2e12
+        self.assertAlmostEqual(
+            self._seconds(measured={"hw_tflops_per_gpu": simple},
+                          flops_convention="8*N*tokens/(t*gpus)"), 2.0)
+
+
+class TestUnreadable(unittest.TestCase):
+
+    def _refused(self, message: str, **changes: Any) -> None:
+        with self.assertRaisesRegex(Unreadable, message):
+            read_case(row(**changes))
+
+    def test_reasons(self) -> None:
+        self._refused("no preset for devices called 'Abacus'",
+                      hardware={"gpu": "Abacus"})
+        self._refused("out of memory", measured={"oom": True})
+        self._refused("'auto', its sizes are not stated",
+                      parallel={"plan": "auto"})
+        self._refused("layers and hidden size are not stated",
+                      model={"name": "secret"})
+        self._refused("the sequence length is not stated",
+                      model={
+                          "name": "GPT",
+                          "layers": 2,
+                          "hidden": 64
+                      })
+        self._refused("neither the micro-batch", micro_batch=None)
+        self._refused("no multiple of tp x pp x cp = 3",
+                      parallel={
+                          "tp": 3,
+                          "pp": 1
+                      })
+        self._refused("more than the devices' peak",
+                      measured={"iteration_time_ms": 0.1})
+        self._refused("neither a time nor memory", measured={"loss": 2.0})
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+import yaml
+
+from scripts.published.errors import summarise
+from scripts.validate_cost_model import main, predict
+from tests.test_scripts.rows import row
+from tests.tree import ROOT
+
+_MEASUREMENTS = ROOT.parent / "shared" / "measurements"
+
+
+def _run(*arguments: str, rows: list[dict[str, object]]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.yaml"
+        path.write_text(yaml.safe_dump(rows), encoding="utf-8")
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            status = main([str(path), *arguments])
+    assert status == 0
+    return out.getvalue()
+
+
+class TestCommand(unittest.TestCase):
+
+    def test_every_row_is_in_the_output(self) -> None:
+        rows = [row(), row(id="b", model={"name": "secret"}), row(id="c")]
+        text = _run(rows=rows)
+        self.assertRegex(text, r"made-up-0 +\d+\.\d+ s of +1\.5000 s")
+        self.assertIn("secret: layers and hidden size are not stated", text)
+        self.assertIn("1 of 3 rows cannot be expressed", text)
+        self.assertIn("made up / a100-80g", text)
+
+    def test_json(self) -> None:
+        found = json.loads(
+            _run("--json",
+                 rows=[row(measured={"peak_mem_gb": 20}),
+                       row(parallel={})]))
+        self.assertEqual([sorted(entry) for entry in found], [[
+            "id", "measured_peak_bytes", "measured_s", "predicted_peak_bytes",
+            "predicted_s", "reason"
+        ]] * 2)
+        self.assertEqual(found[0]["measured_peak_bytes"], 20e9)
+        self.assertGreater(found[0]["predicted_s"], 0)
+        self.assertIsNone(found[0]["reason"])
+        self.assertIn("not stated", found[1]["reason"])
+
+    def test_limit_and_source(self) -> None:
+        rows = [row(), row(id="b"), row(id="c", source={"name": "other"})]
+        self.assertEqual(
+            len(json.loads(_run("--json", "--limit", "2", rows=rows))), 2)
+        found = json.loads(_run("--json", "--source", "oth*", rows=rows))
+        self.assertEqual([entry["id"] for entry in found], ["c"])
+
+    def test_malformed_rows_are_reasons_and_no_errors(self) -> None:
+        found = predict(
+            [row(model={
+                "name": "GPT",
+                "layers": "many"
+            }), {
+                "id": "empty"
+            }])
+        self.assertTrue(all(p.reason for p in found))
+
+
+class TestSummary(unittest.TestCase):
+
+    def test_errors_and_ranks(self) -> None:
+        found = summarise([1.1, 1.8, 3.0], [1.0, 2.0, 3.0])
+        self.assertAlmostEqual(found.mean, 0.2 / 3)
+        self.assertAlmostEqual(found.median, 0.1)
+        self.assertAlmostEqual(found.rank_correlation, 1.0)
+
+
+@unittest.skipUnless(_MEASUREMENTS.is_dir(),
+                     "no published measurements next to this checkout")
+class TestPublished(unittest.TestCase):
+
+    def test_dense_runs_are_predicted(self) -> None:
+        path = _MEASUREMENTS / "training_runs.yaml"
+        rows = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        found = [
+            p for p in predict(rows)
+            if p.case and p.case.stated and p.case.model.experts == 0
+            and p.case.preset.startswith(("a100", "h100")) and p.predicted_s
+            and p.measured_s and not p.doubted
+        ]
+        self.assertGreater(len(found), 400)
+        summary = summarise([p.predicted_s or 0.0 for p in found],
+                            [p.measured_s or 0.0 for p in found])
+        self.assertLess(summary.mean, 0.09)
+        self.assertGreater(summary.rank_correlation, 0.98)
+
+    def test_memory_of_small_runs(self) -> None:
+        path = _MEASUREMENTS / "memory_megatron_ci.yaml"
+        rows = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        found = [
+            p for p in predict(rows)
+            if p.predicted_peak_bytes and p.measured_peak_bytes
+        ]
+        summary = summarise([p.predicted_peak_bytes or 0.0 for p in found],
+                            [p.measured_peak_bytes or 0.0 for p in found])
+        self.assertLess(summary.median, 0.07)
+        self.assertGreater(summary.rank_correlation, 0.9)
+
+
+if __name__ == "__main__":
+    unittest.main()
