@@ -9,7 +9,8 @@ from planner.candidate import Candidate
 from planner.choices import (factorisations, free_policies, known_recipes,
                              recipe_policies)
 from planner.cluster import axis_link
-from planner.cluster.spec import ClusterSpec
+from planner.cluster.axis import AxisInfo
+from planner.cluster.spec import ClusterSpec, Link
 from planner.constraints import RECOMPUTE, Constraints
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
@@ -18,6 +19,7 @@ from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, Placement, R, S
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import MICROBATCH
 from planner.ir.plan import Plan
 from planner.ir.program import Program
 from planner.recipes import Recipe, policies_for
@@ -36,6 +38,8 @@ _LIGHTEST, _HEAVIEST = -3.0, 2.0
 """Powers of ten of memory prices that are tried, in steps' time for all the
 memory that the quickest plan takes."""
 _BISECTIONS = 5
+_NO_TIME = Link(latency_s=0.0, bandwidth_bytes_per_s=1e30)
+"""Of micro-batches, between which nothing moves; policies say so."""
 
 
 class Planning:
@@ -97,9 +101,13 @@ class Planning:
     def tables(self, mesh: MeshSpec) -> ConversionTables:
         """Prices of conversions on a mesh, shared by all its candidates."""
         if mesh not in self._tables:
-            axes = [
-                axis_link(self.cluster, mesh.sizes, a)
-                for a in range(len(mesh.sizes))
+            real = [
+                s for n, s in zip(mesh.names, mesh.sizes) if n != MICROBATCH
+            ]
+            axes = [axis_link(self.cluster, real, a) for a in range(len(real))]
+            axes += [
+                AxisInfo(size=s, link=_NO_TIME)
+                for n, s in zip(mesh.names, mesh.sizes) if n == MICROBATCH
             ]
             self._tables[mesh] = ConversionTables(
                 ConversionCost(axes,
@@ -112,6 +120,40 @@ class Planning:
         if mesh not in self._bounds:
             self._bounds[mesh] = lower_bound_s(self.facts, mesh, self.cluster)
         return self._bounds[mesh]
+
+    def search(self,
+               mesh: MeshSpec,
+               policies: Sequence[Policy],
+               *,
+               memory_price_s_per_byte: float = 0.0,
+               fixed_rest: Mapping[str, Layout] | None = None,
+               start: ProgramLayout | None = None,
+               reverse: bool = False) -> LayoutSolution:
+        """Layouts under given policies; see :meth:`candidate`.
+
+        The mesh may have an axis of micro-batches.
+        """
+        pressure = MemoryPressure(
+            price_s_per_byte=memory_price_s_per_byte,
+            optimizer=self.optimizer) if memory_price_s_per_byte else None
+
+        def allowed(axis: int, name: str, spec: TensorSpec,
+                    placement: Placement) -> bool:
+            del spec
+            return self.constraints.allows(mesh.names[axis],
+                                           name.partition(":")[2], placement)
+
+        return search_layouts(
+            Request(facts=self.facts,
+                    mesh=mesh,
+                    policies=policies,
+                    tables=self.tables(mesh),
+                    device=self.cluster.device,
+                    start=start,
+                    reverse=reverse,
+                    pressure=pressure,
+                    fixed_rest=fixed_rest or {},
+                    constraint=allowed if self.constraints.items else None))
 
     def candidate(
             self,
@@ -143,27 +185,12 @@ class Planning:
             Block classes that run again in the backward. The search does
             not know; the price and the memory do.
         """
-        pressure = MemoryPressure(
-            price_s_per_byte=memory_price_s_per_byte,
-            optimizer=self.optimizer) if memory_price_s_per_byte else None
-
-        def allowed(axis: int, name: str, spec: TensorSpec,
-                    placement: Placement) -> bool:
-            del spec
-            return self.constraints.allows(mesh.names[axis],
-                                           name.partition(":")[2], placement)
-
-        solution = search_layouts(
-            Request(facts=self.facts,
-                    mesh=mesh,
-                    policies=policies,
-                    tables=self.tables(mesh),
-                    device=self.cluster.device,
-                    start=start,
-                    reverse=reverse,
-                    pressure=pressure,
-                    fixed_rest=fixed_rest or {},
-                    constraint=allowed if self.constraints.items else None))
+        solution = self.search(mesh,
+                               policies,
+                               memory_price_s_per_byte=memory_price_s_per_byte,
+                               fixed_rest=fixed_rest,
+                               start=start,
+                               reverse=reverse)
         return self._priced(policies, _recomputing(solution, recompute),
                             memory_price_s_per_byte)
 

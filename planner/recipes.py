@@ -7,10 +7,11 @@ axes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.rules.ring import RING_LOWERINGS
 from planner.search.policy import Policy
 
@@ -30,13 +31,21 @@ class Recipe:
     """
 
     parts: tuple[tuple[str, Policy], ...]
+    pipeline: PipelineSpec | None = None
 
     def __mul__(self, other: Recipe) -> Recipe:
-        return Recipe(self.parts + other.parts)
+        if self.pipeline is not None and other.pipeline is not None:
+            raise ValueError("a plan has one pipeline, but two are combined; "
+                             "leave one out")
+        return Recipe(self.parts + other.parts, self.pipeline
+                      or other.pipeline)
 
     @property
     def name(self) -> str:
-        return " * ".join(policy.name for _, policy in self.parts)
+        names = [policy.name for _, policy in self.parts]
+        if self.pipeline is not None:
+            names.insert(0, f"pipeline({self.pipeline.schedule})")
+        return " * ".join(names)
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {}
@@ -82,6 +91,23 @@ def zero1() -> Recipe:
     """Sharded optimizer state: as ``fsdp``, but parameters stay whole from
     the forward to the backward."""
     return _data("zero1", "sharded")
+
+
+@recipe
+def ring() -> Recipe:
+    """Sequence sharded everywhere; in attention keys and values go around
+    the axis, causal attention in zig-zag order (Liu et al., Ring Attention,
+    2023). Attention that can't go round gathers its keys and values."""
+    return Recipe((("cp",
+                    Policy(name="ring",
+                           input_dim=1,
+                           rest="whole",
+                           use_shards=False,
+                           value_moves=_LOCAL | {"all_reduce"},
+                           reluctant_moves=frozenset({"all_gather"}),
+                           preferred=frozenset(RING_LOWERINGS),
+                           avoided=frozenset(),
+                           divide=True)), ))
 
 
 @recipe
@@ -153,24 +179,35 @@ def gather_kv() -> Recipe:
 
 
 @recipe
-def ring() -> Recipe:
-    """Sequence sharded everywhere; in attention keys and values go around
-    the axis, causal attention in zig-zag order (Liu et al., Ring Attention,
-    2023). Attention that can't go round gathers its keys and values."""
-    return Recipe((("cp",
-                    Policy(name="ring",
-                           input_dim=1,
-                           rest="whole",
-                           use_shards=False,
-                           value_moves=_LOCAL | {"all_reduce"},
-                           reluctant_moves=frozenset({"all_gather"}),
-                           preferred=frozenset(RING_LOWERINGS),
-                           avoided=frozenset(),
-                           divide=True)), ))
+def pipeline(schedule: str = "1f1b",
+             microbatches: int = 4,
+             chunks: int = 1,
+             cuts: Sequence[str] = ()) -> Recipe:
+    """Pipeline parallelism: blocks are spread over the ranks of an axis,
+    and a batch goes through them in micro-batches (Huang et al., GPipe,
+    2019; Narayanan et al., 2021).
+
+    Parameters
+    ----------
+    schedule : str
+        ``gpipe``, ``1f1b``, ``interleaved1f1b``, ``loopedbfs``, ``zbh1``,
+        ``zbv``, ``dualpipev``, ``auto``, or the path of a schedule's text.
+    microbatches : int
+    chunks : int
+        Stages of each rank.
+    cuts : sequence of str
+        The block with which each stage but the first begins; left out:
+        stages of about equal time.
+    """
+    return Recipe((),
+                  PipelineSpec(schedule=schedule,
+                               microbatches=microbatches,
+                               chunks=chunks,
+                               cuts=tuple(cuts)))
 
 
 def policies_for(chosen: Recipe, mesh: MeshSpec) -> tuple[Policy, ...]:
-    """One policy per mesh axis.
+    """One policy per mesh axis, but the pipeline's.
 
     Each part goes to the axis named like its recipe (``ring``), else to
     the usual one (``cp``); on a mesh of one axis the only part takes it
@@ -181,6 +218,10 @@ def policies_for(chosen: Recipe, mesh: MeshSpec) -> tuple[Policy, ...]:
     ValueError
         When a part finds no axis, an axis gets two parts or none.
     """
+    if chosen.pipeline is not None:
+        mesh = inner_mesh(mesh, chosen.pipeline.axis)
+        if not chosen.parts:
+            chosen = ddp()
     if len(chosen.parts) == 1 and len(mesh.names) == 1:
         return (chosen.parts[0][1], )
     taken: dict[str, Policy] = {}

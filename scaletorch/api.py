@@ -146,7 +146,7 @@ def auto_parallelize(
                            flat=flat,
                            count=max(tune, 1))
         for chosen in finalists:
-            chosen.plan.resolve(program)
+            chosen.plan.resolve(chosen.program(program))
     agreement.check(fingerprint(program, with_shapes=True),
                     what="pass different models or example inputs",
                     remedy="build the same model on every rank")
@@ -154,11 +154,12 @@ def auto_parallelize(
     seed = agreement.first(torch.initial_seed())
 
     def build(chosen: Chosen) -> ParallelModule:
+        form = chosen.program(program)
         return ParallelModule(model,
-                              reshaped(devices, chosen.plan.mesh),
+                              reshaped(devices, chosen.plan.device_mesh),
                               call,
-                              program,
-                              chosen.plan.resolve(program),
+                              form,
+                              chosen.plan.resolve(form),
                               loss_fn=loss_fn,
                               replan=Replan(planning, program, chosen),
                               plan=chosen.plan,

@@ -171,12 +171,10 @@ class Replan:
                          keep_inputs: bool) -> ProgramLayout:
         plan = self.chosen.plan
         assert plan.pipeline is not None
-        again = self.planning.of_program(program)
-        stage = inner_mesh(plan.mesh, plan.pipeline.axis)
         fixed = {n: lay[:-1] for n, lay in self._fixed(keep_inputs).items()}
-        inner = again.candidate(stage, self.chosen.policies, fixed_rest=fixed)
-        return pipeline_layout(again, plan.pipeline, self.chosen.policies,
-                               plan.mesh, inner.layout).layout
+        return pipeline_layout(self.planning.of_program(program),
+                               plan.pipeline, self.chosen.policies, plan.mesh,
+                               fixed).layout
 
     def _recompute(self, program: Program) -> list[str]:
         """Of the chosen classes, those that this program has too."""

@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch.distributed.tensor import DTensor
 
-__all__ = ["clip_grad_norm_"]
+__all__ = ["PipelineShare", "clip_grad_norm_", "mark_pipeline"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineShare:
+    """That a parameter is held by one stage of several.
+
+    Parameters
+    ----------
+    group : ProcessGroup
+        Of the ranks with the same place in the other stages.
+    counts : bool
+        Whether its gradient counts here; of a parameter that several
+        stages hold, on the first of them.
+    """
+
+    group: torch.distributed.ProcessGroup
+    counts: bool
+
+
+def mark_pipeline(parameter: torch.Tensor, share: PipelineShare) -> None:
+    """Note on a parameter that other stages hold others."""
+    parameter._scaletorch_pipeline = share  # type: ignore[attr-defined]
+
+
+def _share_of(parameter: torch.Tensor) -> PipelineShare | None:
+    return getattr(parameter, "_scaletorch_pipeline", None)
 
 
 @torch.no_grad()
@@ -23,7 +50,8 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor],
     placements over one mesh. torch's own returns a wrong norm for some
     mixes (parameters sharded over two axes beside others) and a partial
     value for infinite norms. Gradients are reduced together: one
-    all-reduce for each set of mesh axes that shards some gradient.
+    all-reduce for each set of mesh axes that shards some gradient, and one
+    over the stages of a pipeline, where a tied parameter counts once.
 
     Parameters
     ----------
@@ -46,10 +74,22 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor],
     """
     if isinstance(parameters, torch.Tensor):
         parameters = [parameters]
+    parameters = list(parameters)
     grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
+    shares = [s for s in map(_share_of, parameters) if s is not None]
+    if not grads and not shares:
         return torch.tensor(0.0)
-    total = _total_norm(grads, float(norm_type))
+    norm_type = float(norm_type)
+    counted = [
+        p.grad for p in parameters
+        if p.grad is not None and getattr(_share_of(p), "counts", True)
+    ]
+    power = (_total_power(counted, norm_type) if counted else torch.zeros(
+        (), device=_local(parameters[0]).device))
+    if shares:
+        power = _reduced(power.double(), shares[0].group,
+                         norm_type).to(power.dtype)
+    total = power if math.isinf(norm_type) else power.pow(1.0 / norm_type)
     if error_if_nonfinite and not bool(torch.isfinite(total)):
         raise RuntimeError(
             f"the gradients' total norm of order {norm_type} is "
@@ -61,7 +101,8 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor],
     return total
 
 
-def _total_norm(grads: list[torch.Tensor], norm_type: float) -> torch.Tensor:
+def _total_power(grads: list[torch.Tensor], norm_type: float) -> torch.Tensor:
+    """The sum of powers, before the root; for an infinite norm the norm."""
     parts: dict[tuple[int, ...], list[torch.Tensor]] = {}
     for grad in grads:
         norm = torch.linalg.vector_norm(_local(grad), norm_type)
@@ -76,7 +117,7 @@ def _total_norm(grads: list[torch.Tensor], norm_type: float) -> torch.Tensor:
         sums.append(value)
     if math.isinf(norm_type):
         return torch.stack(sums).max()
-    return torch.stack(sums).sum().pow(1.0 / norm_type)
+    return torch.stack(sums).sum()
 
 
 def _combined(norms: list[torch.Tensor], norm_type: float) -> torch.Tensor:

@@ -14,16 +14,23 @@ from torch.distributed.tensor import DTensor
 
 from planner.capture.capture import capture_call
 from planner.capture.entry import Call, bind_inputs
+from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
+from planner.ir.pipeline import inner_mesh
 from planner.ir.plan import Plan
 from planner.ir.program import Program
-from scaletorch.mesh import mesh_device
+from planner.pipeline.means import count_ahead
+from scaletorch.grad_norm import PipelineShare, mark_pipeline
+from scaletorch.mesh import mesh_device, spec_of
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
 from scaletorch.runtime.compiled import TRACING, Compiled, compiled
 from scaletorch.runtime.guard import Settings, digest
+from scaletorch.runtime.pipeline.call import run_pipeline_call
+from scaletorch.runtime.pipeline.compiled import (PipelineProgram,
+                                                  pipeline_program)
 from scaletorch.sharding import keep_part, shard_state
-from scaletorch.structure import on_meta, skeleton
+from scaletorch.structure import Absent, on_meta, skeleton
 
 __all__ = ["ParallelModule"]
 
@@ -71,21 +78,88 @@ class ParallelModule(nn.Module):
         self._agreement = agreement or Agreement(mesh)
         self.plan = plan or Plan.of(program, layout,
                                     dict.fromkeys(layout.mesh.names, "given"))
-        structure = skeleton(model)
-        shard_state(structure, model, mesh, layout, seed=seed)
-        self._adopt(structure)
         with self._agreement.together("lowering the plan"), TRACING:
-            self._first = compiled(program,
-                                   layout,
-                                   mesh,
-                                   compile=compile,
-                                   inputs="global",
-                                   outputs="global")
-        self._compiled: dict[Hashable, Compiled] = {
-            ("global", "global", *self._signature(call)): self._first
+            self._first = self._lowered(program, layout, "global", "global")
+        structure = skeleton(model)
+        elsewhere = self._elsewhere(structure, program)
+        shard_state(structure,
+                    model,
+                    self._stage_mesh(),
+                    self._at_rest(),
+                    seed=seed,
+                    elsewhere=elsewhere)
+        self._absent = Absent(structure, elsewhere)
+        self._adopt(structure)
+        if isinstance(self._first, PipelineProgram):
+            self._join_stages(self._first)
+        shared, self._own = self._signature(call)
+        self._compiled: dict[Hashable, Compiled | PipelineProgram] = {
+            ("global", "global", *shared, *self._own): self._first
         }
         self._compared: set[Hashable] = set()
         self.register_load_state_dict_pre_hook(_distributed)
+
+    def _lowered(self, program: Program, layout: ProgramLayout, inputs: str,
+                 outputs: str) -> Compiled | PipelineProgram:
+        if self.plan.pipeline is None:
+            return compiled(program,
+                            layout,
+                            self._mesh,
+                            compile=self._compile,
+                            inputs=inputs,
+                            outputs=outputs)
+        if outputs == "sharded":
+            raise ValueError(
+                'outputs="sharded" is not for pipelines: ask for "global" or '
+                '"loss"')
+        return pipeline_program(program,
+                                layout,
+                                self.plan.pipeline,
+                                self._mesh,
+                                compile=self._compile,
+                                local_inputs=inputs == "local")
+
+    def _join_stages(self, first: PipelineProgram) -> None:
+        """Make tied parameters equal, and note whose gradients count."""
+        state = [
+            table[key]
+            for table, key in map(self._places.__getitem__, first.state)
+        ]
+        first.tie(state)
+        for name, tensor in zip(first.state, state, strict=True):
+            if isinstance(tensor, nn.Parameter):
+                mark_pipeline(
+                    tensor,
+                    PipelineShare(group=first.place.pipeline,
+                                  counts=first.counts(name)))
+
+    def _stage_mesh(self) -> DeviceMesh:
+        """The mesh over which this rank's parameters lie."""
+        if self.plan.pipeline is None:
+            return self._mesh
+        return self._mesh[inner_mesh(spec_of(self._mesh),
+                                     self.plan.pipeline.axis).names]
+
+    def _at_rest(self) -> Mapping[str, Layout]:
+        at_rest = self._first.layout.at_rest
+        if self.plan.pipeline is None:
+            return at_rest
+        return {n: layout[:-1] for n, layout in at_rest.items()}
+
+    def _elsewhere(self, structure: nn.Module,
+                   program: Program) -> frozenset[str]:
+        """Names of what only other stages read."""
+        if not isinstance(self._first, PipelineProgram):
+            return frozenset()
+        own = {n.partition(":")[2] for n in self._first.state}
+        read = {n.partition(":")[2] for n in program.specs}
+        names = [
+            n for n, _ in (*structure.named_parameters(remove_duplicate=False),
+                           *structure.named_buffers(remove_duplicate=False))
+        ]
+        canonical = {n: program.aliases.get(n, n) for n in names}
+        return frozenset(n for n in names
+                         if canonical[n] in read and canonical[n] not in own)
 
     def _adopt(self, structure: nn.Module) -> None:
         """Hold the structure's modules and tensors under their names."""
@@ -150,6 +224,11 @@ class ParallelModule(nn.Module):
         return self._agreement
 
     @property
+    def elsewhere(self) -> frozenset[str]:
+        """Names of parameters and buffers that only other stages hold."""
+        return self._absent.names
+
+    @property
     def program(self) -> Program:
         """The captured program of the example inputs."""
         return self._first.program
@@ -168,7 +247,7 @@ class ParallelModule(nn.Module):
     def forward(self,
                 *args: Any,
                 inputs: str = "global",
-                outputs: str = "global",
+                outputs: str | None = None,
                 **kwargs: Any) -> Any:
         """Run the model on a batch.
 
@@ -180,11 +259,14 @@ class ParallelModule(nn.Module):
         inputs : {"global", "local"}
             Whether each rank passes the whole batch, or only its shard of
             it as the plan lays the inputs out.
-        outputs : {"global", "sharded"}
+        outputs : {"global", "sharded", "loss"}, optional
             Whether outputs beside the loss (logits, ...) are gathered, so
             that every rank returns what the single-device model returns,
             or stay as they are computed, as DTensors of the global shape:
-            nothing is sent for what the loop does not look at.
+            nothing is sent for what the loop does not look at. ``loss``
+            is for pipelines: every rank gets the loss, and None in place
+            of other outputs. Left out: ``global``, but ``loss`` where a
+            pipeline trains.
 
         Raises
         ------
@@ -194,9 +276,15 @@ class ParallelModule(nn.Module):
             When ranks pass inputs of different shapes or are in different
             modes, or for an unknown `inputs` or `outputs`.
         """
-        given, call, signature = self._described(args, kwargs, inputs, outputs)
+        if outputs is None:
+            outputs = "global" if self.plan.pipeline is None else "loss"
+        given, call, signature, own = self._described(args, kwargs, inputs,
+                                                      outputs)
+        shared, signature = signature, (*signature, *own)
         known = self._compiled.get(signature)
-        seed = self._agreement.check((*signature, torch.is_grad_enabled()),
+        # Ranks of a pipeline hold different parameters.
+        agreed = signature if self.plan.pipeline is None else shared
+        seed = self._agreement.check((*agreed, torch.is_grad_enabled()),
                                      draws=known is not None and known.draws)
         if known is None:
             known = self._capture(call, inputs, outputs)
@@ -211,9 +299,14 @@ class ParallelModule(nn.Module):
             table[key]
             for table, key in map(self._places.__getitem__, known.state)
         ]
-        return run_call(
-            known, state,
-            [t.to(device, non_blocking=True) for t in given.tensors], seed)
+        tensors = [t.to(device, non_blocking=True) for t in given.tensors]
+        if isinstance(known, PipelineProgram):
+            return run_pipeline_call(known,
+                                     state,
+                                     tensors,
+                                     seed,
+                                     outputs=outputs)
+        return run_call(known, state, tensors, seed)
 
     def _compare_values(self, call: Call) -> None:
         """Refuse batches that differ between ranks, once per signature.
@@ -226,10 +319,12 @@ class ParallelModule(nn.Module):
             remedy="every rank passes the same global batch (seed samplers "
             'alike); to pass each rank its own shard, use inputs="local"')
 
-    def _described(self, args: tuple[Any, ...], kwargs: dict[str,
-                                                             Any], inputs: str,
-                   outputs: str) -> tuple[Call, Call, tuple[Any, ...]]:
-        """The call as given, that of the whole batch, and its signature.
+    def _described(
+            self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: str,
+            outputs: str
+    ) -> tuple[Call, Call, tuple[Any, ...], tuple[Any, ...]]:
+        """The call as given, that of the whole batch, and its signature:
+        what all ranks share, and what is of this one.
 
         What fails on this rank is told to the others, which else would
         wait for it.
@@ -238,18 +333,37 @@ class ParallelModule(nn.Module):
             if inputs not in ("global", "local"):
                 raise ValueError('inputs must be "global" or "local", got '
                                  f"{inputs!r}")
-            if outputs not in ("global", "sharded"):
-                raise ValueError('outputs must be "global" or "sharded", '
-                                 f"got {outputs!r}")
+            self._check_outputs(outputs)
             given = bind_inputs(self._structure, args, kwargs, self._loss_fn)
             call = self._whole(given) if inputs == "local" else given
-            return given, call, (inputs, outputs, *self._signature(call))
+            shared, own = self._signature(call)
+            if self.plan.pipeline is not None:
+                # One program serves both, and "loss" may turn to "global".
+                outputs = "global"
+                self._check_own(own)
+            return given, call, (inputs, outputs, *shared), own
         except Exception as error:
             try:
                 self._agreement.check(f"{type(error).__name__}: {error}")
             except ValueError:
                 pass
             raise
+
+    def _check_outputs(self, outputs: str) -> None:
+        known = (("global", "sharded") if self.plan.pipeline is None else
+                 ("global", "loss"))
+        if outputs not in known:
+            raise ValueError(
+                f"outputs must be {' or '.join(map(repr, known))}"
+                f"{' in a pipeline' if self.plan.pipeline else ''}, got "
+                f"{outputs!r}")
+
+    def _check_own(self, own: tuple[Any, ...]) -> None:
+        if own != self._own:
+            raise ValueError(
+                "parameters of a pipeline were frozen, thawed or cast after "
+                "auto_parallelize, which other stages can't see: do so "
+                "before, and call it again")
 
     def _whole(self, call: Call) -> Call:
         """The global shapes of a call whose tensors are local shards."""
@@ -271,8 +385,10 @@ class ParallelModule(nn.Module):
             leaves.append(leaf)
         return dataclasses.replace(call, leaves=tuple(leaves))
 
-    def _signature(self, call: Call) -> tuple[Any, ...]:
-        """Whatever the captured program depends on."""
+    def _signature(self,
+                   call: Call) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Whatever the captured program depends on, and of it the part
+        that is of this rank's state."""
         leaves = tuple((tuple(x.shape), x.dtype,
                         x.requires_grad) if isinstance(x, torch.Tensor) else (
                             type(x).__name__, repr(x)) for x in call.leaves)
@@ -285,9 +401,10 @@ class ParallelModule(nn.Module):
             str(torch.get_autocast_dtype(d)) for d in ("cuda", "cpu")
             if torch.is_autocast_enabled(d))
         settings = ("settings", self._settings.number())
-        return (call.paths, leaves, autocast, modes, state, settings)
+        return (call.paths, leaves, autocast, modes, settings), state
 
-    def _capture(self, call: Call, inputs: str, outputs: str) -> Compiled:
+    def _capture(self, call: Call, inputs: str,
+                 outputs: str) -> Compiled | PipelineProgram:
         if self._settings.number() and self._agreement.is_first:
             warnings.warn(
                 "attributes of the model's modules have changed, so that it "
@@ -298,24 +415,23 @@ class ParallelModule(nn.Module):
         with self._agreement.together(
                 "capturing the model for new inputs"), TRACING, \
                 torch.inference_mode(False):
-            with on_meta(self._structure) as model:
+            with self._absent.restored(), on_meta(self._structure) as model:
                 program = capture_call(model,
                                        call,
                                        loss_fn=self._loss_fn,
                                        opaque=self._opaque)
+            if self.plan.pipeline is not None:
+                program = count_ahead(program)
             layout = self._replan(program, keep_inputs=inputs == "local")
-            return compiled(program,
-                            layout,
-                            self._mesh,
-                            compile=self._compile,
-                            inputs=inputs,
-                            outputs=outputs)
+            return self._lowered(program, layout, inputs, outputs)
 
 
 def _distributed(module: nn.Module, state: dict[str, Any], prefix: str, *rest:
                  Any) -> None:
     """Let whole tensors be loaded where DTensors are held."""
     del rest
+    for name in getattr(module, "elsewhere", ()):
+        state.pop(prefix + name, None)
     own = dict(module.named_parameters(remove_duplicate=False))
     for name, parameter in own.items():
         value = state.get(prefix + name)

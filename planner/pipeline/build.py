@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
@@ -38,11 +40,12 @@ class PipelineLayout:
     pipeline: PipelineSpec
 
 
-def pipeline_layout(planning: Planning,
-                    pipeline: PipelineSpec,
-                    policies: tuple[Policy, ...],
-                    mesh: MeshSpec,
-                    inner: ProgramLayout | None = None) -> PipelineLayout:
+def pipeline_layout(
+        planning: Planning,
+        pipeline: PipelineSpec,
+        policies: tuple[Policy, ...],
+        mesh: MeshSpec,
+        fixed_rest: Mapping[str, Layout] | None = None) -> PipelineLayout:
     """Lay a program out for a pipeline.
 
     Parameters
@@ -55,8 +58,9 @@ def pipeline_layout(planning: Planning,
         One for each axis of a stage.
     mesh : MeshSpec
         The whole mesh.
-    inner : ProgramLayout, optional
-        Layouts over a stage's axes, where they are given.
+    fixed_rest : mapping of str to Layout, optional
+        Layouts of parameters at rest that must be kept, over the axes of a
+        stage.
 
     Raises
     ------
@@ -65,11 +69,8 @@ def pipeline_layout(planning: Planning,
     """
     program = count_ahead(planning.program)
     planning = planning.of_program(program)
-    of_stage = inner_mesh(mesh, pipeline.axis)
-    if inner is None:
-        inner = planning.candidate(of_stage, policies).layout
-    layout = with_microbatches(planning.facts, inner, pipeline.microbatches,
-                               planning.cluster.device)
+    layout = with_microbatches(planning, inner_mesh(mesh, pipeline.axis),
+                               policies, pipeline.microbatches, fixed_rest)
     if not pipeline.cuts:
         stages = mesh.size(pipeline.axis) * pipeline.chunks
         pipeline = dataclasses.replace(pipeline,

@@ -10,14 +10,11 @@ move between micro-batches is found out before anything runs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
-from planner.cluster.axis import AxisInfo
-from planner.cluster.spec import DeviceKind, Link
-from planner.cost.conversion import ConversionCost
 from planner.ir.convert import gradient_move, move
 from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout, Placement, R, V
@@ -27,10 +24,11 @@ from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, source_of, value_kind
 from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
                                value_of)
+from planner.planning import Planning
 from planner.search.facts import Facts
+from planner.search.layouts import replicated_layout
 from planner.search.policy import Policy
 from planner.search.problem import AxisProblem, solve_axis
-from planner.search.tables import ConversionTables
 
 __all__ = [
     "BY_POSITION", "Crossing", "WITHOUT_COLLECTIVES", "crossings",
@@ -56,39 +54,53 @@ POLICY = Policy(name="microbatch",
 _LOCAL = ("none", "mask")
 
 
-def with_microbatches(facts: Facts, layout: ProgramLayout, count: int,
-                      device: DeviceKind) -> ProgramLayout:
-    """Layouts over the micro-batches beside those over a stage's mesh.
+def with_microbatches(
+        planning: Planning,
+        mesh: MeshSpec,
+        policies: Sequence[Policy],
+        count: int,
+        fixed_rest: Mapping[str, Layout] | None = None) -> ProgramLayout:
+    """Layouts over the axes of a stage and, last, over the micro-batches.
+
+    The micro-batches are cut first; then the axes of the stage are laid
+    out for what is left of the batch.
 
     Parameters
     ----------
-    facts : Facts
+    planning : Planning
         Of a program whose means count ahead (`planner.pipeline.means`).
-    layout : ProgramLayout
-        Over the axes of a stage.
+    mesh : MeshSpec
+        Of a stage.
+    policies : sequence of Policy
+        One for each axis of the stage.
     count : int
         Micro-batches.
-    device : DeviceKind
+    fixed_rest : mapping of str to Layout, optional
+        Layouts at rest that must be kept, over the axes of the stage.
 
     Raises
     ------
     LayoutError
-        When the batch does not divide.
+        When the batch does not divide or can't be cut.
     """
-    mesh = MeshSpec((*layout.mesh.names, MICROBATCH),
-                    (*layout.mesh.sizes, count))
-    start = _extended(facts, layout, mesh)
-    link = Link(latency_s=0.0, bandwidth_bytes_per_s=1e30)
-    tables = ConversionTables(
-        ConversionCost([AxisInfo(size=s, link=link) for s in mesh.sizes],
-                       device))
-    problem = AxisProblem(facts=facts,
-                          layout=start,
-                          axis=len(mesh.sizes) - 1,
-                          policy=POLICY,
-                          tables=tables,
-                          device=device)
-    solved, _ = solve_axis(problem)
+    facts = planning.facts
+    whole = MeshSpec((*mesh.names, MICROBATCH), (*mesh.sizes, count))
+    alone = AxisProblem(facts=facts,
+                        layout=_extended(facts, replicated_layout(facts, mesh),
+                                         whole),
+                        axis=len(mesh.sizes),
+                        policy=POLICY,
+                        tables=planning.tables(whole),
+                        device=planning.cluster.device)
+    start, _ = solve_axis(alone)
+    solution = planning.search(whole, (*policies, POLICY),
+                               start=start,
+                               fixed_rest={
+                                   n: (*lay, R)
+                                   for n, lay in (fixed_rest or {}).items()
+                                   if value_kind(n) == "param"
+                               })
+    solved = solution.layout
     _check_batch(facts.program, solved, count)
     _check_divided(facts, solved)
     return _varying(facts.program, solved)

@@ -22,7 +22,7 @@ from planner.ir.verify import hub_of
 from planner.pipeline.slices import Slice, slice_layouts, slice_of
 from planner.rules.registry import TensorSpec
 
-__all__ = ["Stage", "split_stages", "stages_of_blocks", "tied_holders"]
+__all__ = ["Stage", "split_stages", "stages_of_blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +101,6 @@ def split_stages(program: Program, layout: ProgramLayout,
         When a value would go to an earlier stage, naming it.
     """
     return _Cut(program, layout, stage_of).stages()
-
-
-def tied_holders(stages: Sequence[Stage]) -> dict[str, tuple[int, ...]]:
-    """Parameters that several stages read, with those stages."""
-    holders: dict[str, list[int]] = {}
-    for number, stage in enumerate(stages):
-        for name in stage.params:
-            holders.setdefault(name, []).append(number)
-    return {n: tuple(h) for n, h in holders.items() if len(h) > 1}
 
 
 class _Cut:

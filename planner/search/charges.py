@@ -212,7 +212,7 @@ def _state_edge(problem: AxisProblem, draft: Draft, name: str,
     if value_kind(name) == "param":
         table = table + _kept_or_again(problem, value.spec, before, after,
                                        made, wanted)
-    draft.add((source, target), table * count)
+    draft.add((source, target), table * count / problem.microbatches)
 
 
 def _kept_or_again(problem: AxisProblem, spec: TensorSpec, before: Layout,

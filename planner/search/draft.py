@@ -11,6 +11,7 @@ import numpy.typing as npt
 from planner.cluster.spec import DeviceKind
 from planner.ir.layout import Layout, Placement
 from planner.ir.layouts import CallLayout, ProgramLayout
+from planner.ir.pipeline import MICROBATCH
 from planner.rules.registry import Option, TensorSpec
 from planner.rules.ring import RING_LOWERINGS
 from planner.search.factors import Factor, FactorGraph, Variable
@@ -69,6 +70,12 @@ class AxisProblem:
     pressure: MemoryPressure | None = None
     compute_weight: float = 1.0
     work_share: float = 1.0
+
+    @property
+    def microbatches(self) -> int:
+        """Parts of a step that share what is done once for all of them."""
+        mesh = self.layout.mesh
+        return mesh.size(MICROBATCH) if MICROBATCH in mesh.names else 1
 
     @property
     def size(self) -> int:

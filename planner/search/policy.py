@@ -148,7 +148,7 @@ class Policy:
                 return RELUCTANT_S
             return 0.0 if move in ("slice", "mask") else FORBIDDEN_S
         if not spec.requires_grad:
-            gathers = move in ("all_gather", "all_to_all")
+            gathers = move in ("all_gather", "all_to_all", "pad")
             return FORBIDDEN_S if gathers and not self.index_moves else 0.0
         if (move == "all_reduce" and source == P and not self.partial_sums
                 and spec.ndim >= 3):

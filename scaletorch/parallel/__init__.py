@@ -9,9 +9,9 @@ Examples
 """
 
 from planner.recipes import (Recipe, ddp, expert, fsdp, gather_kv, megatron,
-                             ring, ulysses, zero1)
+                             pipeline, ring, ulysses, zero1)
 
 __all__ = [
-    "Recipe", "ddp", "expert", "fsdp", "gather_kv", "megatron", "ring",
-    "ulysses", "zero1"
+    "Recipe", "ddp", "expert", "fsdp", "gather_kv", "megatron", "pipeline",
+    "ring", "ulysses", "zero1"
 ]

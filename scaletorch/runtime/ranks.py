@@ -33,18 +33,28 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._messages: dict[tuple[int, int],
-                             collections.deque[torch.Tensor]] = {}
+        self._messages: dict[tuple[int, int, int], torch.Tensor] = {}
+        self._sent: collections.Counter[tuple[int, int]] = (
+            collections.Counter())
+        self._asked: collections.Counter[tuple[int, int]] = (
+            collections.Counter())
         self._broken = False
 
     def put(self, key: tuple[int, int], message: torch.Tensor) -> None:
         """Leave a message; `key` is (sender, receiver)."""
         with self._changed:
-            self._messages.setdefault(key, collections.deque()).append(message)
+            self._messages[*key, self._sent[key]] = message
+            self._sent[key] += 1
             self._changed.notify_all()
 
-    def take(self, key: tuple[int, int]) -> torch.Tensor:
-        """The oldest message; waits for it.
+    def ask(self, key: tuple[int, int]) -> int:
+        """The number of the next message that has not been asked for."""
+        with self._changed:
+            self._asked[key] += 1
+            return self._asked[key] - 1
+
+    def take(self, key: tuple[int, int], number: int) -> torch.Tensor:
+        """A message by its number; waits for it.
 
         Raises
         ------
@@ -52,11 +62,12 @@ class Mailbox:
             When a rank has failed, as in its collectives.
         """
         with self._changed:
+            place = (*key, number)
             self._changed.wait_for(
-                lambda: self._broken or self._messages.get(key))
-            if not self._messages.get(key):
+                lambda: self._broken or place in self._messages)
+            if place not in self._messages:
                 raise SystemExit("another rank failed")
-            return self._messages[key].popleft()
+            return self._messages.pop(place)
 
     def close(self) -> None:
         """Let those go that wait for a rank that failed."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import reduce
+from math import prod
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from planner.ir.program import Program, value_kind
 from planner.ir.values import value_of
 from planner.ir.verify import hub_of
 from planner.pipeline.build import Pipelined, pipelined
-from planner.pipeline.stages import Stage, tied_holders
+from planner.pipeline.stages import Stage
 from planner.rules.registry import TensorSpec
 from planner.schedule.actions import Schedule
 from planner.schedule.check import check_schedule
@@ -33,7 +34,8 @@ from scaletorch.runtime.pipeline.engine import Engine, Wire
 from scaletorch.runtime.pipeline.results import (cut, joined, loss_tangent,
                                                  part_of, whole)
 from scaletorch.runtime.pipeline.stage import StageExecutor
-from scaletorch.runtime.pipeline.transport import transport_of
+from scaletorch.runtime.pipeline.transport import (Pending, Transport,
+                                                   transport_of)
 
 __all__ = ["PipelineProgram", "StageAxes", "pipeline_program"]
 
@@ -152,6 +154,9 @@ class PipelineProgram:
         prelude = parts.whole.prelude.program
         if prelude is not None:
             own |= set(prelude.specs)
+        self._ties = _Ties(parts.whole.stages, parts.infer.owner, place,
+                           parts.infer.transport)
+        own |= set(self._ties.held)
         self.state = tuple(
             n for n in program.specs
             if n in own and value_kind(n) in ("param", "buffer"))
@@ -166,7 +171,6 @@ class PipelineProgram:
             for i in stage.outputs
         }
         self._held = _held(parts.whole.stages)
-        self._ties = _Ties(parts.whole.stages, parts.infer.owner, place)
 
     def tie(self, state: Sequence[torch.Tensor]) -> None:
         """Give tied parameters the values of their first stage.
@@ -181,6 +185,10 @@ class PipelineProgram:
             for n, t in zip(self.state, state, strict=True)
         }
         self._ties.spread(local)
+
+    def counts(self, name: str) -> bool:
+        """Whether a parameter is this rank's, among those that hold it."""
+        return self._ties.is_first(name)
 
     def run(
         self, local: Mapping[str, torch.Tensor], seed: int, *, keep: bool,
@@ -338,44 +346,52 @@ def _held(stages: Sequence[Stage]) -> dict[str, tuple[TensorSpec, Layout]]:
 
 
 class _Ties:
-    """Parameters that ranks of several stages hold."""
+    """Parameters that ranks of several stages hold.
+
+    A rank whose stages read no parameter holds the smallest one of the
+    model too, since optimizers want one.
+    """
 
     def __init__(self, stages: Sequence[Stage], owner: Sequence[int],
-                 place: StageAxes) -> None:
+                 place: StageAxes, transport: Transport) -> None:
         self.place = place
-        ranks = dist.get_process_group_ranks(place.pipeline)
-        self.held: dict[str, tuple[int, ...]] = {}
-        self.trained = {
-            n
-            for stage in stages
-            for n, s in stage.program.specs.items() if s.requires_grad
+        self.transport = transport
+        count = place.pipeline.size()
+        specs = {n: s.program.specs[n] for s in stages for n in s.params}
+        self.trained = {n for n, s in specs.items() if s.requires_grad}
+        holders: dict[str, set[int]] = {}
+        for number, stage in enumerate(stages):
+            for name in stage.params:
+                holders.setdefault(name, set()).add(owner[number])
+        idle = set(range(count)) - set().union(*holders.values())
+        if idle and holders:
+            smallest = min(holders, key=lambda n: (prod(specs[n].shape), n))
+            holders[smallest] |= idle
+        self.held = {
+            n: tuple(sorted(h))
+            for n, h in sorted(holders.items())
+            if len(h) > 1 and place.rank in h
         }
-        for name, holders in sorted(tied_holders(stages).items()):
-            found = tuple(sorted({owner[s] for s in holders}))
-            if len(found) > 1 and place.rank in found:
-                self.held[name] = found
-        self.ranks = ranks
-
-    @cached_property
-    def groups(self) -> dict[tuple[int, ...], Any]:
-        """The process group of each set of holders."""
-        found = {}
-        for holders in sorted(set(self.held.values())):
-            members = [self.ranks[h] for h in holders]
-            found[holders] = (self.place.pipeline if len(members) == len(
-                self.ranks) else dist.new_group(
-                    members, use_local_synchronization=True))
-        return found
 
     @torch.no_grad()
     def spread(self, local: Mapping[str, torch.Tensor]) -> None:
         """The first holder's values on all of them."""
         for name, holders in self.held.items():
-            value = local[name].contiguous()
-            dist.broadcast(value,
-                           self.ranks[holders[0]],
-                           group=self.groups[holders])
-            local[name].copy_(value)
+            value = local[name]
+            if holders[0] == self.place.rank:
+                sent = [self.transport.send(value, h) for h in holders[1:]]
+                for pending in sent:
+                    pending.wait()
+            else:
+                value.copy_(self._received(value, holders[0]).wait())
+
+    def _received(self, like: torch.Tensor, peer: int) -> Pending:
+        return self.transport.receive(like.shape, like.dtype, like.device,
+                                      peer)
+
+    def is_first(self, name: str) -> bool:
+        """Whether this rank is the one that a parameter counts for."""
+        return self.held.get(name, (self.place.rank, ))[0] == self.place.rank
 
     def sum_over_holders(self, grads: dict[str, torch.Tensor],
                          local: Mapping[str, torch.Tensor]) -> None:
@@ -384,10 +400,19 @@ class _Ties:
             if name not in self.trained:
                 continue
             grad = grads.get(name)
-            grad = (torch.zeros_like(local[name])
-                    if grad is None else grad.contiguous())
-            dist.all_reduce(grad, group=self.groups[holders])
-            grads[name] = grad
+            if grad is None:
+                grad = torch.zeros_like(local[name])
+            own = grad.detach().contiguous()
+            others = [h for h in holders if h != self.place.rank]
+            sent = [self.transport.send(own, h) for h in others]
+            found = {h: self._received(own, h) for h in others}
+            # In the same order on all, so that the sums are equal.
+            grads[name] = reduce(torch.add, [
+                own if h == self.place.rank else found[h].wait()
+                for h in holders
+            ])
+            for pending in sent:
+                pending.wait()
 
 
 def pipeline_program(program: Program, layout: ProgramLayout,

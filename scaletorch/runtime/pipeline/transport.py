@@ -98,9 +98,10 @@ def _started(what: str, start: Callable[[], Any]) -> Any:
 class _Arriving:
     box: Mailbox
     key: tuple[int, int]
+    number: int
 
     def wait(self) -> torch.Tensor:
-        return self.box.take(self.key)
+        return self.box.take(self.key, self.number)
 
 
 @dataclass(slots=True)
@@ -127,4 +128,5 @@ class ThreadTransport:
     def receive(self, shape: Sequence[int], dtype: torch.dtype,
                 device: torch.device, peer: int) -> Pending:
         del shape, dtype, device
-        return _Arriving(self._box, (self._ranks[peer], dist.get_rank()))
+        key = (self._ranks[peer], dist.get_rank())
+        return _Arriving(self._box, key, self._box.ask(key))
