@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import unittest
@@ -34,6 +35,16 @@ class TestExamples(unittest.TestCase):
         ]
         self.assertAlmostEqual(losses[0], 4.6, delta=0.3)
         self.assertLess(losses[1], losses[0] - 0.5)
+
+    def test_long_context(self) -> None:
+        text = self.printed("-m", "torch.distributed.run", "--standalone",
+                            "--nproc-per-node", "2",
+                            "examples/long_context.py", "--context", "256",
+                            "--steps", "2")
+        kept = [float(x) for x in re.findall(r": ([\d.]+) MiB", text)]
+        self.assertEqual(len(kept), 4)
+        self.assertEqual(kept, sorted(kept, reverse=True))
+        self.assertLess(float(text.split()[-1]), 1e-4)
 
     def test_explain_llama(self) -> None:
         text = self.printed("-m", "planner.explain",
