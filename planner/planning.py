@@ -80,7 +80,7 @@ class Planning:
         self.constraints = constraints or Constraints()
         self.optimizer = optimizer
         self.memory_limit_bytes = (memory_limit_bytes if memory_limit_bytes
-                                   else int(cluster.device.memory_bytes))
+                                   else int(cluster.weakest().memory_bytes))
         self.expert_imbalance = expert_imbalance
         self.facts = facts or Facts.of(program)
         self.constraints.check([n.partition(":")[2] for n in program.params],
@@ -111,7 +111,7 @@ class Planning:
             ]
             self._tables[mesh] = ConversionTables(
                 ConversionCost(axes,
-                               self.cluster.device,
+                               self.cluster.weakest(),
                                expert_imbalance=self.expert_imbalance))
         return self._tables[mesh]
 
@@ -148,7 +148,7 @@ class Planning:
                     mesh=mesh,
                     policies=policies,
                     tables=self.tables(mesh),
-                    device=self.cluster.device,
+                    device=self.cluster.weakest(),
                     start=start,
                     reverse=reverse,
                     pressure=pressure,
@@ -205,7 +205,7 @@ class Planning:
                          price=price(self.program,
                                      solution.layout,
                                      self.tables(mesh).cost,
-                                     self.cluster.device,
+                                     self.cluster.weakest(),
                                      calls=self.facts.known_calls),
                          memory=self._memory(solution.layout),
                          bound_s=self.bound_s(mesh))

@@ -11,7 +11,17 @@ from planner.cluster.spec import ClusterSpec
 
 __all__ = ["cluster_of"]
 
-_BY_NAME = (("H100", "h100-sxm"), ("H200", "h100-sxm"), ("A100", "a100-80g"))
+# The first part that is in the device's name decides.
+_BY_NAME = (("GB300", "gb300-nvl72"), ("GB200", "gb200-nvl72"), ("B300",
+                                                                 "b300-sxm"),
+            ("B200", "b200-sxm"), ("H200", "h200-sxm"), ("H800", "h800-sxm"),
+            ("H100 PCIe", "h100-pcie"), ("H100", "h100-sxm"), ("A800",
+                                                               "a800-80g"),
+            ("A100-SXM4-40GB",
+             "a100-40g"), ("A100", "a100-80g"), ("V100-SXM2-16GB", "v100-16g"),
+            ("V100", "v100-32g"), ("L40S", "l40s"), ("L4", "l4"), ("4090",
+                                                                   "rtx-4090"),
+            ("MI300X", "mi300x"), ("MI250", "mi250x"), ("910B", "ascend-910b"))
 
 
 def cluster_of(cluster: str | Path | ClusterSpec | None, world_size: int,

@@ -20,6 +20,7 @@ from planner.cluster.axis import AxisInfo
 from planner.cluster.names import nearest
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
+from planner.cost.compute import overlapped_s
 from planner.cost.expert_kernels import expert_exchanges
 from planner.cost.kernels import kernel_flops
 from planner.cost.storage import storage_key, tensors_of
@@ -210,11 +211,16 @@ def _node_cost(node: fx.Node, device: DeviceKind) -> NodeCost:
                          device.efficiency(kind)) if flops else 0.0
     memory_s = size_bytes / (device.memory_bandwidth_bytes_per_s *
                              device.efficiency("memory"))
-    return NodeCost(node=node.name,
-                    target=str(node.target),
-                    time_s=max(compute_s, memory_s) + device.launch_overhead_s,
-                    flops=flops,
-                    size_bytes=size_bytes)
+    return NodeCost(
+        node=node.name,
+        target=str(node.target),
+        time_s=float(
+            overlapped_s(compute_s,
+                         memory_s,
+                         exposed=device.coefficient("exposed", 0.0))) +
+        device.launch_overhead_s,
+        flops=flops,
+        size_bytes=size_bytes)
 
 
 def _group_name(node: fx.Node) -> str:

@@ -41,14 +41,14 @@ def _relaxed_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec, axis: int,
     others = mesh.world_size // size
     only = MeshSpec((mesh.names[axis], ), (size, ))
     cost = ConversionCost([axis_link(cluster, mesh.sizes, axis)],
-                          cluster.device,
+                          cluster.weakest(),
                           divided=others)
     problem = AxisProblem(facts=facts,
                           layout=replicated_layout(facts, only),
                           axis=0,
                           policy=Policy(),
                           tables=ConversionTables(cost),
-                          device=cluster.device,
+                          device=cluster.weakest(),
                           compute_weight=weight,
                           work_share=1.0 / others)
     return solve(draft_of(problem).graph()).bound

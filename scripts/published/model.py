@@ -15,6 +15,8 @@ from scripts.published.case import Unreadable
 __all__ = ["model_of"]
 
 _DEFAULT_VOCAB = 51200
+_TARGET_SHARE = 0.25
+"""Of T5 where rows do not state it: 512 and 128 in Megatron's recipes."""
 _TABLE = Path(__file__).with_name("models.yaml")
 
 
@@ -34,7 +36,7 @@ def model_of(raw: Mapping[str, Any]) -> Transformer:
     name = str(raw.get("name", ""))
     known = next((m for m in _known() if m["match"] in name.lower()), {})
     get = _Fields(raw, known)
-    if "nemotron_3" in name.lower():
+    if "nemotron3" in name.lower().replace("_", ""):
         raise Unreadable(f"{name}: state space layers are not modelled")
     layers = get.whole("layers")
     encoder, decoder = (int(raw.get(n) or 0)
@@ -68,6 +70,7 @@ def model_of(raw: Mapping[str, Any]) -> Transformer:
                        shared_ffn=get.whole("shared_expert_ffn"),
                        expert_layers=layers - dense_layers if experts else 0,
                        cross_layers=decoder,
+                       target_share=_TARGET_SHARE if decoder else 1.0,
                        causal=str(raw.get("family")) != "bert",
                        tied=_tied(raw, name),
                        **_heads(raw, hidden, heads, kv_heads,

@@ -90,6 +90,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int,
     # Plain torch.optim on parameters of 16 bits: no copies in 32.
     eager = (str(row.get("dtype")) == "bf16" and sharding == DDP and not recent
              and row["model"].get("family") is None)
+    plain_fsdp = sharding == FSDP and row.get("transformer_impl") is None
     overlap = parallel.get("overlap_grad_reduce")
     if overlap is None:
         overlap = recent or sharding == FSDP
@@ -113,8 +114,8 @@ def plan_of(row: Mapping[str, Any], *, devices: int,
         overlap=bool(overlap),
         linear_bits=_linear_bits(row),
         dedicated_exchange=recent,
-        loss_bytes=14 if eager or sharding == FSDP else 6,
-        dropout=half or row.get("transformer_impl") is not None,
+        loss_bytes=14 if eager or plain_fsdp else 6,
+        dropout=half or row["model"].get("family") is not None,
         master_bytes=4 if eager else 12,
         gradient_bytes=2 if half or eager else 4)
 

@@ -140,7 +140,7 @@ def layer_activation_bytes(model: Transformer, plan: Configurations) -> Number:
     attention, the MLP's inner values, masks of dropout, and the scores of
     unfused attention.
     """
-    tokens = plan.tokens(model.seq)
+    tokens = model.layer_tokens(plan.tokens(model.seq))
     between = tokens * model.hidden / plan.stored_tp
     heads = model.heads / plan.tp
     qkv = tokens * (heads *
@@ -163,12 +163,13 @@ def layer_activation_bytes(model: Transformer, plan: Configurations) -> Number:
 def _score_bytes(model: Transformer, plan: Configurations) -> Number:
     """Probabilities, and with dropout their mask and what is left."""
     each = _ELEMENT + np.asarray(plan.dropout) * (1 + _ELEMENT)
-    return (each * plan.tokens(model.seq) * model.seq * model.heads / plan.tp)
+    return (each * model.layer_tokens(plan.tokens(model.seq)) * model.seq *
+            model.heads / plan.tp)
 
 
 def _kept_bytes(model: Transformer, plan: Configurations) -> Number:
     whole = layer_activation_bytes(model, plan)
-    tokens = plan.tokens(model.seq)
+    tokens = model.layer_tokens(plan.tokens(model.seq))
     entry = _ELEMENT * tokens * model.hidden / plan.stored_tp
     scores = np.where(plan.fused_attention, whole / 2,
                       _score_bytes(model, plan))
@@ -193,7 +194,7 @@ def _transient(model: Transformer, plan: Configurations,
     """The loss where there is one, or one layer's backward."""
     again = np.where(np.equal(plan.recompute, FULL),
                      layer_activation_bytes(model, plan), 0.0)
-    tokens = plan.tokens(model.seq)
+    tokens = model.target_tokens(plan.tokens(model.seq))
     logits = tokens * model.vocab / plan.tp
     loss = logits * plan.loss_bytes
     at_end = np.logical_or(last_stage, np.equal(plan.pp, 1))

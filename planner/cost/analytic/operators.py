@@ -88,6 +88,10 @@ def _linear(name: str, tokens: Number, weight: Number, width: Number,
                     halvings=halvings(inner))
 
 
+def _tokens(model: Transformer, plan: Configurations) -> Number:
+    return model.layer_tokens(plan.tokens(model.seq))
+
+
 def _pass(name: str, elements: Number, passes: Number,
           kernels: Number) -> Operator:
     """A kernel that goes over `elements` elements `passes` times."""
@@ -102,7 +106,7 @@ def _pass(name: str, elements: Number, passes: Number,
 def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
     """Scores, softmax and values: one kernel, or five."""
     heads = model.heads / plan.tp
-    rows = plan.tokens(model.seq) * heads
+    rows = _tokens(model, plan) * heads
     width = model.qk_dim + model.v_dim
     masked = np.where(model.causal, 0.5, 1.0)
     fused = np.asarray(plan.fused_attention, dtype=float)
@@ -130,8 +134,8 @@ def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
 
 def norms(model: Transformer, plan: Configurations) -> list[Operator]:
     """Two norms, two residuals with dropout, and the layout of heads."""
-    elements = plan.tokens(model.seq) * model.hidden / plan.stored_tp
-    own = plan.tokens(model.seq) * model.heads * model.qk_dim / plan.tp
+    elements = _tokens(model, plan) * model.hidden / plan.stored_tp
+    own = _tokens(model, plan) * model.heads * model.qk_dim / plan.tp
     fused = np.asarray(plan.fused_kernels, dtype=bool)
     return [
         _pass("norms", elements, np.where(fused, 4, 8), np.where(fused, 2, 8)),
@@ -143,7 +147,7 @@ def norms(model: Transformer, plan: Configurations) -> list[Operator]:
 
 
 def _attention(model: Transformer, plan: Configurations) -> list[Operator]:
-    tokens = plan.tokens(model.seq)
+    tokens = _tokens(model, plan)
     share = 1 + model.cross_layers / model.layers
     qkv = model.qkv_parameters * share / plan.tp
     out = model.out_parameters * share / plan.tp
@@ -189,7 +193,7 @@ def _reading(operator: Operator, extra_bytes: Number) -> Operator:
 
 def dense_layer(model: Transformer, plan: Configurations) -> list[Operator]:
     """One layer with one MLP."""
-    tokens = plan.tokens(model.seq)
+    tokens = _tokens(model, plan)
     return [
         *_attention(model, plan),
         *_mlp("mlp", tokens, model.ffn / plan.tp, model, plan, 1)
@@ -198,7 +202,7 @@ def dense_layer(model: Transformer, plan: Configurations) -> list[Operator]:
 
 def expert_layer(model: Transformer, plan: Configurations) -> list[Operator]:
     """One layer with experts, evenly loaded."""
-    tokens = plan.tokens(model.seq)
+    tokens = _tokens(model, plan)
     rows = tokens * model.top_k
     local = np.maximum(model.experts / plan.ep, 1)
     # What all ranks of tp do together of the rows is divided by tp.
@@ -225,7 +229,7 @@ def embedding(model: Transformer, plan: Configurations) -> list[Operator]:
 
 def head(model: Transformer, plan: Configurations) -> list[Operator]:
     """Final norm, logits and cross entropy on the last stage."""
-    tokens = plan.tokens(model.seq)
+    tokens = model.target_tokens(plan.tokens(model.seq))
     logits = tokens * model.vocab / plan.tp
     weight = model.embedding_parameters / plan.tp
     product = Operator(name="logits",

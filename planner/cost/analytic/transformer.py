@@ -34,6 +34,9 @@ class Transformer:
         Of layers with experts; 0 experts for a dense model.
     cross_layers : int
         How many layers have cross attention besides (decoders of T5).
+    target_share : float
+        Of an encoder with a decoder: tokens of the decoder, per token of
+        the encoder, which `seq` counts.
     causal : bool
     tied : bool
         Whether the head shares the embedding's matrix.
@@ -61,8 +64,18 @@ class Transformer:
     shared_ffn: Number = 0
     expert_layers: Number = 0
     cross_layers: Number = 0
+    target_share: Number = 1.0
     causal: Number = True
     tied: Number = False
+
+    def layer_tokens(self, tokens: Number) -> Number:
+        """Tokens that the mean layer sees of `tokens` of the sequence."""
+        return tokens * (1 - self.cross_layers / self.layers *
+                         (1 - self.target_share))
+
+    def target_tokens(self, tokens: Number) -> Number:
+        """Tokens that the head sees of `tokens` of the sequence."""
+        return tokens * np.where(self.cross_layers, self.target_share, 1.0)
 
     @property
     def matrices(self) -> Number:
