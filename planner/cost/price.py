@@ -16,12 +16,12 @@ from planner.cluster.spec import DeviceKind
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
-from planner.cost.lowering import (lowering_moves, lowering_time_s,
-                                   unevenness)
+from planner.cost.lowering import lowering_moves, lowering_time_s, unevenness
 from planner.cost.rerun import rerun
 from planner.ir.convert import Move, conversion_steps
 from planner.ir.layout import Layout, R
 from planner.ir.layouts import CallLayout, ProgramLayout
+from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Block, BlockClass, Program, value_kind
 from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
@@ -129,6 +129,15 @@ class PlanPrice:
             found[part.axis] = found.get(part.axis, 0.0) + part.time_s
         return found
 
+    def way_s(self, *, backward: bool) -> float:
+        """Seconds of one way through the program, local copies by halves."""
+        known = (("backward", "regather", "recompute") if backward else
+                 ("forward", ))
+        own = (self.backward_s +
+               self.recompute_s if backward else self.forward_s)
+        return own + self.local_s / 2 + sum(
+            c.time_s for c in self.collectives if c.direction in known)
+
     def by_axis(self) -> dict[str, tuple[float, float]]:
         """Per axis: bytes and seconds of its collectives."""
         found: dict[str, tuple[float, float]] = {}
@@ -143,8 +152,12 @@ def price(program: Program,
           cost: ConversionCost,
           device: DeviceKind,
           *,
-          calls: KnownCalls | None = None) -> PlanPrice:
+          calls: KnownCalls | None = None,
+          state: bool = True) -> PlanPrice:
     """Price one step of a program in given layouts.
+
+    Where the layouts have an axis of micro-batches, a step is all of them,
+    one after the other; what brings parameters into use is paid once.
 
     Parameters
     ----------
@@ -155,17 +168,23 @@ def price(program: Program,
     device : DeviceKind
     calls : KnownCalls, optional
         Of the program, when they are at hand.
+    state : bool
+        Whether to count what brings parameters into use and gradients back.
     """
-    pricing = _Pricing(program, layout, cost, device)
+    pricing = _Pricing(program, layout, cost, device, state=state)
     return pricing.run(calls or known_calls(program))
 
 
 class _Pricing:
 
     def __init__(self, program: Program, layout: ProgramLayout,
-                 cost: ConversionCost, device: DeviceKind) -> None:
+                 cost: ConversionCost, device: DeviceKind, *,
+                 state: bool) -> None:
         self.program = program
         self.layout = layout
+        self.state = state
+        mesh = layout.mesh
+        self.parts = (mesh.size(MICROBATCH) if MICROBATCH in mesh.names else 1)
         self.cost = cost
         self.device = device
         self.forward_s = self.backward_s = 0.0
@@ -177,10 +196,11 @@ class _Pricing:
         counts = Counter(b.block_class for b in self.program.blocks)
         first = {b.block_class: b for b in reversed(self.program.blocks)}
         for name, cls in self.program.classes.items():
+            runs = counts[name] * self.parts
             self._state(cls, first[name], counts[name])
-            self._class(name, calls[name], counts[name])
+            self._class(name, calls[name], runs)
             if name in self.layout.recompute:
-                self._again(name, calls[name], counts[name])
+                self._again(name, calls[name], runs)
         self._between()
         return PlanPrice(forward_s=self.forward_s,
                          backward_s=self.backward_s,
@@ -193,13 +213,22 @@ class _Pricing:
         """Parameters, buffers and constants on their way into blocks."""
         hubs = self.layout.classes[cls.name].hubs
         for node, name in zip(cls.placeholders, block.operands, strict=True):
-            if value_kind(name) in ("param", "buffer", "const"):
-                value = Value(node)
-                self._convert(
-                    cls.name, value.label, value.spec,
-                    self.layout.at_rest[name], hubs[value.label], count,
-                    (*_BOTH,
-                     "regather") if name in self.layout.regather else _BOTH)
+            if value_kind(name) not in ("param", "buffer", "const"):
+                continue
+            value = Value(node)
+            ends = self.layout.at_rest[name], hubs[value.label]
+            once = value_kind(name) == "param" and not (
+                name in self.layout.regather)
+            if self.state or not once:
+                self._convert(cls.name, value.label, value.spec, *ends,
+                              count * (1 if once else self.parts),
+                              _BOTH[:1] if not once else _BOTH)
+            if not once and value_kind(name) == "param":
+                self._convert(cls.name, value.label, value.spec, *ends,
+                              count * self.parts, ("regather", ))
+                if self.state:
+                    self._convert(cls.name, value.label, value.spec, *ends,
+                                  count, ("backward", ))
 
     def _class(self, name: str, calls: Sequence[KnownCall],
                count: int) -> None:
@@ -346,7 +375,8 @@ class _Pricing:
             spec, source = held[name]
             if (name, target) not in done:
                 done.add((name, target))
-                self._convert("between blocks", name, spec, source, target, 1)
+                self._convert("between blocks", name, spec, source, target,
+                              self.parts)
 
         whole = (R, ) * len(self.layout.mesh.sizes)
         for block in self.program.blocks:
@@ -388,6 +418,8 @@ class _Pricing:
 
     def _move(self, where: str, label: str, direction: str, how: Move,
               whole_bytes: float, axis: int, count: int) -> None:
+        if self.layout.mesh.names[axis] == MICROBATCH:
+            return  # nothing moves between them
         seconds = self.cost.move_time_s(how, whole_bytes, axis) * count
         if not how.is_collective:
             self.local_s += seconds
