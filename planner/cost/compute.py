@@ -30,6 +30,8 @@ _FREE_BACKWARD = frozenset(
 _COPYING_VIEW_BACKWARD = frozenset(
     "slice select narrow split split_with_sizes chunk unbind expand "
     "expand_as broadcast_to diagonal unfold tensor_split".split())
+_EXPERT_KERNELS = 12
+"""Launches of a forward: sorting, counting, two products, gate, sums."""
 _GATHERS = frozenset("embedding index_select gather index".split())
 
 
