@@ -70,12 +70,14 @@ def step_time(model: Transformer, plan: Configurations,
     """
     parts = _Parts(model, plan, hardware)
     count = plan.num_microbatches
-    layer_s = parts.layers_s()
-    tensor_s, context_s, expert_s = (parts.tensor_s(), parts.context_s(),
-                                     parts.expert_s())
-    ends_s = parts.head_s()
+    stretch = parts.stretch
+    layer_s = stretch * parts.layers_s()
+    tensor_s, context_s, expert_s = (stretch * parts.tensor_s(),
+                                     stretch * parts.context_s(),
+                                     stretch * parts.expert_s())
+    ends_s = np.where(parts.even, parts.head_s(), 0.0)
     device_s = layer_s + tensor_s + context_s + expert_s
-    stage_s = queued_s(device_s, parts.host_s(), hardware.rates)
+    stage_s = queued_s(device_s, stretch * parts.host_s(), hardware.rates)
     pipeline = estimate("interleaved1f1b",
                         ranks=plan.pp,
                         microbatches=count,
@@ -118,6 +120,14 @@ class _Parts:
         self.dense = (model.layers - model.expert_layers) / plan.pp
         self.routed = model.expert_layers / plan.pp
         self.layers = model.layers / plan.pp
+        # Stages of whole layers: where these don't divide, the largest has
+        # more than the mean, and the last leaves some to make up for the
+        # head.
+        units = plan.pp * plan.chunks
+        self.even = np.equal(model.layers % units, 0)
+        self.stretch = np.where(
+            self.even, 1.0,
+            np.ceil(model.layers / units) * units / model.layers)
         self.again = np.where(np.equal(plan.recompute, FULL), 1.0, 0.0)
 
     def _run_s(self, ops: list[Operator], *, backward: bool) -> Number:
@@ -178,8 +188,9 @@ class _Parts:
         reduce_s = axis.time_s("all_reduce", whole)
         split_s = axis.time_s("all_gather", whole) + axis.time_s(
             "reduce_scatter", whole)
-        # Sequence shards are gathered once more for the weights' gradients.
-        again_s = axis.time_s("all_gather", whole)
+        # Sequence shards are gathered once more for the weights' gradients,
+        # unless they have just been for the recomputation.
+        again_s = (1 - self.again) * axis.time_s("all_gather", whole)
         passes = 2 + self.again
         both_s = np.where(plan.sequence_parallel,
                           passes * 2 * split_s + 2 * again_s,
