@@ -10,7 +10,7 @@ import numpy as np
 from planner.cost.analytic.configurations import (FSDP, FULL, NONE, ZERO1,
                                                   ZERO2, Configurations)
 from planner.cost.analytic.shares import (expert_parameters, expert_replicas,
-                                          layer_parameters)
+                                          layer_parameters, stage_layers)
 from planner.cost.analytic.transformer import Transformer
 
 __all__ = [
@@ -111,7 +111,7 @@ def _gathered(model: Transformer, plan: Configurations,
 
 def _held_parameters(model: Transformer, plan: Configurations) -> Number:
     """Of the first or the last stage, which hold one table each."""
-    layers = model.layers / plan.pp * layer_parameters(model, plan)
+    layers = stage_layers(model, plan) * layer_parameters(model, plan)
     tied = np.asarray(model.tied, dtype=bool)
     one = np.equal(plan.pp, 1)
     tables = np.where(one & ~tied, 2, 1)
@@ -181,7 +181,7 @@ def _kept_bytes(model: Transformer, plan: Configurations) -> Number:
 def _activations(model: Transformer, plan: Configurations,
                  last_stage: bool | Number) -> Number:
     count = in_flight(plan, last_stage)
-    layers = model.layers / plan.pp
+    layers = stage_layers(model, plan)
     own = count * layers * _kept_bytes(model, plan)
     first = np.logical_or(np.logical_not(last_stage), np.equal(plan.pp, 1))
     entry = (_ELEMENT + plan.dropout) * plan.tokens(

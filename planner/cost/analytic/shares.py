@@ -10,7 +10,7 @@ from planner.cost.analytic.configurations import Configurations
 from planner.cost.analytic.transformer import Transformer
 
 __all__ = [
-    "expert_parameters", "expert_replicas", "layer_parameters",
+    "expert_parameters", "expert_replicas", "layer_parameters", "stage_layers",
     "stage_parameters"
 ]
 
@@ -24,6 +24,12 @@ def layer_parameters(model: Transformer, plan: Configurations) -> Number:
              routed * model.shared_parameters) / plan.tp
     experts = routed * model.expert_parameters / (plan.ep * plan.expert_tp)
     return dense + experts + 4 * model.hidden
+
+
+def stage_layers(model: Transformer, plan: Configurations) -> Number:
+    """Layers of the largest stage: whole ones, in each of its chunks."""
+    units = plan.pp * plan.chunks
+    return np.ceil(model.layers / units) * plan.chunks
 
 
 def stage_parameters(model: Transformer, plan: Configurations) -> Number:
@@ -40,7 +46,7 @@ def stage_parameters(model: Transformer, plan: Configurations) -> Number:
         The first stage has the embedding, the last a head; with one stage
         that is both, and one table if they are tied.
     """
-    layers = model.layers / plan.pp * layer_parameters(model, plan)
+    layers = stage_layers(model, plan) * layer_parameters(model, plan)
     tied = np.asarray(model.tied, dtype=bool)
     tables = np.where(np.equal(plan.pp, 1) & ~tied, 2, 1)
     return layers + tables * model.embedding_parameters / plan.tp
@@ -48,8 +54,8 @@ def stage_parameters(model: Transformer, plan: Configurations) -> Number:
 
 def expert_parameters(model: Transformer, plan: Configurations) -> Number:
     """Of the experts of one stage on one rank of ep and tp."""
-    return (model.expert_layers / plan.pp * model.expert_parameters /
-            (plan.ep * plan.expert_tp))
+    routed = model.expert_layers / model.layers * stage_layers(model, plan)
+    return routed * model.expert_parameters / (plan.ep * plan.expert_tp)
 
 
 def expert_replicas(plan: Configurations) -> Number:

@@ -12,7 +12,7 @@ from planner.cost.analytic.configurations import (DDP, FSDP, FULL, SELECTIVE,
                                                   Configurations)
 from planner.cost.analytic.hardware import Hardware, Rates
 from planner.cost.analytic.operators import Operator
-from planner.cost.analytic.shares import stage_parameters
+from planner.cost.analytic.shares import stage_layers, stage_parameters
 from planner.cost.analytic.transformer import Transformer
 from planner.schedule.estimate import estimate
 
@@ -123,11 +123,9 @@ class _Parts:
         # Stages of whole layers: where these don't divide, the largest has
         # more than the mean, and the last leaves some to make up for the
         # head.
-        units = plan.pp * plan.chunks
-        self.even = np.equal(model.layers % units, 0)
-        self.stretch = np.where(
-            self.even, 1.0,
-            np.ceil(model.layers / units) * units / model.layers)
+        whole = stage_layers(model, plan)
+        self.even = np.equal(whole, self.layers)
+        self.stretch = whole / self.layers
         self.again = np.where(np.equal(plan.recompute, FULL), 1.0, 0.0)
 
     def _run_s(self, ops: list[Operator], *, backward: bool) -> Number:
