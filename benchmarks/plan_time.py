@@ -82,7 +82,7 @@ def _row(name: str) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return (f"{name:20} {capture_s:9.2f} {facts_s:8.2f} {bound_s:8.2f} "
             f"{search_s:9.2f} {plan_s:7.2f} {len(found):6} "
-            f"{found[0].price.time_s:8.3f} {found[0].gap:6.1%} {peak:8.2f}")
+            f"{found[0].time_s:8.3f} {found[0].gap:6.1%} {peak:8.2f}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from planner.cost.memory_estimate import MemoryEstimate
 from planner.cost.price import PlanPrice
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.search.layouts import LayoutSolution
 from planner.search.policy import Policy
+
+if TYPE_CHECKING:
+    from planner.pipeline.price import PipelinePrice
 
 __all__ = ["Candidate"]
 
@@ -30,6 +35,14 @@ class Candidate:
         No layouts on this mesh take less time, whatever their memory.
     memory_price_s_per_byte : float
         What memory was taken to cost in the search.
+    pipeline : PipelineSpec, optional
+        Stages over one axis. The price then is the work of all stages,
+        shared evenly by their ranks, and the policies and layouts are over
+        the other axes.
+    whole_mesh : MeshSpec, optional
+        With the pipeline's axis.
+    step : PipelinePrice, optional
+        The simulated step of the pipeline.
     """
 
     policies: tuple[Policy, ...]
@@ -38,6 +51,14 @@ class Candidate:
     memory: MemoryEstimate
     bound_s: float
     memory_price_s_per_byte: float = 0.0
+    pipeline: PipelineSpec | None = None
+    whole_mesh: MeshSpec | None = None
+    step: PipelinePrice | None = None
+
+    @property
+    def time_s(self) -> float:
+        """Of a step."""
+        return self.price.time_s if self.step is None else self.step.step_s
 
     @property
     def layout(self) -> ProgramLayout:
@@ -45,12 +66,12 @@ class Candidate:
 
     @property
     def mesh(self) -> MeshSpec:
-        return self.solution.layout.mesh
+        return self.whole_mesh or self.solution.layout.mesh
 
     @property
     def gap(self) -> float:
         """How much of its time may be saved at most, from 0 to 1."""
-        time_s = max(self.price.time_s, 1e-30)
+        time_s = max(self.time_s, 1e-30)
         return max(0.0, (time_s - self.bound_s) / time_s)
 
     @property
@@ -66,9 +87,18 @@ class Candidate:
     @property
     def axes(self) -> dict[str, str]:
         """What each axis is used for."""
+        if self.pipeline is None:
+            return {
+                n: p.name
+                for n, p in zip(self.mesh.names, self.policies, strict=True)
+            }
+        names = inner_mesh(self.mesh, self.pipeline.axis).names
         return {
-            n: p.name
-            for n, p in zip(self.mesh.names, self.policies, strict=True)
+            self.pipeline.axis: "pipeline",
+            **{
+                n: p.name
+                for n, p in zip(names, self.policies, strict=True)
+            }
         }
 
     @property
@@ -76,7 +106,22 @@ class Candidate:
         suffix = ", saving memory" if self.is_lighter else ""
         if self.layout.recompute:
             suffix += f", recomputing {', '.join(sorted(self.layout.recompute))}"
-        return " * ".join(
-            f"{policy.name}({axis}={size})" for policy, axis, size in zip(
-                self.policies, self.mesh.names, self.mesh.sizes,
-                strict=True)) + suffix
+        parts = [
+            f"{use}({axis}={size})" for (axis, use), size in zip(
+                self._uses().items(), self._sizes(), strict=True)
+        ]
+        return " * ".join(parts) + suffix
+
+    def _uses(self) -> dict[str, str]:
+        """What each axis does, of the pipeline with its numbers."""
+        uses = dict(self.axes)
+        if self.pipeline is not None:
+            spec = self.pipeline
+            chunks = f" x {spec.chunks}" if spec.chunks > 1 else ""
+            uses[spec.axis] = (f"{spec.label}{chunks}, "
+                               f"{spec.microbatches} micro-batches ")
+        return uses
+
+    def _sizes(self) -> list[int]:
+        known = dict(zip(self.mesh.names, self.mesh.sizes, strict=True))
+        return [known.get(axis, 1) for axis in self._uses()]

@@ -19,9 +19,12 @@ from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, Placement, R, S
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
-from planner.ir.pipeline import MICROBATCH
+from planner.ir.pipeline import MICROBATCH, PipelineSpec, inner_mesh, on_axis
 from planner.ir.plan import Plan
 from planner.ir.program import Program
+from planner.pipeline.candidate import (pipeline_candidate,
+                                        pipeline_candidates, priced_pipeline)
+from planner.pipeline.means import count_ahead
 from planner.recipes import Recipe, policies_for
 from planner.rules.registry import TensorSpec
 from planner.search.bound import lower_bound_s
@@ -224,6 +227,8 @@ class Planning:
         LayoutError
             When the plan does not fit the program.
         """
+        if plan.pipeline is not None:
+            return self._of_pipeline_plan(plan, plan.pipeline)
         layout = plan.resolve(self.program)
         policies = [
             Policy(name=plan.axes.get(n, "plan")) for n in plan.mesh.names
@@ -235,9 +240,22 @@ class Planning:
                            solves=0,
                            seconds=0.0))
 
+    def _of_pipeline_plan(self, plan: Plan,
+                          pipeline: PipelineSpec) -> Candidate:
+        program = count_ahead(self.program)
+        names = inner_mesh(plan.mesh, pipeline.axis).names
+        policies = [Policy(name=plan.axes.get(n, "plan")) for n in names]
+        return priced_pipeline(self, program, plan.resolve(program), pipeline,
+                               policies, plan.mesh)
+
     def from_recipe(self, chosen: Recipe, mesh: MeshSpec) -> Candidate:
         """The plan of a recipe, on the axes it is meant for."""
         self._check_mesh(mesh)
+        if chosen.pipeline is not None:
+            pipeline = on_axis(chosen.pipeline, mesh)
+            policies = policies_for(
+                dataclasses.replace(chosen, pipeline=pipeline), mesh)
+            return pipeline_candidate(self, pipeline, policies, mesh)
         return self.candidate(mesh, policies_for(chosen, mesh))
 
     def candidates(self, meshes: Sequence[MeshSpec]) -> list[Candidate]:
@@ -252,7 +270,7 @@ class Planning:
         errors, found = [], []  # type: ignore[var-annotated]
         for mesh in sorted(allowed, key=lambda m: (self.bound_s(m), str(m))):
             if found and self.fits(found[0]) and (self.bound_s(mesh)
-                                                  > found[0].price.time_s):
+                                                  > found[0].time_s):
                 break
             try:
                 self._check_mesh(mesh)
@@ -272,24 +290,33 @@ class Planning:
         repeated = [name for name in sorted(counts) if counts[name] > 1]
         if not repeated or not self.constraints.allows_recompute():
             return []
-        again = [
-            self._priced(c.policies, _recomputing(c.solution, repeated),
-                         c.memory_price_s_per_byte) for c in found
+        again = [self._recomputed(c, repeated) for c in found]
+        freed = [
+            c for c in again
+            if c.is_free and not c.is_lighter and c.pipeline is None
         ]
-        freed = [c for c in again if c.is_free and not c.is_lighter]
         for candidate in sorted(freed, key=lambda c: c.bound_s):
             best = min(again, key=self._rank)
-            hopeless = self.fits(best) and (candidate.bound_s
-                                            > best.price.time_s)
+            hopeless = self.fits(best) and (candidate.bound_s > best.time_s)
             if not self.fits(candidate) and not hopeless:
                 again.append(self._lighter(candidate))
         return again
 
+    def _recomputed(self, candidate: Candidate,
+                    classes: Sequence[str]) -> Candidate:
+        """A candidate whose blocks of some classes run again."""
+        solution = _recomputing(candidate.solution, classes)
+        if candidate.pipeline is None:
+            return self._priced(candidate.policies, solution,
+                                candidate.memory_price_s_per_byte)
+        return priced_pipeline(self, count_ahead(self.program),
+                               solution.layout, candidate.pipeline,
+                               candidate.policies, candidate.mesh)
+
     def _rank(self, candidate: Candidate) -> tuple[int, float, int, bool, str]:
         """Quicker first; of equal ones the one that a recipe names."""
-        return (self._excess(candidate),
-                float(f"{candidate.price.time_s:.9e}"), candidate.memory.total,
-                candidate.is_free, candidate.name)
+        return (self._excess(candidate), float(f"{candidate.time_s:.9e}"),
+                candidate.memory.total, candidate.is_free, candidate.name)
 
     def _excess(self, candidate: Candidate) -> int:
         return max(0, candidate.memory.total - self.memory_limit_bytes)
@@ -319,7 +346,9 @@ class Planning:
     def _on_mesh(self, mesh: MeshSpec) -> list[Candidate]:
         """Every product of recipes, what improves the best of them, the
         free search, and, where the quickest does not fit, its lighter
-        kin."""
+        kin. On a mesh with stages, every pipeline that is tried."""
+        if "pp" in mesh.names:
+            return list(pipeline_candidates(self, mesh))
         found = [
             self.candidate(mesh, p)
             for p in recipe_policies(mesh, self.constraints)
@@ -345,7 +374,7 @@ class Planning:
 
         The one under the heaviest price if none fits.
         """
-        unit = freed.price.time_s / freed.memory.total
+        unit = freed.time_s / freed.memory.total
 
         def tried(power: float) -> Candidate:
             return self.candidate(freed.mesh,
@@ -374,6 +403,8 @@ class Planning:
         for name in self.program.params:
             spec, plain = self.program.specs[name], name.partition(":")[2]
             for axis, size in zip(mesh.names, mesh.sizes, strict=True):
+                if axis == "pp":
+                    continue
                 legal = [
                     R,
                     *(S(d) for d, n in enumerate(spec.shape) if n % size == 0)
@@ -398,15 +429,23 @@ class Planning:
     def plan_of(self, candidate: Candidate) -> Plan:
         """The candidate as a plan with its prediction."""
         prediction = {
-            "step_time_s": candidate.price.time_s,
+            "step_time_s": candidate.time_s,
             "compute_s": candidate.price.compute_s,
             "recompute_s": candidate.price.recompute_s,
             "communication_s": candidate.price.communication_s,
             "memory_bytes": float(candidate.memory.total),
             "bound_s": candidate.bound_s,
         }
-        return Plan.of(self.program, candidate.layout, candidate.axes,
-                       prediction)
+        if candidate.step is not None:
+            prediction["bubble_s"] = candidate.step.bubble_s
+        program = (count_ahead(self.program)
+                   if candidate.pipeline is not None else self.program)
+        return Plan.of(program,
+                       candidate.layout,
+                       candidate.axes,
+                       prediction,
+                       mesh=candidate.mesh,
+                       pipeline=candidate.pipeline)
 
 
 def _recomputing(solution: LayoutSolution,
@@ -417,4 +456,4 @@ def _recomputing(solution: LayoutSolution,
 
 
 def _time_s(candidate: Candidate) -> float:
-    return candidate.price.time_s
+    return candidate.time_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +11,14 @@ from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
-from planner.ir.pipeline import inner_mesh, on_axis
+from planner.ir.pipeline import inner_mesh
 from planner.ir.plan import Plan
 from planner.ir.program import Program
 from planner.ir.values import calls_of
 from planner.pipeline.build import pipeline_layout
 from planner.pipeline.means import count_ahead
 from planner.planning import Candidate, Planning, factorisations
-from planner.recipes import Recipe, policies_for
+from planner.recipes import Recipe
 from planner.search.policy import Policy
 
 __all__ = ["Chosen", "Replan", "choose", "fingerprint"]
@@ -70,8 +69,6 @@ def choose(planning: Planning,
     if isinstance(plan, (str, Path)):
         plan = Plan.load(plan)
     if isinstance(plan, Recipe):
-        if plan.pipeline is not None:
-            return [_pipelined(planning, plan, mesh)]
         return [_chosen(planning, planning.from_recipe(plan, mesh))]
     if isinstance(plan, Plan):
         _check_ranks(plan, mesh, flat)
@@ -90,24 +87,6 @@ def choose(planning: Planning,
 def _chosen(planning: Planning, candidate: Candidate) -> Chosen:
     return Chosen(plan=planning.plan_of(candidate),
                   policies=candidate.policies)
-
-
-def _pipelined(planning: Planning, recipe: Recipe, mesh: MeshSpec) -> Chosen:
-    assert recipe.pipeline is not None
-    pipeline = on_axis(recipe.pipeline, mesh)
-    policies = policies_for(dataclasses.replace(recipe, pipeline=pipeline),
-                            mesh)
-    found = pipeline_layout(planning, pipeline, policies, mesh)
-    names = inner_mesh(mesh, pipeline.axis).names
-    axes = {n: p.name for n, p in zip(names, policies, strict=True)}
-    plan = Plan.of(found.program,
-                   found.layout, {
-                       pipeline.axis: "pipeline",
-                       **axes
-                   },
-                   mesh=mesh,
-                   pipeline=found.pipeline)
-    return Chosen(plan=plan, policies=policies)
 
 
 def _check_ranks(plan: Plan, mesh: MeshSpec, flat: bool) -> None:

@@ -24,7 +24,7 @@ def compare_plans(first: tuple[Plan, Candidate],
         plan_a.model,
         "plans": [{
             "plan": c.name,
-            "step_s": c.price.time_s,
+            "step_s": c.time_s,
             "memory_bytes": c.memory.total
         } for c in (a, b)],
         "delta_s":

@@ -11,6 +11,7 @@ from typing import Any
 from planner.candidate import Candidate
 from planner.cost.price import CollectivePrice
 from planner.explain.opaque import opaque_modules
+from planner.explain.pipeline import pipeline_report
 from planner.explain.uneven import uneven_dims
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, format_layout
@@ -57,12 +58,13 @@ def build_report(
         "plan": chosen.name,
         "time": _time(chosen),
         "axes": _axes(planning, chosen),
+        "pipeline": pipeline_report(chosen),
         "memory": _memory(planning, chosen),
         "blocks": _blocks(planning, chosen),
         "between_blocks": _collectives(chosen, "between blocks"),
         "repeated_work": _repeated(chosen),
         "opaque": opaque_modules(planning.program, chosen.price),
-        "uneven": uneven_dims(planning.facts, chosen.mesh),
+        "uneven": uneven_dims(planning.facts, chosen.solution.layout.mesh),
         "considered": len(found),
         "alternatives":
         [_alternative(planning, chosen, c) for c in rest[:top]],
@@ -77,12 +79,13 @@ def _mesh(mesh: MeshSpec) -> dict[str, int]:
 def _time(chosen: Candidate) -> dict[str, float]:
     price = chosen.price
     return {
-        "step_s": price.time_s,
+        "step_s": chosen.time_s,
         "forward_s": price.forward_s,
         "backward_s": price.backward_s,
         "recompute_s": price.recompute_s,
         "local_s": price.local_s,
         "communication_s": price.communication_s,
+        "waiting_s": chosen.time_s - price.time_s,
         "bound_s": chosen.bound_s,
         "gap": chosen.gap,
     }
@@ -90,7 +93,8 @@ def _time(chosen: Candidate) -> dict[str, float]:
 
 def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
     traffic = chosen.price.by_axis()
-    links = planning.tables(chosen.mesh).cost.axes
+    mesh = chosen.solution.layout.mesh
+    links = dict(zip(mesh.names, planning.tables(mesh).cost.axes, strict=True))
     excess: dict[str, float] = {}
     for part in chosen.price.repeated:
         excess[part.axis] = excess.get(part.axis, 0.0) + part.excess_s
@@ -98,12 +102,11 @@ def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
         "axis": name,
         "size": size,
         "use": chosen.axes[name],
-        "tier": link.tier,
+        "tier": links[name].tier if name in links else "",
         "bytes": traffic.get(name, (0.0, 0.0))[0],
         "time_s": traffic.get(name, (0.0, 0.0))[1],
         "repeated_s": excess.get(name, 0.0),
-    } for name, size, link in zip(
-        chosen.mesh.names, chosen.mesh.sizes, links, strict=True)]
+    } for name, size in zip(chosen.mesh.names, chosen.mesh.sizes, strict=True)]
 
 
 def _memory(planning: Planning, chosen: Candidate) -> dict[str, Any]:
@@ -183,17 +186,21 @@ def _repeated(chosen: Candidate) -> list[dict[str, Any]]:
         "call": p.call,
         "axis": p.axis,
         "costs_s": p.excess_s
-    } for p in parts[:_REPEATED]
-            if p.excess_s > _NOTABLE * chosen.price.time_s]
+    } for p in parts[:_REPEATED] if p.excess_s > _NOTABLE * chosen.time_s]
 
 
 def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:
     """Why `other` takes longer than `chosen`, in seconds by cause."""
     again_s = other.price.recompute_s - chosen.price.recompute_s
     causes = {
-        "compute": other.price.compute_s - chosen.price.compute_s - again_s,
-        "forward again": again_s,
-        "local copies": other.price.local_s - chosen.price.local_s
+        "compute":
+        other.price.compute_s - chosen.price.compute_s - again_s,
+        "forward again":
+        again_s,
+        "local copies":
+        other.price.local_s - chosen.price.local_s,
+        "waiting": (other.time_s - other.price.time_s) -
+        (chosen.time_s - chosen.price.time_s)
     }
     mine, theirs = chosen.price.by_axis(), other.price.by_axis()
     for axis in sorted({*mine, *theirs}):
@@ -208,7 +215,7 @@ def _alternative(planning: Planning, chosen: Candidate,
     return {
         "plan": other.name,
         "mesh": _mesh(other.mesh),
-        "step_s": other.price.time_s,
+        "step_s": other.time_s,
         "memory_bytes": other.memory.total,
         "fits": excess == 0,
         "memory_excess_bytes": excess,
@@ -230,13 +237,13 @@ def _constraints(planning: Planning, chosen: Candidate,
                            memory_limit_bytes=planning.memory_limit_bytes)
         fits = True
         try:
-            time_s = without.best(meshes)[0].price.time_s
+            time_s = without.best(meshes)[0].time_s
         except InfeasiblePlan:
-            time_s, fits = chosen.price.time_s, False
+            time_s, fits = chosen.time_s, False
         found.append({
             "constraint": str(item),
             "step_s_without": time_s,
             "fits_without": fits,
-            "costs_s": max(0.0, chosen.price.time_s - time_s)
+            "costs_s": max(0.0, chosen.time_s - time_s)
         })
     return found

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from planner.explain.pipeline import pipeline_text
 from planner.units import bar, format_bytes, format_time
 
 __all__ = ["format_report", "table"]
@@ -17,8 +18,8 @@ _ROWS = 12
 
 def format_report(report: dict[str, Any]) -> str:
     """Print what :func:`planner.explain.report.build_report` gives."""
-    sections = (_head, _time, _axes, _memory, _blocks, _repeated, _opaque,
-                _uneven, _alternatives, _constraints)
+    sections = (_head, _time, _axes, _pipeline, _memory, _blocks, _repeated,
+                _opaque, _uneven, _alternatives, _constraints)
     parts = ["\n".join(section(report)) for section in sections]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -57,12 +58,18 @@ def _time(report: dict[str, Any]) -> Iterator[str]:
     if time["recompute_s"]:
         parts.append(("forward again", time["recompute_s"]))
     parts.append(("local copies", time["local_s"]))
+    if report["pipeline"] is not None:
+        parts.append(("waiting", time["waiting_s"]))
     parts += [(f"communication {a['axis']}", a["time_s"])
               for a in report["axes"]]
     yield from table(
         [(name, format_time(s), f"{s / whole:.1%}", bar(s / whole))
          for name, s in parts],
         right=(1, 2))
+
+
+def _pipeline(report: dict[str, Any]) -> list[str]:
+    return pipeline_text(report["pipeline"])
 
 
 def _axes(report: dict[str, Any]) -> Iterator[str]:

@@ -51,6 +51,12 @@ class PipelineSpec:
                 raise ValueError(f"pipeline: {name} must be at least 1, got "
                                  f"{getattr(self, name)}")
 
+    @property
+    def label(self) -> str:
+        """The schedule's name in one word."""
+        is_text = "\n" in self.schedule.strip()
+        return "schedule" if is_text else self.schedule
+
     def to_data(self) -> dict[str, Any]:
         """As plain data, for YAML."""
         return {

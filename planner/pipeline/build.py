@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
@@ -16,8 +17,10 @@ from planner.pipeline.early_values import Prelude, early_values
 from planner.pipeline.means import count_ahead
 from planner.pipeline.microbatch import with_microbatches
 from planner.pipeline.stages import Stage, split_stages, stages_of_blocks
-from planner.planning import Planning
 from planner.search.policy import Policy
+
+if TYPE_CHECKING:
+    from planner.planning import Planning
 
 __all__ = ["Pipelined", "PipelineLayout", "pipeline_layout", "pipelined"]
 

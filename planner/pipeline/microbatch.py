@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import fx
 
@@ -24,11 +25,13 @@ from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, source_of, value_kind
 from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
                                value_of)
-from planner.planning import Planning
 from planner.search.facts import Facts
 from planner.search.layouts import replicated_layout
 from planner.search.policy import Policy
 from planner.search.problem import AxisProblem, solve_axis
+
+if TYPE_CHECKING:
+    from planner.planning import Planning
 
 __all__ = [
     "BY_POSITION", "Crossing", "WITHOUT_COLLECTIVES", "crossings",

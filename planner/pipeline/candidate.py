@@ -1,0 +1,174 @@
+"""Pipelines as candidates beside all other plans."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from planner.candidate import Candidate
+from planner.choices import free_policies, recipe_policies
+from planner.cluster import axis_link
+from planner.cost.price import PlanPrice, price
+from planner.ir.errors import LayoutError, ScheduleError
+from planner.ir.layouts import ProgramLayout
+from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import PipelineSpec, inner_mesh
+from planner.ir.program import Program
+from planner.pipeline.build import pipeline_layout, pipelined
+from planner.pipeline.price import (PipelinePrice, StageCost, pipeline_price,
+                                    stage_costs)
+from planner.schedule.check import check_schedule
+from planner.schedule.named import make_schedule
+from planner.search.layouts import LayoutSolution
+from planner.search.policy import Policy
+
+if TYPE_CHECKING:
+    from planner.planning import Planning
+
+__all__ = ["pipeline_candidate", "pipeline_candidates", "priced_pipeline"]
+
+_SCHEDULES = (("1f1b", 1), ("zbh1", 1), ("interleaved1f1b", 2), ("zbv", 2))
+"""Named schedules that a search tries, with their chunks."""
+
+_MOST_PARTS = 4
+"""How many numbers of micro-batches a search tries."""
+
+
+def pipeline_candidate(planning: Planning, pipeline: PipelineSpec,
+                       policies: Sequence[Policy],
+                       mesh: MeshSpec) -> Candidate:
+    """One pipeline, laid out and priced.
+
+    Parameters
+    ----------
+    planning : Planning
+    pipeline : PipelineSpec
+    policies : sequence of Policy
+        One for each axis of a stage.
+    mesh : MeshSpec
+        The whole mesh.
+
+    Raises
+    ------
+    LayoutError
+        When the program can't be cut so.
+    ScheduleError
+        When the schedule is not for these numbers.
+    """
+    found = pipeline_layout(planning, pipeline, tuple(policies), mesh)
+    return priced_pipeline(planning, found.program, found.layout,
+                           found.pipeline, policies, mesh)
+
+
+def priced_pipeline(planning: Planning, program: Program,
+                    layout: ProgramLayout, pipeline: PipelineSpec,
+                    policies: Sequence[Policy], mesh: MeshSpec) -> Candidate:
+    """The price of a pipeline whose layouts are given.
+
+    Parameters
+    ----------
+    planning : Planning
+    program : Program
+        With the counts of its losses split off.
+    layout : ProgramLayout
+        Over a stage's axes and the micro-batches.
+    pipeline : PipelineSpec
+        With its cuts.
+    policies : sequence of Policy
+    mesh : MeshSpec
+    """
+    own = planning.of_program(program)
+    parts = pipelined(program, layout, pipeline)
+    cost = own.tables(layout.mesh).cost
+    costs = stage_costs(parts, cost, optimizer=planning.optimizer)
+    step = _scheduled(planning, pipeline, mesh, parts, costs)
+    work = price(program,
+                 layout,
+                 cost,
+                 planning.cluster.device,
+                 calls=own.facts.known_calls)
+    return Candidate(policies=tuple(policies),
+                     solution=LayoutSolution(layout=layout,
+                                             value_s=step.step_s,
+                                             solves=0,
+                                             seconds=0.0),
+                     price=_shared(work, mesh.size(pipeline.axis)),
+                     memory=step.peak,
+                     bound_s=own.bound_s(inner_mesh(mesh, pipeline.axis)) /
+                     mesh.size(pipeline.axis),
+                     pipeline=pipeline,
+                     whole_mesh=mesh,
+                     step=step)
+
+
+def _scheduled(planning: Planning, pipeline: PipelineSpec, mesh: MeshSpec,
+               parts: object, costs: Sequence[StageCost]) -> PipelinePrice:
+    from planner.pipeline.build import Pipelined
+    assert isinstance(parts, Pipelined)
+    schedule = make_schedule(pipeline.schedule,
+                             ranks=mesh.size(pipeline.axis),
+                             microbatches=pipeline.microbatches,
+                             chunks=pipeline.chunks)
+    check_schedule(schedule, edges=parts.edges, stages=len(parts.stages))
+    link = axis_link(planning.cluster, mesh.sizes, mesh.index(pipeline.axis))
+    return pipeline_price(parts, costs, schedule, link)
+
+
+def _shared(work: PlanPrice, ranks: int) -> PlanPrice:
+    """The work of a step, shared evenly by the ranks of the pipeline."""
+    return dataclasses.replace(
+        work,
+        forward_s=work.forward_s / ranks,
+        backward_s=work.backward_s / ranks,
+        recompute_s=work.recompute_s / ranks,
+        local_s=work.local_s / ranks,
+        collectives=tuple(
+            dataclasses.replace(c, time_s=c.time_s / ranks)
+            for c in work.collectives),
+        repeated=tuple(
+            dataclasses.replace(
+                r, time_s=r.time_s / ranks, excess_s=r.excess_s / ranks)
+            for r in work.repeated))
+
+
+def pipeline_candidates(planning: Planning,
+                        mesh: MeshSpec) -> Iterator[Candidate]:
+    """The pipelines that a search tries on a mesh with an axis ``pp``.
+
+    Products of recipes for the other axes and the free search, a few
+    numbers of micro-batches, and the named schedules; what the program or
+    the schedule does not allow is passed over.
+    """
+    inner = inner_mesh(mesh, "pp")
+    policies = [
+        *recipe_policies(inner, planning.constraints),
+        free_policies(inner)
+    ]
+    counts = _part_counts(planning.program, mesh)
+    for chosen, count in itertools.product(policies, counts):
+        for name, chunks in _SCHEDULES:
+            spec = PipelineSpec(schedule=name,
+                                microbatches=count,
+                                chunks=chunks)
+            try:
+                yield pipeline_candidate(planning, spec, chosen, mesh)
+            except (LayoutError, ScheduleError):
+                continue
+
+
+def _part_counts(program: Program, mesh: MeshSpec) -> list[int]:
+    """Numbers of micro-batches: from the stages on, doubled."""
+    sizes = [
+        s.shape[0] for n, s in program.specs.items()
+        if n.startswith("input:") and s.ndim
+    ]
+    rows = max(sizes, default=1)
+    data = mesh.size("dp") if "dp" in mesh.names else 1
+    counts, count = [], mesh.size("pp")
+    while count * data <= rows and len(counts) < _MOST_PARTS:
+        if rows % (count * data) == 0:
+            counts.append(count)
+        count *= 2
+    return counts

@@ -1,0 +1,266 @@
+"""What a pipeline's step takes: stages priced apart, the schedule simulated.
+
+A stage is a program, priced and measured like any other; the schedule's
+simulation puts them together. So time and memory of a pipeline come from
+the same sums as those of every other plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.cluster.axis import AxisInfo
+from planner.cost.calls import KnownCall, known_calls
+from planner.cost.collective import collective_time_s
+from planner.cost.compute import time_s
+from planner.cost.conversion import ConversionCost
+from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
+from planner.cost.price import price
+from planner.ir.layout import local_shape
+from planner.ir.layouts import ProgramLayout
+from planner.ir.pipeline import MICROBATCH
+from planner.ir.program import Program, value_kind
+from planner.ir.values import Value
+from planner.pipeline.build import Pipelined
+from planner.pipeline.stages import Stage
+from planner.schedule.actions import Schedule
+from planner.schedule.simulation import Simulation, simulate
+from planner.schedule.times import StageMemory, StageTimes
+
+__all__ = ["PipelinePrice", "StageCost", "pipeline_price", "stage_costs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """One stage on one rank.
+
+    Parameters
+    ----------
+    forward_s, input_s, weight_s : float
+        Of one micro-batch; a whole backward is both of its parts.
+    once_s : float
+        Bringing parameters into use and reducing their gradients, once a
+        step.
+    saved_bytes : int
+        What the backward of one micro-batch keeps.
+    memory : MemoryEstimate
+        With one micro-batch in flight.
+    """
+
+    forward_s: float
+    input_s: float
+    weight_s: float
+    once_s: float
+    saved_bytes: int
+    memory: MemoryEstimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelinePrice:
+    """One step of a pipeline.
+
+    Parameters
+    ----------
+    stages : tuple of StageCost
+    schedule : Schedule
+    simulation : Simulation
+    once_s : float
+        Of the rank that takes longest for what is done once.
+    memory : tuple of MemoryEstimate
+        Of each rank.
+    """
+
+    stages: tuple[StageCost, ...]
+    schedule: Schedule
+    simulation: Simulation
+    once_s: float
+    memory: tuple[MemoryEstimate, ...]
+
+    @property
+    def step_s(self) -> float:
+        return self.simulation.makespan_s + self.once_s
+
+    @property
+    def bubble_s(self) -> float:
+        """The mean time for which a rank waits."""
+        idle = self.simulation.idle_s
+        return sum(idle) / max(1, len(idle))
+
+    @property
+    def peak(self) -> MemoryEstimate:
+        """Of the rank that takes most."""
+        return max(self.memory, key=lambda m: m.total)
+
+
+def stage_costs(found: Pipelined, cost: ConversionCost, *,
+                optimizer: str) -> tuple[StageCost, ...]:
+    """Price every stage.
+
+    Parameters
+    ----------
+    found : Pipelined
+    cost : ConversionCost
+        Of the layouts' mesh.
+    optimizer : str
+    """
+    known: dict[int, Sequence[KnownCall]] = {}
+    return tuple(
+        _stage_cost(s, found.program, cost, optimizer, known)
+        for s in found.stages)
+
+
+def _stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
+                optimizer: str, known: dict[int,
+                                            Sequence[KnownCall]]) -> StageCost:
+    loss = None if whole.loss is None else whole.outputs[whole.loss]
+    kept = tuple(n for n in stage.program.outputs if n == loss)
+    program = dataclasses.replace(stage.program,
+                                  outputs=kept,
+                                  output_constants=(None, ) * len(kept))
+    calls = {n: _calls(program, n, known) for n in program.classes}
+    parts = stage.layout.mesh.size(MICROBATCH)
+    device = cost.device
+    each = price(program, stage.layout, cost, device, calls=calls, state=False)
+    both = price(program, stage.layout, cost, device, calls=calls)
+    memory = estimate_memory(program,
+                             stage.layout,
+                             optimizer=optimizer,
+                             calls=calls)
+    memory = dataclasses.replace(memory,
+                                 gradients=max(
+                                     memory.gradients,
+                                     _unreduced_bytes(program, stage.layout)))
+    backward_s = each.way_s(backward=True) / parts
+    weight_s = min(backward_s, _weight_s(program, stage.layout, calls, cost))
+    return StageCost(forward_s=each.way_s(backward=False) / parts,
+                     input_s=backward_s - weight_s,
+                     weight_s=weight_s,
+                     once_s=both.time_s - each.time_s,
+                     saved_bytes=memory.saved + _taken_bytes(stage),
+                     memory=memory)
+
+
+def _calls(program: Program, name: str,
+           known: dict[int, Sequence[KnownCall]]) -> Sequence[KnownCall]:
+    """The calls of a class, found once for all stages that have it."""
+    cls = program.classes[name]
+    if id(cls) not in known:
+        one = dataclasses.replace(program, classes={name: cls})
+        known[id(cls)] = known_calls(one)[name]
+    return known[id(cls)]
+
+
+def _weight_s(program: Program, layout: ProgramLayout,
+              calls: Mapping[str, Sequence[KnownCall]],
+              cost: ConversionCost) -> float:
+    """Gradients of weights: half of the backward of products with one."""
+    total = 0.0
+    for block in program.blocks:
+        chosen = layout.classes[block.block_class].calls
+        for call in calls[block.block_class]:
+            if not call.work.forward_flops or not any(v.bound_kind == "param"
+                                                      for v in call.operands):
+                continue
+            share = 1.0
+            for option, size in zip(chosen[call.label].options,
+                                    layout.mesh.sizes,
+                                    strict=True):
+                share /= size if option.is_sharded else 1
+            _, backward_s = time_s(call.work,
+                                   cost.device,
+                                   call.dtype,
+                                   share=share)
+            total += backward_s / 2
+    return total
+
+
+def _unreduced_bytes(program: Program, layout: ProgramLayout) -> int:
+    """Gradients summed over micro-batches before they are reduced."""
+    found = {}
+    for block, node, name in program.uses():
+        spec = program.specs.get(name)
+        if value_kind(name) == "param" and spec and spec.requires_grad:
+            hub = layout.classes[block.block_class].hubs[Value(node).label]
+            found[name] = dataclasses.replace(
+                spec, shape=local_shape(spec.shape, hub,
+                                        layout.mesh.sizes)).size_bytes
+    return sum(found.values())
+
+
+def _taken_bytes(stage: Stage) -> int:
+    """What a micro-batch holds of earlier stages."""
+    total = 0
+    for name in stage.takes:
+        spec = stage.program.specs[name]
+        shape = local_shape(spec.shape, stage.layout.at_rest[name],
+                            stage.layout.mesh.sizes)
+        total += dataclasses.replace(spec, shape=shape).size_bytes
+    return total
+
+
+def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
+                   schedule: Schedule, link: AxisInfo) -> PipelinePrice:
+    """Simulate a schedule of priced stages.
+
+    Parameters
+    ----------
+    found : Pipelined
+    costs : sequence of StageCost
+    schedule : Schedule
+        Checked.
+    link : AxisInfo
+        Of the pipeline's axis.
+    """
+    times = StageTimes.in_parts([c.forward_s for c in costs],
+                                [c.input_s for c in costs],
+                                [c.weight_s for c in costs])
+    saved = tuple(float(c.saved_bytes) for c in costs)
+    simulation = simulate(schedule,
+                          times,
+                          edges=found.edges,
+                          p2p_s=_message_times_s(found, link),
+                          memory=StageMemory(saved_bytes=saved,
+                                             held_bytes=saved))
+    ranks = len(schedule.ranks)
+    owner = schedule.stage_rank
+    once = [0.0] * ranks
+    for number, cost in enumerate(costs):
+        once[owner[number]] += cost.once_s
+    return PipelinePrice(stages=tuple(costs),
+                         schedule=schedule,
+                         simulation=simulation,
+                         once_s=max(once),
+                         memory=tuple(
+                             _rank_memory(costs, owner, rank, simulation)
+                             for rank in range(ranks)))
+
+
+def _message_times_s(found: Pipelined,
+                     link: AxisInfo) -> dict[tuple[int, int], float]:
+    total: dict[tuple[int, int], int] = {}
+    for number, stage in enumerate(found.stages):
+        for name, made in stage.takes.items():
+            spec = stage.program.specs[name]
+            shape = local_shape(spec.shape, stage.layout.at_rest[name],
+                                stage.layout.mesh.sizes)
+            size = dataclasses.replace(spec, shape=shape).size_bytes
+            edge = (made, number)
+            total[edge] = total.get(edge, 0) + size
+    return {
+        e: collective_time_s("send", float(n), link)
+        for e, n in total.items()
+    }
+
+
+def _rank_memory(costs: Sequence[StageCost], owner: Sequence[int], rank: int,
+                 simulation: Simulation) -> MemoryEstimate:
+    own = [c.memory for c, o in zip(costs, owner, strict=True) if o == rank]
+    return MemoryEstimate(parameters=sum(m.parameters for m in own),
+                          gradients=sum(m.gradients for m in own),
+                          optimizer=sum(m.optimizer for m in own),
+                          saved=int(simulation.peak_bytes[rank]),
+                          gathered=sum(m.gathered for m in own),
+                          transient=max((m.transient for m in own), default=0),
+                          outputs=sum(m.outputs for m in own))
