@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planner.ir.convert import gradient_move
-from planner.ir.layout import P, Placement, R, S
+from planner.ir.layout import P, Placement, R, S, V
 from planner.rules.registry import TensorSpec
 from planner.rules.ring import RING_LOWERINGS
 
@@ -138,8 +138,10 @@ class Policy:
         if self.sequential:
             return _sequential_s(kind, spec, source, target, move)
         if move in ("none", "regroup"):
-            # What is regrouped is a weight that is used as sharded.
-            return 0.0
+            # What is regrouped is a weight that is used as sharded; and
+            # gradients are summed on the way to rest, in buckets.
+            inside = kind == "param" and (source, target) == (R, V)
+            return RELUCTANT_S if inside and not self.use_shards else 0.0
         if kind == "rest":
             moved = self.rest == "used" and move != "mask"
             return FORBIDDEN_S if moved else 0.0
