@@ -16,7 +16,7 @@ from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program
-from planner.pipeline.build import pipeline_layout, pipelined
+from planner.pipeline.build import Pipelined, pipeline_layout, pipelined
 from planner.pipeline.price import (PipelinePrice, StageCost, pipeline_price,
                                     stage_costs)
 from planner.schedule.check import check_schedule
@@ -104,9 +104,7 @@ def priced_pipeline(planning: Planning, program: Program,
 
 
 def _scheduled(planning: Planning, pipeline: PipelineSpec, mesh: MeshSpec,
-               parts: object, costs: Sequence[StageCost]) -> PipelinePrice:
-    from planner.pipeline.build import Pipelined
-    assert isinstance(parts, Pipelined)
+               parts: Pipelined, costs: Sequence[StageCost]) -> PipelinePrice:
     schedule = make_schedule(pipeline.schedule,
                              ranks=mesh.size(pipeline.axis),
                              microbatches=pipeline.microbatches,
@@ -166,7 +164,8 @@ def _part_counts(program: Program, mesh: MeshSpec) -> list[int]:
     ]
     rows = max(sizes, default=1)
     data = mesh.size("dp") if "dp" in mesh.names else 1
-    counts, count = [], mesh.size("pp")
+    counts: list[int] = []
+    count = mesh.size("pp")
     while count * data <= rows and len(counts) < _MOST_PARTS:
         if rows % (count * data) == 0:
             counts.append(count)

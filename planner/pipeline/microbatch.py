@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import fx
 
@@ -44,6 +44,8 @@ WITHOUT_COLLECTIVES = frozenset(
 
 BY_POSITION = frozenset({"arange_shard"})
 """Lowerings that look at where in the whole their shard lies."""
+
+Item = TypeVar("Item")
 
 POLICY = Policy(name="microbatch",
                 input_dim=0,
@@ -200,31 +202,31 @@ def _varying(program: Program, layout: ProgramLayout) -> ProgramLayout:
 def without_axis(layout: ProgramLayout, axis: int) -> ProgramLayout:
     """Layouts as they are over the other axes."""
 
-    def shorter(row: tuple[object, ...]) -> tuple[object, ...]:
-        return row[:axis] + row[axis + 1:]
-
     classes = {
         name:
-        ClassLayout(
-            calls={
-                label: CallLayout(options=shorter(c.options))  # type: ignore
-                for label, c in cls.calls.items()
-            },
-            hubs={
-                n: shorter(h)
-                for n, h in cls.hubs.items()
-            })  # type: ignore
+        ClassLayout(calls={
+            label: CallLayout(options=_without(c.options, axis))
+            for label, c in cls.calls.items()
+        },
+                    hubs={
+                        n: _without(h, axis)
+                        for n, h in cls.hubs.items()
+                    })
         for name, cls in layout.classes.items()
     }
-    return dataclasses.replace(
-        layout,
-        mesh=MeshSpec(shorter(layout.mesh.names),
-                      shorter(layout.mesh.sizes)),  # type: ignore
-        classes=classes,
-        at_rest={
-            n: shorter(h)
-            for n, h in layout.at_rest.items()
-        })  # type: ignore
+    mesh = layout.mesh
+    return dataclasses.replace(layout,
+                               mesh=MeshSpec(_without(mesh.names, axis),
+                                             _without(mesh.sizes, axis)),
+                               classes=classes,
+                               at_rest={
+                                   n: _without(h, axis)
+                                   for n, h in layout.at_rest.items()
+                               })
+
+
+def _without(row: tuple[Item, ...], axis: int) -> tuple[Item, ...]:
+    return row[:axis] + row[axis + 1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,8 +125,12 @@ class StageExecutor(Executor):
                                           tape=tape)
         if tape is not None:
             self._tapes[microbatch] = tape
-        return dict(zip(self.program.outputs, outputs,
-                        strict=True)), mutations  # type: ignore[arg-type]
+        made = {
+            n: t
+            for n, t in zip(self.program.outputs, outputs, strict=True)
+            if n is not None
+        }
+        return made, mutations
 
     def backward_part(self, microbatch: int, tangents: Mapping[str,
                                                                torch.Tensor],
