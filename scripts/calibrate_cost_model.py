@@ -68,7 +68,7 @@ PARAMETERS = tuple(
         ("exposed", 0.3, 0.01, 1.0),
         ("misaligned", 0.1, 0.001, 1.0),
         ("interference", 0.3, 0.01, 0.6),
-        ("tensor_share", 0.8, 0.3, 1.0),
+        ("tensor_share", 0.8, 0.45, 1.0),
         ("data_share", 0.8, 0.2, 1.0),
         ("point_share", 0.8, 0.1, 1.0),
     ))

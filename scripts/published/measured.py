@@ -10,7 +10,7 @@ from typing import Any
 from planner.cost.analytic.configurations import FULL, Configurations
 from planner.cost.analytic.transformer import Transformer
 
-__all__ = ["measured_bytes", "measured_s", "step_tokens"]
+__all__ = ["measured_bytes", "measured_s", "stated_share", "step_tokens"]
 
 
 def step_tokens(model: Transformer, plan: Configurations) -> float:
@@ -27,9 +27,12 @@ def measured_s(row: Mapping[str, Any], model: Transformer,
     sequences by the batch.
     """
     measured = row["measured"]
+    # A rate holds for any number of micro-batches, a time for its own.
+    batch = [row.get(n) for n in ("global_batch", "grad_accum", "local_batch")]
+    times = measured if any(batch) else {}
     for name, unit in (("iteration_time_s", 1.0), ("iteration_time_ms", 1e-3)):
-        if measured.get(name) is not None:
-            value = measured[name]
+        if times.get(name) is not None:
+            value = times[name]
             return unit * (median(value)
                            if isinstance(value, list) else float(value))
     tokens = step_tokens(model, plan)
@@ -41,6 +44,17 @@ def measured_s(row: Mapping[str, Any], model: Transformer,
     if measured.get("sequences_per_s"):
         return tokens / model.seq / measured["sequences_per_s"]
     return _from_flops(row, model, plan, tokens)
+
+
+def stated_share(row: Mapping[str, Any], model: Transformer) -> float | None:
+    """The flops of a token that a row's two rates imply, per those of a
+    whole training step; None where it does not state both."""
+    measured = row["measured"]
+    tokens = measured.get("tokens_per_s_per_gpu")
+    flops = measured.get("model_tflops_per_gpu")
+    if not tokens or not flops:
+        return None
+    return float(flops * 1e12 / tokens / model.model_flops(1))
 
 
 def _from_flops(row: Mapping[str, Any], model: Transformer,

@@ -179,6 +179,9 @@ def _batches(row: Mapping[str, Any], dp: int) -> tuple[int, int]:
         return int(micro), count
     if micro and count:
         return int(micro), int(count)
+    if micro:
+        # What a rate of tokens and memory need: a pipeline just filled.
+        return int(micro), _axis(row["parallel"], "pp")
     if local:
         pp = _axis(row["parallel"], "pp")
         # A pipeline divides the local batch; its rows name one sequence.

@@ -9,11 +9,15 @@ import torch
 
 from scripts.published.case import Case, Unreadable
 from scripts.published.hardware import cluster_of, preset_of
-from scripts.published.measured import measured_bytes, measured_s, step_tokens
+from scripts.published.measured import (measured_bytes, measured_s,
+                                        stated_share, step_tokens)
 from scripts.published.model import model_of
 from scripts.published.plan import plan_of, world_size
 
 __all__ = ["read_case", "source_of"]
+
+_WHOLE = 0.75
+"""Without gradients of weights, two thirds of the flops are left."""
 
 
 def source_of(row: Mapping[str, Any]) -> str:
@@ -46,6 +50,12 @@ def read_case(row: Mapping[str, Any]) -> Case:
     if seconds and flops / seconds / float(plan.devices) > peaks:
         raise Unreadable("the row contradicts itself: its model's flops in "
                          "its time are more than the devices' peak")
+    share = stated_share(row, model)
+    dense = model.experts == 0 and model.seq <= 8192
+    if dense and share is not None and share < _WHOLE:
+        raise Unreadable("its rates of tokens and flops imply that some "
+                         "weights are frozen: low-rank adaptation is not "
+                         "modelled")
     if seconds is None and size_bytes is None:
         raise Unreadable("neither a time nor memory was measured")
     return Case(id=str(row.get("id")),

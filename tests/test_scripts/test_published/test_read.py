@@ -127,6 +127,12 @@ class TestUnreadable(unittest.TestCase):
                           "hidden": 64
                       })
         self._refused("neither the micro-batch", micro_batch=None)
+        flops = float(read_case(row()).model.model_flops(1))
+        self._refused("low-rank adaptation is not modelled",
+                      measured={
+                          "tokens_per_s_per_gpu": 1000,
+                          "model_tflops_per_gpu": 2 / 3 * flops / 1e9
+                      })
         self._refused("no multiple of tp x pp x cp = 3",
                       parallel={
                           "tp": 3,
