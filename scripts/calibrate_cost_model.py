@@ -31,7 +31,9 @@ from scripts.published.case import Case, Unreadable
 from scripts.published.errors import held_out, summarise
 from scripts.published.read import read_case
 
-__all__ = ["FAMILIES", "PARAMETERS", "Parameter", "fit_family", "main"]
+__all__ = [
+    "FAMILIES", "PARAMETERS", "Parameter", "fit_family", "main", "times_with"
+]
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "A100": ("a100-80g", "a100-40g", "a800-80g"),
@@ -115,7 +117,8 @@ def _hardware(batch: Batch, values: Mapping[str, float]) -> Hardware:
                    pp=plain.pp.slowed(values["point_share"]))
 
 
-def _times(batch: Batch, values: Mapping[str, float]) -> np.ndarray:
+def times_with(batch: Batch, values: Mapping[str, float]) -> np.ndarray:
+    """Step times of a batch on devices with these numbers."""
     found: np.ndarray = step_time(batch.models, batch.plans,
                                   _hardware(batch, values)).time_s
     return found
@@ -135,7 +138,7 @@ def fit_family(batch: Batch) -> dict[str, float]:
             zip([p.name for p in PARAMETERS], np.exp(x).tolist(), strict=True))
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        errors = weight * np.log(_times(batch, values(x)) / measured)
+        errors = weight * np.log(times_with(batch, values(x)) / measured)
         return np.concatenate([errors[kept], _PULL * scale * (x - usual)])
 
     bounds = (np.log([p.low for p in PARAMETERS]),
@@ -190,7 +193,7 @@ def _report(family: str, batch: Batch, values: Mapping[str, float]) -> None:
     shown = "  ".join(f"{k}={v:g}" for k, v in values.items())
     sys.stdout.write(f"{family}: {shown}\n rows    mean   median      p90"
                      "    rank\n")
-    times = _times(batch, values).tolist()
+    times = times_with(batch, values).tolist()
     pairs = list(zip(batch.cases, times, strict=True))
     for source in sorted({c.source for c in batch.cases}):
         for part, out in (("fitted", False), ("kept out", True)):
