@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from scripts.published.read import read_case, source_of  # noqa: E402
 
 __all__ = ["Prediction", "main", "predict"]
 
+_MALFORMED = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError,
+              ValueError)
 _DOUBTED = "do not use for error statistics"
 
 
@@ -65,16 +68,26 @@ def predict(rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
     reasons: dict[int, str] = {}
     for number, row in enumerate(rows):
         try:
-            cases[number] = read_case(row)
+            cases[number] = _priceable(row)
         except Unreadable as error:
             reasons[number] = str(error)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except _MALFORMED as error:
             reasons[number] = f"the row is malformed: {error!r}"
     found = _priced(cases)
     return [
         _prediction(row, cases.get(n), found.get(n), reasons.get(n))
         for n, row in enumerate(rows)
     ]
+
+
+def _priceable(row: Mapping[str, Any]) -> Case:
+    """A case that has finite prices by itself."""
+    case = read_case(row)
+    batch = Batch.of([case])
+    prices = [*batch.times().time_s.tolist(), *batch.peak_bytes().tolist()]
+    if not all(math.isfinite(p) and p > 0 for p in prices):
+        raise Unreadable(f"its sizes have no finite price: {prices}")
+    return case
 
 
 def _priced(cases: Mapping[int, Case]) -> dict[int, tuple[float, float]]:

@@ -50,6 +50,8 @@ def model_of(raw: Mapping[str, Any]) -> Transformer:
     if not seq:
         raise Unreadable(f"{name}: the sequence length is not stated")
     heads = heads or max(hidden // 128, 1)
+    if min(layers, hidden, heads, seq) < 1:
+        raise Unreadable(f"{name}: sizes must be positive")
     kv_heads = get.whole("kv_heads") or heads
     gated = bool(get.value("gated_mlp", "gated"))
     ffn = get.whole("ffn") or _ffn(hidden, gated)

@@ -82,8 +82,8 @@ def plan_of(row: Mapping[str, Any], *, devices: int,
                          f"{tp * cp * dp} devices")
     micro, count = _batches(row, dp)
     recent = preset.startswith(_RECENT)
-    sharding = _SHARDING.get(str(parallel.get("sharding")),
-                             ZERO1 if recent else DDP)
+    sharding = _stated(_SHARDING, parallel, "sharding",
+                       ZERO1 if recent else DDP)
     flash = _fused_attention(row, recent)
     stated = parallel.get("sequence_parallel")
     half = str(row.get("dtype")) == "fp16"
@@ -108,7 +108,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int,
         and tp > 1,
         tensor_overlap=_tensor_overlap(parallel, recent and sharding != FSDP),
         sharding=sharding,
-        recompute=_RECOMPUTE[str(row.get("recompute") or "none")],
+        recompute=_stated(_RECOMPUTE, row, "recompute", NONE),
         fused_attention=flash,
         fused_kernels=_fused_kernels(row, sharding),
         overlap=bool(overlap),
@@ -118,6 +118,16 @@ def plan_of(row: Mapping[str, Any], *, devices: int,
         dropout=half or row["model"].get("family") is not None,
         master_bytes=4 if eager else 12,
         gradient_bytes=2 if half or eager else 4)
+
+
+def _stated(known: Mapping[str, int], table: Mapping[str, Any], name: str,
+            usual: int) -> int:
+    value = table.get(name)
+    if value is None:
+        return usual
+    if str(value) not in known:
+        raise Unreadable(f"{name} {value!r} is not modelled")
+    return known[str(value)]
 
 
 def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:

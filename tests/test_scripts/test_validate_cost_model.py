@@ -60,14 +60,33 @@ class TestCommand(unittest.TestCase):
         self.assertEqual([entry["id"] for entry in found], ["c"])
 
     def test_malformed_rows_are_reasons_and_no_errors(self) -> None:
-        found = predict(
-            [row(model={
+        plain = row()
+        wrong: list[dict[str, object]] = [
+            {
+                "id": "empty"
+            },
+            row(model={
                 "name": "GPT",
                 "layers": "many"
-            }), {
-                "id": "empty"
-            }])
-        self.assertTrue(all(p.reason for p in found))
+            }),
+            row(model=None),
+            row(parallel=None),
+            row(measured=None),
+            row(hardware=None),
+            row(parallel={
+                **plain["parallel"], "dp": "two"
+            }),
+            row(parallel={
+                **plain["parallel"], "sharding": "new"
+            },
+                recompute="some"),
+            row(model={
+                **plain["model"], "heads": -16
+            }),
+        ]
+        found = predict([*wrong, plain])
+        self.assertTrue(all(p.reason for p in found[:-1]))
+        self.assertIsNone(found[-1].reason)
 
 
 class TestSummary(unittest.TestCase):
