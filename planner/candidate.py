@@ -16,7 +16,26 @@ from planner.search.policy import Policy
 if TYPE_CHECKING:
     from planner.pipeline.price import PipelinePrice
 
-__all__ = ["Candidate"]
+__all__ = ["Candidate", "Searched"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """What a search went through.
+
+    Parameters
+    ----------
+    visited : int
+        Candidates that were priced.
+    pruned : int
+        Meshes that were left out, since their bound shows that they can't
+        beat what was found.
+    seconds : float
+    """
+
+    visited: int = 0
+    pruned: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from planner.candidate import Candidate
+from planner.candidate import Candidate, Searched
 from planner.choices import (factorisations, free_policies, known_recipes,
                              recipe_policies)
 from planner.cluster import axis_link
 from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import ClusterSpec, Link
-from planner.constraints import RECOMPUTE, Constraints
+from planner.constraints import Constraints
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
 from planner.cost.price import price
+from planner.infeasible import why_not
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, Placement, R, S
 from planner.ir.layouts import ProgramLayout
@@ -22,6 +24,7 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH, PipelineSpec, inner_mesh, on_axis
 from planner.ir.plan import Plan
 from planner.ir.program import Program
+from planner.lighter import lighter
 from planner.pipeline.candidate import (pipeline_candidate,
                                         pipeline_candidates, priced_pipeline)
 from planner.pipeline.means import count_ahead
@@ -33,14 +36,9 @@ from planner.search.layouts import LayoutSolution, Request, search_layouts
 from planner.search.policy import Policy
 from planner.search.pressure import MemoryPressure
 from planner.search.tables import ConversionTables
-from planner.units import format_bytes
 
-__all__ = ["Candidate", "Planning", "factorisations"]
+__all__ = ["Candidate", "Planning", "Searched", "factorisations"]
 
-_LIGHTEST, _HEAVIEST = -3.0, 2.0
-"""Powers of ten of memory prices that are tried, in steps' time for all the
-memory that the quickest plan takes."""
-_BISECTIONS = 5
 _NO_TIME = Link(latency_s=0.0, bandwidth_bytes_per_s=1e30)
 """Of micro-batches, between which nothing moves; policies say so."""
 
@@ -62,6 +60,13 @@ class Planning:
     expert_imbalance : float
         Tokens of the rank whose experts get most, over the mean;
         ``scaletorch.expert_load`` measures it.
+    observer : callable, optional
+        Called with every candidate that is priced, say to show progress.
+
+    Attributes
+    ----------
+    searched : Searched
+        What the last :meth:`candidates` went through.
 
     Raises
     ------
@@ -77,7 +82,8 @@ class Planning:
                  optimizer: str = "adamw",
                  memory_limit_bytes: int | None = None,
                  facts: Facts | None = None,
-                 expert_imbalance: float = 1.0) -> None:
+                 expert_imbalance: float = 1.0,
+                 observer: Callable[[Candidate], None] | None = None) -> None:
         self.program = program
         self.cluster = cluster
         self.constraints = constraints or Constraints()
@@ -88,6 +94,9 @@ class Planning:
         self.facts = facts or Facts.of(program)
         self.constraints.check([n.partition(":")[2] for n in program.params],
                                known_recipes())
+        self.observer = observer
+        self.searched = Searched()
+        self._visited = 0
         self._tables: dict[MeshSpec, ConversionTables] = {}
         self._bounds: dict[MeshSpec, float] = {}
 
@@ -95,11 +104,24 @@ class Planning:
         """The same plans for another form of the program."""
         if program is self.program:
             return self
-        return Planning(program,
-                        self.cluster,
-                        constraints=self.constraints,
+        return self.copied(program=program)
+
+    def copied(self,
+               *,
+               program: Program | None = None,
+               cluster: ClusterSpec | None = None,
+               constraints: Constraints | None = None,
+               memory_limit_bytes: int | None = None) -> Planning:
+        """The same settings but for what is given."""
+        return Planning(program or self.program,
+                        cluster or self.cluster,
+                        constraints=constraints or self.constraints,
                         optimizer=self.optimizer,
-                        memory_limit_bytes=self.memory_limit_bytes)
+                        memory_limit_bytes=memory_limit_bytes
+                        or self.memory_limit_bytes,
+                        facts=None if program else self.facts,
+                        expert_imbalance=self.expert_imbalance,
+                        observer=self.observer)
 
     def tables(self, mesh: MeshSpec) -> ConversionTables:
         """Prices of conversions on a mesh, shared by all its candidates."""
@@ -194,24 +216,33 @@ class Planning:
                                fixed_rest=fixed_rest,
                                start=start,
                                reverse=reverse)
-        return self._priced(policies, _recomputing(solution, recompute),
-                            memory_price_s_per_byte)
+        return self.priced(policies, _recomputing(solution, recompute),
+                           memory_price_s_per_byte)
 
-    def _priced(self,
-                policies: Sequence[Policy],
-                solution: LayoutSolution,
-                memory_price_s_per_byte: float = 0.0) -> Candidate:
+    def priced(self,
+               policies: Sequence[Policy],
+               solution: LayoutSolution,
+               memory_price_s_per_byte: float = 0.0) -> Candidate:
+        """Layouts with what they cost."""
         mesh = solution.layout.mesh
-        return Candidate(memory_price_s_per_byte=memory_price_s_per_byte,
-                         policies=tuple(policies),
-                         solution=solution,
-                         price=price(self.program,
-                                     solution.layout,
-                                     self.tables(mesh).cost,
-                                     self.cluster.weakest(),
-                                     calls=self.facts.known_calls),
-                         memory=self._memory(solution.layout),
-                         bound_s=self.bound_s(mesh))
+        return self.noted(
+            Candidate(memory_price_s_per_byte=memory_price_s_per_byte,
+                      policies=tuple(policies),
+                      solution=solution,
+                      price=price(self.program,
+                                  solution.layout,
+                                  self.tables(mesh).cost,
+                                  self.cluster.weakest(),
+                                  calls=self.facts.known_calls),
+                      memory=self._memory(solution.layout),
+                      bound_s=self.bound_s(mesh)))
+
+    def noted(self, candidate: Candidate) -> Candidate:
+        """A candidate that was priced; the observer sees it."""
+        self._visited += 1
+        if self.observer is not None:
+            self.observer(candidate)
+        return candidate
 
     def _memory(self, layout: ProgramLayout) -> MemoryEstimate:
         return estimate_memory(self.program,
@@ -233,7 +264,7 @@ class Planning:
         policies = [
             Policy(name=plan.axes.get(n, "plan")) for n in plan.mesh.names
         ]
-        return self._priced(
+        return self.priced(
             policies,
             LayoutSolution(layout=layout,
                            value_s=float("nan"),
@@ -265,55 +296,65 @@ class Planning:
         left out. Where nothing fits, every candidate is considered again
         with the repeated blocks recomputed.
         """
+        start, self._visited = time.perf_counter(), 0
         self.constraints.check_axes({n for m in meshes for n in m.names})
         allowed = [m for m in meshes if self.constraints.allows_mesh(m)]
-        errors, found = [], []  # type: ignore[var-annotated]
-        for mesh in sorted(allowed, key=lambda m: (self.bound_s(m), str(m))):
+        errors, found, pruned = [], [], 0  # type: ignore[var-annotated]
+        ordered = sorted(allowed, key=lambda m: (self.bound_s(m), str(m)))
+        for number, mesh in enumerate(ordered):
             if found and self.fits(found[0]) and (self.bound_s(mesh)
                                                   > found[0].time_s):
+                pruned = len(ordered) - number
                 break
             try:
                 self._check_mesh(mesh)
-                found = sorted(found + self._on_mesh(mesh), key=self._rank)
+                found = sorted(found + self._on_mesh(mesh), key=self.rank)
             except InfeasiblePlan as error:
                 errors.append(error)
         if not found and errors:
             raise errors[0]
         if found and not self.fits(found[0]):
-            found = sorted(found + self._again(found), key=self._rank)
+            found = sorted(found + self._again(found), key=self.rank)
+        self.searched = Searched(visited=self._visited,
+                                 pruned=pruned,
+                                 seconds=time.perf_counter() - start)
         return found
 
     def _again(self, found: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with repeated blocks recomputed, and lighter kin
         of the free ones that do not fit even so."""
-        counts = self.facts.counts
-        repeated = [name for name in sorted(counts) if counts[name] > 1]
+        repeated = self.repeated_classes()
         if not repeated or not self.constraints.allows_recompute():
             return []
-        again = [self._recomputed(c, repeated) for c in found]
+        again = [self.recomputed(c, repeated) for c in found]
         freed = [
             c for c in again
             if c.is_free and not c.is_lighter and c.pipeline is None
         ]
         for candidate in sorted(freed, key=lambda c: c.bound_s):
-            best = min(again, key=self._rank)
+            best = min(again, key=self.rank)
             hopeless = self.fits(best) and (candidate.bound_s > best.time_s)
             if not self.fits(candidate) and not hopeless:
-                again.append(self._lighter(candidate))
+                again.append(lighter(self, candidate))
         return again
 
-    def _recomputed(self, candidate: Candidate,
-                    classes: Sequence[str]) -> Candidate:
+    def repeated_classes(self) -> list[str]:
+        """Block classes of which there are several blocks."""
+        counts = self.facts.counts
+        return [name for name in sorted(counts) if counts[name] > 1]
+
+    def recomputed(self, candidate: Candidate,
+                   classes: Sequence[str]) -> Candidate:
         """A candidate whose blocks of some classes run again."""
         solution = _recomputing(candidate.solution, classes)
         if candidate.pipeline is None:
-            return self._priced(candidate.policies, solution,
-                                candidate.memory_price_s_per_byte)
+            return self.priced(candidate.policies, solution,
+                               candidate.memory_price_s_per_byte)
         return priced_pipeline(self, count_ahead(self.program),
                                solution.layout, candidate.pipeline,
                                candidate.policies, candidate.mesh)
 
-    def _rank(self, candidate: Candidate) -> tuple[int, float, int, bool, str]:
+    def rank(self, candidate: Candidate) -> tuple[int, float, int, bool, str]:
         """Quicker first; of equal ones the one that a recipe names."""
         return (self._excess(candidate), float(f"{candidate.time_s:.9e}"),
                 candidate.memory.total, candidate.is_free, candidate.name)
@@ -340,7 +381,7 @@ class Planning:
                 "the constraints exclude every plan: "
                 f"{', '.join(map(str, self.constraints.items))}; drop one")
         if not self.fits(found[0]):
-            raise InfeasiblePlan(self._why_not(found[0]))
+            raise InfeasiblePlan(why_not(self, found[0]))
         return found[0], found
 
     def _on_mesh(self, mesh: MeshSpec) -> list[Candidate]:
@@ -356,7 +397,7 @@ class Planning:
         freed = self._freed(mesh, min(found, default=None, key=_time_s))
         found.append(freed)
         if not self.fits(freed):
-            found.append(self._lighter(freed))
+            found.append(lighter(self, freed))
         return found
 
     def _freed(self, mesh: MeshSpec, recipe: Candidate | None) -> Candidate:
@@ -368,33 +409,6 @@ class Planning:
             if recipe is not None:
                 tried.append(self.candidate(mesh, free, start=recipe.layout))
         return min(tried, key=_time_s)
-
-    def _lighter(self, freed: Candidate) -> Candidate:
-        """The quickest free layouts that fit, by bisecting a memory price.
-
-        The one under the heaviest price if none fits.
-        """
-        unit = freed.time_s / freed.memory.total
-
-        def tried(power: float) -> Candidate:
-            return self.candidate(freed.mesh,
-                                  freed.policies,
-                                  memory_price_s_per_byte=unit * 10**power,
-                                  recompute=freed.layout.recompute)
-
-        low, high = _LIGHTEST, _HEAVIEST
-        best = tried(high)
-        if not self.fits(best):
-            return best
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            other = tried(middle)
-            if self.fits(other):
-                high = middle
-                best = min(best, other, key=self._rank)
-            else:
-                low = middle
-        return best
 
     def _check_mesh(self, mesh: MeshSpec) -> None:
         """Constraints that leave a parameter no layout are named."""
@@ -411,20 +425,6 @@ class Planning:
                 ]
                 self.constraints.check_placements(axis, size, plain,
                                                   spec.shape, legal)
-
-    def _why_not(self, nearest: Candidate) -> str:
-        parts = ", ".join(f"{kind} {format_bytes(size)}"
-                          for kind, size in nearest.memory.by_kind().items()
-                          if size)
-        largest = next(iter(nearest.memory.by_kind()))
-        drop = ("" if self.constraints.allows_recompute() else
-                f", or drop forbid({RECOMPUTE!r})")
-        return (f"no plan of {self.program.model_name} fits "
-                f"{format_bytes(self.memory_limit_bytes)} per device: the "
-                f"smallest, {nearest.name}, takes "
-                f"{format_bytes(nearest.memory.total)}, above all for "
-                f"{largest} ({parts}); use more devices, a smaller batch, or "
-                f"a higher memory_limit_bytes{drop}")
 
     def plan_of(self, candidate: Candidate) -> Plan:
         """The candidate as a plan with its prediction."""

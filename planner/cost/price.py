@@ -26,7 +26,9 @@ from planner.ir.program import Block, BlockClass, Program, value_kind
 from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
 
-__all__ = ["CollectivePrice", "PlanPrice", "RepeatedWork", "price"]
+__all__ = [
+    "BlockCompute", "CollectivePrice", "PlanPrice", "RepeatedWork", "price"
+]
 
 _BOTH = ("forward", "backward")
 _AGAIN = ("recompute", )
@@ -85,6 +87,23 @@ class RepeatedWork:
     count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCompute:
+    """Compute of one block of a class, each time it runs.
+
+    Parameters
+    ----------
+    where : str
+        Block class.
+    forward_s, backward_s, recompute_s : float
+    """
+
+    where: str
+    forward_s: float
+    backward_s: float
+    recompute_s: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanPrice:
     """One training step on one rank, nothing overlapped.
@@ -100,6 +119,8 @@ class PlanPrice:
     collectives : tuple of CollectivePrice
     repeated : tuple of RepeatedWork
         Calls that not every axis divides.
+    blocks : tuple of BlockCompute
+        By class, in the order of the program.
     """
 
     forward_s: float
@@ -108,6 +129,7 @@ class PlanPrice:
     local_s: float
     collectives: tuple[CollectivePrice, ...]
     repeated: tuple[RepeatedWork, ...]
+    blocks: tuple[BlockCompute, ...]
 
     @property
     def communication_s(self) -> float:
@@ -191,23 +213,39 @@ class _Pricing:
         self.recompute_s = self.local_s = 0.0
         self.found: list[CollectivePrice] = []
         self.repeated: list[RepeatedWork] = []
+        self.blocks: list[BlockCompute] = []
 
     def run(self, calls: KnownCalls) -> PlanPrice:
         counts = Counter(b.block_class for b in self.program.blocks)
         first = {b.block_class: b for b in reversed(self.program.blocks)}
         for name, cls in self.program.classes.items():
             runs = counts[name] * self.parts
+            before = self.forward_s, self.backward_s, self.recompute_s
             self._state(cls, first[name], counts[name])
             self._class(name, calls[name], runs)
             if name in self.layout.recompute:
                 self._again(name, calls[name], runs)
+            self._block(name, before, runs)
         self._between()
         return PlanPrice(forward_s=self.forward_s,
                          backward_s=self.backward_s,
                          recompute_s=self.recompute_s,
                          local_s=self.local_s,
                          collectives=tuple(self.found),
-                         repeated=tuple(self.repeated))
+                         repeated=tuple(self.repeated),
+                         blocks=tuple(self.blocks))
+
+    def _block(self, name: str, before: tuple[float, float, float],
+               runs: int) -> None:
+        """What a class has added to the sums, for one run of a block."""
+        after = self.forward_s, self.backward_s, self.recompute_s
+        forward_s, backward_s, recompute_s = (
+            (b - a) / runs for a, b in zip(before, after, strict=True))
+        self.blocks.append(
+            BlockCompute(where=name,
+                         forward_s=forward_s,
+                         backward_s=backward_s,
+                         recompute_s=recompute_s))
 
     def _state(self, cls: BlockClass, block: Block, count: int) -> None:
         """Parameters, buffers and constants on their way into blocks."""

@@ -89,18 +89,19 @@ def priced_pipeline(planning: Planning, program: Program,
                  cost,
                  planning.cluster.device,
                  calls=own.facts.known_calls)
-    return Candidate(policies=tuple(policies),
-                     solution=LayoutSolution(layout=layout,
-                                             value_s=step.step_s,
-                                             solves=0,
-                                             seconds=0.0),
-                     price=_shared(work, mesh.size(pipeline.axis)),
-                     memory=step.peak,
-                     bound_s=own.bound_s(inner_mesh(mesh, pipeline.axis)) /
-                     mesh.size(pipeline.axis),
-                     pipeline=pipeline,
-                     whole_mesh=mesh,
-                     step=step)
+    return planning.noted(
+        Candidate(policies=tuple(policies),
+                  solution=LayoutSolution(layout=layout,
+                                          value_s=step.step_s,
+                                          solves=0,
+                                          seconds=0.0),
+                  price=_shared(work, mesh.size(pipeline.axis)),
+                  memory=step.peak,
+                  bound_s=own.bound_s(inner_mesh(mesh, pipeline.axis)) /
+                  mesh.size(pipeline.axis),
+                  pipeline=pipeline,
+                  whole_mesh=mesh,
+                  step=step))
 
 
 def _scheduled(planning: Planning, pipeline: PipelineSpec, mesh: MeshSpec,

@@ -70,6 +70,8 @@ class PipelinePrice:
         Of the rank that takes longest for what is done once.
     memory : tuple of MemoryEstimate
         Of each rank.
+    message_s : mapping of (int, int) to float
+        Between stages, of one micro-batch.
     """
 
     stages: tuple[StageCost, ...]
@@ -77,6 +79,7 @@ class PipelinePrice:
     simulation: Simulation
     once_s: float
     memory: tuple[MemoryEstimate, ...]
+    message_s: Mapping[tuple[int, int], float]
 
     @property
     def step_s(self) -> float:
@@ -217,10 +220,11 @@ def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
                                 [c.input_s for c in costs],
                                 [c.weight_s for c in costs])
     saved = tuple(float(c.saved_bytes) for c in costs)
+    message_s = _message_times_s(found, link)
     simulation = simulate(schedule,
                           times,
                           edges=found.edges,
-                          p2p_s=_message_times_s(found, link),
+                          p2p_s=message_s,
                           memory=StageMemory(saved_bytes=saved,
                                              held_bytes=saved))
     ranks = len(schedule.ranks)
@@ -232,6 +236,7 @@ def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
                          schedule=schedule,
                          simulation=simulation,
                          once_s=max(once),
+                         message_s=message_s,
                          memory=tuple(
                              _rank_memory(costs, owner, rank, simulation)
                              for rank in range(ranks)))

@@ -1,0 +1,56 @@
+"""The same question asked a little differently, and what it costs then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from planner.candidate import Candidate
+from planner.constraints import Ban, Limit, Pin
+from planner.ir.mesh import MeshSpec
+from planner.pipeline.candidate import pipeline_candidate, priced_pipeline
+from planner.pipeline.means import count_ahead
+
+if TYPE_CHECKING:
+    from planner.planning import Planning
+
+__all__ = ["like", "repriced", "without"]
+
+
+def without(planning: Planning, item: Pin | Ban | Limit) -> Planning:
+    """The same plans with one constraint less."""
+    return planning.copied(constraints=planning.constraints.without(item))
+
+
+def repriced(planning: Planning,
+             candidates: Sequence[Candidate]) -> list[Candidate]:
+    """What plans cost that were found elsewhere, say on another cluster.
+
+    Their layouts stay; only prices are made anew.
+    """
+    ahead = count_ahead(planning.program)
+    return [
+        planning.priced(c.policies, c.solution, c.memory_price_s_per_byte)
+        if c.pipeline is None else priced_pipeline(
+            planning, ahead, c.layout, c.pipeline, c.policies, c.mesh)
+        for c in candidates
+    ]
+
+
+def like(planning: Planning, candidate: Candidate,
+         mesh: MeshSpec) -> Candidate:
+    """What follows the same policies on another mesh.
+
+    Raises
+    ------
+    LayoutError, ScheduleError
+        When they do not suit the mesh.
+    """
+    if candidate.pipeline is not None:
+        return pipeline_candidate(planning, candidate.pipeline,
+                                  candidate.policies, mesh)
+    return planning.candidate(
+        mesh,
+        candidate.policies,
+        memory_price_s_per_byte=candidate.memory_price_s_per_byte,
+        recompute=candidate.layout.recompute)
