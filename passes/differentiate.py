@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from passes.clean import clean
 from passes.collectives import AxisRef, convert
 from passes.conversions import convert_node, step_placements
+from passes.fold_views import fold_views
 from passes.lowerings.registry import Context
 from planner.ir.layout import Layout, local_shape
 from planner.rules.registry import TensorSpec
@@ -162,7 +163,7 @@ def differentiate(graph: fx.Graph,
             module = make_fx(joint)(*operands, *tangents.values())
         names = [n.name for n in graph.nodes if n.op == "placeholder"]
         names += [f"tangent_{i}" for i in tangents]
-        found = clean(module.graph, names, len(tangents))
+        found = fold_views(clean(module.graph, names, len(tangents)))
     results = len(graph.output_node().args[0])  # type: ignore[arg-type]
     return Joint(graph=found,
                  operands=len(operands),

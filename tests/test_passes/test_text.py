@@ -73,18 +73,16 @@ class TestMegatron(unittest.TestCase):
             getitem = native_layer_norm[0] : (2, 4, 4) float32
             getitem_1 = native_layer_norm[1] : (2, 4, 1) float32
             getitem_2 = native_layer_norm[2] : (2, 4, 1) float32
-            view = reshape(getitem, [2, 4, 4]) : (2, 4, 4) float32
             t = t(p_model_up_weight) : (4, 4) float32
-            view_1 = reshape(view, [8, 4]) : (8, 4) float32
+            view_1 = reshape(getitem, [8, 4]) : (8, 4) float32
             mm = mm(view_1, t) : (8, 4) float32
             _unsafe_view = reshape(mm, [2, 4, 4]) : (2, 4, 4) float32
             gelu = gelu(_unsafe_view) : (2, 4, 4) float32
-            view_2 = reshape(p_model_down_bias, [4]) : (4,) float32
             t_1 = t(p_model_down_weight) : (4, 4) float32
             view_3 = reshape(gelu, [8, 4]) : (8, 4) float32
             mm_1 = mm(view_3, t_1) : (8, 4) float32
             _unsafe_view_1 = reshape(mm_1, [2, 4, 4]) : (2, 4, 4) float32
-            view_4 = reshape(view_2, [1, 1, -1]) : (1, 1, 4) float32
+            view_4 = reshape(p_model_down_bias, [1, 1, -1]) : (1, 1, 4) float32
             mul = mul.Tensor(view_4, 1.0) : (1, 1, 4) float32
             add = add.Tensor(_unsafe_view_1, mul) : (2, 4, 4) float32
             all_reduce = all_reduce[sum, tp](add) : (2, 4, 4) float32
@@ -110,11 +108,8 @@ class TestMegatron(unittest.TestCase):
             gelu = placeholder : (2, 4, 4) float32
             add_1 = placeholder : (2, 4, 4) float32
             tangent_0 = placeholder : () float32
-            view = reshape(getitem, [2, 4, 4]) : (2, 4, 4) float32
-            t = t(p_model_up_weight) : (4, 4) float32
-            view_1 = reshape(view, [8, 4]) : (8, 4) float32
+            view_1 = reshape(getitem, [8, 4]) : (8, 4) float32
             _unsafe_view = reshape(mm, [2, 4, 4]) : (2, 4, 4) float32
-            t_1 = t(p_model_down_weight) : (4, 4) float32
             view_3 = reshape(gelu, [8, 4]) : (8, 4) float32
             expand = expand(tangent_0, [2, 4, 4]) : (2, 4, 4) float32
             div = div.Scalar(expand, 32) : (2, 4, 4) float32
@@ -127,28 +122,22 @@ class TestMegatron(unittest.TestCase):
             view_6 = reshape(add_2, [8, 4]) : (8, 4) float32
             t_2 = t(view_6) : (4, 8) float32
             mm_2 = mm(t_2, view_3) : (4, 4) float32
-            t_3 = t(mm_2) : (4, 4) float32
-            t_4 = t(t_1) : (4, 4) float32
-            mm_3 = mm(view_6, t_4) : (8, 4) float32
+            mm_3 = mm(view_6, p_model_down_weight) : (8, 4) float32
             view_7 = reshape(mm_3, [2, 4, 4]) : (2, 4, 4) float32
-            t_5 = t(t_3) : (4, 4) float32
             all_reduce_1 = all_reduce[sum, tp](view_5) : (4,) float32
             wait_tensor_1 = wait_tensor(all_reduce_1) : (4,) float32
             gelu_backward = gelu_backward(view_7, _unsafe_view) : (2, 4, 4) float32
             view_8 = reshape(gelu_backward, [8, 4]) : (8, 4) float32
             t_6 = t(view_8) : (4, 8) float32
             mm_4 = mm(t_6, view_1) : (4, 4) float32
-            t_7 = t(mm_4) : (4, 4) float32
-            t_8 = t(t) : (4, 4) float32
-            mm_5 = mm(view_8, t_8) : (8, 4) float32
+            mm_5 = mm(view_8, p_model_up_weight) : (8, 4) float32
             view_9 = reshape(mm_5, [2, 4, 4]) : (2, 4, 4) float32
-            t_9 = t(t_7) : (4, 4) float32
             all_reduce_2 = all_reduce[sum, tp](view_9) : (2, 4, 4) float32
             wait_tensor_2 = wait_tensor(all_reduce_2) : (2, 4, 4) float32
             native_layer_norm_backward = native_layer_norm_backward(wait_tensor_2, tensors_0, [4], getitem_1, getitem_2, p_model_norm_weight, p_model_norm_bias, [False, True, True]) : (4,) float32, (4,) float32
             getitem_4 = native_layer_norm_backward[1] : (4,) float32
             getitem_5 = native_layer_norm_backward[2] : (4,) float32
-            return [None, getitem_4, getitem_5, t_9, t_5, wait_tensor_1]
+            return [None, getitem_4, getitem_5, mm_4, mm_2, wait_tensor_1]
             """)
 
 
