@@ -4,20 +4,29 @@ Needs a layout of a program. Leaves every parameter that a block holds
 replicated, and all of whose readers want its gradient summed (``V``), in
 the readers' layout at the block's entry. The gradient's sum then is one of
 the executor's parameter movements, which go in buckets, and no collective
-of its own inside the block.
+of its own inside the block. Views of a parameter on the way to its readers are
+taken of the one whose gradient is yet to be summed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+
+from torch import fx
 
 from planner.ir.convert import conversion_steps
-from planner.ir.layout import Layout
-from planner.ir.layouts import ClassLayout, ProgramLayout
+from planner.ir.layout import Layout, R, V
+from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
 from planner.ir.program import BlockClass, Program, value_kind
-from planner.ir.values import Value, consumers_of, value_of
+from planner.ir.values import (Value, calls_of, consumers_of, operands_of,
+                               outputs_of, value_of)
+from planner.rules.registry import Option
 
 __all__ = ["hoist_parameters"]
+
+_Readers = Mapping[Value, list[tuple[fx.Node, int]]]
 
 
 def hoist_parameters(program: Program, layout: ProgramLayout) -> ProgramLayout:
@@ -40,9 +49,10 @@ def hoist_parameters(program: Program, layout: ProgramLayout) -> ProgramLayout:
 
 def _hoisted(cls: BlockClass, layout: ProgramLayout,
              parameters: dict[str, list[str]]) -> ClassLayout:
-    current = layout.classes[cls.name]
     readers = consumers_of(cls.graph)
     returned = {value_of(node) for node in cls.results}
+    current = _summed_before_views(cls, layout.classes[cls.name], readers,
+                                   returned)
     hubs = dict(current.hubs)
     for node in cls.placeholders:
         value, label = Value(node), node.meta["label"]
@@ -56,6 +66,61 @@ def _hoisted(cls: BlockClass, layout: ProgramLayout,
         if _may_hoist(value, hubs[label], target, parameters[label], layout):
             hubs[label] = target
     return dataclasses.replace(current, hubs=hubs)
+
+
+def _summed_before_views(cls: BlockClass, layout: ClassLayout,
+                         readers: _Readers,
+                         returned: AbstractSet[Value]) -> ClassLayout:
+    """What is computed of one parameter passes its gradient's summands on,
+    where its readers give them; they are then summed at the parameter."""
+    calls, hubs = dict(layout.calls), dict(layout.hubs)
+    for node in reversed(_of_one_parameter(cls)):
+        values, label = outputs_of(node), node.meta["label"]
+        if not (returned.isdisjoint(values) and all(v.spec.requires_grad
+                                                    for v in values)):
+            continue
+        # Of several layouts that are wanted no one is the readers'.
+        wanted = {
+            calls[call.meta["label"]].input(number)
+            for v in values
+            for call, number in readers.get(v, ())
+        }
+        held = [hubs[v.label] for v in values if v.label in hubs]
+        late = [
+            len(wanted) == 1 and all(w[axis] == V for w in wanted)
+            and all(h[axis] in (R, V) for h in held) and _is_whole(option)
+            for axis, option in enumerate(calls[label].options)
+        ]
+        calls[label] = CallLayout(options=tuple(
+            _summands(o) if is_late else o
+            for o, is_late in zip(calls[label].options, late, strict=True)))
+        for name in (v.label for v in values if v.label in hubs):
+            hubs[name] = tuple(
+                V if is_late else p
+                for p, is_late in zip(hubs[name], late, strict=True))
+    return dataclasses.replace(layout, calls=calls, hubs=hubs)
+
+
+def _of_one_parameter(cls: BlockClass) -> list[fx.Node]:
+    """Calls that read nothing but a parameter, or what such calls give."""
+    known = {n for n in cls.placeholders if Value(n).bound_kind == "param"}
+    found = []
+    for node in calls_of(cls.graph):
+        operands = operands_of(node)
+        if len(operands) == 1 and operands[0].node in known:
+            known.add(node)
+            found.append(node)
+    return found
+
+
+def _is_whole(option: Option) -> bool:
+    return all(p == R for p in (*option.inputs, *option.outputs))
+
+
+def _summands(option: Option) -> Option:
+    return dataclasses.replace(option,
+                               inputs=(V, ) * len(option.inputs),
+                               outputs=(V, ) * len(option.outputs))
 
 
 def _may_hoist(value: Value, hub: Layout, wanted: Layout, names: list[str],

@@ -200,19 +200,27 @@ class _Lowering:
                               regather=name in self.layout.regather)
         if move is None:
             return name
-        # The sum over micro-batches is the executor's.
+        # The sum over micro-batches is the executor's; over one rank there
+        # is none.
+        axes = self.builder.axes
         move = dataclasses.replace(
             move,
-            steps=tuple(s for s in move.steps
-                        if not self.builder.axes[s.axis].sequential))
+            steps=tuple(s for s in move.steps if axes[s.axis].size > 1
+                        and not axes[s.axis].sequential))
         used = f"{name} @ {format_layout(hub)}"
         moves[used] = move
         self.held[used] = (spec, hub)
         return used
 
+    def _is_cut_anew(self, name: str) -> bool:
+        """Whether shards are cut out of the whole input, which all ranks
+        have, so that none is sent; a gradient would have to be."""
+        return name in self.inputs and not self.held[name][0].requires_grad
+
     def _converted(self, name: str, target: Layout) -> str:
         """The value in another layout, through a step where one is due."""
-        name = self.inputs.get(name, name)
+        if not self._is_cut_anew(name):
+            name = self.inputs.get(name, name)
         spec, source = self.held[name]
         steps = conversion_steps(source,
                                  target,

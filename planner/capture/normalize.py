@@ -15,6 +15,7 @@ from torch import fx
 from planner.capture.bags import open_bags
 from planner.capture.calls import add_call, become
 from planner.capture.formulas import Formulas
+from planner.capture.joined_rows import part_joined_rows
 from planner.capture.masks import simplify_masks
 from planner.capture.merged import part_merged_dims
 from planner.capture.nodes import source_in_model
@@ -44,6 +45,7 @@ def normalize(traced: Traced) -> None:
     gather_rows(graph, Formulas(scalars))
     open_bags(graph, Formulas(scalars))
     part_merged_dims(graph)
+    part_joined_rows(graph, kept)
     open_projections(graph, traced.leaves, kept)
     drop_unused(graph)
     _reject_unknown_shapes(graph)

@@ -61,7 +61,10 @@ def _read(node: fx.Node) -> _Product | None:
 
 def _linear(node: fx.Node) -> _Product:
     x, weight, *bias = node.args
-    return x, weight, bias[0] if bias else None, 0  # type: ignore
+    out_dim = 0
+    if op_label(weight) == "t":  # type: ignore[arg-type]
+        weight, out_dim = weight.args[0], 1  # type: ignore[union-attr]
+    return x, weight, bias[0] if bias else None, out_dim  # type: ignore
 
 
 def _addmm(node: fx.Node) -> _Product | None:

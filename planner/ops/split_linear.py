@@ -30,12 +30,8 @@ def split_linear(x: torch.Tensor, weight: torch.Tensor,
         Of the parts; their sum is n.
     out_dim : int
     """
-    if out_dim == 0:
-        whole = torch.ops.aten.linear.default(x, weight, bias)
-    elif bias is not None and x.dim() == 2:
-        whole = torch.addmm(bias, x, weight)
-    else:
-        whole = x @ weight if bias is None else x @ weight + bias
+    matrix = weight if out_dim == 0 else weight.t()
+    whole = torch.ops.aten.linear.default(x, matrix, bias)
     return list(whole.split_with_sizes(list(sizes), -1))
 
 
