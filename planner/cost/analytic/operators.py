@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -183,12 +184,13 @@ def _mlp(name: str, tokens: Number, inner: Number, model: Transformer,
 
 
 def _reading(operator: Operator, extra_bytes: Number) -> Operator:
-    return Operator(name=operator.name,
-                    kind=operator.kind,
-                    flops=operator.flops,
-                    size_bytes=operator.size_bytes + extra_bytes,
-                    kernels=operator.kernels,
-                    halvings=operator.halvings)
+    return dataclasses.replace(operator,
+                               size_bytes=operator.size_bytes + extra_bytes)
+
+
+def _launched(ops: Sequence[Operator], times: Number) -> list[Operator]:
+    """The same work in `times` as many kernels."""
+    return [dataclasses.replace(o, kernels=o.kernels * times) for o in ops]
 
 
 def dense_layer(model: Transformer, plan: Configurations) -> list[Operator]:
@@ -208,6 +210,8 @@ def expert_layer(model: Transformer, plan: Configurations) -> list[Operator]:
     # What all ranks of tp do together of the rows is divided by tp.
     shared = model.shared_ffn / plan.tp
     permuted = rows * model.hidden / plan.tp
+    # Eager code loops over experts, grouped products take all at once.
+    loops = np.where(plan.fused_kernels, 1, local)
     return [
         *_attention(model, plan),
         _linear("router", tokens / plan.stored_tp,
@@ -215,8 +219,11 @@ def expert_layer(model: Transformer, plan: Configurations) -> list[Operator]:
                 plan, model.experts),
         _pass("routing",
               tokens / plan.stored_tp * np.maximum(model.experts, 1), 4, 12),
-        _pass("permutation", permuted, 6, 6),
-        *_mlp("experts", rows, model.expert_ffn / plan.tp, model, plan, local),
+        *_launched([
+            _pass("permutation", permuted, 6, 6),
+            *_mlp("experts", rows, model.expert_ffn / plan.tp, model, plan,
+                  local)
+        ], loops),
         *_mlp("shared expert", tokens, shared, model, plan, 1),
     ]
 
