@@ -85,7 +85,8 @@ def convert(x: torch.Tensor, source: Placement, target: Placement,
 
 def apply_move(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
     """Carry out one move of one axis on a local tensor, without autograd."""
-    if how.kind == "none":
+    # Over one rank nothing moves.
+    if how.kind == "none" or axis.size == 1:
         return x
     if axis.sequential:
         assert how.kind == "mask", f"{how.kind} over {axis.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -115,6 +116,9 @@ def bind(graph: fx.Graph,
             _bind_stream(made[node], seed, groups, compile)
         if node.target in AXES_POSITION:
             _bind_axes(made[node], groups)
+        elif not compile and isinstance(made[node].target,
+                                        torch._ops.OpOverload):
+            made[node].target = _direct(made[node].target)
         if counts is not None and is_counted(node):
             made[node].target = CountedCall(node, counts)
     if not compile:
@@ -124,6 +128,17 @@ def bind(graph: fx.Graph,
         bound.erase_node(seed)
     module = fx.GraphModule(torch.nn.Module(), bound)
     return _compiled(module, draws)
+
+
+def _direct(operator: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The operator without the Python around it, which takes as long as a
+    view does."""
+    call = functools.partial(operator._op)
+    name = str(operator).replace(".", "_").replace("::", "_")
+    # What fx prints in the code of a graph.
+    call.__name__ = call.__qualname__ = name  # type: ignore[attr-defined]
+    call.__module__ = __name__
+    return call
 
 
 def _compiled(module: fx.GraphModule, draws: bool) -> Kernel:

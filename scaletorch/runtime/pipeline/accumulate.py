@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from scaletorch.runtime.groups import Groups
@@ -10,6 +12,34 @@ from scaletorch.runtime.reduction import Reducer, Route
 __all__ = ["Accumulator"]
 
 _NARROW = (torch.bfloat16, torch.float16)
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Of one route's gradients; `alike` are the equal routes met so far."""
+
+    alike: list[Route]
+    total: torch.Tensor | None = None
+    dtype: torch.dtype = torch.float32
+    is_owned: bool = False
+
+    def add(self, grad: torch.Tensor) -> None:
+        if self.total is None:
+            self.total, self.dtype = grad, grad.dtype
+        elif self.is_owned:
+            self.total.add_(grad)
+        else:
+            # The first gradient may be a view of something else.
+            narrow = grad.dtype in _NARROW
+            self.total = (self.total.float() if narrow else self.total) + grad
+            self.is_owned = True
+
+    def take(self) -> torch.Tensor:
+        """The sum, which starts anew."""
+        assert self.total is not None
+        found = self.total.to(self.dtype)
+        self.total, self.is_owned = None, False
+        return found
 
 
 class Accumulator:
@@ -28,30 +58,30 @@ class Accumulator:
     def __init__(self, groups: Groups, limit_bytes: int) -> None:
         self._groups = groups
         self._limit_bytes = limit_bytes
-        self._sums: dict[Route, torch.Tensor] = {}
-        self._dtypes: dict[Route, torch.dtype] = {}
-        self._owned: set[Route] = set()
+        self._sums: dict[Route, _Sum] = {}
+        # A route's hash goes through all of its steps, and there is a
+        # gradient of each parameter in every micro-batch.
+        self._by_id: dict[int, _Sum] = {}
 
     def add(self, route: Route, grad: torch.Tensor) -> None:
         """Take one micro-batch's gradient."""
-        if route not in self._sums:
-            self._sums[route], self._dtypes[route] = grad, grad.dtype
-        elif route in self._owned:
-            self._sums[route].add_(grad)
-        else:
-            # The first gradient may be a view of something else.
-            first = self._sums[route]
-            wide = first.float() if first.dtype in _NARROW else first
-            self._sums[route] = wide + grad
-            self._owned.add(route)
+        found = self._by_id.get(id(route))
+        (self._met(route) if found is None else found).add(grad)
+
+    def _met(self, route: Route) -> _Sum:
+        """The sum of a route, which is kept so that its id stays its own."""
+        found = self._sums.setdefault(route, _Sum([]))
+        found.alike.append(route)
+        self._by_id[id(route)] = found
+        return found
 
     def finish(self) -> dict[str, torch.Tensor]:
         """Reduce; gradients at rest by parameter."""
         reducer = Reducer(self._groups, self._limit_bytes)
         for route, total in self._sums.items():
-            reducer.add(route, total.to(self._dtypes[route]))
+            if total.total is not None:
+                reducer.add(route, total.take())
         found: dict[str, torch.Tensor] = {}
         for name, grad in reducer.finish():
             found[name] = found[name] + grad if name in found else grad
-        self._sums, self._dtypes, self._owned = {}, {}, set()
         return found
