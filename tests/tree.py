@@ -11,18 +11,20 @@ __all__ = ["PACKAGES", "ROOT", "project_files", "python_files"]
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("passes", "planner", "scaletorch")
 
-_GENERATED = ("__pycache__", "build", "dist")
+_BUILT = ("build", "dist")
 
 
-def _is_ours(folder: str) -> bool:
+def _is_ours(above: Path, folder: str) -> bool:
     hidden = folder.startswith(".") and folder != ".ci"
-    return not (hidden or folder in _GENERATED or folder.endswith(".egg-info"))
+    built = folder.endswith(".egg-info") or (above == ROOT
+                                             and folder in _BUILT)
+    return not (hidden or built or folder == "__pycache__")
 
 
 def project_files() -> Iterator[Path]:
     """Every file of the project, sorted; none that a tool has made."""
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = sorted(filter(_is_ours, folders))
+        folders[:] = sorted(f for f in folders if _is_ours(Path(folder), f))
         # In a git worktree, .git is a file.
         yield from (Path(folder, name) for name in sorted(names)
                     if name != ".git" and not name.endswith(".pyc"))

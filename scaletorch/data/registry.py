@@ -1,0 +1,162 @@
+"""Sources by name, and loaders from a mapping such as a config file's."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from scaletorch.data.loader import Loader
+from scaletorch.data.source import Augmented, Sample, Source
+
+__all__ = ["build", "kinds", "register"]
+
+Made = TypeVar("Made", bound=Callable[..., Any])
+
+_KINDS: dict[str, Callable[..., Any]] = {}
+
+
+def register(kind: str) -> Callable[[Made], Made]:
+    """Make a source known by a name, with its keywords as options.
+
+    Raises
+    ------
+    ValueError
+        When the name is taken.
+    """
+    if kind in _KINDS:
+        raise ValueError(f"there is a source {kind!r} already; register "
+                         "another name")
+
+    def add(make: Made) -> Made:
+        _KINDS[kind] = make
+        return make
+
+    return add
+
+
+def kinds() -> tuple[str, ...]:
+    """The names of all sources, sorted."""
+    return tuple(sorted(_KINDS))
+
+
+def build(config: Mapping[str, Any]) -> Loader:
+    """A loader from a mapping.
+
+    Parameters
+    ----------
+    config : mapping
+        ``kind`` names the source (see :func:`kinds`); ``batch_size``,
+        ``shuffle``, ``workers``, ``prefetch``, ``drop_last`` and
+        ``pin_memory`` are the loader's, ``seed`` is of both, ``names``
+        gives tensors other names; the rest are the source's options.
+
+    Returns
+    -------
+    Loader
+        Of dicts of host tensors, the global batch.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind or option, or one that is missing.
+
+    Examples
+    --------
+    >>> loader = build({"kind": "random_tokens", "sequence_length": 16,
+    ...                 "vocabulary_size": 32, "batch_size": 4})
+    >>> next(iter(loader))["tokens"].shape
+    torch.Size([4, 16])
+    """
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(
+            f"data: kind {kind!r} is not known; {_nearest(str(kind), kinds())}"
+        )
+    names = options.pop("names", {})
+    make = _KINDS[kind]
+    of_source, of_loader = _options(make), _options(Loader)
+    known = {*of_source, *of_loader} - {"source"}
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"data: {kind} has no option {name!r}; "
+                f"{_nearest(name, sorted({*known, 'kind', 'names'}))}")
+    for name, needed in (of_source | of_loader).items():
+        if needed and name != "source" and name not in options:
+            raise ValueError(f"data: {kind} needs the option {name!r}")
+    source = make(**{n: v for n, v in options.items() if n in of_source})
+    if names:
+        source = _renamed(source, names)
+    return Loader(source, **{
+        n: v
+        for n, v in options.items() if n in of_loader
+    })
+
+
+def _options(make: Callable[..., Any]) -> dict[str, bool]:
+    """Names of what a callable takes, and whether it is needed."""
+    return {
+        n: p.default is p.empty
+        for n, p in inspect.signature(make).parameters.items()
+    }
+
+
+def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return f"{guess}known are {', '.join(known)}"
+
+
+class _Renamed:
+    """A source whose tensors have other names."""
+
+    def __init__(self, source: Source, names: Mapping[str, str]) -> None:
+        self._source = source
+        self._names = dict(names)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Sample:
+        return _with_names(self._source[index], self._names)
+
+
+class _RenamedAugmented:
+    """An augmented source whose tensors have other names."""
+
+    def __init__(self, source: Augmented, names: Mapping[str, str]) -> None:
+        self._source = source
+        self._names = dict(names)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def augmented(self, index: int, seed: int) -> Sample:
+        return _with_names(self._source.augmented(index, seed), self._names)
+
+
+def _renamed(source: Source | Augmented,
+             names: Mapping[str, str]) -> Source | Augmented:
+    if isinstance(source, Augmented):
+        return _RenamedAugmented(source, names)
+    return _Renamed(source, names)
+
+
+def _with_names(sample: Sample, names: Mapping[str, str]) -> Sample:
+    """A sample under other names; a name of None leaves a tensor out."""
+    missing = sorted(set(names) - set(sample))
+    if missing:
+        raise ValueError(
+            f"data: names has {missing[0]!r}, but the source gives "
+            f"{', '.join(sample)}")
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in sample.items():
+        new = names.get(name, name)
+        if new is not None:
+            found[new] = tensor
+    return found
