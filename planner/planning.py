@@ -24,6 +24,7 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH, PipelineSpec, inner_mesh, on_axis
 from planner.ir.plan import Plan
 from planner.ir.program import Program
+from planner.joint.search import joint_candidates
 from planner.lighter import lighter
 from planner.pipeline.candidate import (pipeline_candidate,
                                         pipeline_candidates, priced_pipeline)
@@ -294,7 +295,8 @@ class Planning:
 
         Meshes whose bound shows that they can't beat what was found are
         left out. Where nothing fits, every candidate is considered again
-        with the repeated blocks recomputed.
+        with the repeated blocks recomputed, and then, where the split of
+        the devices is open, pipelines.
         """
         start, self._visited = time.perf_counter(), 0
         self.constraints.check_axes({n for m in meshes for n in m.names})
@@ -389,7 +391,7 @@ class Planning:
         free search, and, where the quickest does not fit, its lighter
         kin. On a mesh with stages, every pipeline that is tried."""
         if "pp" in mesh.names:
-            return list(pipeline_candidates(self, mesh))
+            return self._with_stages(mesh)
         found = [
             self.candidate(mesh, p)
             for p in recipe_policies(mesh, self.constraints)
@@ -399,6 +401,14 @@ class Planning:
         if not self.fits(freed):
             found.append(lighter(self, freed))
         return found
+
+    def _with_stages(self, mesh: MeshSpec) -> list[Candidate]:
+        sizes = dict(zip(mesh.names, mesh.sizes, strict=True))
+        known = ("pp", "dp", "tp")
+        if set(sizes) <= set(known):
+            fixed = {n: sizes.get(n, 1) for n in known}
+            return joint_candidates(self, mesh.world_size, fixed)
+        return list(pipeline_candidates(self, mesh))
 
     def _freed(self, mesh: MeshSpec, recipe: Candidate | None) -> Candidate:
         """The best of the free search from a few starts."""

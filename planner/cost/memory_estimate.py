@@ -27,6 +27,8 @@ from planner.rules.registry import TensorSpec
 
 __all__ = ["MemoryEstimate", "estimate_memory"]
 
+_STATE = ("param", "buffer", "const")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
@@ -97,7 +99,7 @@ def estimate_memory(program: Program,
         transient = max(transient, peak)
     return MemoryEstimate(parameters=sum(local[n].size_bytes
                                          for n in program.specs
-                                         if value_kind(n) != "input"),
+                                         if value_kind(n) in _STATE),
                           gradients=sum(s.size_bytes for s in trained),
                           optimizer=optimizer_bytes(optimizer, trained),
                           saved=kept,

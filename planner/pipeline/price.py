@@ -29,7 +29,13 @@ from planner.schedule.actions import Schedule
 from planner.schedule.simulation import Simulation, simulate
 from planner.schedule.times import StageMemory, StageTimes
 
-__all__ = ["PipelinePrice", "StageCost", "pipeline_price", "stage_costs"]
+__all__ = [
+    "KnownByClass", "PipelinePrice", "StageCost", "message_times_s",
+    "pipeline_price", "stage_cost", "stage_costs", "taken_bytes"
+]
+
+KnownByClass = dict[int, Sequence[KnownCall]]
+"""The calls of block classes, by the class object's id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +114,26 @@ def stage_costs(found: Pipelined, cost: ConversionCost, *,
         Of the layouts' mesh.
     optimizer : str
     """
-    known: dict[int, Sequence[KnownCall]] = {}
+    known: KnownByClass = {}
     return tuple(
-        _stage_cost(s, found.program, cost, optimizer, known)
+        stage_cost(s, found.program, cost, optimizer, known)
         for s in found.stages)
 
 
-def _stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
-                optimizer: str, known: dict[int,
-                                            Sequence[KnownCall]]) -> StageCost:
+def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
+               optimizer: str, known: KnownByClass) -> StageCost:
+    """Price one stage.
+
+    Parameters
+    ----------
+    stage : Stage
+    whole : Program
+        Of which it is a stage.
+    cost : ConversionCost
+    optimizer : str
+    known : KnownByClass
+        Filled with what is found.
+    """
     loss = None if whole.loss is None else whole.outputs[whole.loss]
     kept = tuple(n for n in stage.program.outputs if n == loss)
     program = dataclasses.replace(stage.program,
@@ -141,12 +158,12 @@ def _stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
                      input_s=backward_s - weight_s,
                      weight_s=weight_s,
                      once_s=both.time_s - each.time_s,
-                     saved_bytes=memory.saved + _taken_bytes(stage),
+                     saved_bytes=memory.saved + taken_bytes(stage),
                      memory=memory)
 
 
 def _calls(program: Program, name: str,
-           known: dict[int, Sequence[KnownCall]]) -> Sequence[KnownCall]:
+           known: KnownByClass) -> Sequence[KnownCall]:
     """The calls of a class, found once for all stages that have it."""
     cls = program.classes[name]
     if id(cls) not in known:
@@ -192,8 +209,8 @@ def _unreduced_bytes(program: Program, layout: ProgramLayout) -> int:
     return sum(found.values())
 
 
-def _taken_bytes(stage: Stage) -> int:
-    """What a micro-batch holds of earlier stages."""
+def taken_bytes(stage: Stage) -> int:
+    """Local bytes that a micro-batch takes from earlier stages."""
     total = 0
     for name in stage.takes:
         spec = stage.program.specs[name]
@@ -220,7 +237,7 @@ def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
                                 [c.input_s for c in costs],
                                 [c.weight_s for c in costs])
     saved = tuple(float(c.saved_bytes) for c in costs)
-    message_s = _message_times_s(found, link)
+    message_s = message_times_s(found, link)
     simulation = simulate(schedule,
                           times,
                           edges=found.edges,
@@ -242,8 +259,9 @@ def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
                              for rank in range(ranks)))
 
 
-def _message_times_s(found: Pipelined,
-                     link: AxisInfo) -> dict[tuple[int, int], float]:
+def message_times_s(found: Pipelined,
+                    link: AxisInfo) -> dict[tuple[int, int], float]:
+    """Seconds of a micro-batch's values from stage to stage."""
     total: dict[tuple[int, int], int] = {}
     for number, stage in enumerate(found.stages):
         for name, made in stage.takes.items():

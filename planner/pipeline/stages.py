@@ -121,6 +121,7 @@ class _Cut:
                 self.made[name] = stage_of[block.name]
                 self.specs[name] = value.spec
                 self.hubs[name] = hub_of(layout.classes[cls.name], value)
+        self.cheap: dict[str, bool] = {}
         self.again = [self._recomputed(s) for s in range(self.count)]
         self.taken = [self._taken(s) for s in range(self.count)]
 
@@ -135,13 +136,16 @@ class _Cut:
     def _recomputed(self, stage: int) -> Slice:
         """What the stage computes itself instead of receiving it."""
         late = [n for n in self._reads(stage) if self.made[n] < stage]
-        return slice_of(self.program, [n for n in late if self._is_cheap(n)])
+        cheap = [n for n in late if self._is_cheap(n)]
+        return slice_of(self.program, cheap) if cheap else Slice()
 
     def _is_cheap(self, name: str) -> bool:
         if self.specs[name].requires_grad:
             return False
-        part = slice_of(self.program, [name])
-        return not part.reads_parameters and not part.draws
+        if name not in self.cheap:
+            part = slice_of(self.program, [name])
+            self.cheap[name] = not part.reads_parameters and not part.draws
+        return self.cheap[name]
 
     def _taken(self, stage: int) -> dict[str, int]:
         own = {r for b in self.again[stage].blocks for r in b.results}
@@ -232,4 +236,5 @@ class _Cut:
                 for n in program.specs
             },
             regather=frozenset(n for n in layout.regather
-                               if n in program.specs))
+                               if n in program.specs),
+            recompute=layout.recompute & frozenset(program.classes))

@@ -1,0 +1,1 @@
+"""The joint search: stages, micro-batches, data and tensor parallelism."""
