@@ -29,7 +29,8 @@ class PipelineSpec:
     axis : str
         The mesh axis whose ranks hold the stages.
     schedule : str
-        A named schedule, ``auto``, or the path of a schedule's text.
+        A named schedule, ``auto``, the path of a schedule's text, or the
+        text itself, which has a line for each rank and ends in a newline.
     microbatches : int
         Parts into which a batch is cut.
     chunks : int
@@ -54,8 +55,7 @@ class PipelineSpec:
     @property
     def label(self) -> str:
         """The schedule's name in one word."""
-        is_text = "\n" in self.schedule.strip()
-        return "schedule" if is_text else self.schedule
+        return "schedule" if "\n" in self.schedule else self.schedule
 
     def to_data(self) -> dict[str, Any]:
         """As plain data, for YAML."""

@@ -153,7 +153,7 @@ class Plan:
                 for k, v in self.prediction.items()
             },
         }
-        return yaml.safe_dump(data, sort_keys=False, width=100)
+        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100)
 
     @staticmethod
     def from_yaml(text: str, *, where: str = "plan") -> Plan:
@@ -333,6 +333,18 @@ class Plan:
         return CallLayout(options=tuple(
             _option(call, part.strip(), size, axis, where) for part, size, axis
             in zip(parts, mesh.sizes, mesh.names, strict=True)))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines are written as they are, line by line."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str",
+                                     data,
+                                     style="|" if "\n" in data else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _option(call: OpCall, text: str, size: int, axis: str,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from planner.candidate import Candidate
 from planner.choices import free_policies, recipe_policies
 from planner.cluster import axis_link
+from planner.cluster.axis import AxisInfo
 from planner.cost.price import PlanPrice, price
 from planner.ir.errors import LayoutError, ScheduleError
 from planner.ir.layouts import ProgramLayout
@@ -17,6 +18,7 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program
 from planner.pipeline.build import Pipelined, pipeline_layout, pipelined
+from planner.pipeline.own_schedule import with_own_schedule
 from planner.pipeline.price import (PipelinePrice, StageCost, pipeline_price,
                                     stage_costs)
 from planner.schedule.check import check_schedule
@@ -75,7 +77,8 @@ def priced_pipeline(planning: Planning, program: Program,
     layout : ProgramLayout
         Over a stage's axes and the micro-batches.
     pipeline : PipelineSpec
-        With its cuts.
+        With its cuts; the schedule ``auto`` becomes the text of one for
+        these stages.
     policies : sequence of Policy
     mesh : MeshSpec
     """
@@ -83,7 +86,16 @@ def priced_pipeline(planning: Planning, program: Program,
     parts = pipelined(program, layout, pipeline)
     cost = own.tables(layout.mesh).cost
     costs = stage_costs(parts, cost, optimizer=planning.optimizer)
-    step = _scheduled(planning, pipeline, mesh, parts, costs)
+    link = axis_link(planning.cluster, mesh.sizes, mesh.index(pipeline.axis))
+    if pipeline.schedule == "auto":
+        pipeline = with_own_schedule(
+            pipeline,
+            parts,
+            costs,
+            link,
+            ranks=mesh.size(pipeline.axis),
+            memory_limit_bytes=planning.memory_limit_bytes)
+    step = _scheduled(pipeline, mesh, parts, costs, link)
     work = price(program,
                  layout,
                  cost,
@@ -104,14 +116,13 @@ def priced_pipeline(planning: Planning, program: Program,
                   step=step))
 
 
-def _scheduled(planning: Planning, pipeline: PipelineSpec, mesh: MeshSpec,
-               parts: Pipelined, costs: Sequence[StageCost]) -> PipelinePrice:
+def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
+               costs: Sequence[StageCost], link: AxisInfo) -> PipelinePrice:
     schedule = make_schedule(pipeline.schedule,
                              ranks=mesh.size(pipeline.axis),
                              microbatches=pipeline.microbatches,
                              chunks=pipeline.chunks)
     check_schedule(schedule, edges=parts.edges, stages=len(parts.stages))
-    link = axis_link(planning.cluster, mesh.sizes, mesh.index(pipeline.axis))
     return pipeline_price(parts, costs, schedule, link)
 
 

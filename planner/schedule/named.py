@@ -6,7 +6,7 @@ from planner.ir.errors import ScheduleError
 from planner.schedule.actions import Schedule
 from planner.schedule.families import generate, schedule_names
 from planner.schedule.synthesise import synthesise
-from planner.schedule.text import load_schedule
+from planner.schedule.text import load_schedule, parse_schedule
 from planner.schedule.times import StageTimes
 
 __all__ = ["make_schedule", "schedule_names"]
@@ -17,14 +17,15 @@ def make_schedule(name: str,
                   ranks: int,
                   microbatches: int,
                   chunks: int = 1) -> Schedule:
-    """Make the schedule of a name, or read one from a file.
+    """Make the schedule of a name, or read one.
 
     Parameters
     ----------
     name : str
         One of :func:`schedule_names`; ``auto`` for one that is synthesised
-        for equal stages (:func:`synthesise` takes stages as they are); or
-        the path of a schedule's text (a name with a dot or a slash).
+        for equal stages (:func:`synthesise` takes stages as they are);
+        the path of a schedule's text (a name with a dot or a slash); or
+        the text itself (with a newline).
     ranks : int
         Ranks of the pipeline.
     microbatches : int
@@ -48,8 +49,12 @@ def make_schedule(name: str,
         if value < 1:
             raise ScheduleError(f"{name}: {what} must be at least 1, "
                                 f"got {value}")
+    if "\n" in name:
+        return _checked("the schedule's text",
+                        parse_schedule(name, where="the schedule's text"),
+                        ranks, microbatches, chunks)
     if "/" in name or "." in name:
-        return _loaded(name, ranks, microbatches, chunks)
+        return _checked(name, load_schedule(name), ranks, microbatches, chunks)
     if name == "auto":
         return synthesise(StageTimes.uniform(ranks * chunks),
                           ranks=ranks,
@@ -57,13 +62,13 @@ def make_schedule(name: str,
     return generate(name, ranks, microbatches, chunks)
 
 
-def _loaded(path: str, ranks: int, microbatches: int, chunks: int) -> Schedule:
-    schedule = load_schedule(path)
+def _checked(where: str, schedule: Schedule, ranks: int, microbatches: int,
+             chunks: int) -> Schedule:
     for what, wanted, found in (("ranks", ranks, len(schedule.ranks)),
                                 ("micro-batches", microbatches,
                                  schedule.microbatches),
                                 ("stages", ranks * chunks, schedule.stages)):
         if wanted != found:
-            raise ScheduleError(f"{path} is for {found} {what}, and {wanted} "
+            raise ScheduleError(f"{where} is for {found} {what}, and {wanted} "
                                 "were asked for")
     return schedule
