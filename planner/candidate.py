@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.cost.memory_estimate import MemoryEstimate
-from planner.cost.price import PlanPrice
+from planner.cost.plan_price import PlanPrice
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
