@@ -19,7 +19,10 @@ setup(
         "scaletorch", "scaletorch.*", "planner", "planner.*", "passes",
         "passes.*"
     ]),
-    package_data={"planner.cluster": ["presets/*.yaml"]},
+    package_data={
+        "planner.cluster": ["presets/*.yaml"],
+        "planner.explain.page": ["page.*"],
+    },
     install_requires=[
         "torch>=2.13,<2.14",
         "numpy",

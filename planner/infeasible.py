@@ -154,7 +154,10 @@ def _smaller_batch(planning: Planning, nearest: Candidate) -> Iterator[str]:
 
 def _without(planning: Planning, nearest: Candidate) -> Iterator[str]:
     for item in planning.constraints.items:
-        found = without(planning, item).candidates([nearest.mesh])
+        try:
+            found = without(planning, item).candidates([nearest.mesh])
+        except InfeasiblePlan:
+            continue
         if found and planning.fits(found[0]):
             yield (f"without {item}, {found[0].name} takes "
                    f"{format_bytes(found[0].memory.total)}")

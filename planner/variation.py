@@ -28,11 +28,13 @@ def repriced(planning: Planning,
 
     Their layouts stay; only prices are made anew.
     """
-    ahead = count_ahead(planning.program)
+    ahead = planning
+    if any(c.pipeline is not None for c in candidates):
+        ahead = planning.of_program(count_ahead(planning.program))
     return [
         planning.priced(c.policies, c.solution, c.memory_price_s_per_byte)
         if c.pipeline is None else priced_pipeline(
-            planning, ahead, c.layout, c.pipeline, c.policies, c.mesh)
+            ahead, ahead.program, c.layout, c.pipeline, c.policies, c.mesh)
         for c in candidates
     ]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from planner.candidate import Candidate
 from planner.capture.capture import capture
@@ -16,41 +17,83 @@ from planner.constraints import Constraints
 from planner.explain.arguments import (parse_arguments, parse_constraint,
                                        parse_mesh)
 from planner.explain.compare import compare_plans, format_comparison
-from planner.explain.load import load_model
+from planner.explain.dot import format_dot
+from planner.explain.load import Loaded, half_batch, load_model
+from planner.explain.page.build import PageContent, build_page
+from planner.explain.page.tree import parameter_rows
+from planner.explain.progress import search_progress
 from planner.explain.report import build_report
 from planner.explain.text import format_report
+from planner.explain.timeline import step_timeline
+from planner.explain.trace import trace_events
 from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
+from planner.ir.program import Program
 from planner.planning import Planning
 
 __all__ = ["explain", "main"]
 
+Observer = Callable[[Candidate], None]
+
 
 def explain(args: argparse.Namespace) -> str:
-    """What the command line asks for, as text.
+    """What the command line asks for, as text; files are written too.
 
     Raises
     ------
     ValueError
         Whose text says what to change.
     """
+    with search_progress() as observer:
+        return _explained(args, observer)
+
+
+def _explained(args: argparse.Namespace, observer: Observer) -> str:
     plans = [
         Plan.load(_existing(p))
         for p in args.compare or ([args.plan] if args.plan else [])
     ]
     meshes = [plans[0].mesh] if plans else parse_mesh(args.mesh)
-    constraints = Constraints([parse_constraint(c) for c in args.constraint])
-    planning = _planning(args, meshes, constraints)
+    devices = max(m.world_size for m in (meshes[0], *(p.mesh for p in plans)))
+    planning = _planning(args, devices, observer)
     if args.compare:
         priced = [(p, planning.of_plan(p)) for p in plans]
         comparison = compare_plans(*priced)
         return (_json(comparison)
                 if args.json else format_comparison(comparison))
     chosen, found = _chosen(planning, plans, meshes)
-    if args.save:
-        planning.plan_of(chosen).save(args.save)
-    report = build_report(planning, chosen, found, top=args.top, meshes=meshes)
+    report = build_report(planning,
+                          chosen,
+                          found,
+                          top=args.top,
+                          meshes=meshes,
+                          halved=_halved(args, planning))
+    _write(args, planning, chosen, report)
     return _json(report) if args.json else format_report(report)
+
+
+def _write(args: argparse.Namespace, planning: Planning, chosen: Candidate,
+           report: dict[str, Any]) -> None:
+    """The files that are asked for."""
+    program = planning.program
+    plan = planning.plan_of(chosen)
+    if args.save:
+        plan.save(args.save)
+    timeline = step_timeline(program, chosen)
+    if args.trace:
+        _save(args.trace, _json(trace_events(timeline)))
+    if args.dot:
+        _save(args.dot, format_dot(program, chosen))
+    if args.html:
+        content = PageContent(report=report,
+                              timeline=timeline,
+                              parameters=parameter_rows(program, chosen),
+                              plan=plan.to_yaml())
+        _save(args.html, build_page(content))
+
+
+def _save(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _existing(path: Path) -> Path:
@@ -63,23 +106,40 @@ def _json(data: dict[str, object]) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def _planning(args: argparse.Namespace, meshes: Sequence[MeshSpec],
-              constraints: Constraints) -> Planning:
-    cluster = _cluster(args.cluster, meshes[0].world_size)
+def _planning(args: argparse.Namespace, devices: int,
+              observer: Observer) -> Planning:
+    constraints = Constraints([parse_constraint(c) for c in args.constraint])
+    limit = args.memory_limit_gib
+    cluster = _cluster(args.cluster, devices)
     loaded = load_model(args.model,
                         batch=args.batch,
                         sequence=args.seq,
                         dtype=args.dtype)
-    program = capture(loaded.model,
-                      loaded.inputs,
-                      loss_fn=loaded.loss_fn,
-                      opaque=constraints.allows_opaque())
-    limit = args.memory_limit_gib
-    return Planning(program,
+    return Planning(_captured(loaded, constraints),
                     cluster,
                     constraints=constraints,
                     optimizer=args.optimizer,
-                    memory_limit_bytes=int(limit * 2**30) if limit else None)
+                    memory_limit_bytes=int(limit * 2**30) if limit else None,
+                    observer=observer)
+
+
+def _captured(loaded: Loaded, constraints: Constraints) -> Program:
+    return capture(loaded.model,
+                   loaded.inputs,
+                   loss_fn=loaded.loss_fn,
+                   opaque=constraints.allows_opaque())
+
+
+def _halved(args: argparse.Namespace, planning: Planning) -> Planning | None:
+    """The same on half the batch, where that is asked for."""
+    if not args.half_batch:
+        return None
+    loaded = load_model(args.model,
+                        batch=args.batch,
+                        sequence=args.seq,
+                        dtype=args.dtype)
+    halved = half_batch(loaded, planning.facts.lead.get(0, 1))
+    return planning.copied(program=_captured(halved, planning.constraints))
 
 
 def _cluster(name: str, world_size: int) -> ClusterSpec:

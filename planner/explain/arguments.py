@@ -49,6 +49,23 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=("A", "B"),
         help="what differs between two plans")
     add("--json", action="store_true", help="print JSON, not text")
+    add("--html",
+        type=Path,
+        metavar="FILE",
+        help="also write the report as a page")
+    add("--trace",
+        type=Path,
+        metavar="FILE",
+        help="also write the predicted step as trace events, for Perfetto")
+    add("--dot",
+        type=Path,
+        metavar="FILE",
+        help="also write the blocks and the layouts between them, for "
+        "Graphviz")
+    add("--half-batch",
+        action="store_true",
+        help="also say what half the batch would change; captures the model "
+        "once more")
     add("--save", type=Path, metavar="PLAN", help="write the plan as YAML")
     add("--top",
         type=int,

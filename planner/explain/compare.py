@@ -29,21 +29,46 @@ def compare_plans(first: tuple[Plan, Candidate],
         } for c in (a, b)],
         "delta_s":
         delta(a, b),
+        "settings":
+        _different(_settings(plan_a), _settings(plan_b), missing="none"),
         "at_rest":
         _different(plan_a.at_rest, plan_b.at_rest),
         "blocks": {
             name: lines
-            for name in plan_a.blocks
-            if (lines := _different(plan_a.blocks[name], plan_b.blocks[name]))
+            for name in dict.fromkeys((*plan_a.blocks, *plan_b.blocks))
+            if (lines := _different(plan_a.blocks.get(name, {}),
+                                    plan_b.blocks.get(name, {})))
         },
     }
 
 
-def _different(a: Mapping[str, str], b: Mapping[str,
-                                                str]) -> dict[str, list[str]]:
-    """Line to its text in both; what a plan does not say is whole."""
+def _settings(plan: Plan) -> dict[str, str]:
+    """Mesh, pipeline and recomputation, each as a line."""
+    pipeline = plan.pipeline.to_data() if plan.pipeline else {}
+    found = {
+        "mesh": str(plan.mesh),
+        "layouts over": ", ".join(plan.layout_mesh.names),
+        "recompute": ", ".join(plan.recompute),
+        **{
+            f"pipeline {key}": _line(value)
+            for key, value in pipeline.items()
+        }
+    }
+    return {key: text for key, text in found.items() if text}
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return " / ".join(str(value).strip().splitlines())
+
+
+def _different(a: Mapping[str, str],
+               b: Mapping[str, str],
+               missing: str = "R") -> dict[str, list[str]]:
+    """Line to its text in both; a layout that is not said is whole."""
     return {
-        key: [a.get(key, "R"), b.get(key, "R")]
+        key: [a.get(key, missing), b.get(key, missing)]
         for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)
     }
 
@@ -59,7 +84,11 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         if abs(seconds) >= 1e-9:
             sign = "+" if seconds > 0 else "-"
             lines.append(f"  {cause} {sign}{format_time(abs(seconds))}")
-    groups = {"at rest": comparison["at_rest"], **comparison["blocks"]}
+    groups = {
+        "settings": comparison["settings"],
+        "at rest": comparison["at_rest"],
+        **comparison["blocks"]
+    }
     for name, different in groups.items():
         if different:
             lines += ["", name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -13,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
-__all__ = ["Loaded", "load_model", "loss_only"]
+__all__ = ["Loaded", "half_batch", "load_model", "loss_only"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,23 @@ def load_model(path: Path,
     if path.suffix == ".json":
         return _from_config(path, batch, sequence, dtype)
     return _from_module(_imported(path), path)
+
+
+def half_batch(loaded: Loaded, rows: int) -> Loaded:
+    """The same model on the first half of a batch of `rows`.
+
+    Raises
+    ------
+    ValueError
+        When the rows are not an even number.
+    """
+    if rows % 2:
+        raise ValueError(f"--half-batch: a batch of {rows} rows can't be "
+                         "halved; make it even")
+    inputs = tree_map(
+        lambda leaf: leaf[:rows // 2] if isinstance(leaf, torch.Tensor) and
+        leaf.ndim and leaf.shape[0] == rows else leaf, loaded.inputs)
+    return dataclasses.replace(loaded, inputs=inputs)
 
 
 def _imported(path: Path) -> ModuleType:

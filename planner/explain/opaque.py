@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from planner.cost.flops import op_name
-from planner.cost.price import PlanPrice
+from planner.cost.plan_price import PlanPrice
 from planner.ir.program import Program, source_of
 from planner.ir.values import calls_of
 

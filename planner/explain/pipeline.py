@@ -48,6 +48,7 @@ def pipeline_report(chosen: Candidate) -> dict[str, Any] | None:
             "idle_s": step.simulation.idle_s[rank],
             "in_flight": step.simulation.peak_in_flight[rank],
             "memory_bytes": memory.total,
+            "by_kind": memory.by_kind(),
         } for rank, memory in enumerate(step.memory)],
     }
 

@@ -9,15 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from planner.candidate import Candidate
-from planner.cost.price import CollectivePrice
+from planner.cost.plan_price import CollectivePrice
+from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.opaque import opaque_modules
 from planner.explain.pipeline import pipeline_report
+from planner.explain.sensitivity import sensitivity
 from planner.explain.uneven import uneven_dims
+from planner.infeasible import fitting_changes, tightest_rank
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, format_layout
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import value_kind
 from planner.planning import Planning
+from planner.variation import without
 
 __all__ = ["VERSION", "build_report", "delta"]
 
@@ -28,12 +32,13 @@ _NOTABLE = 1e-5
 
 
 def build_report(
-        planning: Planning,
-        chosen: Candidate,
-        found: Sequence[Candidate],
-        *,
-        top: int = 5,
-        meshes: Sequence[MeshSpec] = (),
+    planning: Planning,
+    chosen: Candidate,
+    found: Sequence[Candidate],
+    *,
+    top: int = 5,
+    meshes: Sequence[MeshSpec] = (),
+    halved: Planning | None = None,
 ) -> dict[str, Any]:
     """Everything that is known about a plan.
 
@@ -48,7 +53,12 @@ def build_report(
         How many alternatives are told.
     meshes : sequence of MeshSpec
         Over which constraints are lifted; none to leave that out.
+    halved : Planning, optional
+        Of the same model on half the batch, to tell what that changes.
     """
+    solution = _solution(planning, chosen)
+    constraints = _constraints(planning, chosen, meshes)
+    uneven = uneven_dims(planning.facts, chosen.solution.layout.mesh)
     rest = [c for c in found if c is not chosen]
     return {
         "version": VERSION,
@@ -56,6 +66,8 @@ def build_report(
         "cluster": planning.cluster.name,
         "mesh": _mesh(chosen.mesh),
         "plan": chosen.name,
+        "layouts_over": list(chosen.layout.mesh.names),
+        "solution": solution,
         "time": _time(chosen),
         "axes": _axes(planning, chosen),
         "pipeline": pipeline_report(chosen),
@@ -64,12 +76,42 @@ def build_report(
         "between_blocks": _collectives(chosen, "between blocks"),
         "repeated_work": _repeated(chosen),
         "opaque": opaque_modules(planning.program, chosen.price),
-        "uneven": uneven_dims(planning.facts, chosen.solution.layout.mesh),
+        "uneven": uneven,
+        "unavailable": ring_refusals(planning, chosen.solution.layout.mesh),
+        "binding": binding_constraint(planning, chosen, found, constraints,
+                                      uneven),
+        "what_fits": fitting_changes(planning, chosen),
         "considered": len(found),
+        "candidates": _candidates(planning, chosen, rest),
         "alternatives":
         [_alternative(planning, chosen, c) for c in rest[:top]],
-        "constraints": _constraints(planning, chosen, meshes),
+        "constraints": constraints,
+        "sensitivity": sensitivity(planning, chosen, found, halved=halved),
     }
+
+
+def _solution(planning: Planning, chosen: Candidate) -> dict[str, Any]:
+    """Taken before the report prices anything more."""
+    searched = planning.searched
+    return {
+        "value": chosen.time_s,
+        "bound": chosen.bound_s,
+        "gap": chosen.gap,
+        "visited": searched.visited,
+        "pruned": searched.pruned,
+        "seconds": searched.seconds,
+    }
+
+
+def _candidates(planning: Planning, chosen: Candidate,
+                rest: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """The search space; the first one is explained."""
+    return [{
+        "plan": c.name,
+        "step_s": c.time_s,
+        "memory_bytes": c.memory.total,
+        "fits": planning.fits(c),
+    } for c in (chosen, *rest)]
 
 
 def _mesh(mesh: MeshSpec) -> dict[str, int]:
@@ -113,6 +155,7 @@ def _memory(planning: Planning, chosen: Candidate) -> dict[str, Any]:
     return {
         "total_bytes": chosen.memory.total,
         "limit_bytes": planning.memory_limit_bytes,
+        "where": tightest_rank(chosen),
         "by_kind": chosen.memory.by_kind()
     }
 
@@ -228,18 +271,10 @@ def _constraints(planning: Planning, chosen: Candidate,
     """What lifting each constraint alone would gain."""
     found = []
     for item in planning.constraints.items if meshes else ():
-        without = Planning(planning.program,
-                           planning.cluster,
-                           constraints=planning.constraints.without(item),
-                           optimizer=planning.optimizer,
-                           facts=planning.facts,
-                           expert_imbalance=planning.expert_imbalance,
-                           memory_limit_bytes=planning.memory_limit_bytes)
-        fits = True
-        try:
-            time_s = without.best(meshes)[0].time_s
-        except InfeasiblePlan:
-            time_s, fits = chosen.time_s, False
+        lifted = without(planning, item)
+        others = _found(lifted, meshes)
+        fits = bool(others) and lifted.fits(others[0])
+        time_s = others[0].time_s if fits else chosen.time_s
         found.append({
             "constraint": str(item),
             "step_s_without": time_s,
@@ -247,3 +282,10 @@ def _constraints(planning: Planning, chosen: Candidate,
             "costs_s": max(0.0, chosen.time_s - time_s)
         })
     return found
+
+
+def _found(planning: Planning, meshes: Sequence[MeshSpec]) -> list[Candidate]:
+    try:
+        return planning.candidates(meshes)
+    except InfeasiblePlan:
+        return []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from planner.explain.outlook import (binding_text, sensitivity_text,
+                                     what_fits_text)
 from planner.explain.pipeline import pipeline_text
 from planner.units import bar, format_bytes, format_time
 
-__all__ = ["format_report", "table"]
+__all__ = ["constraints_text", "format_report", "table", "why"]
 
 _WIDTH = 96
 _ROWS = 12
@@ -18,8 +20,10 @@ _ROWS = 12
 
 def format_report(report: dict[str, Any]) -> str:
     """Print what :func:`planner.explain.report.build_report` gives."""
-    sections = (_head, _time, _axes, _pipeline, _memory, _blocks, _repeated,
-                _opaque, _uneven, _alternatives, _constraints)
+    sections = (_head, _time, binding_text, _axes, _pipeline, _memory,
+                what_fits_text, _blocks, _repeated, _opaque, _uneven,
+                _unavailable, _alternatives, constraints_text,
+                sensitivity_text)
     parts = ["\n".join(section(report)) for section in sections]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -86,15 +90,16 @@ def _memory(report: dict[str, Any]) -> Iterator[str]:
     total, limit = memory["total_bytes"], memory["limit_bytes"]
     verdict = "fits" if total <= limit else (
         f"{format_bytes(total - limit)} too much")
+    where = "" if memory["where"] == "every rank" else f" on {memory['where']}"
     yield (f"memory {format_bytes(total)} of {format_bytes(limit)} per "
-           f"device ({verdict})")
+           f"device{where} ({verdict})")
     yield from table([(kind, format_bytes(size), bar(size / max(limit, 1)))
                       for kind, size in memory["by_kind"].items() if size],
                      right=(1, ))
 
 
 def _blocks(report: dict[str, Any]) -> Iterator[str]:
-    yield "layouts by block (over " + ", ".join(report["mesh"]) + ")"
+    yield "layouts by block (over " + ", ".join(report["layouts_over"]) + ")"
     for block in report["blocks"]:
         again = ", recomputed in the backward" if block["recomputed"] else ""
         yield f"{block['class']} x {block['count']} ({block['first']}){again}"
@@ -162,6 +167,17 @@ def _uneven(report: dict[str, Any]) -> Iterator[str]:
             yield f"  {line}"
 
 
+def _unavailable(report: dict[str, Any]) -> Iterator[str]:
+    if report["unavailable"]:
+        yield "not available"
+        for line in report["unavailable"]:
+            yield from textwrap.wrap(line,
+                                     _WIDTH,
+                                     break_long_words=False,
+                                     initial_indent="  ",
+                                     subsequent_indent="    ")
+
+
 def _alternatives(report: dict[str, Any]) -> Iterator[str]:
     shown = report["alternatives"]
     if not shown:
@@ -171,14 +187,15 @@ def _alternatives(report: dict[str, Any]) -> Iterator[str]:
     for other in shown:
         yield (f"  {other['plan']}: {format_time(other['step_s'])}, "
                f"{format_bytes(other['memory_bytes'])}")
-        yield from textwrap.wrap(_why(other),
+        yield from textwrap.wrap(why(other),
                                  _WIDTH,
                                  break_long_words=False,
                                  initial_indent="    ",
                                  subsequent_indent="    ")
 
 
-def _why(other: dict[str, Any]) -> str:
+def why(other: Mapping[str, Any]) -> str:
+    """Why an alternative was not chosen, by cause."""
     causes = []
     if other["memory_excess_bytes"]:
         causes.append(
@@ -191,7 +208,7 @@ def _why(other: dict[str, Any]) -> str:
     return ", ".join(causes) or "the same cost; the order of names decided"
 
 
-def _constraints(report: dict[str, Any]) -> Iterator[str]:
+def constraints_text(report: dict[str, Any]) -> Iterator[str]:
     if report["constraints"]:
         yield "constraints"
         memory = report["memory"]

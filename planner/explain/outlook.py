@@ -1,0 +1,67 @@
+"""The parts of the text report that look beyond the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from planner.units import format_bytes, format_time
+
+__all__ = ["binding_text", "sensitivity_text", "what_fits_text"]
+
+_HEADS = {
+    "memory": "memory",
+    "constraint": "a constraint",
+    "divisibility": "a size that does not divide",
+    "none": "nothing",
+}
+
+
+def binding_text(report: dict[str, Any]) -> Iterator[str]:
+    """What stands between the plan and a quicker one, and the search."""
+    binding, searched = report["binding"], report["solution"]
+    yield f"held back by {_HEADS[binding['kind']]}: {binding['reason']}"
+    yield (f"search: {searched['visited']} plans priced, "
+           f"{searched['pruned']} meshes left out by their bound")
+
+
+def what_fits_text(report: dict[str, Any]) -> Iterator[str]:
+    """The nearest changes with which a plan fits."""
+    memory = report["memory"]
+    if memory["total_bytes"] <= memory["limit_bytes"]:
+        return
+    if not report["what_fits"]:
+        yield "no single change that was tried makes it fit"
+        return
+    yield "what makes it fit"
+    for line in report["what_fits"]:
+        yield f"  {line}"
+
+
+def sensitivity_text(report: dict[str, Any]) -> Iterator[str]:
+    """One line for each change, and the plan that is best then."""
+    if not report["sensitivity"]:
+        return
+    step_s = report["time"]["step_s"]
+    yield "what would change (plans found, priced again)"
+    for row in report["sensitivity"]:
+        line = (f"  {row['change']}: {_difference(row['step_s'] - step_s)}, "
+                f"{format_bytes(row['memory_bytes'])}")
+        yield line if row["fits"] else f"{line}, does not fit"
+        if row["best_plan"] != _best_now(report):
+            yield (f"    best then: {row['best_plan']}, "
+                   f"{format_time(row['best_step_s'])}")
+
+
+def _best_now(report: dict[str, Any]) -> str:
+    """The best plan as things are; a given plan need not be it."""
+    best = min(report["candidates"],
+               key=lambda c: (not c["fits"], c["step_s"]))
+    return str(best["plan"])
+
+
+def _difference(seconds: float) -> str:
+    if abs(seconds) < 1e-12:
+        return "as long"
+    word = "longer" if seconds > 0 else "shorter"
+    return f"{format_time(abs(seconds))} {word}"

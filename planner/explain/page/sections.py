@@ -1,0 +1,168 @@
+"""The sections of the page, from the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from planner.explain.outlook import (binding_text, sensitivity_text,
+                                     what_fits_text)
+from planner.explain.page.charts import BarRow, search_space, stacked_bars
+from planner.explain.page.marks import color_of
+from planner.explain.page.markup import Markup, element, join
+from planner.explain.page.tables import (Column, alternatives, collectives,
+                                         table)
+from planner.explain.text import constraints_text
+from planner.units import format_bytes, format_time
+
+__all__ = [
+    "communication", "key_figures", "limits", "memory", "others", "time"
+]
+
+Report = Mapping[str, Any]
+
+
+def key_figures(report: Report) -> Markup:
+    """What one wants to know first, in large type."""
+    time_of, memory_of = report["time"], report["memory"]
+    step_s = max(time_of["step_s"], 1e-30)
+    total, limit = memory_of["total_bytes"], memory_of["limit_bytes"]
+    fits = "fits" if total <= limit else "does not fit"
+    shown = [
+        ("step", format_time(step_s),
+         f"at least {format_time(time_of['bound_s'])} on this mesh"),
+        ("memory", format_bytes(total), f"of {format_bytes(limit)}, {fits}"),
+        ("communication", f"{time_of['communication_s'] / step_s:.1%}",
+         "of a step"),
+        ("gap", f"{time_of['gap']:.1%}", "that other layouts could save"),
+        ("searched", str(report["solution"]["visited"]),
+         f"plans in {format_time(report['solution']['seconds'])}"),
+    ]
+    return element("dl", {"class": "figures"}, [
+        element(
+            "div", None,
+            join(element("dt", None, name), element("dd", None, value),
+                 element("dd", {"class": "note"}, note)))
+        for name, value, note in shown
+    ])
+
+
+def time(report: Report) -> Markup:
+    """Where a step's time goes."""
+    spent = report["time"]
+    parts = [(name, spent[key], color_of(name))
+             for name, key in (("forward", "forward_s"), ("backward",
+                                                          "backward_s"),
+                               ("forward again",
+                                "recompute_s"), ("local copies", "local_s"))]
+    parts += [(f"communication {a['axis']}", a["time_s"],
+               color_of("axis " + a["axis"], n))
+              for n, a in enumerate(report["axes"])]
+    parts.append(("waiting", max(0.0,
+                                 spent["waiting_s"]), color_of("waiting")))
+    return stacked_bars("where the time goes",
+                        [BarRow(name="a step", parts=parts)], format_time)
+
+
+def memory(report: Report) -> Markup:
+    """Memory by kind, and by rank where there are stages."""
+    whole = report["memory"]
+    kinds = list(whole["by_kind"])
+    ranks = [("every rank", whole["by_kind"])]
+    if report["pipeline"] is not None:
+        axis = report["pipeline"]["axis"]
+        ranks = [(f"{axis} rank {r['rank']}", r["by_kind"])
+                 for r in report["pipeline"]["ranks"]]
+    rows = [
+        BarRow(name=name,
+               parts=[(k, float(sizes.get(k, 0)), color_of(k)) for k in kinds])
+        for name, sizes in ranks
+    ]
+    chart = stacked_bars("memory by kind",
+                         rows,
+                         format_bytes,
+                         base=2,
+                         limit=("limit " + format_bytes(whole["limit_bytes"]),
+                                float(whole["limit_bytes"])))
+    return join(chart, _lines(what_fits_text(dict(report))))
+
+
+def communication(report: Report) -> Markup:
+    """Its time by axis and by block, and every collective."""
+    groups = [(b["class"], b["collectives"]) for b in report["blocks"]]
+    groups.append(("between blocks", report["between_blocks"]))
+    groups = [(name, rows) for name, rows in groups if rows]
+    axes = report["axes"]
+    by_axis = table("mesh axes, of one rank in a step", [
+        Column(name="axis", texts=[a["axis"] for a in axes]),
+        Column(name="size",
+               texts=[str(a["size"]) for a in axes],
+               numbers=[a["size"] for a in axes]),
+        Column(name="use", texts=[a["use"] for a in axes]),
+        Column(name="link", texts=[a["tier"] or "-" for a in axes]),
+        Column(name="bytes",
+               texts=[format_bytes(a["bytes"]) for a in axes],
+               numbers=[a["bytes"] for a in axes]),
+        Column(name="time",
+               texts=[format_time(a["time_s"]) for a in axes],
+               numbers=[a["time_s"] for a in axes]),
+        Column(name="repeated work",
+               texts=[format_time(a["repeated_s"]) for a in axes],
+               numbers=[a["repeated_s"] for a in axes]),
+    ])
+    if not groups:
+        return join(by_axis, element("p", None, "Nothing is communicated."))
+    names = [a["axis"] for a in axes]
+    chart = stacked_bars("communication by block and axis", [
+        BarRow(name=name, parts=_by_axis(rows, names)) for name, rows in groups
+    ], format_time)
+    return join(by_axis, chart, [collectives(*group) for group in groups])
+
+
+def _by_axis(rows: Sequence[Mapping[str, Any]],
+             axes: Sequence[str]) -> list[tuple[str, float, str]]:
+    """Of all runs of a step."""
+    return [(f"over {axis}",
+             sum(r["time_s"] * r["count"] for r in rows
+                 if r["axis"] == axis), color_of("axis " + axis, number))
+            for number, axis in enumerate(axes)]
+
+
+def others(report: Report) -> Markup:
+    """The search space, and the runners-up."""
+    chart = search_space(report["candidates"], report["memory"]["limit_bytes"],
+                         report["time"]["bound_s"])
+    if not report["alternatives"]:
+        return chart
+    return join(chart, alternatives(report))
+
+
+def limits(report: Report) -> Markup:
+    """What holds the plan back, and what would change it."""
+    plain = dict(report)
+    repeated = [
+        f"{r['block']}: every rank of {r['axis']} repeats {r['call']}, which "
+        f"costs {format_time(r['costs_s'])}" for r in report["repeated_work"]
+    ]
+    opaque = [
+        f"{r['module'] or 'the model'} ({r['class']}) runs whole on every "
+        f"rank, {format_time(r['time_s'])}" for r in report["opaque"]
+    ]
+    groups = [
+        ("Held back by", list(binding_text(plain))[:1]),
+        ("Constraints", list(constraints_text(plain))[1:]),
+        ("What would change", list(sensitivity_text(plain))[1:]),
+        ("Repeated work", repeated),
+        ("Opaque modules", opaque),
+        ("Not offered, since uneven", report["uneven"]),
+        ("Not available", report["unavailable"]),
+    ]
+    return join([
+        join(element("h3", None, name), _lines(lines))
+        for name, lines in groups if lines
+    ])
+
+
+def _lines(lines: Sequence[str] | Iterator[str]) -> Markup:
+    found = [element("li", None, line.strip()) for line in lines]
+    return element("ul", None, found) if found else Markup("")

@@ -1,0 +1,96 @@
+"""The JSON has the keys that its page lists, no more and no fewer."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from unittest import TestCase
+
+import torch
+from torch import nn
+
+from planner.capture.capture import capture
+from planner.constraints import Constraints, limit
+from planner.explain.report import build_report
+from planner.ir.mesh import MeshSpec
+from planner.planning import Planning
+from tests.test_planner.test_explain.pages import GRID, piped, plain
+from tests.test_planner.test_planning.programs import mlp, slow_cluster
+
+_PAGE = Path(__file__).parents[3] / "doc" / "explain.md"
+_FREE = ("mesh", "by_kind", "delta_s", "opaque[].costs_s")
+"""Whose keys are names of axes, kinds and causes."""
+
+
+class _Host(nn.Module):
+    """Leaves PyTorch in its forward, and so can't be captured."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(x.detach().numpy().copy())
+
+
+def _opaque() -> dict[str, Any]:
+    model = nn.Sequential(nn.Linear(4, 4), _Host(), nn.Linear(4, 4))
+    program = capture(model, (torch.zeros(4, 4), torch.zeros(4, 4)),
+                      loss_fn=nn.functional.mse_loss,
+                      opaque=True)
+    planning = Planning(program, slow_cluster(2, 1e8))
+    found = planning.candidates([MeshSpec(("dp", ), (2, ))])
+    return build_report(planning, found[0], found)
+
+
+def _constrained() -> dict[str, Any]:
+    planning = Planning(mlp(),
+                        slow_cluster(4, 1e8),
+                        constraints=Constraints(limit(tp=2)))
+    found = planning.candidates([GRID])
+    return build_report(planning, found[0], found, meshes=[GRID])
+
+
+def _collected(data: object, path: str, found: dict[str, set[str]]) -> None:
+    """The keys of every object, by where it is."""
+    if isinstance(data, list):
+        for item in data:
+            _collected(item, f"{path}[]", found)
+    elif isinstance(data, dict):
+        found.setdefault(path or "report", set()).update(data)
+        for key, value in data.items():
+            inner = f"{path}.{key}" if path else key
+            if not any(inner == f or key == f for f in _FREE):
+                _collected(value, inner, found)
+
+
+def _documented() -> dict[str, set[str]]:
+    text = _PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z_.\[\]]+) \| (.*) \|$",
+                      text.partition("## JSON")[2], re.MULTILINE)
+    return {
+        path: set(re.findall(r"`([a-z_]+)`", keys))
+        for path, keys in rows if path != "of"
+    }
+
+
+class TestKeys(TestCase):
+
+    def test_equal_the_documented_ones(self) -> None:
+        self.maxDiff = None
+        found: dict[str, set[str]] = {}
+        reports = [
+            build_report(*plain()),
+            build_report(*piped()),
+            _opaque(),
+            _constrained()
+        ]
+        for report in reports:
+            _collected(json.loads(json.dumps(report)), "", found)
+        self.assertEqual(found, _documented())
+
+    def test_solution(self) -> None:
+        planning, chosen, found = plain()
+        solution = build_report(planning, chosen, found)["solution"]
+        self.assertEqual(solution["value"], chosen.time_s)
+        self.assertLessEqual(solution["bound"], solution["value"])
+        self.assertGreaterEqual(solution["visited"], len(found))
+        self.assertGreater(solution["seconds"], 0)

@@ -1,0 +1,211 @@
+"""The page stands alone, says everything, and escapes what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from unittest import TestCase, skipIf
+
+from planner.explain.page.build import PageContent, build_page
+from planner.explain.page.markup import Markup, element, join
+from planner.explain.page.scale import Scale, scale_of
+from planner.explain.page.tree import module_tree
+from tests.test_planner.test_explain.pages import (Reader, content_of, piped,
+                                                   plain)
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_BROWSER = next(filter(None, map(shutil.which, _BROWSERS)), None)
+_NODE = shutil.which("node")
+_SECTIONS = ("step", "memory", "communication", "search", "limits", "model",
+             "plan")
+_EVIL = "<img src=x onerror=alert(1)>&\"'</script>"
+
+
+class TestPage(TestCase):
+
+    def test_has_every_section(self) -> None:
+        for found in (plain(), piped()):
+            content = content_of(*found)
+            reader = Reader(build_page(content))
+            self.assertEqual(reader.open, [])
+            ids = [a["id"] for a in reader.of("section")]
+            self.assertEqual(tuple(ids), _SECTIONS)
+            links = [a["href"] for a in reader.of("a")][1:]
+            self.assertEqual(links, [f"#{i}" for i in ids])
+            text = "".join(reader.text)
+            self.assertIn(content.plan, text)
+            self.assertIn(content.report["plan"], text)
+            for other in content.report["alternatives"]:
+                self.assertIn(other["plan"], text)
+
+    def test_needs_nothing_else(self) -> None:
+        page = build_page(content_of(*piped()))
+        self.assertNotIn("http", page)
+        self.assertNotIn("@import", page)
+        self.assertNotRegex(page, r"url\(")
+        reader = Reader(page)
+        self.assertEqual(reader.of("link") + reader.of("img"), [])
+        self.assertTrue(all("src" not in a for _, a in reader.tags))
+
+    def test_charts_have_names_and_one_stop_each(self) -> None:
+        reader = Reader(build_page(content_of(*piped())))
+        charts = reader.of("svg")
+        self.assertEqual(len(charts), 5)
+        self.assertTrue(all(a["aria-label"] for a in charts))
+        marks = [a for _, a in reader.tags if a.get("role") == "listitem"]
+        self.assertTrue(all(a["aria-label"] for a in marks))
+        self.assertEqual(sum(a["tabindex"] == "0" for a in marks), 5)
+
+    def test_search_space_has_every_candidate(self) -> None:
+        planning, chosen, found = plain()
+        reader = Reader(build_page(content_of(planning, chosen, found)))
+        dots = [a for a in reader.of("circle")]
+        diamonds = [a for a in reader.of("path")]
+        self.assertEqual((len(dots), len(diamonds)), (len(found) - 1, 1))
+        self.assertIn(f"chosen: {chosen.name}", diamonds[0]["aria-label"]
+                      or "")
+
+    def test_columns_sort_by_numbers(self) -> None:
+        content = content_of(*plain())
+        reader = Reader(build_page(content))
+        values = [
+            float(a["data-value"] or "") for a in reader.of("td")
+            if "data-value" in a
+        ]
+        for other in content.report["alternatives"]:
+            self.assertIn(float(f"{other['step_s']:.9g}"), values)
+        self.assertTrue(reader.of("button"))
+
+    def test_too_much_memory(self) -> None:
+        planning, chosen, found = plain()
+        tight = planning.copied(memory_limit_bytes=600)
+        text = "".join(
+            Reader(build_page(content_of(tight, chosen, found))).text)
+        self.assertIn("of 600 B, does not fit", text)
+
+
+class TestNames(TestCase):
+
+    def test_are_escaped(self) -> None:
+        content = content_of(*plain())
+        report = _with_evil_names(dict(content.report))
+        rows = [{
+            **r, "name": f"{_EVIL}.{r['name']}"
+        } for r in content.parameters]
+        spans = tuple(
+            dataclasses.replace(s, name=_EVIL, label=_EVIL)
+            for s in content.timeline.spans)
+        page = build_page(
+            PageContent(report=report,
+                        timeline=dataclasses.replace(content.timeline,
+                                                     spans=spans),
+                        parameters=rows,
+                        plan=_EVIL))
+        reader = Reader(page)
+        self.assertEqual(reader.of("img"), [])
+        self.assertEqual(len(reader.of("script")), 1)
+        self.assertFalse(any("onerror" in a for _, a in reader.tags))
+        self.assertNotIn("<img", page)
+        self.assertGreater("".join(reader.text).count(_EVIL), 10)
+
+
+def _with_evil_names(data: object) -> object:
+    """Every text of a report but what links and colors hang on."""
+    if isinstance(data, dict):
+        return {
+            k: v if k in ("by_kind", "kind") else _with_evil_names(v)
+            for k, v in data.items()
+        }
+    if isinstance(data, list):
+        return [_with_evil_names(v) for v in data]
+    return _EVIL if isinstance(data, str) else data
+
+
+class TestMarkup(TestCase):
+
+    def test_elements(self) -> None:
+        self.assertEqual(
+            element("p", {"class": None}, "a<b", Markup("<hr>"), ["&"]),
+            "<p>a&lt;b<hr>&amp;</p>")
+        self.assertEqual(element("meta", {"x": 0.5}), '<meta x="0.5">')
+        self.assertIsInstance(join("a"), Markup)
+
+
+class TestScale(TestCase):
+
+    def test_ticks_are_round(self) -> None:
+        linear = Scale(low=0, high=10, start=0, end=100)
+        self.assertEqual(linear.ticks(), [0, 2, 4, 6, 8, 10])
+        self.assertEqual(linear(2.5), 25)
+        self.assertEqual(linear(99), 100)
+        bytes_ = Scale(low=0, high=2.0**30, start=0, end=1, base=2)
+        self.assertEqual(bytes_.ticks(4)[1], 2.0**28)
+
+    def test_wide_ranges_are_logarithmic(self) -> None:
+        scale = scale_of([1e-3, 1.0], start=0, end=300)
+        self.assertTrue(scale.log)
+        self.assertTrue(all(0 <= scale(t) <= 300 for t in scale.ticks()))
+        self.assertGreaterEqual(len(scale.ticks()), 3)
+        same = scale_of([2.0, 2.0], start=0, end=1)
+        self.assertFalse(same.log)
+
+    def test_zeros(self) -> None:
+        scale = scale_of([0.0], start=0, end=10)
+        self.assertEqual(scale(0.0), 0)
+        self.assertTrue(scale.ticks())
+
+
+class TestTree(TestCase):
+
+    def test_alike_neighbours_are_told_once(self) -> None:
+        rows = [{
+            "name": f"layers.{n}.up",
+            "shape": [2, 2],
+            "at_rest": "S(0)" if n < 3 else "R",
+            "in_use": "R",
+            "regathered": n == 0,
+        } for n in range(5)]
+        text = "".join(Reader(module_tree("Model", rows)).text)
+        self.assertIn("0 to 2 (3 alike)", text)
+        self.assertIn("3 to 4 (2 alike)", text)
+        self.assertEqual(text.count("up"), 2)
+        self.assertIn("at rest, R in use, gathered again", text)
+
+
+@skipIf(_NODE is None, "there is no node, which checks the script")
+class TestScript(TestCase):
+
+    def test_is_correct(self) -> None:
+        script = re.search(r"<script>(.*)</script>",
+                           build_page(content_of(*plain())), re.DOTALL)
+        assert script is not None and _NODE is not None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "page.js"
+            path.write_text(script[1], encoding="utf-8")
+            found = subprocess.run(
+                [_NODE, "--check", str(path)], capture_output=True, text=True)
+        self.assertEqual(found.returncode, 0, found.stderr)
+
+
+@skipIf(_BROWSER is None, "there is no Chromium, which shows the page")
+class TestBrowser(TestCase):
+
+    def test_page_is_shown(self) -> None:
+        assert _BROWSER is not None
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "page.html"
+            page.write_text(build_page(content_of(*piped())), encoding="utf-8")
+            shot = Path(folder) / "page.png"
+            subprocess.run([
+                _BROWSER, "--headless", "--no-sandbox", "--disable-gpu",
+                f"--screenshot={shot}", "--window-size=1280,2000",
+                page.as_uri()
+            ],
+                           capture_output=True,
+                           timeout=60,
+                           check=True)
+            self.assertEqual(shot.read_bytes()[:4], b"\x89PNG")

@@ -1,0 +1,81 @@
+"""The error of a search in which nothing fits says what would."""
+
+from __future__ import annotations
+
+from unittest import TestCase
+
+from planner.cluster import load_cluster
+from planner.constraints import Constraints, forbid
+from planner.infeasible import fitting_changes, tightest_rank, why_not
+from planner.ir.mesh import MeshSpec
+from planner.planning import Planning
+from planner.recipes import ddp, pipeline
+from planner.variation import like, repriced
+from tests.test_planner.test_planning.programs import zoo
+
+_LINE = MeshSpec(("dp", ), (2, ))
+
+
+def _planning(*constraints: object, limit: int | None = None) -> Planning:
+    return Planning(zoo("llama"),
+                    load_cluster("h100-sxm").resized(4),
+                    constraints=Constraints(constraints),
+                    memory_limit_bytes=limit)
+
+
+class TestChanges(TestCase):
+
+    def test_nothing_where_it_fits(self) -> None:
+        planning = _planning()
+        chosen = planning.candidates([_LINE])[0]
+        self.assertEqual(fitting_changes(planning, chosen), [])
+
+    def test_each_makes_it_fit(self) -> None:
+        roomy = _planning(forbid("recompute"))
+        least = min(roomy.candidates([_LINE]), key=lambda c: c.memory.total)
+        tight = roomy.copied(memory_limit_bytes=least.memory.total - 1)
+        found = fitting_changes(tight, least)
+        self.assertTrue(any(t.startswith("4 devices (dp=4)") for t in found))
+        self.assertTrue(
+            any(t.startswith("recomputing LlamaDecoderLayer") for t in found))
+        self.assertTrue(
+            any(t.startswith("a batch 1/2 as large") for t in found))
+        self.assertTrue(
+            any(t.startswith("without forbid('recompute')") for t in found))
+        self.assertRegex(
+            why_not(tight, least),
+            r"on every rank, above all for .*\. What fits: 4 devices")
+
+    def test_pipeline_names_its_rank(self) -> None:
+        planning = _planning()
+        mesh = MeshSpec(("pp", "dp"), (2, 2))
+        chosen = planning.from_recipe(
+            pipeline("gpipe", microbatches=2) * ddp(), mesh)
+        assert chosen.step is not None
+        worst = max(range(2), key=lambda r: chosen.step.memory[r].total)
+        self.assertEqual(tightest_rank(chosen),
+                         f"pp rank {worst} (stage {worst})")
+        tight = planning.copied(memory_limit_bytes=chosen.memory.total - 1)
+        found = fitting_changes(tight, chosen)
+        self.assertTrue(
+            any(t.startswith("a batch 1/2 as large") for t in found))
+
+
+class TestVariation(TestCase):
+
+    def test_same_cluster_same_price(self) -> None:
+        planning = _planning()
+        mesh = MeshSpec(("pp", "dp"), (2, 2))
+        both = [
+            planning.candidates([_LINE])[0],
+            planning.from_recipe(
+                pipeline("1f1b", microbatches=2) * ddp(), mesh)
+        ]
+        again = repriced(planning.copied(), both)
+        self.assertEqual([c.time_s for c in again], [c.time_s for c in both])
+        self.assertEqual([c.name for c in again], [c.name for c in both])
+
+    def test_like(self) -> None:
+        planning = _planning()
+        chosen = planning.candidates([_LINE])[0]
+        self.assertEqual(like(planning, chosen, _LINE).time_s, chosen.time_s)
