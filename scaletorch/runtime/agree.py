@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from scaletorch.mesh import mesh_device
 from scaletorch.runtime.closing import let_go_at_exit
+from scaletorch.runtime.lost import naming_the_lost
 
 __all__ = ["Agreement"]
 
@@ -50,7 +51,8 @@ class Agreement:
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value (picklable), in mesh order."""
         found: list[Any] = [None] * len(self.ranks)
-        dist.all_gather_object(found, value, group=self.group)
+        with naming_the_lost("comparing ranks", self.ranks):
+            dist.all_gather_object(found, value, group=self.group)
         members = dist.get_process_group_ranks(self.group)
         by_rank = dict(zip(members, found, strict=True))
         return [by_rank[rank] for rank in self.ranks]
@@ -121,7 +123,8 @@ class Agreement:
         seed = int(torch.randint(1 << 62, ())) if draws else 0
         mine = torch.tensor([self._mark(signature), seed], device=self.device)
         every = mine.new_empty(2 * len(self.ranks))
-        dist.all_gather_single(every, mine, group=self.group)
+        with naming_the_lost("agreeing on the next call", self.ranks):
+            dist.all_gather_single(every, mine, group=self.group)
         rows = every.view(-1, 2).tolist()
         if len({mark for mark, _ in rows}) > 1:
             self._explain(signature, what, remedy)

@@ -30,6 +30,7 @@ from planner.schedule.check import check_schedule
 from planner.schedule.named import make_schedule
 from scaletorch.mesh import mesh_device
 from scaletorch.runtime.executor import Executor
+from scaletorch.runtime.lost import naming_the_lost
 from scaletorch.runtime.pipeline.engine import Engine, Wire
 from scaletorch.runtime.pipeline.results import (cut, joined, loss_tangent,
                                                  part_of, whole)
@@ -322,9 +323,10 @@ class PipelineProgram:
                                     dtype=spec.dtype,
                                     device=self.place.device)
             if len(ranks) > 1:
-                dist.broadcast(value,
-                               ranks[self.owner[i]],
-                               group=self.place.pipeline)
+                with naming_the_lost("returning the model's outputs", ranks):
+                    dist.broadcast(value,
+                                   ranks[self.owner[i]],
+                                   group=self.place.pipeline)
             found[i] = value
         return found
 
@@ -455,7 +457,8 @@ def pipeline_program(program: Program, layout: ProgramLayout,
         for number, stage in enumerate(found.stages)
         if train.stage_rank[number] == place.rank
     }
-    transport = transport_of(place.pipeline)
+    transport = transport_of(place.pipeline,
+                             _rank_names(train.stage_rank, ranks))
 
     def engine(schedule: Schedule) -> Engine:
         return Engine(schedule, place.rank, found.stages, executors, wires,
@@ -471,6 +474,16 @@ def pipeline_program(program: Program, layout: ProgramLayout,
                                   train=engine(train),
                                   infer=engine(infer)),
                            local_inputs=local_inputs)
+
+
+def _rank_names(stage_rank: Sequence[int], ranks: int) -> list[str]:
+    """What each rank of a pipeline has, for messages."""
+    stages = [[str(s) for s, r in enumerate(stage_rank) if r == rank]
+              for rank in range(ranks)]
+    return [
+        f"stage{'s' if len(own) > 1 else ''} {' and '.join(own)} of the "
+        "pipeline" for own in stages
+    ]
 
 
 def _schedules(pipeline: PipelineSpec, ranks: int,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from scaletorch.runtime.lost import naming_the_lost
 from scaletorch.runtime.ranks import Mailbox, mailbox
 
 __all__ = [
@@ -34,13 +36,32 @@ class Transport(Protocol):
         """Start to receive from a rank of the group."""
 
 
-def transport_of(group: Any) -> Transport:
-    """How the ranks of a group reach each other."""
+def transport_of(group: Any, names: Sequence[str]) -> Transport:
+    """How the ranks of a group reach each other.
+
+    Parameters
+    ----------
+    group : ProcessGroup
+    names : sequence of str
+        What each of its ranks is called in messages.
+    """
     if dist.get_backend(group) == "threaded":
         box = mailbox()
         assert box is not None, "threaded ranks are made by run_ranks"
         return ThreadTransport(box, dist.get_process_group_ranks(group))
-    return GroupTransport(group)
+    return GroupTransport(group, names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    rank: int
+    name: str
+
+    def watched(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Errors in the block name who is lost."""
+        return naming_the_lost(f"{what} rank {self.rank} ({self.name})",
+                               [self.rank],
+                               names=[self.name])
 
 
 @dataclass(slots=True)
@@ -48,50 +69,37 @@ class _Work:
     tensor: torch.Tensor
     work: Any
     what: str
+    peer: _Peer
 
     def wait(self) -> torch.Tensor:
-        try:
+        with self.peer.watched(self.what):
             self.work.wait()
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"{self.what} failed: that rank is gone or does not answer "
-                f"({error}); look for its own error, and start all ranks "
-                "again") from error
         return self.tensor
 
 
 class GroupTransport:
     """Over a process group's own sends and receives."""
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, names: Sequence[str]) -> None:
         self._group = group
-        self._ranks = dist.get_process_group_ranks(group)
+        self._peers = [
+            _Peer(rank, name) for rank, name in zip(
+                dist.get_process_group_ranks(group), names, strict=True)
+        ]
 
     def send(self, tensor: torch.Tensor, peer: int) -> Pending:
-        sent = tensor.contiguous()
-        rank = self._ranks[peer]
-        what = f"sending to rank {rank}, stage rank {peer} of the pipeline,"
-        work = _started(what,
-                        lambda: dist.isend(sent, rank, group=self._group))
-        return _Work(sent, work, what)
+        sent, to = tensor.contiguous(), self._peers[peer]
+        with to.watched("sending to"):
+            work = dist.isend(sent, to.rank, group=self._group)
+        return _Work(sent, work, "sending to", to)
 
     def receive(self, shape: Sequence[int], dtype: torch.dtype,
                 device: torch.device, peer: int) -> Pending:
         out = torch.empty(tuple(shape), dtype=dtype, device=device)
-        rank = self._ranks[peer]
-        what = f"receiving from rank {rank}, stage rank {peer} of the " \
-            "pipeline,"
-        work = _started(what, lambda: dist.irecv(out, rank, group=self._group))
-        return _Work(out, work, what)
-
-
-def _started(what: str, start: Callable[[], Any]) -> Any:
-    try:
-        return start()
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"{what} failed: that rank is gone ({error}); look for its own "
-            "error, and start all ranks again") from error
+        of = self._peers[peer]
+        with of.watched("receiving from"):
+            work = dist.irecv(out, of.rank, group=self._group)
+        return _Work(out, work, "receiving from", of)
 
 
 @dataclass(slots=True)

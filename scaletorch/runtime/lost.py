@@ -1,0 +1,97 @@
+"""Which rank is lost when communication between ranks fails.
+
+A rank that waits in vain may wait for one that itself waits in vain. So each
+rank that fails to communicate leaves a mark in the store of the default
+process group, then the ranks that it blames. The one that left no mark is the
+one that is gone, or hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+import torch.distributed as dist
+
+__all__ = ["naming_the_lost"]
+
+_KEY = "scaletorch/lost/"
+_PAUSE_S = 0.05
+_GRACE_S = 3.0
+"""How much later than we others may give up: they started to wait later."""
+
+
+@contextlib.contextmanager
+def naming_the_lost(what: str,
+                    ranks: Sequence[int],
+                    *,
+                    names: Sequence[str] | None = None) -> Iterator[None]:
+    """Say which rank is lost where communication in this block fails.
+
+    Parameters
+    ----------
+    what : str
+        What is done inside, for the message.
+    ranks : sequence of int
+        With whom, by their numbers in the job.
+    names : sequence of str, optional
+        What each is called besides its number.
+
+    Raises
+    ------
+    RuntimeError
+        In place of what the library raises, from which it is chained.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        called = dict(zip(ranks, names or (), strict=False))
+        lost = _lost(ranks)
+        who = " and ".join(_called(r, called) for r in lost)
+        raise RuntimeError(
+            f"{what} failed: {who} is gone or does not answer; look for its "
+            "own error, and start all ranks again "
+            f"({str(error).splitlines()[0]})") from error
+
+
+def _called(rank: int, called: dict[int, str]) -> str:
+    return f"rank {rank} ({called[rank]})" if rank in called else f"rank {rank}"
+
+
+def _lost(ranks: Sequence[int]) -> list[int]:
+    """The ranks that are to blame; without a store those waited for."""
+    own = dist.get_rank()
+    others = [r for r in ranks if r != own]
+    try:
+        store = dist.group.WORLD.get_group_store()
+        store.set(f"{_KEY}{own}", "?")
+        found = _blamed(store, others)
+        store.set(f"{_KEY}{own}", ",".join(map(str, found)))
+    except RuntimeError:
+        return others
+    return found
+
+
+def _blamed(store: dist.Store, others: Sequence[int]) -> list[int]:
+    start_s = time.monotonic()
+    while True:
+        marks = {
+            r: store.get(f"{_KEY}{r}").decode()
+            for r in others if store.check([f"{_KEY}{r}"])
+        }
+        known = {
+            int(x)
+            for text in marks.values() if text not in ("", "?")
+            for x in text.split(",")
+        }
+        if known:
+            return sorted(known)
+        late_s = time.monotonic() - start_s
+        silent = [r for r in others if r not in marks]
+        if silent and late_s > _GRACE_S:
+            return silent
+        # The others are about to know better.
+        if late_s > 3 * _GRACE_S:
+            return list(others)
+        time.sleep(_PAUSE_S)
