@@ -36,7 +36,8 @@ class Span:
         ``compute`` or ``communication``.
     kind : str
         ``forward``, ``backward``, ``input gradient``, ``weight gradient``,
-        ``forward again``, ``local copies``, ``collective`` or ``message``.
+        ``forward again``, ``local copies``, ``communication AXIS``,
+        ``once a step`` or ``message``.
     name : str
     label : str
         In a few letters, for a small space.
@@ -117,7 +118,7 @@ def _pipeline_spans(step: PipelinePrice) -> Iterator[Span]:
         if once_s:
             yield Span(rank=rank,
                        stream=COMMUNICATION,
-                       kind="collective",
+                       kind="once a step",
                        name="parameters and their gradients, once a step",
                        label="once",
                        start_s=simulation.makespan_s,
@@ -201,7 +202,7 @@ class _Blocks:
                collectives: Sequence[CollectivePrice]) -> Iterator[Span]:
         for c in collectives:
             yield from self._span(
-                COMMUNICATION, "collective",
+                COMMUNICATION, f"communication {c.axis}",
                 f"{c.kind} of {c.value} over {c.axis}, {block}, "
                 f"{c.direction}", c.axis, c.time_s / c.count)
 

@@ -70,7 +70,8 @@ def _sections(content: PageContent) -> list[tuple[str, str, Markup]]:
     report = content.report
     return [
         ("step", "One step",
-         join(sections.time(report), step_chart(content.timeline))),
+         join(sections.time(report),
+              step_chart(content.timeline, list(report["mesh"])))),
         ("memory", "Memory", sections.memory(report)),
         ("communication", "Communication", sections.communication(report)),
         ("search", "Search space", sections.others(report)),

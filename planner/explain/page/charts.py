@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from planner.explain.page.marks import (WIDTH, color_of, figure,
+from planner.explain.page.marks import (WIDTH, axis_color, color_of, figure,
                                         horizontal_axis, legend, mark, text)
 from planner.explain.page.markup import Markup, element, join
 from planner.explain.page.scale import Scale, scale_of
@@ -16,6 +16,8 @@ from planner.units import format_bytes, format_time
 __all__ = ["BarRow", "search_space", "stacked_bars", "step_chart"]
 
 _LEFT, _RIGHT = 150.0, 16.0
+_TOTAL = 90.0
+"""Room for a bar's total beside it."""
 _LETTER = 6.4
 """About the width of a letter in a chart."""
 
@@ -32,8 +34,20 @@ class BarRow:
         return sum(size for _, size, _ in self.parts)
 
 
-def step_chart(timeline: Timeline) -> Markup:
-    """What each rank computes and sends, over the time of a step."""
+def step_chart(timeline: Timeline, axes: Sequence[str]) -> Markup:
+    """What each rank computes and sends, over the time of a step.
+
+    Parameters
+    ----------
+    timeline : Timeline
+    axes : sequence of str
+        Of the mesh; their numbers give their colors.
+    """
+    known = {f"communication {a}": axis_color(n) for n, a in enumerate(axes)}
+    colors = {
+        kind: known.get(kind) or color_of(kind)
+        for kind in dict.fromkeys(s.kind for s in timeline.spans)
+    }
     tall = 24.0 if len(timeline.ranks) <= 16 else 12.0
     low, gap = tall / 2, tall / 3
     row = tall + low + gap
@@ -41,7 +55,7 @@ def step_chart(timeline: Timeline) -> Markup:
     scale = Scale(low=0.0,
                   high=max(timeline.end_s, 1e-30),
                   start=_LEFT,
-                  end=WIDTH - _RIGHT - 20)
+                  end=WIDTH - _TOTAL)
     parts: list[Markup] = list(horizontal_axis(scale, bottom, 4, format_time))
     for rank, name in enumerate(timeline.ranks):
         y = 8 + row * rank
@@ -52,15 +66,15 @@ def step_chart(timeline: Timeline) -> Markup:
         is_compute = span.stream == COMPUTE
         y = 8 + row * span.rank + (0 if is_compute else tall + 1)
         bars.append(
-            _span(span, scale, y, tall if is_compute else low, number == 0))
+            _span(span, colors[span.kind], scale, y,
+                  tall if is_compute else low, number == 0))
         if is_compute and tall > 20:
             labels += _label(span, scale, y + tall * 0.68)
     chart = figure("the step in time", bottom + 26, parts, bars + labels)
-    kinds = {s.kind: color_of(s.kind) for s in timeline.spans}
-    return join(legend(kinds), chart)
+    return join(legend(colors), chart)
 
 
-def _span(span: Span, scale: Scale, y: float, height: float,
+def _span(span: Span, color: str, scale: Scale, y: float, height: float,
           first: bool) -> Markup:
     x = scale(span.start_s)
     return mark(
@@ -70,7 +84,7 @@ def _span(span: Span, scale: Scale, y: float, height: float,
             "width": round(max(0.5,
                                scale(span.end_s) - x), 2),
             "height": round(height, 2),
-            "class": color_of(span.kind)
+            "class": color
         }, f"{span.name}: {format_time(span.end_s - span.start_s)} from "
         f"{format_time(span.start_s)}", first)
 
@@ -113,7 +127,7 @@ def stacked_bars(name: str,
     scale = Scale(low=0.0,
                   high=max(largest, 1e-30) * 1.02,
                   start=_LEFT,
-                  end=WIDTH - 90,
+                  end=WIDTH - _TOTAL,
                   base=base)
     top = 22.0 if limit else 6.0
     bottom = top + 28.0 * len(rows)
@@ -178,7 +192,7 @@ def search_space(candidates: Sequence[Mapping[str, Any]], limit_bytes: float,
         Lines, where they are within the chart.
     """
     height = 360.0
-    times = scale_of([c["step_s"] for c in candidates],
+    times = scale_of([bound_s, *(c["step_s"] for c in candidates)],
                      start=_LEFT - 60,
                      end=WIDTH - _RIGHT - 20)
     sizes = scale_of([c["memory_bytes"] for c in candidates],
@@ -194,6 +208,7 @@ def search_space(candidates: Sequence[Mapping[str, Any]], limit_bytes: float,
              bottom + 34,
              anchor="end",
              kind="tick"))
+    parts.append(text("memory of a rank", times.start + 4, 10, kind="tick"))
     if sizes.low < limit_bytes < sizes.high:
         y = sizes(limit_bytes)
         parts += _line("memory limit", times.start, times.end, y, y)

@@ -8,7 +8,8 @@ from planner.explain.page.markup import Markup, element, join
 from planner.explain.page.scale import Scale
 
 __all__ = [
-    "WIDTH", "color_of", "figure", "horizontal_axis", "legend", "mark", "text"
+    "WIDTH", "axis_color", "color_of", "figure", "horizontal_axis", "legend",
+    "mark", "text"
 ]
 
 WIDTH = 960.0
@@ -21,7 +22,7 @@ _COLORS = {
     "weight gradient": 2,
     "forward again": 4,
     "local copies": 7,
-    "collective": 3,
+    "once a step": 3,
     "message": 6,
     "waiting": 8,
     "parameters": 0,
@@ -35,10 +36,14 @@ _COLORS = {
 _AXES = (3, 6, 5, 4)
 
 
-def color_of(kind: str, number: int = 0) -> str:
-    """The class of a kind of work or memory; axes go by their number."""
-    color = _COLORS.get(kind, _AXES[number % len(_AXES)])
-    return f"c{color}"
+def color_of(kind: str) -> str:
+    """The class of a kind of work or memory."""
+    return f"c{_COLORS[kind]}"
+
+
+def axis_color(number: int) -> str:
+    """The class of communication over a mesh axis, by its number."""
+    return f"c{_AXES[number % len(_AXES)]}"
 
 
 def text(content: str,

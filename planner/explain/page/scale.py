@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = ["Scale", "scale_of"]
@@ -81,7 +80,7 @@ def scale_of(values: list[float],
              base: float = 10.0) -> Scale:
     """A scale with some air around all values.
 
-    It is logarithmic where they differ much, and else starts at 0.
+    It is logarithmic where they differ much.
 
     Parameters
     ----------
@@ -92,11 +91,9 @@ def scale_of(values: list[float],
     """
     low, high = min(values), max(values)
     wide = low > 0 and high / low > _WIDE
-    make: Callable[[float, float],
-                   tuple[float,
-                         float]] = ((lambda a, b:
-                                     (a / 1.3, b * 1.3)) if wide else
-                                    (lambda a, b:
-                                     (min(a, 0.0), max(b, 1e-12) * 1.08)))
-    low, high = make(low, high)
+    if wide:
+        low, high = low / 1.3, high * 1.3
+    else:
+        air = max(high - low, 0.1 * high, 1e-12) / 10
+        low, high = low - air, high + air
     return Scale(low=low, high=high, start=start, end=end, base=base, log=wide)

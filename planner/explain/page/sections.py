@@ -8,7 +8,7 @@ from typing import Any
 from planner.explain.outlook import (binding_text, sensitivity_text,
                                      what_fits_text)
 from planner.explain.page.charts import BarRow, search_space, stacked_bars
-from planner.explain.page.marks import color_of
+from planner.explain.page.marks import axis_color, color_of
 from planner.explain.page.markup import Markup, element, join
 from planner.explain.page.tables import (Column, alternatives, collectives,
                                          table)
@@ -55,8 +55,7 @@ def time(report: Report) -> Markup:
                                                           "backward_s"),
                                ("forward again",
                                 "recompute_s"), ("local copies", "local_s"))]
-    parts += [(f"communication {a['axis']}", a["time_s"],
-               color_of("axis " + a["axis"], n))
+    parts += [(f"communication {a['axis']}", a["time_s"], axis_color(n))
               for n, a in enumerate(report["axes"])]
     parts.append(("waiting", max(0.0,
                                  spent["waiting_s"]), color_of("waiting")))
@@ -124,7 +123,7 @@ def _by_axis(rows: Sequence[Mapping[str, Any]],
     """Of all runs of a step."""
     return [(f"over {axis}",
              sum(r["time_s"] * r["count"] for r in rows
-                 if r["axis"] == axis), color_of("axis " + axis, number))
+                 if r["axis"] == axis), axis_color(number))
             for number, axis in enumerate(axes)]
 
 

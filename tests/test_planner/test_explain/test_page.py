@@ -155,7 +155,7 @@ class TestScale(TestCase):
 
     def test_zeros(self) -> None:
         scale = scale_of([0.0], start=0, end=10)
-        self.assertEqual(scale(0.0), 0)
+        self.assertEqual(scale(0.0), 5)
         self.assertTrue(scale.ticks())
 
 
