@@ -1,0 +1,50 @@
+"""The example of a pipeline runs and trains as one process does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import unittest
+
+from tests.tree import ROOT
+
+
+class TestPipelineExample(unittest.TestCase):
+
+    def check(self, *options: str, bubble: str) -> None:
+        done = subprocess.run([
+            sys.executable, "-m", "torch.distributed.run", "--standalone",
+            "--nproc-per-node", "2", "examples/pipeline.py", "--steps", "3",
+            "--width", "32", "--context", "16", *options
+        ],
+                              cwd=ROOT,
+                              env={
+                                  "PYTHONPATH": str(ROOT),
+                                  "OMP_NUM_THREADS": "1"
+                              },
+                              capture_output=True,
+                              text=True,
+                              timeout=300,
+                              check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(f"bubble of equal stages: {bubble} %", done.stdout)
+        rows = re.findall(r"loss ([\d.]+)  alone ([\d.]+)", done.stdout)
+        self.assertEqual(len(rows), 3)
+        for ours, alone in rows:
+            self.assertAlmostEqual(float(ours), float(alone), delta=2e-4)
+        self.assertLess(float(done.stdout.split()[-1]), 1e-4)
+
+    def test_1f1b(self) -> None:
+        self.check(bubble="20.0")
+
+    def test_interleaved(self) -> None:
+        self.check("--schedule",
+                   "interleaved1f1b",
+                   "--chunks",
+                   "2",
+                   bubble="11.1")
+
+
+if __name__ == "__main__":
+    unittest.main()
