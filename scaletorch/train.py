@@ -1,0 +1,74 @@
+"""Train from a config file, on one process or under any launcher::
+
+    python -m scaletorch.train config.yaml train.lr=3e-4
+    torchrun --nproc-per-node 4 -m scaletorch.train config.yaml
+
+Exit codes: 0 finished; 1 an error; 2 a config that is refused; 3 a loss that
+is not finite stopped the run; 143 SIGTERM did. After 3 and 143 the run has
+been saved, and the same command goes on with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from scaletorch import dist
+from scaletorch.trainer.config import Config, load_config
+from scaletorch.trainer.loop import Ended, Trainer
+from scaletorch.trainer.plans import parse_plan
+from scaletorch.trainer.reference import reference
+from scaletorch.trainer.schedules import schedule
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scaletorch.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", help="a YAML file")
+    parser.add_argument("overrides",
+                        nargs="*",
+                        metavar="key=value",
+                        help="such as train.lr=3e-4")
+    parser.add_argument("--help-config",
+                        action="store_true",
+                        help="print all keys of the config and exit")
+    args = parser.parse_args(arguments)
+    if args.help_config:
+        print(reference())
+        return 0
+    if args.config is None:
+        parser.error("give a config file, or --help-config")
+    try:
+        config = _checked(args.config, args.overrides)
+    except (OSError, ValueError) as error:
+        print(f"{args.config}: {error}", file=sys.stderr)
+        return 2
+    return _run(config).value
+
+
+def _checked(path: str, overrides: Sequence[str]) -> Config:
+    """The config; what needs no device is refused before ranks start."""
+    config = load_config(path, overrides)
+    parse_plan(config.plan)
+    schedule(config.schedule, config.train.steps)
+    return config
+
+
+def _run(config: Config) -> Ended:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    dist.init()
+    try:
+        return Trainer(config).run()
+    finally:
+        dist.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What the loop asks of data, and of what a model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+
+__all__ = ["Batch", "Batches", "endless", "first", "loss_of"]
+
+Batch = Mapping[str, torch.Tensor]
+"""The global batch, on the host: the model's arguments by name."""
+
+
+class Batches(Protocol):
+    """Global batches, and where their reader stands.
+
+    ``scaletorch.data.Loader`` is one.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rest of the epoch, or the next one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position behind the last batch that was given out."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go to a position."""
+
+
+def endless(batches: Batches) -> Iterator[Batch]:
+    """Epoch after epoch.
+
+    Raises
+    ------
+    ValueError
+        When an epoch has no batch.
+    """
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("data: an epoch has no batch; give it more "
+                             "samples or a smaller batch_size")
+
+
+def first(batches: Batches) -> Batch:
+    """The next batch, which stays the next."""
+    state = batches.state_dict()
+    batch = next(endless(batches))
+    batches.load_state_dict(state)
+    return batch
+
+
+def loss_of(output: Any) -> torch.Tensor:
+    """The loss in what a model returned.
+
+    Raises
+    ------
+    TypeError
+        When there is none.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("loss")
+    elif not isinstance(output, torch.Tensor):
+        found = getattr(output, "loss", None)
+    if not isinstance(found, torch.Tensor) or found.dim():
+        raise TypeError(
+            f"the model returned {type(output).__name__} without a loss: it "
+            "must return a scalar, or something with .loss; are the labels "
+            "among the data's tensors?")
+    return found

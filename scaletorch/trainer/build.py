@@ -1,0 +1,143 @@
+"""Mesh, model and plan of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from planner.ir.mesh import MeshSpec
+from planner.recipes import Recipe
+from scaletorch import models
+from scaletorch.api import auto_parallelize
+from scaletorch.checkpoint import load_checkpoint
+from scaletorch.cluster import cluster_of
+from scaletorch.mesh import device_mesh, mesh_device, reshaped
+from scaletorch.module import ParallelModule
+from scaletorch.trainer.config import Config, ModelConfig
+from scaletorch.trainer.plans import parse_plan
+from scaletorch.trainer.precision import autocast
+
+__all__ = ["build_mesh", "build_model", "build_module"]
+
+_LOGGER = logging.getLogger("scaletorch")
+
+
+def build_module(config: Config,
+                 batch: Mapping[str, torch.Tensor]) -> ParallelModule:
+    """The parallel module of a run, with its first weights.
+
+    Parameters
+    ----------
+    config : Config
+    batch : mapping of str to Tensor
+        A global batch; only shapes and dtypes count.
+    """
+    plan = parse_plan(config.plan)
+    mesh = build_mesh(config.mesh, plan)
+    flat, _ = device_mesh(dist.get_world_size())
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model)
+    model.train()
+    example = {n: torch.empty_like(t, device="meta") for n, t in batch.items()}
+    cluster = cluster_of(config.cluster, flat.size(), flat.device_type)
+    with autocast(mesh_device(flat), config.train.dtype):
+        module = auto_parallelize(model,
+                                  mesh,
+                                  example_inputs=example,
+                                  cluster=cluster,
+                                  plan=plan,
+                                  optimizer=config.optimizer.name,
+                                  compile=config.train.compile)
+    if module.agreement.is_first:
+        _LOGGER.info("planned for %s: %s over %s", cluster.name,
+                     module.plan.axes, module.plan.mesh)
+    if config.model.weights is not None:
+        load_checkpoint(module, config.model.weights)
+    return module
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """The single-device model on the meta device.
+
+    Raises
+    ------
+    ValueError
+        For unknown names and fields, or a ``config.json`` that is not there.
+    """
+    with torch.device("meta"):
+        if config.name is not None:
+            return models.build(config.name, **_tuples(config.overrides))
+        assert config.hugging_face is not None
+        return _hugging_face(Path(config.hugging_face), config.overrides)
+
+
+def build_mesh(mesh: str | Mapping[str, int],
+               plan: Recipe | Path | None) -> DeviceMesh | int:
+    """What ``auto_parallelize`` takes as its mesh, over all ranks.
+
+    Parameters
+    ----------
+    mesh : str or mapping of str to int
+        ``auto``, or sizes of axes; one may be -1.
+    plan : Recipe, Path or None
+        Names the axis of a mesh that is ``auto``.
+
+    Raises
+    ------
+    ValueError
+        When the sizes do not make up the job's ranks.
+    """
+    world = dist.get_world_size()
+    if isinstance(mesh, str):
+        if not isinstance(plan, Recipe):
+            return world
+        mesh = {_only_axis(plan): world}
+    known = math.prod(size for size in mesh.values() if size != -1)
+    sizes = {n: world // known if s == -1 else s for n, s in mesh.items()}
+    if math.prod(sizes.values()) != world or list(mesh.values()).count(-1) > 1:
+        raise ValueError(
+            f"mesh: {dict(mesh)} does not make up {world} ranks; change "
+            "mesh or start as many processes (one size may be -1)")
+    flat, _ = device_mesh(world)
+    return reshaped(flat, MeshSpec(tuple(sizes), tuple(sizes.values())))
+
+
+def _only_axis(recipe: Recipe) -> str:
+    axes = [axis for axis, _ in recipe.parts]
+    if recipe.pipeline is not None:
+        axes.insert(0, recipe.pipeline.axis)
+    if len(axes) > 1:
+        raise ValueError(f"mesh: plan {recipe.name} has the axes "
+                         f"{', '.join(axes)}, whose sizes are open; give "
+                         f"mesh, such as {{{axes[0]}: -1, {axes[1]}: 2}}")
+    return axes[0]
+
+
+def _hugging_face(path: Path, overrides: Mapping[str, object]) -> nn.Module:
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"model.hugging_face: there is no file {file}")
+    import transformers
+    config = transformers.AutoConfig.from_pretrained(file, **overrides)
+    # What a model caches for generation would be an output of training.
+    config.use_cache = False
+    names = config.architectures or ()
+    cls = getattr(transformers, names[0], None) if names else None
+    if cls is None:
+        return transformers.AutoModelForCausalLM.from_config(config)
+    return cls(config)
+
+
+def _tuples(overrides: Mapping[str, object]) -> dict[str, object]:
+    """YAML has lists, the configs of models have tuples."""
+    return {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in overrides.items()
+    }

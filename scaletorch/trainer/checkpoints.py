@@ -1,0 +1,221 @@
+"""Checkpoints of a run: complete or not there.
+
+A checkpoint is written to ``step-00000100.partial``, which gets its name,
+``step-00000100``, when all ranks have written. Who dies in between leaves a
+``.partial`` that nobody reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from scaletorch.runtime.agree import Agreement
+
+__all__ = ["Best", "Checkpoints"]
+
+_LOGGER = logging.getLogger("scaletorch")
+_PARTIAL = ".partial"
+_EXTRAS = "trainer.pt"
+_BEST = "best.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The lowest loss in evaluation, and after how many steps."""
+
+    step: int
+    loss: float
+
+
+class Checkpoints:
+    """Writes, finds and deletes the checkpoints in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The same on every rank.
+    agreement : Agreement
+    keep : int
+        How many of the last ones stay; 0: all.
+    asynchronous : bool
+        Whether ``save`` returns while files are written.
+    """
+
+    def __init__(self,
+                 folder: Path,
+                 agreement: Agreement,
+                 *,
+                 keep: int = 0,
+                 asynchronous: bool = False) -> None:
+        self.folder = folder
+        self._agreement = agreement
+        self._keep = keep
+        self._pending: tuple[int, Best | None, Future[Any]] | None = None
+        # Another thread must not share a group with the step's collectives.
+        self._group = (dist.new_group(agreement.ranks, backend="gloo")
+                       if asynchronous else None)
+        with agreement.together(f"making {folder}"):
+            if agreement.is_first:
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint after so many steps is, once complete."""
+        return self.folder / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """After how many steps there are complete checkpoints.
+
+        What is not complete is logged and left out.
+        """
+        found = []
+        for path in sorted(self.folder.glob("step-*")):
+            number = re.fullmatch(r"step-(\d+)", path.name)
+            if number and _is_complete(path):
+                found.append(int(number[1]))
+            else:
+                _LOGGER.warning(
+                    "%s is ignored: it is not complete, writing it was "
+                    "interrupted", path)
+        return found
+
+    def latest(self) -> int | None:
+        """The last complete checkpoint's step; called on every rank."""
+        steps = self.steps() if self._agreement.is_first else []
+        return self._agreement.first(steps[-1] if steps else None)
+
+    def save(self,
+             step: int,
+             tensors: Mapping[str, torch.Tensor],
+             extras: Mapping[str, Any],
+             *,
+             best: Best | None = None) -> None:
+        """Write a checkpoint; called on every rank.
+
+        Parameters
+        ----------
+        step : int
+        tensors : mapping of str to Tensor
+            What this rank holds; DTensors are written in shards.
+        extras : mapping
+            Of the first rank: numbers, texts, tensors and collections.
+        best : Best, optional
+            That this one stays until another one is better.
+
+        Raises
+        ------
+        RuntimeError
+            On every rank, when one could not write.
+        """
+        self.finish()
+        partial = self.path(step).with_suffix(_PARTIAL)
+        with self._agreement.together(f"writing {partial}"):
+            if self._agreement.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                torch.save(dict(extras), partial / _EXTRAS)
+        if self._group is not None:
+            future = dcp.async_save(dict(tensors),
+                                    checkpoint_id=partial,
+                                    process_group=self._group)
+            assert isinstance(future, Future)
+            self._pending = (step, best, future)
+        else:
+            dcp.save(dict(tensors),
+                     checkpoint_id=partial,
+                     process_group=self._agreement.group)
+            self._complete(step, best)
+
+    def poll(self) -> None:
+        """Complete what has been written in the meantime."""
+        if self._pending is not None and self._pending[2].done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises
+        ------
+        Exception
+            What writing failed with.
+        """
+        if self._pending is not None:
+            step, best, future = self._pending
+            self._pending = None
+            future.result()
+            self._complete(step, best)
+
+    def load(self, step: int, tensors: dict[str, torch.Tensor]) -> Any:
+        """Read a checkpoint into tensors; called on every rank.
+
+        Returns
+        -------
+        dict
+            Its extras.
+
+        Raises
+        ------
+        ValueError
+            When it lacks some tensor.
+        """
+        path = self.path(step)
+        known = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        missing = sorted(set(tensors) - set(known))
+        if missing:
+            raise ValueError(
+                f"{path} lacks {missing[0]} and {len(missing) - 1} more; was "
+                "the run of another model or optimizer? Give another "
+                "checkpoint.folder")
+        dcp.load(tensors,
+                 checkpoint_id=path,
+                 process_group=self._agreement.group)
+        return torch.load(path / _EXTRAS, weights_only=True)
+
+    @property
+    def best(self) -> Best | None:
+        """The checkpoint that stays for its loss."""
+        path = self.folder / _BEST
+        if not path.is_file():
+            return None
+        return Best(**json.loads(path.read_text(encoding="utf-8")))
+
+    def _complete(self, step: int, best: Best | None) -> None:
+        """Give a checkpoint its name; all ranks have written."""
+        if self._agreement.is_first:
+            path = self.path(step)
+            path.with_suffix(_PARTIAL).rename(path)
+            if best is not None:
+                new = self.folder / f"{_BEST}.new"
+                new.write_text(json.dumps(dataclasses.asdict(best)),
+                               encoding="utf-8")
+                new.replace(self.folder / _BEST)
+            self._prune()
+
+    def _prune(self) -> None:
+        for path in sorted(self.folder.glob(f"step-*{_PARTIAL}")):
+            shutil.rmtree(path)
+        steps = self.steps()
+        best = self.best
+        kept = set(steps[-self._keep:]) | ({best.step} if best else set())
+        for step in steps:
+            if step not in kept:
+                # Renamed first: half deleted is as bad as half written.
+                gone = self.path(step).with_suffix(_PARTIAL)
+                self.path(step).rename(gone)
+                shutil.rmtree(gone)
+
+
+def _is_complete(path: Path) -> bool:
+    return (path / ".metadata").is_file() and (path / _EXTRAS).is_file()
