@@ -161,7 +161,9 @@ def _partial_extrema(planned: Planned) -> Iterator[str]:
 
 def _restless(planned: Planned) -> Iterator[str]:
     for name, rest in planned.layout.at_rest.items():
-        if any(p.parts or p.is_partial or p.value != p.grad for p in rest):
+        # What a stage takes from another one comes as that one holds it.
+        if value_kind(name) != "value" and any(
+                p.parts or p.is_partial or p.value != p.grad for p in rest):
             yield f"{name} rests as {format_layout(rest)}"
 
 

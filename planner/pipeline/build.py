@@ -16,6 +16,7 @@ from planner.pipeline.cuts import equal_cuts
 from planner.pipeline.early_values import Prelude, early_values
 from planner.pipeline.means import count_ahead
 from planner.pipeline.microbatch import with_microbatches
+from planner.pipeline.refine import refined
 from planner.pipeline.stages import Stage, split_stages, stages_of_blocks
 from planner.search.policy import Policy
 
@@ -128,6 +129,7 @@ def pipelined(program: Program, layout: ProgramLayout,
         When a cut is not one of the program's, or a value would go
         backwards or between micro-batches.
     """
+    program, layout = refined(program, layout, pipeline.cuts)
     main, laid, prelude = early_values(program, layout)
     stages = split_stages(main, laid, stages_of_blocks(main, pipeline.cuts))
     return Pipelined(program=main, layout=laid, prelude=prelude, stages=stages)

@@ -178,6 +178,7 @@ class _Split:
         self.values: dict[str, EarlyValue] = {}
         self.inner: dict[str, list[Value]] = {}
         self.held = _held(program, layout)
+        self.by_position = _positions(program, layout)
 
     def _want(self, source: str, spec: TensorSpec, hub: Layout,
               target: Placement) -> str:
@@ -235,7 +236,8 @@ class _Split:
                     continue  # is an early value already
                 hub = hubs[node.meta["label"]]
                 spec, held = self.held[source]
-                if moves(Value(node), held[-1], hub[-1]):
+                if (source in self.by_position
+                        or moves(Value(node), held[-1], hub[-1])):
                     operands[i] = self._want(source, spec, held, hub[-1])
             self.blocks[name] = dataclasses.replace(block,
                                                     operands=tuple(operands))
@@ -314,6 +316,20 @@ def _held(program: Program,
             held[name] = (value.spec,
                           hub_of(layout.classes[block.block_class], value))
     return held
+
+
+def _positions(program: Program, layout: ProgramLayout) -> set[str]:
+    """Values between blocks whose shard depends on where it lies."""
+    found = set()
+    for block in program.blocks:
+        chosen = layout.classes[block.block_class]
+        for node, name in zip(program.class_of(block).results,
+                              block.results,
+                              strict=True):
+            call = chosen.calls.get(value_of(node).node.meta["label"])
+            if call is not None and call.options[-1].lowering in BY_POSITION:
+                found.add(name)
+    return found
 
 
 def _with_placeholders(cls: BlockClass, edits: list[_Edit]) -> BlockClass:

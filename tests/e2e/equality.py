@@ -27,7 +27,10 @@ from scaletorch.module import ParallelModule
 from scaletorch.runtime.ranks import run_ranks
 from tests.model_zoo import MODELS, Example, eager_output
 
-__all__ = ["FEW", "PLANS", "Case", "Subject", "check_model", "check_subject"]
+__all__ = [
+    "FEW", "PLANS", "Case", "Subject", "check_model", "check_subject", "same",
+    "same_losses", "train"
+]
 
 STEPS = 3
 
@@ -94,7 +97,7 @@ class Subject:
         self.program: Program = capture_call(self.model,
                                              self.call,
                                              loss_fn=self.loss_fn)
-        self.losses, self.grads, self.state = _train(
+        self.losses, self.grads, self.state = train(
             copy.deepcopy(self.model),
             lambda m: eager_output(m, self.inputs, self.loss_fn))
 
@@ -124,7 +127,7 @@ class Subject:
                                     layout,
                                     loss_fn=self.loss_fn,
                                     replan=lambda program: layout)
-            return _train(module, lambda m: m(*self.args, **self.kwargs))
+            return train(module, lambda m: m(*self.args, **self.kwargs))
 
         return run_ranks(layout.mesh.world_size, work)
 
@@ -144,7 +147,7 @@ def _whole(x: torch.Tensor) -> torch.Tensor:
     return (x.full_tensor() if isinstance(x, DTensor) else x).detach().clone()
 
 
-def _train(
+def train(
     model: nn.Module, call: Callable[[nn.Module], Any]
 ) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Three AdamW steps: losses, the first gradients, the final state."""
@@ -181,19 +184,19 @@ def check_subject(test: unittest.TestCase, subject: Subject,
     # Models in double still compute norms and rotations in float32.
     close = 5e-6
     for losses, grads, state in subject.run(case):
-        _same_losses(test, losses, subject.losses, close)
-        _same(test, grads, subject.grads, close)
-        _same(test, state, subject.state, 200 * close)
+        same_losses(test, losses, subject.losses, close)
+        same(test, grads, subject.grads, close)
+        same(test, state, subject.state, 200 * close)
 
 
-def _same_losses(test: unittest.TestCase, found: list[float],
-                 expected: list[float], close: float) -> None:
+def same_losses(test: unittest.TestCase, found: list[float],
+                expected: list[float], close: float) -> None:
     for a, b in zip(found, expected, strict=True):
         test.assertLessEqual(abs(a - b), 10 * close * max(1.0, abs(b)))
 
 
-def _same(test: unittest.TestCase, found: dict[str, torch.Tensor],
-          expected: dict[str, torch.Tensor], close: float) -> None:
+def same(test: unittest.TestCase, found: dict[str, torch.Tensor],
+         expected: dict[str, torch.Tensor], close: float) -> None:
     for name in sorted(set(found) | set(expected)):
         if name not in found or name not in expected:
             # A gradient that only one side has must be zero.
