@@ -193,6 +193,19 @@ class Loader:
             # and with it what the model draws.
             generator=torch.Generator().manual_seed(self.seed))
 
+    def example(self) -> Batch:
+        """Tensors on meta with the shapes of a full global batch.
+
+        To plan with: ``auto_parallelize(example_inputs=...)``.
+        """
+        return {
+            n:
+            torch.empty((self.batch_size, *t.shape),
+                        dtype=t.dtype,
+                        device="meta")
+            for n, t in self._sample((0, 0)).items()
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, as plain numbers."""
         return {
