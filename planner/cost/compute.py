@@ -21,7 +21,8 @@ from planner.cost.saved import Saved, is_view, saved
 from planner.rules.registry import OpCall
 
 __all__ = [
-    "Work", "bytes_moved", "overlapped_s", "roofline_s", "time_s", "work"
+    "Work", "bytes_moved", "memory_time_s", "overlapped_s", "roofline_s",
+    "time_s", "work"
 ]
 
 _FREE_BACKWARD = frozenset(
@@ -220,6 +221,33 @@ def overlapped_s(compute_s: Any, memory_s: Any, *, exposed: Any) -> Any:
             exposed * np.minimum(compute_s, memory_s))
 
 
+def memory_time_s(size_bytes: float,
+                  device: DeviceKind,
+                  *,
+                  kernels: int = 1) -> float:
+    """Time in which kernels read and write `size_bytes`.
+
+    Where the device has the coefficients ``cache_bytes`` and
+    ``cache_bytes_per_s``, the first bytes of each kernel move at the rate
+    of its cache: what is smaller never leaves it.
+
+    Parameters
+    ----------
+    size_bytes : float
+        Of all kernels together.
+    device : DeviceKind
+    kernels : int
+        Among which the bytes are spread evenly.
+    """
+    rate = (device.memory_bandwidth_bytes_per_s * device.efficiency("memory"))
+    cache_bytes = device.coefficient("cache_bytes", 0.0)
+    if not cache_bytes:
+        return size_bytes / rate
+    near_bytes = min(size_bytes, cache_bytes * max(kernels, 1))
+    near_rate = device.coefficient("cache_bytes_per_s", rate)
+    return near_bytes / near_rate + (size_bytes - near_bytes) / rate
+
+
 def roofline_s(flops: float,
                size_bytes: float,
                kernels: int,
@@ -242,8 +270,7 @@ def roofline_s(flops: float,
     """
     compute_s = flops / (device.peak(dtype) * device.efficiency(kind)) \
         if flops else 0.0
-    memory_s = size_bytes / (device.memory_bandwidth_bytes_per_s *
-                             device.efficiency("memory"))
+    memory_s = memory_time_s(size_bytes, device, kernels=kernels)
     exposed = device.coefficient("exposed", 0.0)
     return float(overlapped_s(compute_s, memory_s, exposed=exposed)) \
         + kernels * device.launch_overhead_s

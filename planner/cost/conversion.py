@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import DeviceKind
 from planner.cost.collective import collective_time_s
+from planner.cost.compute import memory_time_s
 from planner.ir.convert import Move, Step, conversion_steps
 from planner.ir.layout import Layout, R, local_shape
 from planner.rules.registry import TensorSpec
@@ -113,21 +114,20 @@ class ConversionCost:
         if how.kind == "none":
             return 0.0
         device = self.device
-        copy_s = (2 * whole_bytes / device.memory_bandwidth_bytes_per_s /
-                  device.efficiency("memory"))
         if not how.is_collective:
             share = 1 if how.kind in ("mask", "pad") else self.sizes[axis]
-            return copy_s / share + device.launch_overhead_s
+            return (memory_time_s(2 * whole_bytes / share, device) +
+                    device.launch_overhead_s)
         if how.kind in ("all_to_all", "regroup"):
             whole_bytes = whole_bytes / self.sizes[axis]
-            copy_s = copy_s / self.sizes[axis]
         # Joining or cutting a dim that is not the first copies once more.
         dims = {d for d in (how.source_dim, how.target_dim) if d >= 0}
         permutes = (how.kind == "all_to_all" or dims - {0} or how.source_parts
                     or how.target_parts)
         kind = "all_to_all" if how.kind == "regroup" else how.kind
+        copy_s = memory_time_s(2 * whole_bytes, device) if permutes else 0.0
         return (collective_time_s(kind, whole_bytes, self.axes[axis]) +
-                device.launch_overhead_s + (copy_s if permutes else 0.0))
+                device.launch_overhead_s + copy_s)
 
     def collective_s(self, kind: str, size_bytes: float, axis: int) -> float:
         """Time of one collective of an axis.

@@ -20,7 +20,7 @@ from planner.cluster.axis import AxisInfo
 from planner.cluster.names import nearest
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
-from planner.cost.compute import overlapped_s
+from planner.cost.compute import memory_time_s, overlapped_s
 from planner.cost.expert_kernels import expert_exchanges
 from planner.cost.kernels import kernel_flops
 from planner.cost.storage import storage_key, tensors_of
@@ -209,8 +209,7 @@ def _node_cost(node: fx.Node, device: DeviceKind) -> NodeCost:
     size_bytes = _traffic_bytes(node)
     compute_s = flops / (device.peak(_product_dtype(node)) *
                          device.efficiency(kind)) if flops else 0.0
-    memory_s = size_bytes / (device.memory_bandwidth_bytes_per_s *
-                             device.efficiency("memory"))
+    memory_s = memory_time_s(size_bytes, device)
     return NodeCost(
         node=node.name,
         target=str(node.target),

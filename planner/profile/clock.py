@@ -1,0 +1,85 @@
+"""Time of something that runs on a device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+__all__ = ["Clock", "DeviceClock", "HostClock", "clock_of"]
+
+_PLUG_WIDTH = 4096
+
+
+class Clock(Protocol):
+    """How seconds of calls are taken."""
+
+    shortest_s: float
+    """What one sample lasts at least, for the clock to be exact."""
+
+    def samples(self, run: Callable[[], Any], *, count: int, calls: int,
+                ahead: bool) -> list[float]:
+        """Seconds per call, from `count` samples of so many `calls`.
+
+        With `ahead` the host may enqueue calls before the device gets to
+        them, so that only the device's time counts.
+        """
+        ...
+
+
+class HostClock:
+    """Of work that is done when the call returns."""
+
+    shortest_s = 2e-4
+
+    def samples(self, run: Callable[[], Any], *, count: int, calls: int,
+                ahead: bool) -> list[float]:
+        found = []
+        for _ in range(count):
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            found.append((time.perf_counter() - start) / calls)
+        return found
+
+
+class DeviceClock:
+    """Of work that is enqueued, by events of the device's streams.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
+
+    shortest_s = 1e-3
+
+    def __init__(self, device: torch.device) -> None:
+        self.module = torch.get_device_module(device.type)
+        self.plug = torch.ones(_PLUG_WIDTH, _PLUG_WIDTH, device=device)
+
+    def samples(self, run: Callable[[], Any], *, count: int, calls: int,
+                ahead: bool) -> list[float]:
+        marks = []
+        for _ in range(count):
+            if ahead:
+                # The device is busy with this while calls are enqueued.
+                torch.mm(self.plug, self.plug)
+            start, end = (self.module.Event(enable_timing=True)
+                          for _ in range(2))
+            start.record()
+            for _ in range(calls):
+                run()
+            end.record()
+            marks.append((start, end))
+            if not ahead:
+                self.module.synchronize()
+        self.module.synchronize()
+        # Events count in milliseconds.
+        return [1e-3 * a.elapsed_time(b) / calls for a, b in marks]
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The clock for a device."""
+    return HostClock() if device.type == "cpu" else DeviceClock(device)

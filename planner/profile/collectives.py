@@ -1,0 +1,131 @@
+"""Collectives by name: how to run one over a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from planner.profile.job import Job
+from planner.profile.point import Point
+
+__all__ = ["collective_runner", "overlap_runner"]
+
+_PRODUCTS = 4
+"""Products that run beside one all-reduce."""
+
+Run = Callable[[], Any]
+
+
+def _buffer(point: Point, job: Job, *, parts: int = 1) -> torch.Tensor:
+    count = point.sizes[-1] // point.torch_dtype.itemsize // parts
+    return torch.zeros(count, dtype=point.torch_dtype, device=job.device)
+
+
+def _all_reduce(point: Point, job: Job, group: Any) -> Run:
+    whole = _buffer(point, job)
+    return lambda: dist.all_reduce(whole, group=group)
+
+
+def _all_gather(point: Point, job: Job, group: Any) -> Run:
+    assert point.groups is not None
+    whole = _buffer(point, job)
+    own = _buffer(point, job, parts=point.groups.size)
+    return lambda: dist.all_gather_single(whole, own, group=group)
+
+
+def _reduce_scatter(point: Point, job: Job, group: Any) -> Run:
+    assert point.groups is not None
+    whole = _buffer(point, job)
+    own = _buffer(point, job, parts=point.groups.size)
+    return lambda: dist.reduce_scatter_single(own, whole, group=group)
+
+
+def _all_to_all(point: Point, job: Job, group: Any) -> Run:
+    given, gotten = _buffer(point, job), _buffer(point, job)
+    return lambda: dist.all_to_all_single(gotten, given, group=group)
+
+
+def _broadcast(point: Point, job: Job, group: Any) -> Run:
+    assert point.groups is not None
+    whole, source = _buffer(point, job), job.members(point.groups)[0]
+    return lambda: dist.broadcast(whole, src=source, group=group)
+
+
+def _send(point: Point, job: Job, group: Any) -> Run:
+    """Every rank to the next of its group, around."""
+    assert point.groups is not None
+    members = job.members(point.groups)
+    place = members.index(job.rank)
+    given, gotten = _buffer(point, job), _buffer(point, job)
+    after = members[(place + 1) % len(members)]
+    before = members[place - 1]
+
+    def run() -> None:
+        works = dist.batch_isend_irecv([
+            dist.P2POp(dist.isend, given, after, group),
+            dist.P2POp(dist.irecv, gotten, before, group)
+        ])
+        for work in works:
+            work.wait()
+
+    return run
+
+
+_RUNNERS: Mapping[str, Callable[[Point, Job, Any], Run]] = MappingProxyType({
+    "all_gather":
+    _all_gather,
+    "all_reduce":
+    _all_reduce,
+    "all_to_all":
+    _all_to_all,
+    "broadcast":
+    _broadcast,
+    "reduce_scatter":
+    _reduce_scatter,
+    "send":
+    _send,
+})
+
+
+def collective_runner(point: Point, job: Job) -> Run | None:
+    """What runs a collective once; None for a rank that stays out.
+
+    Every rank has to call this, since groups are made together.
+    """
+    assert point.groups is not None
+    group = job.group(point.groups)
+    if not job.takes_part(point.groups):
+        return None
+    return _RUNNERS[point.kind](point, job, group)
+
+
+def overlap_runner(point: Point, job: Job) -> Run:
+    """Products, an all-reduce, or both at once, by the point's kind."""
+    assert point.groups is not None
+    group = job.group(point.groups)
+    width = point.sizes[0]
+    matrix = torch.ones(width,
+                        width,
+                        dtype=point.torch_dtype,
+                        device=job.device)
+    result, buffer = torch.empty_like(matrix), _buffer(point, job)
+
+    def compute() -> None:
+        for _ in range(_PRODUCTS):
+            torch.mm(matrix, matrix, out=result)
+
+    def both() -> None:
+        work = dist.all_reduce(buffer, group=group, async_op=True)
+        compute()
+        assert work is not None
+        work.wait()
+
+    return {
+        "overlap_both": both,
+        "overlap_communication": lambda: dist.all_reduce(buffer, group=group),
+        "overlap_compute": compute,
+    }[point.kind]

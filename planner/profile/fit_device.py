@@ -1,0 +1,217 @@
+"""A kind of device from measured kernels, by the planner's own roofline."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planner.cluster.device import Coefficient, DeviceKind
+from planner.cost.compute import roofline_s
+from planner.profile.log_fit import Unknown, fit_log
+from planner.profile.operations import OPERATIONS, work_of
+from planner.profile.others import ADAMW_PASSES
+from planner.profile.point import Point
+from planner.profile.store import Measured
+
+__all__ = ["DeviceFacts", "SOURCE", "fit_device", "predicted_s"]
+
+SOURCE = "measured on this machine"
+_SHARES = ("attention", )
+_COEFFICIENTS = ("exposed", "cache_bytes", "cache_bytes_per_s")
+_OTHER_DTYPES = 0.3
+"""Weight of points that are not in the dtype measured most: shares of the
+peak are the same for all, which attention's is not."""
+Known = Mapping[Point, Measured]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """What is asked of the device and not measured."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kernel:
+    """The work of one measured kernel."""
+
+    point: Point
+    kind: str
+    flops: float
+    size_bytes: int
+    kernels: int
+
+    @classmethod
+    def of(cls, point: Point) -> _Kernel:
+        done = work_of(point)
+        if point.backward:
+            return cls(point=point,
+                       kind=done.kind,
+                       flops=done.backward_flops,
+                       size_bytes=done.backward_bytes,
+                       kernels=done.backward_kernels)
+        return cls(point=point,
+                   kind=done.kind,
+                   flops=done.forward_flops,
+                   size_bytes=done.forward_bytes,
+                   kernels=done.forward_kernels)
+
+    def time_s(self, device: DeviceKind) -> float:
+        return roofline_s(self.flops,
+                          self.size_bytes,
+                          self.kernels,
+                          device,
+                          self.point.torch_dtype,
+                          kind=self.kind)
+
+
+def predicted_s(point: Point, device: DeviceKind) -> float:
+    """What the planner says that a kernel takes."""
+    return _Kernel.of(point).time_s(device)
+
+
+def fit_device(known: Known, facts: DeviceFacts) -> DeviceKind:
+    """A device whose predicted kernels are nearest to the measured ones.
+
+    Peaks are the rates that products reach, so that the share ``matmul``
+    is one; ``exposed`` is what they lose with their size.
+
+    Parameters
+    ----------
+    known : mapping of Point to Measured
+        What is no kernel serves for the coefficients beside the roofline.
+    facts : DeviceFacts
+
+    Raises
+    ------
+    ValueError
+        When there is no product among the points.
+    """
+    kernels = [_Kernel.of(p) for p in known if p.kind in OPERATIONS]
+    kernels = [k for k in kernels if k.kernels]
+    measured = [known[k.point].median for k in kernels]
+    dtypes = list(
+        dict.fromkeys(k.point.dtype for k in kernels if k.kind == "matmul"))
+    if not dtypes:
+        raise ValueError("no product was measured: there is nothing to fit a "
+                         "device on; give --budget-s more seconds")
+    shares = [n for n in _SHARES if any(k.kind == n for k in kernels)]
+    unknowns = _unknowns(kernels, measured, dtypes, shares)
+
+    def predict(values: Mapping[str, float]) -> list[float]:
+        device = _device(facts, dtypes, shares, values)
+        return [k.time_s(device) for k in kernels]
+
+    weights = [
+        1.0 if k.point.dtype == dtypes[0] else _OTHER_DTYPES for k in kernels
+    ]
+    values = fit_log(unknowns, predict, measured, weights)
+    rounded = {n: float(f"{v:.4g}") for n, v in values.items()}
+    device = _device(facts, dtypes, shares, rounded)
+    return _with_others(device, known)
+
+
+def _unknowns(kernels: list[_Kernel], measured: list[float], dtypes: list[str],
+              shares: list[str]) -> list[Unknown]:
+    found = []
+    for dtype in dtypes:
+        peak = max(k.flops / s for k, s in zip(kernels, measured)
+                   if k.point.dtype == dtype and k.kind == "matmul")
+        found.append(_around(f"flops {dtype}", peak, 30.0))
+    rates = [
+        k.size_bytes / s for k, s in zip(kernels, measured)
+        if k.kind == "memory"
+    ]
+    found.append(
+        _around("bandwidth", statistics.median(rates or [1e10]), 100.0))
+    # Until points tell, small tensors are not known to be quicker.
+    found.append(_around("cache_bytes_per_s", max(rates or [1e10]), 30.0))
+    found.append(
+        Unknown(name="cache_bytes", start=2**20, low=2**14, high=2**28))
+    found.append(_around("launch_s", min(measured), 10.0))
+    found.append(Unknown(name="exposed", start=0.3, low=1e-3, high=1.0))
+    found += [
+        Unknown(name=name, start=0.4, low=0.01, high=1.5) for name in shares
+    ]
+    return found
+
+
+def _around(name: str, start: float, factor: float) -> Unknown:
+    return Unknown(name=name,
+                   start=start,
+                   low=start / factor,
+                   high=start * factor)
+
+
+def _device(facts: DeviceFacts, dtypes: list[str], shares: list[str],
+            values: Mapping[str, float]) -> DeviceKind:
+    one = [("matmul", 1.0), *((n, values[n]) for n in shares), ("memory", 1.0)]
+    return DeviceKind(name=facts.name,
+                      memory_bytes=facts.memory_bytes,
+                      memory_bandwidth_bytes_per_s=values["bandwidth"],
+                      peak_flops_per_s=tuple(
+                          (d, values[f"flops {d}"]) for d in dtypes),
+                      launch_overhead_s=values["launch_s"],
+                      efficiencies=tuple(_measured(n, v) for n, v in one),
+                      coefficients=tuple(
+                          _measured(n, values[n]) for n in _COEFFICIENTS),
+                      source=SOURCE)
+
+
+def _measured(name: str, value: float) -> Coefficient:
+    return Coefficient(name=name, value=value, source=SOURCE)
+
+
+def _with_others(device: DeviceKind, known: Known) -> DeviceKind:
+    """Coefficients that have points of their own."""
+    found = {
+        "dispatch_s": _median(known, "dispatch"),
+        "allocator_ratio": _median(known, "allocator"),
+        "interference": _interference(known),
+        **{
+            f"{kind}_share": _optimizer_share(known, kind, device)
+            for kind in ("adamw_fused", "adamw_foreach")
+        }
+    }
+    own = tuple(
+        _measured(name, float(f"{value:.4g}"))
+        for name, value in found.items() if value is not None)
+    return DeviceKind(
+        name=device.name,
+        memory_bytes=device.memory_bytes,
+        memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
+        peak_flops_per_s=device.peak_flops_per_s,
+        launch_overhead_s=device.launch_overhead_s,
+        efficiencies=device.efficiencies,
+        coefficients=(*device.coefficients, *own),
+        source=device.source)
+
+
+def _median(known: Known, kind: str) -> float | None:
+    return next((m.median for p, m in known.items() if p.kind == kind), None)
+
+
+def _optimizer_share(known: Known, kind: str,
+                     device: DeviceKind) -> float | None:
+    """Share of the memory's bandwidth that a step of AdamW reaches."""
+    rates = [
+        ADAMW_PASSES * p.sizes[0] * p.sizes[1] * p.torch_dtype.itemsize /
+        m.median for p, m in known.items() if p.kind == kind
+    ]
+    if not rates:
+        return None
+    return statistics.median(rates) / device.memory_bandwidth_bytes_per_s
+
+
+def _interference(known: Known) -> float | None:
+    """Share of the hidden time by which both at once take longer."""
+    compute_s, communication_s, both_s = (_median(known, f"overlap_{part}")
+                                          for part in ("compute",
+                                                       "communication",
+                                                       "both"))
+    if compute_s is None or communication_s is None or both_s is None:
+        return None
+    shorter_s, longer_s = sorted((compute_s, communication_s))
+    return min(max((both_s - longer_s) / shorter_s, 0.0), 1.0)

@@ -1,0 +1,151 @@
+"""The command: measures, goes on where it stopped, and is found again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sqlite3
+import tempfile
+from pathlib import Path
+from unittest import TestCase, mock
+
+from planner.cluster import load_cluster
+from planner.cluster.local import find_local, local_path
+from planner.profile import measure
+from planner.profile.__main__ import main
+from planner.profile.job import Job
+from planner.profile.point import Point
+from planner.profile.points import Sizes
+from planner.profile.run import POINTS_FILE, profile
+from tests.launch import launch
+
+_FEW = [
+    Point(kind="mm", sizes=(64, 64, 64), variant="nn"),
+    Point(kind="add", sizes=(64, 64)),
+    Point(kind="attention", sizes=(1, 2, 16, 8), backward=True),
+]
+
+
+class _InFolder(TestCase):
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def _rows(self) -> list[tuple[str, float]]:
+        connection = sqlite3.connect(self.folder / POINTS_FILE)
+        with contextlib.closing(connection):
+            return connection.execute("SELECT kind, median FROM points "
+                                      "ORDER BY rowid").fetchall()
+
+
+class TestCommand(_InFolder):
+
+    def _run(self, *argv: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        few = mock.patch("planner.profile.run.points_for", lambda *_: _FEW)
+        with contextlib.redirect_stdout(out), \
+                contextlib.redirect_stderr(err), few:
+            code = main(
+                ["--device", "cpu", "--cache",
+                 str(self.folder), *argv])
+        return code, out.getvalue(), err.getvalue()
+
+    def test_profile(self) -> None:
+        code, out, err = self._run("--budget-s", "5")
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual([kind for kind, _ in self._rows()],
+                         ["mm", "add", "attention backward"])
+        path = local_path("cpu", 1, folder=self.folder)
+        self.assertIn(f"written to {path}", out)
+        self.assertIn("products in float32", out)
+        cluster = load_cluster(path)
+        self.assertEqual((cluster.name, cluster.num_devices), ("local", 1))
+        self.assertEqual(cluster.device.source, "measured on this machine")
+        self.assertLess(cluster.device.launch_overhead_s, 0.1)
+
+    def test_goes_on(self) -> None:
+        self._run("--budget-s", "5")
+        first = self._rows()
+        self._run("--budget-s", "5")
+        self.assertEqual(self._rows(), first)
+        self._run("--budget-s", "5", "--refresh")
+        again = self._rows()
+        self.assertEqual([k for k, _ in again], [k for k, _ in first])
+        self.assertNotEqual(again, first)
+
+    def test_interrupted(self) -> None:
+        real = measure._Meter.measured
+
+        def stops(meter: measure._Meter, point: Point) -> object:
+            if point.kind == "attention":
+                raise KeyboardInterrupt
+            return real(meter, point)
+
+        with mock.patch.object(measure._Meter, "measured", stops):
+            code, _, err = self._run("--budget-s", "5")
+        self.assertEqual(code, 130)
+        self.assertIn("goes on from there", err)
+        self.assertEqual([k for k, _ in self._rows()], ["mm", "add"])
+        self.assertEqual(self._run("--budget-s", "5")[0], 0)
+        self.assertEqual(len(self._rows()), 3)
+
+    def test_too_little_time(self) -> None:
+        code, _, err = self._run("--budget-s", "1e-9")
+        self.assertEqual(code, 2)
+        self.assertIn("--budget-s", err)
+
+    def test_out_and_name(self) -> None:
+        path = self.folder / "mine.yaml"
+        self._run("--budget-s", "5", "--out", str(path), "--name", "mine")
+        self.assertEqual(load_cluster(path).name, "mine")
+        self.assertIsNone(find_local("cpu", folder=self.folder))
+
+    def test_what_does_not_run_is_told(self) -> None:
+
+        def refuses(*_: object) -> None:
+            raise RuntimeError("no such kernel\nsecond line")
+
+        with mock.patch("planner.profile.measure.runner", refuses):
+            code, _, err = self._run("--budget-s", "5")
+        self.assertEqual(code, 2)
+        with mock.patch.object(measure, "OPERATIONS", {}), \
+                mock.patch.object(measure, "optimizer_runner", refuses):
+            outcome = measure.measure_points(_FEW,
+                                             Job.joined("cpu", {}),
+                                             None,
+                                             budget_s=5)
+        self.assertEqual(set(outcome.refused.values()), {"no such kernel"})
+
+
+def _profiled(rank: int, folder: str) -> tuple[str, int, list[str], bool]:
+    sizes = Sizes(products=(64, ),
+                  elements=(4096, ),
+                  sequences=(16, ),
+                  messages=(4096, 65536),
+                  dtypes=("float32", ))
+    made = profile(Job.joined("cpu"),
+                   budget_s=8.0,
+                   folder=Path(folder),
+                   sizes=sizes)
+    kinds = [p.kind for p in made.outcome.known]
+    return str(made.cluster), len(kinds), kinds, made.path.is_file()
+
+
+class TestRanks(_InFolder):
+
+    def test_two_ranks_agree(self) -> None:
+        first, second = launch(2, _profiled, str(self.folder))
+        self.assertEqual(first[:3], second[:3])
+        self.assertTrue(first[3])
+        self.assertLessEqual({"mm", "all_reduce", "reduce_scatter", "send"},
+                             set(first[2]))
+        path = find_local("cpu", 2, folder=self.folder)
+        self.assertEqual(path, local_path("cpu", 2, folder=self.folder))
+        assert path is not None
+        cluster = load_cluster(path)
+        self.assertEqual(cluster.num_devices, 2)
+        link = cluster.tiers[0].link
+        self.assertEqual(link.source, "measured on this machine")
+        self.assertLess(link.latency_s + link.overhead_s, 1.0)

@@ -1,0 +1,108 @@
+"""Fits find made-up devices and links again."""
+
+from __future__ import annotations
+
+import dataclasses
+from unittest import TestCase
+
+from planner.cluster.spec import ClusterSpec
+from planner.profile.fit_device import DeviceFacts, fit_device
+from planner.profile.fit_link import fit_cluster, unfitted_cluster
+from planner.profile.point import Groups, Point
+from planner.profile.points import points_for
+from planner.profile.store import Measured
+from tests.test_planner.test_profile.made_up import DEVICE, cluster, measured
+
+_FACTS = DeviceFacts(name="made up", memory_bytes=2**34)
+
+
+class TestDevice(TestCase):
+
+    def test_found_again(self) -> None:
+        known = measured(points_for("cpu", 1), cluster(1))
+        device = fit_device(known, _FACTS)
+        for dtype, peak in DEVICE.peak_flops_per_s:
+            found = dict(device.peak_flops_per_s)[dtype]
+            self.assertAlmostEqual(found / peak, 1, delta=0.05)
+        for name in ("memory_bandwidth_bytes_per_s", "launch_overhead_s"):
+            ratio = getattr(device, name) / getattr(DEVICE, name)
+            self.assertAlmostEqual(ratio, 1, delta=0.05)
+        for name in ("exposed", "cache_bytes", "cache_bytes_per_s"):
+            ratio = (device.coefficient(name, 0.0) /
+                     DEVICE.coefficient(name, 0.0))
+            self.assertAlmostEqual(ratio, 1, delta=0.1)
+        self.assertAlmostEqual(device.efficiency("attention"), 0.3, delta=0.02)
+        self.assertEqual(device.source, "measured on this machine")
+
+    def test_one_product_is_enough(self) -> None:
+        known = measured(points_for("cpu", 1)[:1], cluster(1))
+        device = fit_device(known, _FACTS)
+        ((dtype, peak), ) = device.peak_flops_per_s
+        self.assertEqual(dtype, "float32")
+        self.assertGreater(peak, 50e9)
+
+    def test_no_product(self) -> None:
+        with self.assertRaisesRegex(ValueError, "--budget-s"):
+            fit_device({}, _FACTS)
+
+    def test_interference(self) -> None:
+        groups = Groups(shape=(1, 2), axis=1)
+        known = measured(points_for("cpu", 1), cluster(1))
+        for part, time_s in (("compute", 4.0), ("communication", 2.0), ("both",
+                                                                        4.5)):
+            point = Point(kind=f"overlap_{part}", groups=groups)
+            known[point] = Measured(median=time_s, count=3)
+        device = fit_device(known, _FACTS)
+        self.assertAlmostEqual(device.coefficient("interference", 0.0), 0.25)
+
+    def test_optimizer_share(self) -> None:
+        known = measured(points_for("cpu", 1), cluster(1))
+        point = Point(kind="adamw_fused", sizes=(10, 1000))
+        known[point] = Measured(median=7 * 4 * 10_000 / 4.5e9, count=3)
+        device = fit_device(known, _FACTS)
+        self.assertAlmostEqual(device.coefficient("adamw_fused_share", 0.0),
+                               0.5,
+                               delta=0.03)
+
+
+class TestLinks(TestCase):
+
+    def test_one_host(self) -> None:
+        self._check(cluster(4), ("a", ) * 4)
+
+    def test_two_hosts(self) -> None:
+        self._check(cluster(2, 2), ("a", "a", "b", "b"))
+
+    def _check(self, true: ClusterSpec, hosts: tuple[str, ...]) -> None:
+        known = measured(points_for("cpu", 4), true)
+        start = unfitted_cluster("local", DEVICE, hosts)
+        found = fit_cluster(start, known)
+        self.assertEqual([(t.name, t.size) for t in found.tiers],
+                         [(t.name, t.size) for t in true.tiers])
+        again = measured(known, found)
+        errors = sorted(
+            abs(again[p].median / m.median - 1) for p, m in known.items())
+        self.assertLess(errors[len(errors) // 2], 0.03)
+        self.assertLess(errors[-1], 0.15)
+
+    def test_interleaved_hosts_are_one_tier(self) -> None:
+        found = unfitted_cluster("local", DEVICE, ("a", "b", "a", "b"))
+        self.assertEqual([t.name for t in found.tiers], ["node"])
+
+    def test_alone_is_not_fitted(self) -> None:
+        alone = Groups(shape=(2, 2), axis=1, alone=True)
+        point = Point(kind="all_reduce", sizes=(4096, ), groups=alone)
+        start = unfitted_cluster("local", DEVICE, ("a", ) * 4)
+        known = {point: Measured(median=1.0, count=3)}
+        self.assertEqual(fit_cluster(start, known), start)
+        self.assertIn("assumed", start.tiers[0].link.source)
+
+
+class TestDefaults(TestCase):
+
+    def test_without_cache_coefficients_nothing_changes(self) -> None:
+        plain = dataclasses.replace(DEVICE, coefficients=())
+        point = Point(kind="copy", sizes=(1000, 1000))
+        found = measured([point], dataclasses.replace(cluster(1),
+                                                      device=plain))
+        self.assertAlmostEqual(found[point].median, 8e6 / 9e9 + 4e-6)
