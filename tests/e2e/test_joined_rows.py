@@ -153,6 +153,7 @@ class TestJoinedRows(unittest.TestCase):
                                       mesh,
                                       example_inputs=inputs,
                                       loss_fn=loss_fn,
+                                      cluster="cpu-gloo",
                                       plan=parallel.pipeline(microbatches=2))
             ours = module(*inputs)
             ours.backward()
