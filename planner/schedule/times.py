@@ -98,19 +98,20 @@ class StageMemory:
         For each stage, from the start of its forward to the end of its
         backward.
     held_bytes : tuple of float
-        The part of it that the gradient of the weights still reads: an
-        ``I`` frees the rest and the ``W`` this.
+        What the gradient of the weights reads: an ``I`` frees the rest and
+        the ``W`` this. Gradients of results are part of it, so that it may
+        be more than what was saved.
     """
 
     saved_bytes: tuple[float, ...]
     held_bytes: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.saved_bytes) != len(self.held_bytes) or any(
-                not 0 <= h <= s
-                for s, h in zip(self.saved_bytes, self.held_bytes)):
-            raise ValueError("of each stage held_bytes is a part of "
-                             f"saved_bytes, got {self}")
+        both = (*self.saved_bytes, *self.held_bytes)
+        same = len(self.saved_bytes) == len(self.held_bytes)
+        if not same or min(both, default=0.0) < 0:
+            raise ValueError("saved_bytes and held_bytes are for each stage "
+                             f"a number that isn't negative, got {self}")
 
     @staticmethod
     def uniform(stages: int,

@@ -224,8 +224,8 @@ class TestTimes(unittest.TestCase):
     def test_impossible_numbers(self) -> None:
         with self.assertRaisesRegex(ValueError, "times of F have to be 1 "):
             StageTimes.uniform(1, forward_s=-1.0)
-        with self.assertRaisesRegex(ValueError, "held_bytes is a part of"):
-            StageMemory.uniform(1, 1.0, 2.0)
+        with self.assertRaisesRegex(ValueError, "a number that isn.t neg"):
+            StageMemory.uniform(1, 1.0, -2.0)
 
 
 class TestCommand(unittest.TestCase):

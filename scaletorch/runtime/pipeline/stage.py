@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from passes.collectives import AxisRef
+from passes.saved_memory import SavedMemory, saved_memory
+from passes.split_backward import SplitBlock
 from passes.split_weights import split_weights
 from passes.steps import RankProgram
 from scaletorch.runtime.bind import BoundKernel
@@ -16,7 +18,7 @@ from scaletorch.runtime.executor import BUCKET_BYTES, Executor, Tape
 from scaletorch.runtime.parameters import Feed, plan_units
 from scaletorch.runtime.pipeline.accumulate import Accumulator
 
-__all__ = ["StageExecutor"]
+__all__ = ["StageExecutor", "stage_kernels"]
 
 
 @dataclass(slots=True)
@@ -62,14 +64,11 @@ class StageExecutor(Executor):
                          groups,
                          compile=compile,
                          bucket_bytes=bucket_bytes)
+        self.splits = stage_kernels(program, halves=halves)
         if halves:
-            weights = _weights(program)
             self.train = {
-                name:
-                BoundKernel(split_weights(kernel.train, weights[name]),
-                            self.groups,
-                            compile=compile)
-                for name, kernel in program.kernels.items()
+                name: BoundKernel(split, self.groups, compile=compile)
+                for name, split in self.splits.items()
             }
         moving = [(number, {
             n: m
@@ -88,6 +87,10 @@ class StageExecutor(Executor):
         self._tapes: dict[int, Tape] = {}
         self._later: dict[int, _Deferred] = {}
         self._sums = Accumulator(self.groups, bucket_bytes)
+
+    def saved_memory(self, received: Collection[str]) -> SavedMemory:
+        """What a micro-batch keeps, where these come from other stages."""
+        return saved_memory(self.program, self.splits, received)
 
     def begin(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take the parameters, buffers and constants of a step."""
@@ -177,6 +180,25 @@ class StageExecutor(Executor):
         self._state = {}
         self._tapes.clear()
         self._later.clear()
+
+
+def stage_kernels(program: RankProgram, *,
+                  halves: bool) -> dict[str, SplitBlock]:
+    """The kernels that a stage trains with.
+
+    Parameters
+    ----------
+    program : RankProgram
+    halves : bool
+        Whether the gradients of weights are computed apart.
+    """
+    if not halves:
+        return {n: k.train for n, k in program.kernels.items()}
+    weights = _weights(program)
+    return {
+        n: split_weights(k.train, weights[n])
+        for n, k in program.kernels.items()
+    }
 
 
 def _weights(program: RankProgram) -> dict[str, list[int]]:
