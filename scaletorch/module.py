@@ -284,8 +284,14 @@ class ParallelModule(nn.Module):
         known = self._compiled.get(signature)
         # Ranks of a pipeline hold different parameters.
         agreed = signature if self.plan.pipeline is None else shared
-        seed = self._agreement.check((*agreed, torch.is_grad_enabled()),
-                                     draws=known is not None and known.draws)
+        agreement = self._agreement.start((*agreed, torch.is_grad_enabled()),
+                                          draws=known is not None
+                                          and known.draws)
+        is_compared = inputs == "local" or signature in self._compared
+        # A call like earlier ones waits only before its first collective.
+        waits = not (isinstance(known, Compiled) and is_compared
+                     and not known.draws)
+        seed = agreement.settle() if waits else 0
         if known is None:
             known = self._capture(call, inputs, outputs)
             self._compiled[signature] = known
@@ -306,7 +312,7 @@ class ParallelModule(nn.Module):
                                      tensors,
                                      seed,
                                      outputs=outputs)
-        return run_call(known, state, tensors, seed)
+        return run_call(known, state, tensors, seed, agreement.settle)
 
     def _compare_values(self, call: Call) -> None:
         """Refuse batches that differ between ranks, once per signature.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +20,52 @@ from scaletorch.mesh import mesh_device
 from scaletorch.runtime.closing import let_go_at_exit
 from scaletorch.runtime.lost import naming_the_lost
 
-__all__ = ["Agreement"]
+__all__ = ["Agreement", "Comparison"]
+
+_WHAT = "call the model with different inputs"
+_REMEDY = ("every rank passes the same global batch (or, with "
+           'inputs="local", shards of the same shape) in the same mode')
+
+
+class Comparison:
+    """Signatures of all ranks on their way.
+
+    Parameters
+    ----------
+    rows : callable
+        Waits for what every rank sent: a mark and a seed.
+    first : int
+        The row of the mesh's first rank.
+    explain : callable
+        Raises the error that tells what differs; run on every rank.
+    """
+
+    def __init__(self, *, rows: Callable[[], list[list[int]]], first: int,
+                 explain: Callable[[], None]) -> None:
+        self._rows = rows
+        self._first = first
+        self._explain = explain
+        self._seed: int | None = None
+
+    def settle(self) -> int:
+        """Wait and compare, once.
+
+        Returns
+        -------
+        int
+            The first rank's seed.
+
+        Raises
+        ------
+        ValueError
+            On every rank, when signatures differ.
+        """
+        if self._seed is None:
+            rows = self._rows()
+            if len({mark for mark, _ in rows}) > 1:
+                self._explain()
+            self._seed = rows[self._first][1]
+        return self._seed
 
 
 class Agreement:
@@ -40,6 +85,8 @@ class Agreement:
             self.group = dist.new_group(self.ranks,
                                         backend=backend,
                                         use_local_synchronization=True)
+        members = dist.get_process_group_ranks(self.group)
+        self._first_member = members.index(self.ranks[0])
         self._marks: dict[Hashable, int] = {}
         let_go_at_exit()
 
@@ -88,16 +135,12 @@ class Agreement:
             if text:
                 raise RuntimeError(f"{action} failed on rank {rank}: {text}")
 
-    def check(
-        self,
-        signature: Hashable,
-        *,
-        draws: bool = False,
-        what: str = "call the model with different inputs",
-        remedy: str = "every rank passes the same global batch (or, "
-        'with inputs="local", shards of the same shape) in the same '
-        "mode"
-    ) -> int:
+    def check(self,
+              signature: Hashable,
+              *,
+              draws: bool = False,
+              what: str = _WHAT,
+              remedy: str = _REMEDY) -> int:
         """Raise on every rank when signatures differ.
 
         Parameters
@@ -120,16 +163,40 @@ class Agreement:
         ValueError
             On every rank, naming two ranks that differ.
         """
+        return self.start(signature, draws=draws, what=what,
+                          remedy=remedy).settle()
+
+    def start(self,
+              signature: Hashable,
+              *,
+              draws: bool = False,
+              what: str = _WHAT,
+              remedy: str = _REMEDY) -> Comparison:
+        """Send what :meth:`check` compares, which
+        :meth:`Comparison.settle` then does.
+
+        In between a rank may compute, but take part in no collective: not
+        all ranks might.
+        """
         seed = int(torch.randint(1 << 62, ())) if draws else 0
         mine = torch.tensor([self._mark(signature), seed], device=self.device)
         every = mine.new_empty(2 * len(self.ranks))
-        with naming_the_lost("agreeing on the next call", self.ranks):
-            dist.all_gather_single(every, mine, group=self.group)
-        rows = every.view(-1, 2).tolist()
-        if len({mark for mark, _ in rows}) > 1:
-            self._explain(signature, what, remedy)
-        members = dist.get_process_group_ranks(self.group)
-        return int(rows[members.index(self.ranks[0])][1])
+        what_fails = "agreeing on the next call"
+        with naming_the_lost(what_fails, self.ranks):
+            work = dist.all_gather_single(every,
+                                          mine,
+                                          group=self.group,
+                                          async_op=True)
+
+        def rows() -> list[list[int]]:
+            with naming_the_lost(what_fails, self.ranks):
+                work.wait()
+            return every.view(-1, 2).tolist()
+
+        return Comparison(
+            rows=rows,
+            first=self._first_member,
+            explain=lambda: self._explain(signature, what, remedy))
 
     def _mark(self, signature: Hashable) -> int:
         if signature not in self._marks:

@@ -46,6 +46,9 @@ class BoundKernel:
         self.tangents = split.tangents
         self.saved_operands = split.saved_operands
         self.draws = any(_stream(n) for n in split.forward.nodes)
+        self.sends = any(
+            n.target in GROUP_POSITION or n.target in AXES_POSITION
+            for n in split.forward.nodes)
         self.forward = bind(split.forward,
                             groups,
                             compile=compile,

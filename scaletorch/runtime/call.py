@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ __all__ = ["run_call"]
 
 
 def run_call(compiled: Compiled, state: Sequence[torch.Tensor],
-             inputs: Sequence[torch.Tensor], seed: int) -> Any:
+             inputs: Sequence[torch.Tensor], seed: int,
+             agree: Callable[[], object]) -> Any:
     """Run a program on its state and inputs.
 
     Parameters
@@ -30,6 +31,9 @@ def run_call(compiled: Compiled, state: Sequence[torch.Tensor],
         On this rank's device.
     seed : int
         What the call's random streams derive from.
+    agree : callable
+        Raises where other ranks run something else; called before the
+        first collective.
 
     Returns
     -------
@@ -39,7 +43,9 @@ def run_call(compiled: Compiled, state: Sequence[torch.Tensor],
     program = compiled.program
     tensors = (*state, *inputs)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    flat = iter(_global(compiled, _Call.apply(compiled, seed, keep, *tensors)))
+    flat = iter(
+        _global(compiled, _Call.apply(compiled, (seed, agree), keep,
+                                      *tensors)))
     leaves = [
         next(flat) if name is not None else constant for name, constant in zip(
             program.outputs, program.output_constants, strict=True)
@@ -69,8 +75,10 @@ def _strides(shape: Sequence[int]) -> tuple[int, ...]:
 class _Call(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, compiled: Compiled, seed: int, keep: bool, *tensors:
+    def forward(ctx: Any, compiled: Compiled,
+                start: tuple[int, Callable[[], object]], keep: bool, *tensors:
                 torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seed, agree = start
         names = (*compiled.state, *compiled.inputs)
         local = {
             n: t.to_local() if isinstance(t, DTensor) else t
@@ -83,7 +91,10 @@ class _Call(torch.autograd.Function):
                 # one needs what it was.
                 values[name] = values[name].clone()
         tape = Tape(seed=seed) if keep else None
-        outputs, mutations = compiled.executor.forward(values, seed, tape=tape)
+        outputs, mutations = compiled.executor.forward(values,
+                                                       seed,
+                                                       tape=tape,
+                                                       agree=agree)
         for name, value in mutations.items():
             local[name].copy_(value)
         ctx.tape, ctx.compiled, ctx.tensors = tape, compiled, tensors

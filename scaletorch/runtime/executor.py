@@ -7,7 +7,7 @@ saved as soon as the backward has read it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -98,9 +98,19 @@ class Executor:
         }) for number, moves in reversed(moving)], bucket_bytes)
         self.moving = _sources(self.units)
         self.regathered = _sources(self.again)
+        self.first_sent = -1 if self.units else next(
+            (number for number, step in enumerate(self.steps)
+             if self.train[step.kernel].sends or self.infer[step.kernel].sends
+             ), len(self.steps))
 
-    def forward(self, values: dict[str, torch.Tensor], seed: int, *,
-                tape: Tape | None) -> tuple[list[Any], dict[str, Any]]:
+    def forward(
+        self,
+        values: dict[str, torch.Tensor],
+        seed: int,
+        *,
+        tape: Tape | None,
+        agree: Callable[[], object] | None = None
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Run all steps.
 
         Parameters
@@ -112,6 +122,9 @@ class Executor:
             What this call's random streams derive from.
         tape : Tape or None
             Filled for :meth:`backward`; None: nothing is kept.
+        agree : callable, optional
+            Called before the first step that sends something, or at the
+            end.
 
         Returns
         -------
@@ -123,13 +136,19 @@ class Executor:
         self.counts.begin()
         if tape is not None:
             tape.state = {n: values[n] for n in self.regathered}
+        if agree is not None and self.first_sent < 0:
+            agree()
         feed = Feed(self.units, {n: values[n]
                                  for n in self.moving}, self.groups)
         for number, step in enumerate(self.steps):
+            if agree is not None and number == self.first_sent:
+                agree()
             values.update(feed.arrive(number))
             self._step(number, step, values, seed, tape)
             for name in (*step.dies, *feed.dead(number, step.again)):
                 values.pop(name, None)
+        if agree is not None and self.first_sent == len(self.steps):
+            agree()
         outputs = [values[n] if n else None for n in self.program.outputs]
         mutations = {b: values[v] for b, v in self.program.mutations.items()}
         return outputs, mutations

@@ -7,6 +7,7 @@ plain tensors, which modules there are. A program must not outlive them.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class Settings:
         self._known: dict[tuple[Any, ...], int] = {}
         # The ids of tensors that are gone would be given to others.
         self._held: list[torch.Tensor] = []
+        self._last: _Last | None = None
         self.number()
 
     def number(self) -> int:
@@ -53,6 +55,12 @@ class Settings:
                     f"the modules inside of {path or 'the model'} are not "
                     "those that were parallelised; change the single-device "
                     "model and call auto_parallelize again")
+        if self._last is None or not self._last.holds(self._attributes):
+            number, tensors = self._looked_through()
+            self._last = _Last(self._attributes, tensors, number)
+        return self._last.number
+
+    def _looked_through(self) -> tuple[int, list[torch.Tensor]]:
         tensors: list[torch.Tensor] = []
         present = tuple(
             _seen(value, tensors) for attributes in self._attributes
@@ -62,14 +70,38 @@ class Settings:
         if present not in self._known:
             self._known[present] = len(self._known)
             self._held += tensors
-        return self._known[present]
+        return self._known[present], tensors
+
+
+class _Last:
+    """What the attributes were last time, to see at once that nothing was
+    assigned and no tensor written to since."""
+
+    def __init__(self, attributes: Sequence[dict[str, Any]],
+                 tensors: Sequence[torch.Tensor], number: int) -> None:
+        self.number = number
+        self._values = [(tuple(a), tuple(a.values())) for a in attributes]
+        self._tensors = tensors
+        self._versions = [_version(t) for t in tensors]
+
+    def holds(self, attributes: Sequence[dict[str, Any]]) -> bool:
+        return all(
+            tuple(now) == keys and all(map(operator.is_, values, now.values()))
+            for (keys, values
+                 ), now in zip(self._values, attributes, strict=True)) and [
+                     _version(t) for t in self._tensors
+                 ] == self._versions
 
 
 def _seen(value: Any, tensors: list[torch.Tensor]) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     tensors.append(value)
-    return id(value), 0 if value.is_inference() else value._version
+    return id(value), _version(value)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def digest(tensors: Sequence[torch.Tensor]) -> str:

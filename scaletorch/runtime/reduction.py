@@ -105,7 +105,9 @@ class Reducer:
                                   self._groups.axes[step.axis])
             self._done.append((route.source, grad))
             return
-        bucket = self._open.setdefault(route.packed, _Bucket())
+        bucket = self._open.get(route.packed)
+        if bucket is None:
+            bucket = self._open[route.packed] = _Bucket()
         bucket.add(route, grad)
         if bucket.size_bytes >= self._limit_bytes:
             self._send(self._open.pop(route.packed))

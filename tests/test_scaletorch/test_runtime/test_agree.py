@@ -52,6 +52,18 @@ class TestAgreement(unittest.TestCase):
             self.assertIn("rank 1 with ...", differs)
             self.assertLess(len(differs), 500)
 
+    def test_what_was_started_is_settled_once(self) -> None:
+
+        def work(rank: int) -> list[str]:
+            between = agreement(0, 1)
+            same, differs = between.start("same"), between.start(rank)
+            return [message(c.settle) for c in (same, same, differs)
+                    ] + [message(lambda: between.check("again"))]
+
+        for first, second, differs, after in run_ranks(2, work):
+            self.assertEqual((first, second, after), ("", "", ""))
+            self.assertIn("rank 0 with 0, rank 1 with 1", differs)
+
     def test_the_first_ranks_seed(self) -> None:
 
         def work(rank: int) -> tuple[int, int]:

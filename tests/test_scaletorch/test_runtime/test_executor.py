@@ -120,10 +120,10 @@ class TestMemory(unittest.TestCase):
         tapes = []
         run = Executor.forward
 
-        def forward(executor: Executor, values: Any, seed: int, *,
-                    tape: Any) -> Any:
+        def forward(executor: Executor, values: Any, seed: int, *, tape: Any,
+                    agree: Any) -> Any:
             tapes.append(tape)
-            return run(executor, values, seed, tape=tape)
+            return run(executor, values, seed, tape=tape, agree=agree)
 
         def use(module: nn.Module, x: torch.Tensor) -> None:
             module(x)
