@@ -81,7 +81,7 @@ def _span(span: Span, color: str, scale: Scale, y: float, height: float,
         "rect", {
             "x": round(x, 2),
             "y": round(y, 2),
-            "width": round(max(0.5,
+            "width": round(max(1.0,
                                scale(span.end_s) - x), 2),
             "height": round(height, 2),
             "class": color

@@ -10,12 +10,19 @@ import tempfile
 from pathlib import Path
 from unittest import TestCase, skipIf
 
+import torch
+from torch import nn
+
+from planner.capture.capture import capture
 from planner.explain.page.build import PageContent, build_page
 from planner.explain.page.markup import Markup, element, join
 from planner.explain.page.scale import Scale, scale_of
 from planner.explain.page.tree import module_tree
+from planner.ir.mesh import MeshSpec
+from planner.planning import Planning
 from tests.test_planner.test_explain.pages import (Reader, content_of, piped,
                                                    plain)
+from tests.test_planner.test_planning.programs import slow_cluster
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _BROWSER = next(filter(None, map(shutil.which, _BROWSERS)), None)
@@ -111,6 +118,19 @@ class TestNames(TestCase):
         self.assertFalse(any("onerror" in a for _, a in reader.tags))
         self.assertNotIn("<img", page)
         self.assertGreater("".join(reader.text).count(_EVIL), 10)
+
+    def test_of_a_model_are_escaped(self) -> None:
+        model = nn.Sequential()
+        model.add_module("<img src=x>&amp", nn.Linear(4, 4))
+        model.__class__ = type("<script>", (nn.Sequential, ), {})
+        program = capture(model, (torch.zeros(4, 4), torch.zeros(4, 4)),
+                          loss_fn=nn.functional.mse_loss)
+        planning = Planning(program, slow_cluster(2, 1e8))
+        found = planning.candidates([MeshSpec(("dp", ), (2, ))])
+        reader = Reader(build_page(content_of(planning, found[0], found)))
+        self.assertEqual(reader.of("img"), [])
+        self.assertEqual(len(reader.of("script")), 1)
+        self.assertIn("<img src=x>&amp", "".join(reader.text))
 
 
 def _with_evil_names(data: object) -> object:
