@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from planner.cluster.names import nearest
 from planner.ir.mesh import MeshSpec
 from planner.recipes import Recipe
 from scaletorch import models
@@ -73,7 +76,8 @@ def build_model(config: ModelConfig) -> nn.Module:
     """
     with torch.device("meta"):
         if config.name is not None:
-            return models.build(config.name, **_tuples(config.overrides))
+            base = models.config(config.name)
+            return models.build(config.name, **_fields(base, config.overrides))
         assert config.hugging_face is not None
         return _hugging_face(Path(config.hugging_face), config.overrides)
 
@@ -120,7 +124,7 @@ def _only_axis(recipe: Recipe) -> str:
     return axes[0]
 
 
-def _hugging_face(path: Path, overrides: Mapping[str, object]) -> nn.Module:
+def _hugging_face(path: Path, overrides: Mapping[str, Any]) -> nn.Module:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"model.hugging_face: there is no file {file}")
@@ -135,9 +139,22 @@ def _hugging_face(path: Path, overrides: Mapping[str, object]) -> nn.Module:
     return cls(config)
 
 
-def _tuples(overrides: Mapping[str, object]) -> dict[str, object]:
-    """YAML has lists, the configs of models have tuples."""
-    return {
-        k: tuple(v) if isinstance(v, list) else v
-        for k, v in overrides.items()
-    }
+def _fields(base: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for a config's fields: it has tuples where YAML has lists, and
+    configs where YAML has mappings."""
+    found = {}
+    for name, value in overrides.items():
+        old = getattr(base, name, None)
+        if isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, Mapping) and dataclasses.is_dataclass(old):
+            known = [f.name for f in dataclasses.fields(old)]
+            for key in value:
+                if key not in known:
+                    raise ValueError(f"model.overrides.{name} has no field "
+                                     f"{key!r}: {nearest(key, known)}")
+            value = dataclasses.replace(
+                old,  # type: ignore[type-var]
+                **_fields(old, value))
+        found[name] = value
+    return found

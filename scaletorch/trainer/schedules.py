@@ -70,10 +70,11 @@ def schedule(config: ScheduleConfig, steps: int) -> Callable[[int], float]:
     if config.name == "wsd":
         decay = (max(1, steps //
                      10) if config.decay_steps is None else config.decay_steps)
-    if warmup + decay > steps or warmup > steps:
+    taken = warmup + max(0, decay)
+    if taken > steps:
         raise ValueError(f"schedule.warmup_steps and decay_steps take "
-                         f"{warmup + decay} steps, but train.steps is "
-                         f"{steps}; take fewer")
+                         f"{taken} steps, but train.steps is {steps}; take "
+                         "fewer")
     shape = SCHEDULES[config.name]
 
     def share(step: int) -> float:

@@ -1,0 +1,85 @@
+"""Speed, the share of the peak, and where numbers go."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+import torch
+
+from planner.capture.capture import capture_call
+from planner.capture.entry import bind_inputs
+from scaletorch import models
+from scaletorch.trainer.metrics import (Speed, flops_of, json_lines,
+                                        tensorboard, tokens_of)
+
+
+class TestSpeed(unittest.TestCase):
+
+    def test_rates(self) -> None:
+        now = [10.0]
+        speed = Speed(50.0, 200.0, clock=lambda: now[0])
+        speed.batch(30)
+        speed.batch(10)
+        now[0] = 12.0
+        self.assertEqual(speed.row(), {"tokens_per_s": 20.0, "mfu": 0.25})
+        speed.batch(7)
+        speed.restart()
+        speed.batch(3)
+        now[0] = 13.0
+        self.assertEqual(speed.row()["tokens_per_s"], 3.0)
+
+    def test_no_peak_no_share(self) -> None:
+        self.assertNotIn("mfu", Speed(1.0, None).row())
+
+    def test_tokens(self) -> None:
+        rows = torch.zeros(4, 8, dtype=torch.int64)
+        self.assertEqual(tokens_of({"labels": rows, "tokens": rows}), 32)
+        self.assertEqual(tokens_of({"input_ids": rows}), 32)
+        self.assertEqual(tokens_of({"pixels": torch.zeros(4, 3, 2, 2)}), 4)
+
+    def test_operations(self) -> None:
+        """Six for each weight of a product and token, and attention's."""
+        with torch.device("meta"):
+            model = models.build("gpt2",
+                                 width=16,
+                                 depth=2,
+                                 heads=2,
+                                 vocabulary_size=32,
+                                 context=8)
+            tokens = torch.empty(4, 8, dtype=torch.int64)
+        call = bind_inputs(model, (), {
+            "tokens": tokens,
+            "labels": tokens
+        }, None)
+        found = flops_of(capture_call(model, call, loss_fn=None))
+        weights = sum(p.numel() for n, p in model.named_parameters()
+                      if p.dim() == 2 and n != "positions.weight")
+        products = 6 * weights * tokens.numel()
+        self.assertGreater(found, products)
+        self.assertLess(found, 1.1 * products)
+
+
+class TestWriters(unittest.TestCase):
+
+    def test_json(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "metrics.jsonl"
+            for loss in (0.1, float("nan")):
+                json_lines(path)({"step": 1, "loss": loss})
+            lines = path.read_text().splitlines()
+            self.assertEqual([json.loads(x)["loss"] for x in lines],
+                             [0.1, None])
+
+    @unittest.skipIf(importlib.util.find_spec("tensorboard"),
+                     "TensorBoard is installed")
+    def test_no_tensorboard(self) -> None:
+        with self.assertRaisesRegex(ValueError, "pip install tensorboard"):
+            tensorboard(Path("nowhere"))
+
+
+if __name__ == "__main__":
+    unittest.main()
