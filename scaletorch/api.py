@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from planner.ir.plan import Plan
 from planner.planning import Planning
 from planner.recipes import Recipe
 from scaletorch.choose import Chosen, Replan, choose, fingerprint
-from scaletorch.cluster import cluster_of
+from scaletorch.cluster import (PROFILE, cluster_of, found_cluster,
+                                profiled_cluster)
 from scaletorch.compare import compare_on_mesh
 from scaletorch.mesh import device_mesh, reshaped, spec_of
 from scaletorch.module import ParallelModule
@@ -79,8 +79,10 @@ def auto_parallelize(
         ``loss_fn(output, *targets)``; left out, the model returns a
         scalar or something with ``.loss``, or the loop computes its own.
     cluster : str, Path or ClusterSpec, optional
-        Preset name or YAML file; None: the preset nearest to the devices
-        we run on.
+        Preset name or YAML file; ``"local"``: the profile of this machine
+        that ``python -m planner.profile`` has made; ``"profile"``: make it
+        now, briefly; None: the profile if there is one, else the preset
+        nearest to the devices we run on.
     plan : Plan, Recipe, str or Path, optional
         Run exactly this, without a search.
     constraints : optional
@@ -117,6 +119,7 @@ def auto_parallelize(
     """
     devices, flat = device_mesh(mesh)
     agreement = Agreement(devices)
+    spec = _cluster(cluster, devices, agreement)
     with agreement.together("planning"):
         _check_options(plan, optimizer, memory_limit_bytes, tune)
         model = unwrap(model)
@@ -136,7 +139,7 @@ def auto_parallelize(
             for note in program.notes:
                 _LOGGER.warning("%s: %s", program.model_name, note)
         planning = Planning(program,
-                            _cluster(cluster, devices, agreement),
+                            spec,
                             constraints=limits,
                             optimizer=optimizer,
                             memory_limit_bytes=memory_limit_bytes)
@@ -190,11 +193,12 @@ def _check_options(plan: Any, optimizer: str, memory_limit_bytes: int | None,
 
 def _cluster(cluster: str | Path | ClusterSpec | None, devices: DeviceMesh,
              agreement: Agreement) -> ClusterSpec:
-    spec = cluster_of(cluster, devices.size(), devices.device_type)
-    if cluster is None and agreement.is_first:
-        warnings.warn(
-            f"cluster was not given: planning for the preset {spec.name}; "
-            "pass cluster= (a preset, or a profile of this machine) for a "
-            "better prediction",
-            stacklevel=4)
-    return spec
+    with agreement.together("finding the cluster"):
+        if cluster is None:
+            spec = found_cluster(devices, tell=agreement.is_first)
+        elif cluster == PROFILE:
+            spec = profiled_cluster(devices)
+        else:
+            spec = cluster_of(cluster, devices.size(), devices.device_type)
+    # Hosts have caches of their own.
+    return agreement.first(spec) if cluster is None else spec

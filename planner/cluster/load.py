@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import torch
+
+from planner.cluster.local import (LOCAL, PROFILE_COMMAND, cache_folder,
+                                   find_local)
 from planner.cluster.names import nearest
 from planner.cluster.spec import ClusterSpec
 from planner.cluster.text import from_yaml
@@ -24,10 +29,11 @@ def load_cluster(cluster: str | Path | ClusterSpec) -> ClusterSpec:
     Parameters
     ----------
     cluster : str, Path or ClusterSpec
-        A preset (``"h100-sxm"``), a path to a YAML file, or either with
-        sizes after a colon: ``"h100-sxm:64x8"`` is 64 nodes of 8 devices
-        (outermost tier first), ``"h100-sxm:64"`` 64 devices that fill
-        whole nodes. A spec is returned as it is.
+        A preset (``"h100-sxm"``), a path to a YAML file, ``"local"`` for
+        the profile of this machine (``python -m planner.profile``), or any
+        with sizes after a colon: ``"h100-sxm:64x8"`` is 64 nodes of 8
+        devices (outermost tier first), ``"h100-sxm:64"`` 64 devices that
+        fill whole nodes. A spec is returned as it is.
 
     Raises
     ------
@@ -46,18 +52,35 @@ def load_cluster(cluster: str | Path | ClusterSpec) -> ClusterSpec:
         name, colon, sizes = name.rpartition(":")
         if not colon:
             name, sizes = sizes, ""
-    spec = _read(name)
+    spec = _read(name, sizes)
     return _with_sizes(spec, sizes, str(cluster)) if colon else spec
 
 
-def _read(name: str) -> ClusterSpec:
+def _read(name: str, sizes: str) -> ClusterSpec:
     path = Path(name)
     if name in preset_names():
         path = _PRESETS / f"{name}.yaml"
+    elif name == LOCAL:
+        path = _local(sizes)
     if not path.is_file():
+        known = (*preset_names(), LOCAL)
         raise ValueError(f"no cluster is called {name!r} and no such file "
-                         f"exists; {nearest(name, preset_names())}")
+                         f"exists; {nearest(name, known)}")
     return from_yaml(path.read_text(), where=str(path))
+
+
+def _local(sizes: str) -> Path:
+    """The profile of as many devices as `sizes` says, else the largest."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    numbers = sizes.split("x")
+    count = (math.prod(map(int, numbers)) if all(n.isdecimal()
+                                                 for n in numbers) else None)
+    for device_type in (*([accelerator.type] if accelerator else []), "cpu"):
+        path = (find_local(device_type, count) or find_local(device_type))
+        if path is not None:
+            return path
+    raise ValueError(f"there is no profile of this machine in "
+                     f"{cache_folder()}: run {PROFILE_COMMAND}")
 
 
 def _with_sizes(spec: ClusterSpec, sizes: str, text: str) -> ClusterSpec:

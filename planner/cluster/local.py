@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 
 __all__ = [
-    "LOCAL", "cache_folder", "device_slug", "find_local", "local_path",
-    "profile_key"
+    "LOCAL", "PROFILE_COMMAND", "cache_folder", "device_slug", "find_local",
+    "local_path", "profile_key"
 ]
 
 LOCAL = "local"
 """The name by which the profile of this machine is asked for."""
+PROFILE_COMMAND = "torchrun --nproc-per-node N -m planner.profile"
+"""What makes one, for N processes."""
 
 
 def cache_folder(variables: Mapping[str, str] | None = None) -> Path:

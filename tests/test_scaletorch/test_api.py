@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import unittest
-import warnings
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 
 import scaletorch
 from planner.constraints import forbid, pin
@@ -144,29 +143,6 @@ class TestBadInput(unittest.TestCase):
     def test_no_process_group(self) -> None:
         with self.assertRaisesRegex(ValueError, "there is no process group"):
             scaletorch.auto_parallelize(seeded(Mlp), 2, example_inputs=batch())
-
-
-class TestCluster(unittest.TestCase):
-
-    def test_the_preset_is_named(self) -> None:
-
-        def work(rank: int) -> None:
-            del rank
-            mesh = DeviceMesh("cpu", [0], mesh_dim_names=("dp", ))
-            scaletorch.auto_parallelize(seeded(Mlp),
-                                        mesh,
-                                        example_inputs=batch(),
-                                        plan=parallel.ddp())
-
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            run_ranks(1, work)
-        told = [
-            str(w.message) for w in caught
-            if "cluster was not given" in str(w.message)
-        ]
-        self.assertEqual(len(told), 1)
-        self.assertIn("preset cpu-gloo", told[0])
 
 
 class TestTune(unittest.TestCase):
