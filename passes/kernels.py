@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx
@@ -29,11 +30,30 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.program import BlockClass
 from planner.rules.registry import TensorSpec
 
-__all__ = ["PASS_ORDER", "KernelBuilder"]
+__all__ = ["PASS_ORDER", "KernelBuilder", "KernelCache"]
 
 PASS_ORDER = ("insert_collectives", "localize_shapes", "differentiate",
               "merge_collectives", "split_forward", "split_backward")
 """The printed stages of a kernel, in order."""
+
+
+class KernelCache:
+    """Kernels of block classes that several stages of a rank share."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, list[tuple[BlockClass, Any, Kernel]]] = {}
+
+    def find(self, block_class: BlockClass, key: Any) -> Kernel | None:
+        """The kernel of the very same class, lowered alike."""
+        for _, other, kernel in self._found.get(id(block_class), ()):
+            if other == key:
+                return kernel
+        return None
+
+    def keep(self, block_class: BlockClass, key: Any, kernel: Kernel) -> None:
+        """Note a kernel; the class is held, so that its id stays its own."""
+        self._found.setdefault(id(block_class), []).append(
+            (block_class, key, kernel))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +71,8 @@ class KernelBuilder:
         Folder for the printed graphs.
     recompute : frozenset of str
         Block classes whose forward runs again in the backward.
+    known : KernelCache, optional
+        Kernels of other programs of the same rank and device.
     """
 
     mesh: MeshSpec
@@ -58,6 +80,7 @@ class KernelBuilder:
     device: torch.device
     dump_dir: Path | None = None
     recompute: frozenset[str] = frozenset()
+    known: KernelCache | None = None
 
     def of_class(self, block_class: BlockClass, layout: ClassLayout,
                  arrives: Mapping[str,
@@ -73,6 +96,18 @@ class KernelBuilder:
         live : collection of int
             Results that a gradient may reach.
         """
+        key = (layout, dict(arrives), frozenset(live))
+        found = self.known and self.known.find(block_class, key)
+        if found:
+            return found
+        kernel = self._of_class(block_class, layout, arrives, live)
+        if self.known is not None:
+            self.known.keep(block_class, key, kernel)
+        return kernel
+
+    def _of_class(self, block_class: BlockClass, layout: ClassLayout,
+                  arrives: Mapping[str,
+                                   Layout], live: Collection[int]) -> Kernel:
         name = block_class.name
         graph = insert_collectives(block_class, layout, self.mesh, arrives)
         self._dump(0, name, local_text(graph, self.mesh))

@@ -14,7 +14,7 @@ import torch
 
 from passes.collectives import AxisRef
 from passes.hoist_parameters import hoist_parameters
-from passes.kernels import KernelBuilder
+from passes.kernels import KernelBuilder, KernelCache
 from passes.shard_parameters import ParameterMove, parameter_move
 from passes.steps import Kernel, RankProgram, RankStep
 from passes.text import spec_text
@@ -41,7 +41,8 @@ def lower(program: Program,
           sharded_outputs: bool = False,
           differentiated: Sequence[int] | None = None,
           is_stage: bool = False,
-          dump_dir: Path | None = None) -> RankProgram:
+          dump_dir: Path | None = None,
+          known: KernelCache | None = None) -> RankProgram:
     """Lower a program for one rank.
 
     Parameters
@@ -66,6 +67,8 @@ def lower(program: Program,
         are held.
     dump_dir : Path, optional
         Folder to which every pass writes its printed graphs.
+    known : KernelCache, optional
+        Kernels of other programs of the same rank; these are added to it.
 
     Raises
     ------
@@ -83,7 +86,8 @@ def lower(program: Program,
                             axes=axes,
                             device=device,
                             dump_dir=dump_dir,
-                            recompute=layout.recompute)
+                            recompute=layout.recompute,
+                            known=known)
     tangents = (_output_tangents(program)
                 if differentiated is None else tuple(differentiated))
     lowered = _Lowering(program, layout, builder,
@@ -205,8 +209,9 @@ class _Lowering:
         axes = self.builder.axes
         move = dataclasses.replace(
             move,
-            steps=tuple(s for s in move.steps if axes[s.axis].size > 1
-                        and not axes[s.axis].sequential))
+            steps=tuple(
+                s for s in move.steps
+                if axes[s.axis].size > 1 and not axes[s.axis].sequential))
         used = f"{name} @ {format_layout(hub)}"
         moves[used] = move
         self.held[used] = (spec, hub)

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from passes.collectives import AxisRef
+from passes.kernels import KernelCache
 from passes.lower import lower
 from planner.ir.layout import Layout, local_shape
 from planner.ir.layouts import ProgramLayout
@@ -446,9 +447,10 @@ def pipeline_program(program: Program, layout: ProgramLayout,
     train, infer = _schedules(pipeline, ranks, found)
     halves = any(a.kind == "I" for a in train.actions)
     wires = _wires(found, layout)
+    known = KernelCache()
     executors = {
         number:
-        StageExecutor(_lowered(stage, found, place, program),
+        StageExecutor(_lowered(stage, found, place, program, known),
                       place.axes,
                       place.names,
                       place.groups,
@@ -504,7 +506,7 @@ def _schedules(pipeline: PipelineSpec, ranks: int,
 
 
 def _lowered(stage: Stage, found: Pipelined, place: StageAxes,
-             program: Program) -> Any:
+             program: Program, known: KernelCache) -> Any:
     loss = None if program.loss is None else program.outputs[program.loss]
     outputs = stage.program.outputs
     return lower(stage.program,
@@ -513,6 +515,7 @@ def _lowered(stage: Stage, found: Pipelined, place: StageAxes,
                  device=place.device,
                  local_inputs=True,
                  is_stage=True,
+                 known=known,
                  differentiated=[
                      i for i, n in enumerate(outputs)
                      if n in stage.gives or n == loss
