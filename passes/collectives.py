@@ -89,8 +89,7 @@ def apply_move(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
     if how.kind == "none" or axis.size == 1:
         return x
     if axis.sequential:
-        assert how.kind == "mask", f"{how.kind} over {axis.name}"
-        return x / axis.size
+        return _over_parts(x, how, axis)
     if how.kind == "all_reduce":
         return _wait(_OPS.all_reduce(x.contiguous(), how.reduce, axis.name))
     if how.kind == "regroup":
@@ -101,6 +100,18 @@ def apply_move(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
     if how.source_parts:
         x = by_part(x, how.source_dim, how.source_parts, axis.size)
     return x
+
+
+def _over_parts(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
+    """A move between parts that do not see each other.
+
+    Where a plan lets a part stand for the whole batch, the sum over all
+    parts is what it would be if all were like this one.
+    """
+    assert how.kind in ("mask", "all_reduce"), f"{how.kind} over {axis.name}"
+    if how.kind == "mask":
+        return x / axis.size
+    return x * axis.size if how.reduce == "sum" else x
 
 
 def _apply_plain(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:

@@ -182,7 +182,8 @@ def gather_kv() -> Recipe:
 def pipeline(schedule: str = "1f1b",
              microbatches: int = 4,
              chunks: int = 1,
-             cuts: Sequence[str] = ()) -> Recipe:
+             cuts: Sequence[str] = (),
+             batch_statistics: str = "exact") -> Recipe:
     """Pipeline parallelism: blocks are spread over the ranks of an axis,
     and a batch goes through them in micro-batches (Huang et al., GPipe,
     2019; Narayanan et al., 2021).
@@ -196,14 +197,20 @@ def pipeline(schedule: str = "1f1b",
     chunks : int
         Stages of each rank.
     cuts : sequence of str
-        The block with which each stage but the first begins; left out:
-        stages of about equal time.
+        The block with which each stage but the first begins, or
+        ``BLOCK:CALL``, a call inside of one; left out: stages of about
+        equal time.
+    batch_statistics : {"exact", "microbatch"}
+        Whether what is computed from a whole batch and its parameters
+        (batch norm, losses that balance experts) is refused, or computed
+        from each micro-batch, as a loop over micro-batches would.
     """
     return Recipe((),
                   PipelineSpec(schedule=schedule,
                                microbatches=microbatches,
                                chunks=chunks,
-                               cuts=tuple(cuts)))
+                               cuts=tuple(cuts),
+                               batch_statistics=batch_statistics))
 
 
 def policies_for(chosen: Recipe, mesh: MeshSpec) -> tuple[Policy, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from passes.collectives import convert
+from passes.collectives import AxisRef, convert
 from passes.lowerings.registry import Context, register_lowering
 from planner.ir.layout import P, R, V
 
@@ -55,21 +55,26 @@ def _statistics(context: Context,
     """
     dims = [d for d in range(x.dim()) if d != 1]
     count = x.numel() // x.shape[1]
-    for axis in context.named("sync_batch_norm"):
+    for axis in _axes(context):
         count *= axis.size
     mean = _summed(context, x.sum(dims)) / count
     centred = x - _as_channels(_varying(mean, context), x)
     return mean, _summed(context, centred.square().sum(dims)) / count, count
 
 
+def _axes(context: Context) -> list[AxisRef]:
+    """Micro-batches have statistics of their own."""
+    return [a for a in context.named("sync_batch_norm") if not a.sequential]
+
+
 def _summed(context: Context, value: torch.Tensor) -> torch.Tensor:
-    for axis in context.named("sync_batch_norm"):
+    for axis in _axes(context):
         value = convert(value, P, R, axis)
     return value
 
 
 def _varying(value: torch.Tensor, context: Context) -> torch.Tensor:
-    for axis in context.named("sync_batch_norm"):
+    for axis in _axes(context):
         value = convert(value, R, V, axis)
     return value
 

@@ -17,7 +17,10 @@ __all__ = [
 MICROBATCH = "microbatch"
 """The axis of a layout that stands for the micro-batches of a step."""
 
-_KEYS = ("axis", "schedule", "microbatches", "chunks", "cuts")
+_KEYS = ("axis", "schedule", "microbatches", "chunks", "cuts",
+         "batch_statistics")
+
+_STATISTICS = ("exact", "microbatch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +39,13 @@ class PipelineSpec:
     chunks : int
         Stages of each rank.
     cuts : tuple of str
-        The block with which each stage but the first begins; empty: stages
-        of about equal time are chosen.
+        The block with which each stage but the first begins, or
+        ``BLOCK:CALL`` where it begins inside of one; empty: stages of about
+        equal time are chosen.
+    batch_statistics : {"exact", "microbatch"}
+        What is computed from a whole batch and its parameters (batch norm,
+        losses that balance experts): refused, since micro-batches would
+        change it, or computed from each micro-batch.
     """
 
     axis: str = "pp"
@@ -45,12 +53,22 @@ class PipelineSpec:
     microbatches: int = 4
     chunks: int = 1
     cuts: tuple[str, ...] = ()
+    batch_statistics: str = "exact"
 
     def __post_init__(self) -> None:
         for name in ("microbatches", "chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"pipeline: {name} must be at least 1, got "
                                  f"{getattr(self, name)}")
+        if self.batch_statistics not in _STATISTICS:
+            raise ValueError("pipeline: batch_statistics must be "
+                             f"{' or '.join(map(repr, _STATISTICS))}, got "
+                             f"{self.batch_statistics!r}")
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a step is the same, however many micro-batches."""
+        return self.batch_statistics == "exact"
 
     @property
     def label(self) -> str:
@@ -65,6 +83,7 @@ class PipelineSpec:
             "microbatches": self.microbatches,
             "chunks": self.chunks,
             "cuts": list(self.cuts),
+            "batch_statistics": self.batch_statistics,
         }
 
     @staticmethod
@@ -85,7 +104,9 @@ class PipelineSpec:
                             microbatches=int(data.get("microbatches", 4)),
                             chunks=int(data.get("chunks", 1)),
                             cuts=tuple(map(str,
-                                           data.get("cuts") or ())))
+                                           data.get("cuts") or ())),
+                            batch_statistics=str(
+                                data.get("batch_statistics", "exact")))
 
 
 def inner_mesh(mesh: MeshSpec, axis: str) -> MeshSpec:

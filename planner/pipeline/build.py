@@ -73,8 +73,12 @@ def pipeline_layout(
     """
     program = count_ahead(planning.program)
     planning = planning.of_program(program)
-    layout = with_microbatches(planning, inner_mesh(mesh, pipeline.axis),
-                               policies, pipeline.microbatches, fixed_rest)
+    layout = with_microbatches(planning,
+                               inner_mesh(mesh, pipeline.axis),
+                               policies,
+                               pipeline.microbatches,
+                               fixed_rest,
+                               exact=pipeline.is_exact)
     if not pipeline.cuts:
         stages = mesh.size(pipeline.axis) * pipeline.chunks
         pipeline = dataclasses.replace(pipeline,
@@ -130,6 +134,8 @@ def pipelined(program: Program, layout: ProgramLayout,
         backwards or between micro-batches.
     """
     program, layout = refined(program, layout, pipeline.cuts)
-    main, laid, prelude = early_values(program, layout)
+    main, laid, prelude = early_values(program,
+                                       layout,
+                                       exact=pipeline.is_exact)
     stages = split_stages(main, laid, stages_of_blocks(main, pipeline.cuts))
     return Pipelined(program=main, layout=laid, prelude=prelude, stages=stages)

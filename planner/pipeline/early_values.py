@@ -23,8 +23,9 @@ from planner.ir.program import (Block, BlockClass, Program, source_of,
                                 value_kind)
 from planner.ir.values import Value, call_of, calls_of, outputs_of, value_of
 from planner.ir.verify import hub_of
-from planner.pipeline.microbatch import (BY_POSITION, WITHOUT_COLLECTIVES,
-                                         Crossing, crossings, moves,
+from planner.pipeline.microbatch import (BY_POSITION, OF_BATCH,
+                                         WITHOUT_COLLECTIVES, Crossing,
+                                         crossings, moves, reached_from,
                                          without_axis)
 from planner.pipeline.slices import inner_name, slice_layouts, slice_of
 from planner.rules.draws import draws
@@ -82,10 +83,18 @@ class _Edit:
         return f"early.{self.value.label}.{self.target}"
 
 
-def early_values(
-        program: Program,
-        layout: ProgramLayout) -> tuple[Program, ProgramLayout, Prelude]:
+def early_values(program: Program,
+                 layout: ProgramLayout,
+                 *,
+                 exact: bool = True) -> tuple[Program, ProgramLayout, Prelude]:
     """Split off what is known before the first micro-batch.
+
+    Parameters
+    ----------
+    program : Program
+    layout : ProgramLayout
+    exact : bool
+        Whether no micro-batch may stand for the whole batch.
 
     Raises
     ------
@@ -94,17 +103,19 @@ def early_values(
         micro-batches, naming it.
     """
     for cls in program.classes.values():
-        _check_lowerings(cls, layout.classes[cls.name])
-    edits = _edits(program, layout)
-    split = _Split(program, layout)
+        _check_lowerings(cls, layout.classes[cls.name], exact=exact)
+    edits = _edits(program, layout, exact=exact)
+    split = _Split(program, layout, exact=exact)
     for name in sorted(edits):
         split.edit_class(name, edits[name])
     split.rename_edges()
     return split.finished()
 
 
-def _check_lowerings(cls: BlockClass, layout: ClassLayout) -> None:
+def _check_lowerings(cls: BlockClass, layout: ClassLayout, *,
+                     exact: bool) -> None:
     known = {None, *WITHOUT_COLLECTIVES, *BY_POSITION}
+    known |= set() if exact else OF_BATCH
     for node in calls_of(cls.graph):
         option = layout.calls[node.meta["label"]].options[-1]
         if draws(call_of(node)) and not option.is_sharded:
@@ -118,12 +129,15 @@ def _check_lowerings(cls: BlockClass, layout: ClassLayout) -> None:
                 f"{node.meta['label']} at {source_of(node)} computes over the "
                 f"whole batch ({option.lowering}), so that micro-batches "
                 "would change the result; run this model without a pipeline, "
-                "or use a layer that treats samples apart")
+                "use a layer that treats samples apart, or let each "
+                "micro-batch stand for the batch: "
+                'pipeline(batch_statistics="microbatch")')
 
 
-def _edits(program: Program, layout: ProgramLayout) -> dict[str, list[_Edit]]:
+def _edits(program: Program, layout: ProgramLayout, *,
+           exact: bool) -> dict[str, list[_Edit]]:
     found: dict[str, dict[tuple[Value, Placement], _Edit]] = {}
-    for crossing in (*crossings(program, layout),
+    for crossing in (*crossings(program, layout, exact=exact),
                      *_by_position(program, layout)):
         of_class = found.setdefault(crossing.block_class, {})
         key = (crossing.value, crossing.target)
@@ -168,8 +182,11 @@ def _operand_nodes(node: fx.Node) -> list[fx.Node]:
 class _Split:
     """The main program and the wishes for the prelude, as they grow."""
 
-    def __init__(self, program: Program, layout: ProgramLayout) -> None:
+    def __init__(self, program: Program, layout: ProgramLayout, *,
+                 exact: bool) -> None:
         self.program, self.layout = program, layout
+        _, self.late = (set(),
+                        set()) if exact else reached_from(program, "param")
         self.classes = dict(program.classes)
         self.layouts = dict(layout.classes)
         self.blocks = {b.name: b for b in program.blocks}
@@ -237,7 +254,10 @@ class _Split:
                 hub = hubs[node.meta["label"]]
                 spec, held = self.held[source]
                 if (source in self.by_position
-                        or moves(Value(node), held[-1], hub[-1])):
+                        or moves(Value(node),
+                                 held[-1],
+                                 hub[-1],
+                                 exact=source not in self.late)):
                     operands[i] = self._want(source, spec, held, hub[-1])
             self.blocks[name] = dataclasses.replace(block,
                                                     operands=tuple(operands))
@@ -296,8 +316,9 @@ class _Split:
             raise LayoutError(
                 f"{source} of the whole batch is needed by every micro-batch, "
                 f"but it {why}, so that it can't be known before the first "
-                "one; run this model without a pipeline, or let the layer "
-                "treat samples apart")
+                "one; run this model without a pipeline, let the layer treat "
+                "samples apart, or let each micro-batch stand for the batch: "
+                'pipeline(batch_statistics="microbatch")')
 
 
 def _at_rest(layout: Layout) -> Layout:

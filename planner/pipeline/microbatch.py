@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from planner.planning import Planning
 
 __all__ = [
-    "BY_POSITION", "Crossing", "WITHOUT_COLLECTIVES", "crossings",
-    "with_microbatches", "without_axis"
+    "BY_POSITION", "Crossing", "OF_BATCH", "WITHOUT_COLLECTIVES", "crossings",
+    "moves", "reached_from", "with_microbatches", "without_axis"
 ]
 
 WITHOUT_COLLECTIVES = frozenset(
@@ -47,24 +47,32 @@ BY_POSITION = frozenset({"arange_shard"})
 
 Item = TypeVar("Item")
 
-POLICY = Policy(name="microbatch",
-                input_dim=0,
-                rest="whole",
-                use_shards=False,
-                value_moves=frozenset(),
-                divide=True,
-                sequential=True,
-                lowerings=WITHOUT_COLLECTIVES | BY_POSITION)
+OF_BATCH = frozenset({"sync_batch_norm"})
+"""Lowerings that sum over the batch what parameters have a part in."""
 
 _LOCAL = ("none", "mask")
 
 
-def with_microbatches(
-        planning: Planning,
-        mesh: MeshSpec,
-        policies: Sequence[Policy],
-        count: int,
-        fixed_rest: Mapping[str, Layout] | None = None) -> ProgramLayout:
+def _policy(*, exact: bool) -> Policy:
+    lowerings = WITHOUT_COLLECTIVES | BY_POSITION
+    return Policy(
+        name="microbatch",
+        input_dim=0,
+        rest="whole",
+        use_shards=False,
+        value_moves=frozenset() if exact else frozenset({"all_reduce"}),
+        divide=True,
+        sequential=True,
+        lowerings=lowerings if exact else lowerings | OF_BATCH)
+
+
+def with_microbatches(planning: Planning,
+                      mesh: MeshSpec,
+                      policies: Sequence[Policy],
+                      count: int,
+                      fixed_rest: Mapping[str, Layout] | None = None,
+                      *,
+                      exact: bool = True) -> ProgramLayout:
     """Layouts over the axes of a stage and, last, over the micro-batches.
 
     The micro-batches are cut first; then the axes of the stage are laid
@@ -82,23 +90,25 @@ def with_microbatches(
         Micro-batches.
     fixed_rest : mapping of str to Layout, optional
         Layouts at rest that must be kept, over the axes of the stage.
+    exact : bool
+        Whether no micro-batch may stand for the whole batch.
 
     Raises
     ------
     LayoutError
         When the batch does not divide or can't be cut.
     """
-    facts = planning.facts
+    facts, policy = planning.facts, _policy(exact=exact)
     whole = MeshSpec((*mesh.names, MICROBATCH), (*mesh.sizes, count))
     alone = AxisProblem(facts=facts,
                         layout=_extended(facts, replicated_layout(facts, mesh),
                                          whole),
                         axis=len(mesh.sizes),
-                        policy=POLICY,
+                        policy=policy,
                         tables=planning.tables(whole),
                         device=planning.cluster.device)
     start, _ = solve_axis(alone)
-    solution = planning.search(whole, (*policies, POLICY),
+    solution = planning.search(whole, (*policies, policy),
                                start=start,
                                fixed_rest={
                                    n: (*lay, R)
@@ -150,7 +160,7 @@ def _check_batch(program: Program, layout: ProgramLayout, count: int) -> None:
 
 def _check_divided(facts: Facts, layout: ProgramLayout) -> None:
     """Products of activations are divided, or nothing is gained."""
-    of_batch = _of_batch(facts.program)
+    of_batch, _ = reached_from(facts.program, "input")
     for name, cls in facts.classes.items():
         for label, call in cls.calls.items():
             option = layout.classes[name].calls[label].options[-1]
@@ -161,13 +171,25 @@ def _check_divided(facts: Facts, layout: ProgramLayout) -> None:
                 raise LayoutError(
                     f"{label} at {source_of(node)} can't be computed for a "
                     "part of the batch, so that the step can't be cut into "
-                    "micro-batches; run this model without a pipeline, or "
-                    "let the batch be the first dim throughout")
+                    "micro-batches; run this model without a pipeline, let "
+                    "the batch be the first dim throughout, or, where batch "
+                    "norm or the like is the reason, let each micro-batch "
+                    "stand for the batch: "
+                    'pipeline(batch_statistics="microbatch")')
 
 
-def _of_batch(program: Program) -> set[tuple[str, str]]:
-    """The values, by class and label, that an input leads to."""
-    names = {n for n in program.specs if value_kind(n) == "input"}
+def reached_from(program: Program,
+                 kind: str) -> tuple[set[tuple[str, str]], set[str]]:
+    """The values that inputs, or parameters, lead to.
+
+    Returns
+    -------
+    set of (str, str)
+        By class and label.
+    set of str
+        Global names.
+    """
+    names = {n for n in program.specs if value_kind(n) == kind}
     found: set[tuple[str, str]] = set()
     for block in program.blocks:
         cls = program.class_of(block)
@@ -180,7 +202,7 @@ def _of_batch(program: Program) -> set[tuple[str, str]]:
         for node, name in zip(cls.results, block.results, strict=True):
             if (cls.name, value_of(node).label) in found:
                 names.add(name)
-    return found
+    return found, names
 
 
 def _varying(program: Program, layout: ProgramLayout) -> ProgramLayout:
@@ -252,14 +274,21 @@ class Crossing:
     reader: tuple[fx.Node, int] | None
 
 
-def crossings(program: Program, layout: ProgramLayout) -> Iterator[Crossing]:
+def crossings(program: Program,
+              layout: ProgramLayout,
+              *,
+              exact: bool = True) -> Iterator[Crossing]:
     """What would move between micro-batches inside of blocks.
+
+    Where that need not be `exact`, a sum over the batch that parameters
+    have a part in stays: each micro-batch stands for the whole.
 
     Raises
     ------
     LayoutError
         When such a value has a gradient: the program can't be cut.
     """
+    of_parameters, _ = reached_from(program, "param")
     for name, cls in program.classes.items():
         chosen = layout.classes[name]
         held = {
@@ -276,27 +305,40 @@ def crossings(program: Program, layout: ProgramLayout) -> Iterator[Crossing]:
             call = chosen.calls[node.meta["label"]]
             for number, value in enumerate(outputs_of(node)):
                 check_stays(value,
-                            call.output(number)[-1], held[value.label][-1])
+                            call.output(number)[-1],
+                            held[value.label][-1],
+                            exact=exact)
             for number, value in enumerate(operands_of(node)):
                 target = call.input(number)[-1]
-                if moves(value, held[value.label][-1], target):
+                late = not exact and (name, value.label) in of_parameters
+                if moves(value, held[value.label][-1], target, exact=not late):
                     yield Crossing(block_class=name,
                                    value=value,
                                    target=target,
                                    reader=(node, number))
 
 
-def moves(value: Value, source: Placement, target: Placement) -> bool:
+def moves(value: Value,
+          source: Placement,
+          target: Placement,
+          *,
+          exact: bool = True) -> bool:
     """Whether a value of no gradient moves; one with gradient must not."""
     if value.spec.requires_grad:
-        check_stays(value, source, target)
+        check_stays(value, source, target, exact=exact)
         return False
     how = move(source, target)
+    if not exact and how is not None and how.kind == "all_reduce":
+        return False
     is_number = value.spec.dtype.is_floating_point
     return how is None or how.kind not in (_LOCAL if is_number else ("none", ))
 
 
-def check_stays(value: Value, source: Placement, target: Placement) -> None:
+def check_stays(value: Value,
+                source: Placement,
+                target: Placement,
+                *,
+                exact: bool = True) -> None:
     """Raise LayoutError where a value or its gradient would move."""
     if source == target:
         return
@@ -304,7 +346,8 @@ def check_stays(value: Value, source: Placement, target: Placement) -> None:
     kinds = [forward]
     if value.spec.requires_grad:
         kinds.append(gradient_move(source, target))
-    if any(k is None or k.kind not in _LOCAL for k in kinds):
+    allowed = _LOCAL if exact else (*_LOCAL, "all_reduce")
+    if any(k is None or k.kind not in allowed for k in kinds):
         if value.bound_kind == "param" and target.is_replicated:
             return
         node = value_of(value.node).node
@@ -312,5 +355,7 @@ def check_stays(value: Value, source: Placement, target: Placement) -> None:
             f"{node.meta['label']} at {source_of(node)} depends on the whole "
             f"batch ({source} to {target} over the micro-batches), so that "
             "the step can't be cut into micro-batches and stay what it is; "
-            "run this model without a pipeline, or replace what mixes the "
-            "samples of a batch (batch norm, losses that compare samples)")
+            "run this model without a pipeline, replace what mixes the "
+            "samples of a batch (batch norm, losses that compare samples), or "
+            "let each micro-batch stand for the batch: "
+            'pipeline(batch_statistics="microbatch")')

@@ -136,7 +136,8 @@ class Policy:
         if self.is_free or kind == "output":
             return 0.0
         if self.sequential:
-            return _sequential_s(kind, spec, source, target, move)
+            return _sequential_s(kind, spec, source, target, move,
+                                 self.value_moves or frozenset())
         if move in ("none", "regroup"):
             # What is regrouped is a weight that is used as sharded; and
             # gradients are summed on the way to rest, in buckets.
@@ -167,7 +168,8 @@ def _divides(spec: TensorSpec, dim: int, size: int) -> bool:
 
 
 def _sequential_s(kind: str, spec: TensorSpec, source: Placement,
-                  target: Placement, forward: str) -> float:
+                  target: Placement, forward: str,
+                  value_moves: frozenset[str]) -> float:
     """A parameter's gradient may be summed in the end, and what has no
     gradient be known before the first part; no activation may move."""
     if kind == "rest":
@@ -179,4 +181,5 @@ def _sequential_s(kind: str, spec: TensorSpec, source: Placement,
     if forward in ("none", "mask") and backward in ("none", "mask"):
         return 0.0
     summed = kind == "param" and target.is_replicated
+    summed |= {forward, backward} <= {"none", "mask", *value_moves}
     return RELUCTANT_S if summed else FORBIDDEN_S

@@ -464,7 +464,8 @@ def pipeline_program(program: Program, layout: ProgramLayout,
 
     def engine(schedule: Schedule) -> Engine:
         return Engine(schedule, place.rank, found.stages, executors, wires,
-                      found.edges, transport, place.device)
+                      found.edges, transport, place.device,
+                      _carried(program, pipeline))
 
     return PipelineProgram(program,
                            layout,
@@ -486,6 +487,18 @@ def _rank_names(stage_rank: Sequence[int], ranks: int) -> list[str]:
         f"stage{'s' if len(own) > 1 else ''} {' and '.join(own)} of the "
         "pipeline" for own in stages
     ]
+
+
+def _carried(program: Program, pipeline: PipelineSpec) -> frozenset[str]:
+    """Statistics of batch norms, which each micro-batch takes part in."""
+    if pipeline.is_exact:
+        return frozenset()
+    norms = {
+        n.rpartition(".")[0]
+        for n in program.mutations if n.endswith(".running_mean")
+    }
+    return frozenset(n for n in program.mutations
+                     if n.rpartition(".")[0] in norms)
 
 
 def _schedules(pipeline: PipelineSpec, ranks: int,

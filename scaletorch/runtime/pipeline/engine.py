@@ -48,9 +48,23 @@ class _Step:
     values: dict[Key, torch.Tensor] = field(default_factory=dict)
     coming: dict[Key, Pending] = field(default_factory=dict)
     grads: dict[Key, torch.Tensor] = field(default_factory=dict)
-    leaving: list[Pending] = field(default_factory=list)
+    leaving: dict[Key, Pending] = field(default_factory=dict)
     outputs: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     mutations: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def let_go(self, *, everything: bool = False) -> None:
+        """Drop what has been sent; at last wait for everything."""
+        for key, pending in list(self.leaving.items()):
+            if everything:
+                pending.wait()
+            if everything or pending.is_done():
+                del self.leaving[key]
+
+    def answered(self, key: Key) -> None:
+        """A gradient has come back: its value has arrived there."""
+        pending = self.leaving.pop(key, None)
+        if pending is not None:
+            pending.wait()
 
 
 class Engine:
@@ -71,12 +85,15 @@ class Engine:
     edges : sequence of (int, int)
     transport : Transport
     device : torch.device
+    carried : frozenset of str
+        Buffers whose new value the next micro-batch begins with.
     """
 
     def __init__(self, schedule: Schedule, rank: int, stages: Sequence[Stage],
-                 executors: Mapping[int, StageExecutor],
-                 wires: Mapping[str, Wire], edges: Sequence[tuple[int, int]],
-                 transport: Transport, device: torch.device) -> None:
+                 executors: Mapping[int, StageExecutor], wires: Mapping[str,
+                                                                        Wire],
+                 edges: Sequence[tuple[int, int]], transport: Transport,
+                 device: torch.device, carried: frozenset[str]) -> None:
         self.actions = schedule.ranks[rank]
         self.owner = schedule.stage_rank
         self.rank = rank
@@ -85,6 +102,7 @@ class Engine:
         self.wires = wires
         self.transport = transport
         self.device = device
+        self.carried = carried
         self.posts: dict[int, list[Transfer]] = {}
         for transfer in transfers(schedule, edges)[rank]:
             self.posts.setdefault(transfer.position, []).append(transfer)
@@ -118,6 +136,7 @@ class Engine:
         step = _Step()
         for position, action in enumerate(self.actions):
             self._post(step, position)
+            step.let_go()
             if action.kind == "F":
                 self._forward(step, action, feed, seed, keep, returned)
             elif action.kind == "W":
@@ -125,8 +144,7 @@ class Engine:
             else:
                 self._backward(step, action, tangents)
         self._post(step, len(self.actions))
-        for pending in step.leaving:
-            pending.wait()
+        step.let_go(everything=True)
         return step.outputs, step.mutations
 
     def _post(self, step: _Step, position: int) -> None:
@@ -137,10 +155,10 @@ class Engine:
             reader = transfer.target if forward else transfer.source
             for wire in self._between(made, reader, gradients=not forward):
                 if transfer.op == "send":
-                    held = (step.values if forward else step.grads).pop(
-                        _key(transfer, wire))
-                    step.leaving.append(
-                        self.transport.send(held, transfer.peer))
+                    key = _key(transfer, wire)
+                    held = (step.values if forward else step.grads).pop(key)
+                    step.leaving[key] = self.transport.send(
+                        held, transfer.peer)
                 else:
                     step.coming[_key(transfer,
                                      wire)] = (self.transport.receive(
@@ -158,7 +176,13 @@ class Engine:
                  keep: bool, returned: set[str]) -> None:
         number, part = action.stage, action.microbatch
         stage = self.stages[number]
-        given = dict(feed(number, part))
+        given = {
+            **{
+                n: t
+                for n, t in step.mutations.items() if n in self.carried and n in stage.program.specs
+            },
+            **feed(number, part)
+        }
         for name, made in stage.takes.items():
             key = (_F, part, name, made, number)
             given[name] = (step.values.pop(key) if self.owner[made]
@@ -211,7 +235,9 @@ class Engine:
         key = (_B, part, name, reader, number)
         if self.owner[reader] == self.rank:
             return step.grads.pop(key)
-        return step.coming.pop(key).wait()
+        grad = step.coming.pop(key).wait()
+        step.answered((_F, part, name, number, reader))
+        return grad
 
 
 def _key(transfer: Transfer, wire: Wire) -> Key:

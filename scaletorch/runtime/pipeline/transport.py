@@ -24,6 +24,9 @@ class Pending(Protocol):
     def wait(self) -> torch.Tensor:
         """The tensor that arrives, or that was sent."""
 
+    def is_done(self) -> bool:
+        """Whether it is known to have been sent or to have arrived."""
+
 
 class Transport(Protocol):
     """Sends and receives between ranks of one group, in order per pair."""
@@ -76,6 +79,9 @@ class _Work:
             self.work.wait()
         return self.tensor
 
+    def is_done(self) -> bool:
+        return bool(self.work.is_completed())
+
 
 class GroupTransport:
     """Over a process group's own sends and receives."""
@@ -111,6 +117,9 @@ class _Arriving:
     def wait(self) -> torch.Tensor:
         return self.box.take(self.key, self.number)
 
+    def is_done(self) -> bool:
+        return False
+
 
 @dataclass(slots=True)
 class _Sent:
@@ -118,6 +127,9 @@ class _Sent:
 
     def wait(self) -> torch.Tensor:
         return self.tensor
+
+    def is_done(self) -> bool:
+        return True
 
 
 class ThreadTransport:

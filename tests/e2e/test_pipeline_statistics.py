@@ -1,0 +1,125 @@
+"""Statistics of batches: refused, or taken of each micro-batch."""
+
+from __future__ import annotations
+
+import copy
+import unittest
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from planner.ir.errors import LayoutError
+from planner.ir.pipeline import PipelineSpec
+from planner.pipeline.build import pipelined
+from planner.recipes import RECIPES
+from tests.e2e.pipelines import joined
+from tests.test_planner.test_pipeline.models import captured, laid_out, normed
+from tests.test_scaletorch.small import on_ranks, seeded, whole
+
+_COUNT = 4
+
+
+class Balanced(nn.Module):
+    """Picks one of two products by a gate whose choices are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(8, 2)
+        self.one = nn.Linear(8, 8)
+        self.two = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        odds = self.gate(x).softmax(-1)
+        chosen = odds.argmax(-1)
+        share = F.one_hot(chosen, 2).to(x.dtype).mean(0)
+        balance = 2 * (share * odds.mean(0)).sum()
+        out = torch.where(chosen[:, None] == 0, self.one(x), self.two(x))
+        return F.mse_loss(out * odds.amax(-1, keepdim=True), y) + 0.1 * balance
+
+
+def trained(model: nn.Module, inputs: Any, loss_fn: Any,
+            parts: int) -> dict[str, torch.Tensor]:
+    """Two steps in `parts` micro-batches, as a loop would run them."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        for part in zip(*(x.chunk(parts) for x in inputs)):
+            loss = (model(*part) if loss_fn is None else loss_fn(
+                model(*part[:-1]), part[-1]))
+            (loss / parts).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {n: whole(t) for n, t in model.state_dict().items()}
+
+
+class TestMicrobatchStatistics(unittest.TestCase):
+
+    def check(self, model: nn.Module, inputs: Any, loss_fn: Any, recipe: Any,
+              **axes: int) -> None:
+        # Each data-parallel rank cuts its own share of the batch.
+        data = axes.get("dp", 1)
+        order = torch.arange(len(inputs[0])).view(data, _COUNT, -1)
+        order = order.transpose(0, 1).flatten()
+        expected = trained(copy.deepcopy(model), [x[order] for x in inputs],
+                           loss_fn, _COUNT)
+
+        found = joined(
+            self,
+            on_ranks(model,
+                     inputs,
+                     lambda m: trained(m, inputs, None, 1),
+                     axes,
+                     recipe,
+                     loss_fn=loss_fn))
+        self.assertEqual(set(found), set(expected))
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name],
+                                       tensor,
+                                       rtol=1e-9,
+                                       atol=1e-9)
+
+    def test_batch_norm(self) -> None:
+        model, inputs, loss_fn = normed()
+        recipe = RECIPES["pipeline"]("1f1b",
+                                     microbatches=_COUNT,
+                                     batch_statistics="microbatch")
+        inputs = tuple(x.double() for x in inputs)
+        self.check(model.double(), inputs, loss_fn, recipe, pp=2)
+        self.check(model,
+                   inputs,
+                   loss_fn,
+                   recipe * RECIPES["ddp"](),
+                   pp=2,
+                   dp=2)
+
+    def test_balance_of_experts(self) -> None:
+        recipe = RECIPES["pipeline"]("zbh1",
+                                     microbatches=_COUNT,
+                                     batch_statistics="microbatch")
+        inputs = (torch.randn(16, 8).double(), torch.randn(16, 8).double())
+        self.check(seeded(Balanced), inputs, None, recipe, pp=2)
+
+
+class TestRefused(unittest.TestCase):
+
+    def test_what_needs_the_batch_is_refused_with_the_way_out(self) -> None:
+        inputs = (torch.randn(16, 8).double(), torch.randn(16, 8).double())
+        for example in (normed(), (seeded(Balanced), inputs, None)):
+            with self.assertRaisesRegex(LayoutError,
+                                        'batch_statistics="microbatch"'):
+                laid_out_and_cut(example)
+
+    def test_unknown_value(self) -> None:
+        with self.assertRaisesRegex(ValueError, "'exact' or 'microbatch'"):
+            PipelineSpec(batch_statistics="none")
+
+
+def laid_out_and_cut(example: Any) -> None:
+    """As ``auto_parallelize`` does it."""
+    found = laid_out(captured(example), PipelineSpec(microbatches=2), pp=2)
+    pipelined(found.program, found.layout, found.pipeline)
+
+
+if __name__ == "__main__":
+    unittest.main()
