@@ -44,11 +44,10 @@ def from_zigzag(tensors: Sequence[torch.Tensor],
 class _Exchange(torch.autograd.Function):
 
     @staticmethod
-    def forward(  # type: ignore[override]
-            ctx: Any, axis: AxisRef, inwards: bool, *tensors:
-        torch.Tensor) -> _Tensors:
+    def forward(ctx: Any, *args: Any) -> _Tensors:
+        axis, inwards, *tensors = args
         ctx.axis, ctx.inwards = axis, inwards
-        return _exchanged(tensors, axis, inwards)
+        return _exchanged(tuple(tensors), axis, inwards)
 
     @staticmethod
     def backward(  # type: ignore[override]
