@@ -35,6 +35,7 @@ setup(
         "safetensors",
     ],
     extras_require={
+        "data": ["datasets", "pillow", "tokenizers"],
         "test": ["transformers", "hypothesis"],
         "dev": [
             "flake8",

@@ -4,6 +4,8 @@ Plain PyTorch: nothing here knows of a mesh. ``scaletorch.feed`` gives each
 rank its part of the batches.
 """
 
+from scaletorch.data.hugging_face import hugging_face
+from scaletorch.data.images import AugmentedImages, ImageFolder
 from scaletorch.data.loader import Batch, Loader
 from scaletorch.data.packing import PackedTokens
 from scaletorch.data.prepare import prepare
@@ -15,8 +17,8 @@ from scaletorch.data.tokenizer import (BytesTokenizer, FileTokenizer,
                                        Tokenizer, load_tokenizer)
 
 __all__ = [
-    "Augmented", "Batch", "BytesTokenizer", "FileTokenizer", "Loader",
-    "PackedTokens", "RandomImages", "RandomTokens", "Sample", "Source",
-    "TokenFile", "TokenWriter", "Tokenizer", "build", "kinds",
-    "load_tokenizer", "prepare", "register"
+    "Augmented", "AugmentedImages", "Batch", "BytesTokenizer", "FileTokenizer",
+    "ImageFolder", "Loader", "PackedTokens", "RandomImages", "RandomTokens",
+    "Sample", "Source", "TokenFile", "TokenWriter", "Tokenizer", "build",
+    "hugging_face", "kinds", "load_tokenizer", "prepare", "register"
 ]

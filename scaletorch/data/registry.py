@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from scaletorch.data.loader import Loader
+from scaletorch.data.part import part_of
 from scaletorch.data.source import Augmented, Sample, Source
 
 __all__ = ["build", "kinds", "register"]
@@ -52,7 +53,8 @@ def build(config: Mapping[str, Any]) -> Loader:
         ``kind`` names the source (see :func:`kinds`); ``batch_size``,
         ``shuffle``, ``workers``, ``prefetch``, ``drop_last`` and
         ``pin_memory`` are the loader's, ``seed`` is of both, ``names``
-        gives tensors other names; the rest are the source's options.
+        gives tensors other names, ``part`` takes a range of the samples
+        by fractions, ``[0, 0.9]``; the rest are the source's options.
 
     Returns
     -------
@@ -78,6 +80,7 @@ def build(config: Mapping[str, Any]) -> Loader:
             f"data: kind {kind!r} is not known; {_nearest(str(kind), kinds())}"
         )
     names = options.pop("names", {})
+    part = options.pop("part", None)
     make = _KINDS[kind]
     of_source, of_loader = _options(make), _options(Loader)
     known = {*of_source, *of_loader} - {"source"}
@@ -85,11 +88,13 @@ def build(config: Mapping[str, Any]) -> Loader:
         if name not in known:
             raise ValueError(
                 f"data: {kind} has no option {name!r}; "
-                f"{_nearest(name, sorted({*known, 'kind', 'names'}))}")
+                f"{_nearest(name, sorted({*known, 'kind', 'names', 'part'}))}")
     for name, needed in (of_source | of_loader).items():
         if needed and name != "source" and name not in options:
             raise ValueError(f"data: {kind} needs the option {name!r}")
     source = make(**{n: v for n, v in options.items() if n in of_source})
+    if part is not None:
+        source = part_of(source, part)
     if names:
         source = _renamed(source, names)
     return Loader(source, **{
