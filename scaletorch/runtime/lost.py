@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+import torch
 import torch.distributed as dist
 
-__all__ = ["naming_the_lost"]
+__all__ = ["limit_waits", "naming_the_lost"]
 
 _KEY = "scaletorch/lost/"
 _PAUSE_S = 0.05
@@ -53,6 +55,22 @@ def naming_the_lost(what: str,
             f"{what} failed: {who} is gone or does not answer; look for its "
             "own error, and start all ranks again "
             f"({str(error).splitlines()[0]})") from error
+
+
+def limit_waits(groups: Iterable[Any], device: torch.device) -> None:
+    """Wait in groups no longer than the job's default group does.
+
+    Groups that a mesh makes for its axes have the library's default, half
+    an hour, whatever was given to ``init_process_group``.
+    """
+    whole = dist.group.WORLD
+    if dist.get_backend(whole) == "threaded":
+        return
+    limit = whole._get_backend(device).options._timeout
+    for group in groups:
+        if group is not None and group is not whole:
+            own = group._get_backend(device).options._timeout
+            group.set_timeout(min(own, limit))
 
 
 def _called(rank: int, called: dict[int, str]) -> str:

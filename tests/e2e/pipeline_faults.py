@@ -19,7 +19,7 @@ import scaletorch
 from scaletorch import parallel
 from scaletorch.runtime.pipeline.stage import StageExecutor
 
-__all__ = ["fail_between_steps", "signal_in_mid_schedule"]
+__all__ = ["fail_between_steps", "signal_in_mid_schedule", "timeouts_s"]
 
 
 class _Layers(nn.Module):
@@ -46,6 +46,24 @@ def _spread() -> tuple[scaletorch.ParallelModule, torch.Tensor]:
                                        example_inputs=(x, ),
                                        plan=parallel.pipeline(microbatches=4),
                                        cluster="cpu-gloo"), x
+
+
+def timeouts_s(rank: int) -> list[float]:
+    """Of the groups of a mesh with stages and data parallelism."""
+    del rank
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", "dp"))
+    model, x = _Layers(2), torch.ones(8, 8)
+    scaletorch.auto_parallelize(model,
+                                mesh,
+                                example_inputs=(x, ),
+                                plan=parallel.pipeline(microbatches=2) *
+                                parallel.ddp(),
+                                cluster="cpu-gloo")
+    device = torch.device("cpu")
+    return [
+        mesh.get_group(axis)._get_backend(  # type: ignore[attr-defined]
+            device).options._timeout.total_seconds() for axis in ("pp", "dp")
+    ]
 
 
 def signal_in_mid_schedule(rank: int, lost: int, number: int) -> None:

@@ -61,6 +61,10 @@ class TestPipelineFaults(unittest.TestCase):
         self.assertIn("ValueError: the loop's own error", failures[1])
         self.check_named(failures, 2, 1)
 
+    def test_groups_of_a_mesh_wait_no_longer(self) -> None:
+        found = launch(4, pipeline_faults.timeouts_s, group_timeout_s=40.0)
+        self.assertEqual(found, [[40.0, 40.0]] * 4)
+
 
 if __name__ == "__main__":
     unittest.main()

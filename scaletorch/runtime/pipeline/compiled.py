@@ -31,7 +31,7 @@ from planner.schedule.check import check_schedule
 from planner.schedule.named import make_schedule
 from scaletorch.mesh import mesh_device
 from scaletorch.runtime.executor import Executor
-from scaletorch.runtime.lost import naming_the_lost
+from scaletorch.runtime.lost import limit_waits, naming_the_lost
 from scaletorch.runtime.pipeline.engine import Engine, Wire
 from scaletorch.runtime.pipeline.results import (cut, joined, loss_tangent,
                                                  part_of, whole)
@@ -442,6 +442,7 @@ def pipeline_program(program: Program, layout: ProgramLayout,
         When the schedule does not fit the stages.
     """
     place = StageAxes.of(mesh, pipeline, layout)
+    limit_waits((*place.groups, place.pipeline), place.device)
     found = pipelined(program, layout, pipeline)
     ranks = place.pipeline.size()
     train, infer = _schedules(pipeline, ranks, found)
