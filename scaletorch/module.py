@@ -374,13 +374,15 @@ class ParallelModule(nn.Module):
     def _whole(self, call: Call) -> Call:
         """The global shapes of a call whose tensors are local shards."""
         layout = self._first.layout
+        # Micro-batches, a pipeline's last axis, are cut from the shard.
+        axes = len(layout.mesh.sizes) - (self.plan.pipeline is not None)
         leaves = []
         for position, leaf in enumerate(call.leaves):
             name = f"input:{position}"
             if isinstance(leaf, torch.Tensor) and name in layout.at_rest:
                 shape = list(leaf.shape)
-                for placement, size in zip(layout.at_rest[name],
-                                           layout.mesh.sizes,
+                for placement, size in zip(layout.at_rest[name][:axes],
+                                           layout.mesh.sizes[:axes],
                                            strict=True):
                     if placement.is_shard:
                         shape[placement.dim] *= size
