@@ -1,0 +1,277 @@
+"""Predicted against measured step time, on a profile of this machine.
+
+Run ``OMP_NUM_THREADS=1 python -m benchmarks.cost_accuracy`` from the root.
+For each number of gloo ranks the machine is profiled once (what the cache
+has is not measured again), then models run under several plans that take
+turns: forward and backward, without the optimizer, which the price of a plan
+does not have either. It prints each pair and says whether the plan that is
+predicted to be the quickest is within 3% of the one that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+
+from benchmarks.contenders import Sizes, Step, build
+from planner.capture.capture import capture
+from planner.cluster.spec import ClusterSpec
+from planner.planning import Planning
+from planner.profile.job import Job
+from planner.profile.points import Sizes as PointSizes
+from planner.profile.run import profile
+from planner.recipes import Recipe
+from scaletorch import auto_parallelize, parallel
+
+__all__ = [
+    "Row", "accuracy", "format_rows", "main", "parse_arguments", "within"
+]
+
+_MODELS = {
+    "narrow": Sizes(width=128, sequence=64),
+    "wide": Sizes(width=384, layers=2),
+    "long": Sizes(width=128, layers=2, batch=4, sequence=512),
+}
+_QUICK_MODELS = {"tiny": Sizes(width=32, layers=2, batch=4, sequence=16)}
+_QUICK_POINTS = PointSizes(products=(64, 128),
+                           elements=(2**12, 2**16),
+                           sequences=(16, ),
+                           messages=(2**12, 2**16),
+                           dtypes=("float32", ))
+_NEAR = 0.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model under one plan."""
+
+    ranks: int
+    model: str
+    plan: str
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted_s / self.measured_s - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """A recipe and the mesh it is for; None: search, on any mesh."""
+
+    name: str
+    recipe: Recipe | None = None
+    axes: tuple[tuple[str, int], ...] = ()
+
+
+def _plans(ranks: int, quick: bool) -> list[_Named]:
+    searched = _Named(name="searched")
+    if ranks == 1:
+        return [searched]
+    data, tensor = (("dp", ranks), ), (("tp", ranks), )
+    found = [searched, _Named(name="ddp", recipe=parallel.ddp(), axes=data)]
+    if quick:
+        return found
+    found += [
+        _Named(name="fsdp", recipe=parallel.fsdp(), axes=data),
+        _Named(name="megatron", recipe=parallel.megatron(), axes=tensor),
+        _Named(name="megatron-sp",
+               recipe=parallel.megatron(sequence_parallel=True),
+               axes=tensor),
+    ]
+    if ranks >= 4:
+        found.append(
+            _Named(name="ddp * megatron",
+                   recipe=parallel.ddp() * parallel.megatron(),
+                   axes=(("dp", ranks // 2), ("tp", 2))))
+    return found
+
+
+def _made(named: _Named, sizes: Sizes, planning: Planning,
+          spec: ClusterSpec) -> tuple[float, Step]:
+    """The predicted time of a plan, and what runs a step of it."""
+    model, batch = build(sizes)
+    names, counts = zip(*named.axes or (("", dist.get_world_size()), ))
+    mesh = (init_device_mesh("cpu", counts, mesh_dim_names=names)
+            if named.axes else counts[0])
+    module = auto_parallelize(model,
+                              mesh,
+                              example_inputs=batch,
+                              plan=named.recipe,
+                              cluster=spec)
+
+    def step() -> torch.Tensor:
+        loss = module(*batch)
+        loss.backward()
+        module.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    assert module.plan is not None
+    return planning.of_plan(module.plan).time_s, step
+
+
+def _timed_s(step: Step) -> float:
+    """Seconds until all ranks have done a step."""
+    dist.barrier()
+    start = time.perf_counter()
+    step()
+    dist.barrier()
+    return time.perf_counter() - start
+
+
+def _measured(model: str, sizes: Sizes, spec: ClusterSpec,
+              arguments: argparse.Namespace) -> list[Row]:
+    """All plans of a model, in turns."""
+    torch.manual_seed(0)
+    planning = Planning(capture(*build(sizes)), spec)
+    plans = _plans(dist.get_world_size(), arguments.quick)
+    made = [_made(named, sizes, planning, spec) for named in plans]
+    times_s: list[list[float]] = [[] for _ in made]
+    for number in range(arguments.warm_up + arguments.rounds):
+        for (_, step), found in zip(made, times_s, strict=True):
+            time_s = _timed_s(step)
+            if number >= arguments.warm_up:
+                found.append(time_s)
+    return [
+        Row(ranks=dist.get_world_size(),
+            model=model,
+            plan=named.name,
+            predicted_s=predicted_s,
+            measured_s=statistics.median(found))
+        for named, (predicted_s, _), found in zip(plans, made, times_s)
+    ]
+
+
+def accuracy(arguments: argparse.Namespace) -> list[Row]:
+    """All models and plans on the process group that is up."""
+    job = Job(torch.device("cpu"))
+    made = profile(job,
+                   budget_s=arguments.budget_s,
+                   folder=arguments.cache,
+                   sizes=_QUICK_POINTS if arguments.quick else None)
+    job.leave()
+    models = _QUICK_MODELS if arguments.quick else _MODELS
+    return [
+        row for name, sizes in models.items()
+        for row in _measured(name, sizes, made.cluster, arguments)
+    ]
+
+
+def _rank(rank: int, ranks: int, arguments: argparse.Namespace,
+          folder: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store-{ranks}", ranks)
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=store)
+    rows = accuracy(arguments)
+    if rank == 0:
+        path = Path(folder) / f"rows-{ranks}.json"
+        path.write_text(json.dumps([asdict(r) for r in rows]),
+                        encoding="utf-8")
+    dist.destroy_process_group()
+
+
+def within(rows: Sequence[Row], near: float = _NEAR) -> dict[str, bool]:
+    """Per model and ranks: is the plan that is predicted best near the best?
+
+    Sets of one plan are left out.
+    """
+    sets: dict[str, list[Row]] = {}
+    for row in rows:
+        sets.setdefault(f"{row.model} on {row.ranks}", []).append(row)
+    found = {}
+    for name, own in sets.items():
+        chosen = min(own, key=lambda r: r.predicted_s)
+        best_s = min(r.measured_s for r in own)
+        if len(own) > 1:
+            found[name] = chosen.measured_s <= (1 + near) * best_s
+    return found
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+    """Each pair, the median error, and how good the predicted best is."""
+    lines = [
+        "ranks  model     plan             predicted    measured    error"
+    ]
+    lines += [
+        f"{r.ranks:5d}  {r.model:8s}  {r.plan:14s}  "
+        f"{1e3 * r.predicted_s:7.2f} ms  {1e3 * r.measured_s:7.2f} ms  "
+        f"{100 * r.error:+6.1f}%" for r in rows
+    ]
+    median = statistics.median(abs(r.error) for r in rows)
+    lines.append(f"median error {100 * median:.1f}% of {len(rows)} pairs")
+    near = within(rows)
+    for name, good in near.items():
+        verdict = "" if good else "not "
+        lines.append(f"{name}: the predicted best is {verdict}within 3% of "
+                     "the measured best")
+    if near:
+        lines.append(f"predicted best within 3%: {sum(near.values())} of "
+                     f"{len(near)}")
+    return "\n".join(lines) + "\n"
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; mistakes end the program."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--ranks", type=int, nargs="*", default=None)
+    add("--rounds", type=int, default=None)
+    add("--warm-up", type=int, default=1)
+    add("--budget-s",
+        type=float,
+        default=None,
+        help="of each profile (default: 60, quick: 3)")
+    add("--cache",
+        type=Path,
+        default=None,
+        help="folder of profiles; the user's cache if left out")
+    add("--json", action="store_true")
+    add("--quick",
+        action="store_true",
+        help="one tiny model on 2 ranks, to see that it works; give it a "
+        "--cache of its own")
+    arguments = parser.parse_args(argv)
+    quick = arguments.quick
+    if quick and arguments.cache is None:
+        parser.error("--quick measures too little for the user's cache: give "
+                     "it a --cache of its own")
+    arguments.ranks = arguments.ranks or ([2] if quick else [1, 2, 4])
+    arguments.rounds = arguments.rounds or (2 if quick else 9)
+    arguments.budget_s = arguments.budget_s or (3.0 if quick else 60.0)
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table, or JSON."""
+    arguments = parse_arguments(argv)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for ranks in arguments.ranks:
+            mp.spawn(_rank, (ranks, arguments, folder), nprocs=ranks)
+            path = Path(folder) / f"rows-{ranks}.json"
+            rows += [
+                Row(**row)
+                for row in json.loads(path.read_text(encoding="utf-8"))
+            ]
+    sys.stdout.write(
+        json.dumps([asdict(r) for r in rows], indent=1) +
+        "\n" if arguments.json else format_rows(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The table of predicted and measured times, and a quick run of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from unittest import TestCase
+
+from benchmarks.cost_accuracy import (Row, accuracy, format_rows, main,
+                                      parse_arguments, within)
+from tests.golden import check_golden
+from tests.launch import launch
+
+
+def _row(plan: str,
+         predicted_s: float,
+         measured_s: float,
+         *,
+         ranks: int = 2) -> Row:
+    return Row(ranks=ranks,
+               model="small",
+               plan=plan,
+               predicted_s=predicted_s,
+               measured_s=measured_s)
+
+
+class TestTable(TestCase):
+
+    def test_table(self) -> None:
+        rows = [
+            _row("searched", 0.010, 0.008, ranks=1),
+            _row("ddp", 0.010, 0.0202),
+            _row("megatron", 0.012, 0.020)
+        ]
+        check_golden(
+            self, format_rows(rows), """
+            ranks  model     plan             predicted    measured    error
+                1  small     searched          10.00 ms     8.00 ms   +25.0%
+                2  small     ddp               10.00 ms    20.20 ms   -50.5%
+                2  small     megatron          12.00 ms    20.00 ms   -40.0%
+            median error 40.0% of 3 pairs
+            small on 2: the predicted best is within 3% of the measured best
+            predicted best within 3%: 1 of 1
+            """)
+
+    def test_within(self) -> None:
+        rows = [_row("ddp", 1.0, 1.04), _row("fsdp", 2.0, 1.0)]
+        self.assertEqual(within(rows), {"small on 2": False})
+        self.assertEqual(within(rows, near=0.05), {"small on 2": True})
+        self.assertEqual(within(rows[:1]), {})
+
+
+def _quick(rank: int, folder: str) -> list[Row]:
+    del rank
+    return accuracy(parse_arguments(["--quick", "--cache", folder]))
+
+
+class TestQuick(TestCase):
+
+    def test_two_ranks(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            rows, other = launch(2, _quick, folder, timeout_s=120.0)
+        self.assertEqual([r.plan for r in rows], ["searched", "ddp"])
+        for mine, theirs in zip(rows, other, strict=True):
+            self.assertEqual(mine.predicted_s, theirs.predicted_s)
+            self.assertGreater(mine.predicted_s, 0)
+            self.assertGreater(mine.measured_s, 0)
+
+    def test_quick_keeps_out_of_the_user_s_cache(self) -> None:
+        err = io.StringIO()
+        with self.assertRaises(SystemExit), contextlib.redirect_stderr(err):
+            main(["--quick"])
+        self.assertIn("--cache", err.getvalue())
