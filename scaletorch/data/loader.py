@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,41 +126,48 @@ class Loader:
             raise ValueError(f"there is no part {index} of {count}")
         self._turn += 1
         starts = self._starts()
-        if self._workers == 0:
-            batches: Iterator[Batch] = (_collated(
-                [self._sample(k)
-                 for k in keys]) for keys in self._keys(starts, index, count))
-        else:
-            batches = iter(self._ahead(starts, index, count))
-        return self._counted(starts, batches)
+        batches = DataLoader(
+            _Rows(self.source, self.seed),
+            # Made batch by batch: an epoch's keys would fill the memory.
+            batch_sampler=self._keys(self.epoch, starts, index, count),
+            num_workers=self._workers,
+            prefetch_factor=self._prefetch if self._workers else None,
+            pin_memory=self._pin_memory,
+            collate_fn=_collated,
+            # Its seed for workers would else move torch's own generator,
+            # and with it what the model draws.
+            generator=torch.Generator().manual_seed(self.seed))
+        return self._counted(self._turn, starts, batches)
 
-    def _counted(self, starts: Sequence[int],
-                 batches: Iterator[Batch]) -> Iterator[Batch]:
-        turn = self._turn
+    def _counted(self, turn: int, starts: Sequence[int],
+                 batches: Iterable[Batch]) -> Iterator[Batch]:
         for start, batch in zip(starts, batches, strict=True):
+            self._check_turn(turn)
             # Before it is given out: who saves in the loop's body has
             # used the batch.
             self.position = min(start + self.batch_size, self._length)
             yield batch
-            if self._turn != turn:
-                raise RuntimeError(
-                    "the loader's state was loaded, or it was iterated a "
-                    "second time, while an iteration was under way; start a "
-                    "new one")
+        self._check_turn(turn)
         self.epoch, self.position = self.epoch + 1, 0
 
-    def _starts(self) -> list[int]:
+    def _check_turn(self, turn: int) -> None:
+        if self._turn != turn:
+            raise RuntimeError(
+                "the loader's state was loaded, or it was iterated a second "
+                "time, while an iteration was under way; start a new one")
+
+    def _starts(self) -> range:
         """Where the batches that are left in the epoch start."""
         if self._count(self._length - self.position) == 0:
             # The last batch was given out, but the loop did not come back.
             self.epoch, self.position = self.epoch + 1, 0
         number = self._count(self._length - self.position)
-        return [self.position + i * self.batch_size for i in range(number)]
+        return range(self.position, self.position + number * self.batch_size,
+                     self.batch_size)
 
-    def _keys(self, starts: Sequence[int], index: int,
+    def _keys(self, epoch: int, starts: Sequence[int], index: int,
               count: int) -> Iterator[list[_Key]]:
         """Epoch and sample of every row that is wanted, by batch."""
-        epoch = self.epoch
         for start in starts:
             size = min(self.batch_size, self._length - start)
             if size % count:
@@ -177,22 +184,6 @@ class Loader:
                                   epoch=epoch)
             yield [(epoch, int(p)) for p in places]
 
-    def _sample(self, key: _Key) -> Sample:
-        return _sample(self.source, self.seed, key)
-
-    def _ahead(self, starts: Sequence[int], index: int,
-               count: int) -> DataLoader[Batch]:
-        return DataLoader(
-            _Rows(self.source, self.seed),
-            batch_sampler=list(self._keys(starts, index, count)),
-            num_workers=self._workers,
-            prefetch_factor=self._prefetch,
-            pin_memory=self._pin_memory,
-            collate_fn=_collated,
-            # Its seed for workers would else move torch's own generator,
-            # and with it what the model draws.
-            generator=torch.Generator().manual_seed(self.seed))
-
     def example(self) -> Batch:
         """Tensors on meta with the shapes of a full global batch.
 
@@ -203,7 +194,7 @@ class Loader:
             torch.empty((self.batch_size, *t.shape),
                         dtype=t.dtype,
                         device="meta")
-            for n, t in self._sample((0, 0)).items()
+            for n, t in _sample(self.source, self.seed, (0, 0)).items()
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -62,6 +62,10 @@ class TestOrder(unittest.TestCase):
         self.assertEqual(len(batches), loader.len_batches)
         self.assertEqual(loader.epoch, 1)
 
+    def test_a_large_epoch_costs_nothing(self) -> None:
+        batch = next(iter(Loader(Numbers(10**12), batch_size=4, workers=1)))
+        self.assertEqual(len(set(batch["x"].flatten().tolist())), 4)
+
     def test_epochs_and_seeds_differ(self) -> None:
         loader = Loader(Numbers(40), batch_size=40)
         other = Loader(Numbers(40), batch_size=40, seed=1)
@@ -161,6 +165,13 @@ class TestState(unittest.TestCase):
         loader.load_state_dict(loader.state_dict())
         with self.assertRaisesRegex(RuntimeError, "start a new one"):
             next(batches)
+        early, late = iter(loader), iter(loader)
+        next(late)
+        with self.assertRaisesRegex(RuntimeError, "start a new one"):
+            next(early)
+        with self.assertRaisesRegex(RuntimeError, "start a new one"):
+            for _ in loader:
+                loader.load_state_dict(loader.state_dict())
 
 
 class TestAugmented(unittest.TestCase):
