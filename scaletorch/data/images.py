@@ -169,8 +169,10 @@ def decoded(path: Path) -> torch.Tensor:
     except ImportError:
         raise
     except Exception as error:  # decoders raise what they like
+        # What follows in theirs advises to unpickle the file.
+        text = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(f"{path} can't be read: it is truncated, corrupt or "
-                         f"no image ({type(error).__name__}: {error})") \
+                         f"no image ({type(error).__name__}: {text})") \
             from None
     if not isinstance(image, torch.Tensor) or image.ndim != 3 or \
             0 in image.shape:
