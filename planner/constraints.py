@@ -12,7 +12,7 @@ False
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from planner.cluster.names import nearest
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Placement, R, S, parse_placement
 from planner.ir.mesh import MeshSpec
+from planner.rules.registry import TensorSpec
 
 __all__ = [
     "OPAQUE", "RECOMPUTE", "Ban", "Constraints", "Limit", "Pin", "forbid",
@@ -186,6 +187,24 @@ class Constraints:
                 if axis not in axes:
                     raise ValueError(f"{item} names axis {axis!r}; "
                                      f"{nearest(axis, axes)}")
+
+    def check_mesh(self, mesh: MeshSpec, specs: Mapping[str,
+                                                        TensorSpec]) -> None:
+        """Refuse constraints that leave a parameter no layout on a mesh.
+
+        Raises
+        ------
+        InfeasiblePlan
+            Naming the parameter and the axis.
+        """
+        for name, spec in specs.items() if self.items else ():
+            for axis, size in zip(mesh.names, mesh.sizes, strict=True):
+                if axis != "pp":
+                    dims = [
+                        d for d, n in enumerate(spec.shape) if not n % size
+                    ]
+                    self.check_placements(axis, size, name, spec.shape,
+                                          [R, *map(S, dims)])
 
     def check_placements(self, axis: str, size: int, name: str,
                          shape: Sequence[int],

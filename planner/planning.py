@@ -18,10 +18,10 @@ from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
 from planner.cost.price import price
 from planner.infeasible import why_not
 from planner.ir.errors import InfeasiblePlan
-from planner.ir.layout import Layout, Placement, R, S
+from planner.ir.layout import Layout, Placement
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
-from planner.ir.pipeline import MICROBATCH, PipelineSpec, inner_mesh, on_axis
+from planner.ir.pipeline import MICROBATCH, on_axis
 from planner.ir.plan import Plan
 from planner.ir.program import Program
 from planner.joint.search import joint_candidates
@@ -29,6 +29,7 @@ from planner.lighter import lighter
 from planner.pipeline.candidate import (pipeline_candidate,
                                         pipeline_candidates, priced_pipeline)
 from planner.pipeline.means import count_ahead
+from planner.plans import candidate_of, plan_of
 from planner.recipes import Recipe, policies_for
 from planner.rules.registry import TensorSpec
 from planner.search.bound import lower_bound_s
@@ -259,26 +260,7 @@ class Planning:
         LayoutError
             When the plan does not fit the program.
         """
-        if plan.pipeline is not None:
-            return self._of_pipeline_plan(plan, plan.pipeline)
-        layout = plan.resolve(self.program)
-        policies = [
-            Policy(name=plan.axes.get(n, "plan")) for n in plan.mesh.names
-        ]
-        return self.priced(
-            policies,
-            LayoutSolution(layout=layout,
-                           value_s=float("nan"),
-                           solves=0,
-                           seconds=0.0))
-
-    def _of_pipeline_plan(self, plan: Plan,
-                          pipeline: PipelineSpec) -> Candidate:
-        program = count_ahead(self.program)
-        names = inner_mesh(plan.mesh, pipeline.axis).names
-        policies = [Policy(name=plan.axes.get(n, "plan")) for n in names]
-        return priced_pipeline(self, program, plan.resolve(program), pipeline,
-                               policies, plan.mesh)
+        return candidate_of(self, plan)
 
     def from_recipe(self, chosen: Recipe, mesh: MeshSpec) -> Candidate:
         """The plan of a recipe, on the axes it is meant for."""
@@ -422,40 +404,15 @@ class Planning:
 
     def _check_mesh(self, mesh: MeshSpec) -> None:
         """Constraints that leave a parameter no layout are named."""
-        if not self.constraints.items:
-            return
-        for name in self.program.params:
-            spec, plain = self.program.specs[name], name.partition(":")[2]
-            for axis, size in zip(mesh.names, mesh.sizes, strict=True):
-                if axis == "pp":
-                    continue
-                legal = [
-                    R,
-                    *(S(d) for d, n in enumerate(spec.shape) if n % size == 0)
-                ]
-                self.constraints.check_placements(axis, size, plain,
-                                                  spec.shape, legal)
+        specs = {
+            n.partition(":")[2]: self.program.specs[n]
+            for n in self.program.params
+        }
+        self.constraints.check_mesh(mesh, specs)
 
     def plan_of(self, candidate: Candidate) -> Plan:
         """The candidate as a plan with its prediction."""
-        prediction = {
-            "step_time_s": candidate.time_s,
-            "compute_s": candidate.price.compute_s,
-            "recompute_s": candidate.price.recompute_s,
-            "communication_s": candidate.price.communication_s,
-            "memory_bytes": float(candidate.memory.total),
-            "bound_s": candidate.bound_s,
-        }
-        if candidate.step is not None:
-            prediction["bubble_s"] = candidate.step.bubble_s
-        program = (count_ahead(self.program)
-                   if candidate.pipeline is not None else self.program)
-        return Plan.of(program,
-                       candidate.layout,
-                       candidate.axes,
-                       prediction,
-                       mesh=candidate.mesh,
-                       pipeline=candidate.pipeline)
+        return plan_of(self.program, candidate)
 
 
 def _recomputing(solution: LayoutSolution,
