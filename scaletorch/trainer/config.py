@@ -68,8 +68,8 @@ class OptimizerConfig:
     momentum : float
         Of sgd.
     fused : bool
-        Whether one kernel updates all parameters, where torch has one for
-        the device.
+        Of adamw: whether one kernel updates all parameters, where torch has
+        one for the device.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -130,7 +130,7 @@ class TrainConfig:
     accumulation : int
         Batches of each update; their losses are averaged.
     clip : float, optional
-        The largest norm of the gradients; left out: no clipping.
+        The largest norm of the gradients; null: no clipping.
     dtype : str
         What products are computed in. Parameters, their gradients and the
         optimizer's state are float32; float16 scales the loss.

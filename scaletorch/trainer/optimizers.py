@@ -26,10 +26,9 @@ def _adamw(groups: Groups, lr: float, config: OptimizerConfig,
 
 def _sgd(groups: Groups, lr: float, config: OptimizerConfig,
          fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups,
-                           lr=lr,
-                           momentum=config.momentum,
-                           fused=fused or None)
+    # DTensors have no fused kernel of it.
+    del fused
+    return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, float, OptimizerConfig, bool],
