@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from planner.capture.entry import Call
 
 __all__ = [
-    "VerifyReport", "backward_of", "compare_on_mesh", "observed", "reference",
-    "report"
+    "VerifyReport", "backward_of", "compare_on_mesh", "held", "observed",
+    "reference", "report"
 ]
 
 _TOLERANCE = {
@@ -67,9 +67,12 @@ def compare_on_mesh(model: nn.Module, module: nn.Module, call: Call,
         raise ValueError("verify=True needs real parameters and example "
                          "inputs, not meta tensors")
     args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
-    expected = reference(model, call, loss_fn)
+    expected = held(reference(model, call, loss_fn), module)
     kept = {n: b.clone() for n, b in module.named_buffers()}
-    found = observed(module, module(*args, *targets, **kwargs))
+    found = observed(module, module(*args,
+                                    *targets,
+                                    outputs="global",
+                                    **kwargs))
     for name, buffer in module.named_buffers():
         buffer.copy_(kept[name])
     module.zero_grad(set_to_none=True)
@@ -91,6 +94,16 @@ def reference(model: nn.Module, call: Call,
     if loss_fn is not None:
         output = loss_fn(output, *targets)
     return observed(single, output)
+
+
+def held(expected: Mapping[str, torch.Tensor],
+         module: nn.Module) -> dict[str, torch.Tensor]:
+    """Without gradients of parameters that only other ranks hold."""
+    elsewhere = {
+        f"gradient of {n}"
+        for n in getattr(module, "elsewhere", frozenset())
+    }
+    return {n: t for n, t in expected.items() if n not in elsewhere}
 
 
 def observed(module: nn.Module, output: Any) -> dict[str, torch.Tensor]:

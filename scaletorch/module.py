@@ -16,10 +16,12 @@ from planner.capture.capture import capture_call
 from planner.capture.entry import Call, bind_inputs
 from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
-from planner.ir.pipeline import inner_mesh
+from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.plan import Plan
 from planner.ir.program import Program
+from planner.pipeline.cuts import cuts_by_parameters
 from planner.pipeline.means import count_ahead
+from planner.pipeline.refine import has_cuts
 from scaletorch.grad_norm import PipelineShare, mark_pipeline
 from scaletorch.mesh import mesh_device, spec_of
 from scaletorch.runtime.agree import Agreement
@@ -114,10 +116,22 @@ class ParallelModule(nn.Module):
                 '"loss"')
         return pipeline_program(program,
                                 layout,
-                                self.plan.pipeline,
+                                self._pipeline(program),
                                 self._mesh,
                                 compile=self._compile,
                                 local_inputs=inputs == "local")
+
+    def _pipeline(self, program: Program) -> PipelineSpec:
+        """The plan's pipeline; in a program of other blocks (as under
+        autocast) stages follow their parameters."""
+        pipeline, first = self.plan.pipeline, self.__dict__.get("_first")
+        assert pipeline is not None
+        if not isinstance(first, PipelineProgram) or has_cuts(
+                program, pipeline.cuts):
+            return pipeline
+        return dataclasses.replace(pipeline,
+                                   cuts=cuts_by_parameters(
+                                       program, first.stage_params))
 
     def _join_stages(self, first: PipelineProgram) -> None:
         """Make tied parameters equal, and note whose gradients count."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,7 +17,7 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
 from planner.recipes import Recipe
 from scaletorch.api import auto_parallelize
-from scaletorch.compare import VerifyReport, observed, reference, report
+from scaletorch.compare import VerifyReport, held, observed, reference, report
 from scaletorch.runtime.ranks import run_ranks
 
 __all__ = ["VerifyReport", "verify"]
@@ -79,7 +78,7 @@ def verify(model: nn.Module,
     expected = reference(model, call, loss_fn)
     flat = isinstance(mesh_or_plan, int)
 
-    def work(rank: int) -> dict[str, torch.Tensor]:
+    def work(rank: int) -> VerifyReport:
         del rank
         devices = mesh.world_size if flat else init_device_mesh(
             "cpu", mesh.sizes, mesh_dim_names=mesh.names)
@@ -89,11 +88,10 @@ def verify(model: nn.Module,
                                   loss_fn=loss_fn,
                                   plan=plan,
                                   cluster=cluster)
-        return observed(module, module(*args, **kwargs))
+        found = observed(module, module(*args, outputs="global", **kwargs))
+        return report(held(expected, module), found)
 
-    reports = [
-        report(expected, found) for found in run_ranks(mesh.world_size, work)
-    ]
+    reports = run_ranks(mesh.world_size, work)
     return min(reports, key=lambda r: (r.equal, -r.worst_error))
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.cluster.spec import DeviceKind
 from planner.cost.compute import time_s
 from planner.ir.errors import LayoutError
 from planner.ir.layouts import ProgramLayout
+from planner.ir.program import Program
+from planner.ir.values import calls_of
 from planner.search.facts import ClassFacts, Facts
 
-__all__ = ["balanced", "block_times_s", "call_times_s", "equal_cuts"]
+__all__ = [
+    "balanced", "block_times_s", "call_times_s", "cuts_by_parameters",
+    "equal_cuts"
+]
 
 _UNEVEN = 1.5
 """How much longer than the rest the longest stage of whole blocks may be."""
@@ -95,6 +101,55 @@ def equal_cuts(facts: Facts, layout: ProgramLayout, device: DeviceKind,
                                   <= _UNEVEN * _longest_s(pieces, stages)):
         return _cuts(blocks, stages)
     return _cuts(pieces, stages)
+
+
+def cuts_by_parameters(program: Program,
+                       stages: Sequence[Collection[str]]) -> tuple[str, ...]:
+    """Cuts with which parameters stay on the stages that have them.
+
+    For a program whose blocks are not those that a plan's cuts name.
+
+    Parameters
+    ----------
+    program : Program
+    stages : sequence of collection of str
+        Parameters of each stage, by global name; those of several stages
+        say nothing.
+
+    Raises
+    ------
+    LayoutError
+        When parameters are not read in the order of the stages.
+    """
+    count = Counter(n for names in stages for n in names)
+    stage_of = {
+        n: number
+        for number, names in enumerate(stages)
+        for n in names if count[n] == 1
+    }
+    cuts: dict[int, str] = {}
+    last = 0
+    for block, call, names in _reads(program):
+        own = {stage_of[n] for n in names if n in stage_of} or {last}
+        if min(own) < last:
+            raise LayoutError(
+                f"pipeline: {program.model_name} reads parameters of stage "
+                f"{min(own)} after those of stage {last} for these inputs; "
+                "call it in the modes it was planned for")
+        for number in range(last + 1, max(own) + 1):
+            cuts[number] = f"{block}:{call}" if call else block
+        last = max(own)
+    return tuple(cuts[n] for n in sorted(cuts))
+
+
+def _reads(program: Program) -> Iterator[tuple[str, str, list[str]]]:
+    """Calls with what they read of outside; "" for a block's first."""
+    for block in program.blocks:
+        cls = program.class_of(block)
+        bound = dict(zip(cls.placeholders, block.operands, strict=True))
+        for number, node in enumerate(calls_of(cls.graph)):
+            yield (block.name, node.meta["label"] if number else "",
+                   [bound[n] for n in node.all_input_nodes if n in bound])
 
 
 def _cuts(pieces: Sequence[_Piece], stages: int) -> tuple[str, ...]:

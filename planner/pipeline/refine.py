@@ -24,7 +24,7 @@ from planner.ir.values import Value, calls_of, is_getitem, value_of
 from planner.ir.verify import hub_of
 from planner.pipeline.slices import inner_name
 
-__all__ = ["block_of_cut", "call_places", "refined"]
+__all__ = ["block_of_cut", "call_places", "has_cuts", "refined"]
 
 
 def block_of_cut(cut: str) -> tuple[str, str]:
@@ -42,6 +42,14 @@ def block_of_cut(cut: str) -> tuple[str, str]:
 def call_places(cls: BlockClass) -> dict[str, int]:
     """The calls of a class, by label, in the order they run."""
     return {n.meta["label"]: i for i, n in enumerate(calls_of(cls.graph))}
+
+
+def has_cuts(program: Program, cuts: Sequence[str]) -> bool:
+    """Whether a program has the blocks and calls that cuts name."""
+    classes = {b.name: program.class_of(b) for b in program.blocks}
+    return all(
+        name in classes and (not call or call in call_places(classes[name]))
+        for name, call in map(block_of_cut, cuts))
 
 
 def refined(program: Program, layout: ProgramLayout,

@@ -188,6 +188,11 @@ class PipelineProgram:
         }
         self._ties.spread(local)
 
+    @property
+    def stage_params(self) -> tuple[tuple[str, ...], ...]:
+        """Global names of the parameters that each stage reads."""
+        return tuple(s.params for s in self._parts.whole.stages)
+
     def counts(self, name: str) -> bool:
         """Whether a parameter is this rank's, among those that hold it."""
         return self._ties.is_first(name)
