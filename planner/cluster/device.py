@@ -44,7 +44,8 @@ class DeviceKind:
     efficiencies : tuple of Coefficient
         Reached share of a peak: ``matmul``, ``attention`` and
         ``convolution`` of the flops, ``memory`` of the memory bandwidth.
-        What is left out counts as ``matmul``, or 1.
+        What is left out counts as ``matmul``, or 1. One that holds in a
+        dtype only has it in its name, as ``attention_bfloat16``.
     coefficients : tuple of Coefficient
         Numbers that are no shares of a peak, by name; what uses them says
         what they mean and what holds where one is left out.
@@ -99,9 +100,15 @@ class DeviceKind:
         slowest = min(peaks.values())
         return peaks.get(str(dtype).removeprefix("torch."), slowest)
 
-    def efficiency(self, name: str) -> float:
-        """The share called `name`; ``matmul`` stands in, else 1."""
+    def efficiency(self, name: str, dtype: torch.dtype | None = None) -> float:
+        """The share called `name`; ``matmul`` stands in, else 1.
+
+        Where there is one for the `dtype`, that counts.
+        """
         values = {c.name: c.value for c in self.efficiencies}
+        if dtype is not None:
+            own = f"{name}_{str(dtype).removeprefix('torch.')}"
+            name = own if own in values else name
         if name == "memory":
             return values.get(name, 1.0)
         return values.get(name, values.get("matmul", 1.0))

@@ -268,7 +268,7 @@ def roofline_s(flops: float,
     kind : str
         Name of the efficiency of the flops.
     """
-    compute_s = flops / (device.peak(dtype) * device.efficiency(kind)) \
+    compute_s = flops / (device.peak(dtype) * device.efficiency(kind, dtype)) \
         if flops else 0.0
     memory_s = memory_time_s(size_bytes, device, kernels=kernels)
     exposed = device.coefficient("exposed", 0.0)

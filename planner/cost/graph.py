@@ -207,8 +207,9 @@ def _product_dtype(node: fx.Node) -> torch.dtype:
 def _node_cost(node: fx.Node, device: DeviceKind) -> NodeCost:
     flops, kind = kernel_flops(node)
     size_bytes = _traffic_bytes(node)
-    compute_s = flops / (device.peak(_product_dtype(node)) *
-                         device.efficiency(kind)) if flops else 0.0
+    dtype = _product_dtype(node)
+    compute_s = flops / (device.peak(dtype) *
+                         device.efficiency(kind, dtype)) if flops else 0.0
     memory_s = memory_time_s(size_bytes, device)
     return NodeCost(
         node=node.name,

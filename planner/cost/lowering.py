@@ -128,7 +128,7 @@ def lowering_time_s(found: LoweringMove, cost: ConversionCost, axis: int, *,
                                found.size_bytes * more / found.times, axis)
     device = cost.device
     hidden_s = found.flops / found.times / cost.divided / (
-        device.peak(found.dtype) * device.efficiency("attention"))
+        device.peak(found.dtype) * device.efficiency("attention", found.dtype))
     return found.times * max(0.0, each_s - hidden_s)
 
 

@@ -17,11 +17,7 @@ from planner.profile.store import Measured
 __all__ = ["DeviceFacts", "SOURCE", "fit_device", "predicted_s"]
 
 SOURCE = "measured on this machine"
-_SHARES = ("attention", )
 _COEFFICIENTS = ("exposed", "cache_bytes", "cache_bytes_per_s")
-_OTHER_DTYPES = 0.3
-"""Weight of points that are not in the dtype measured most: shares of the
-peak are the same for all, which attention's is not."""
 Known = Mapping[Point, Measured]
 
 
@@ -97,20 +93,30 @@ def fit_device(known: Known, facts: DeviceFacts) -> DeviceKind:
     if not dtypes:
         raise ValueError("no product was measured: there is nothing to fit a "
                          "device on; give --budget-s more seconds")
-    shares = [n for n in _SHARES if any(k.kind == n for k in kernels)]
+    shares = _attention_shares(kernels, dtypes)
     unknowns = _unknowns(kernels, measured, dtypes, shares)
 
     def predict(values: Mapping[str, float]) -> list[float]:
         device = _device(facts, dtypes, shares, values)
         return [k.time_s(device) for k in kernels]
 
-    weights = [
-        1.0 if k.point.dtype == dtypes[0] else _OTHER_DTYPES for k in kernels
-    ]
-    values = fit_log(unknowns, predict, measured, weights)
+    values = fit_log(unknowns, predict, measured)
     rounded = {n: float(f"{v:.4g}") for n, v in values.items()}
     device = _device(facts, dtypes, shares, rounded)
     return _with_others(device, known)
+
+
+def _attention_shares(kernels: list[_Kernel], dtypes: list[str]) -> list[str]:
+    """Names of the shares of attention, of the main dtype the plain one.
+
+    Kernels of other dtypes may be other programs altogether.
+    """
+    found = dict.fromkeys(k.point.dtype for k in kernels
+                          if k.kind == "attention")
+    return [
+        "attention" if d == dtypes[0] else f"attention_{d}" for d in dtypes
+        if d in found
+    ]
 
 
 def _unknowns(kernels: list[_Kernel], measured: list[float], dtypes: list[str],
@@ -133,7 +139,7 @@ def _unknowns(kernels: list[_Kernel], measured: list[float], dtypes: list[str],
     found.append(_around("launch_s", min(measured), 10.0))
     found.append(Unknown(name="exposed", start=0.3, low=1e-3, high=1.0))
     found += [
-        Unknown(name=name, start=0.4, low=0.01, high=1.5) for name in shares
+        Unknown(name=name, start=0.4, low=0.001, high=1.5) for name in shares
     ]
     return found
 

@@ -20,7 +20,7 @@ __all__ = ["collective_s", "fit_cluster", "unfitted_cluster"]
 
 _ASSUMED = "assumed: one process has no peers to measure"
 _BOUNDS = (("latency_s", 2e-6, 1e-7, 1e-2), ("overhead_s", 1e-5, 1e-7, 1e-1),
-           ("segment_s", 1e-6, 1e-9, 1e-2))
+           ("segment_s", 1e-6, 1e-9, 1e-3))
 
 
 def collective_s(point: Point, cluster: ClusterSpec) -> float:

@@ -28,8 +28,7 @@ class Unknown:
 
 def fit_log(unknowns: Sequence[Unknown],
             predict: Callable[[Mapping[str, float]], Sequence[float]],
-            measured: Sequence[float],
-            weights: Sequence[float] | None = None) -> dict[str, float]:
+            measured: Sequence[float]) -> dict[str, float]:
     """Numbers for which predictions and measurements differ least.
 
     Parameters
@@ -40,8 +39,6 @@ def fit_log(unknowns: Sequence[Unknown],
         `measured`.
     measured : sequence of float
         Seconds.
-    weights : sequence of float, optional
-        Of the points.
 
     Returns
     -------
@@ -56,7 +53,6 @@ def fit_log(unknowns: Sequence[Unknown],
     """
     start = np.log([u.start for u in unknowns])
     logs = np.log(np.asarray(measured, dtype=float))
-    scale = np.sqrt(np.ones(len(logs)) if weights is None else weights)
 
     def values(x: np.ndarray) -> dict[str, float]:
         found = np.exp(x).tolist()
@@ -64,7 +60,7 @@ def fit_log(unknowns: Sequence[Unknown],
 
     def residuals(x: np.ndarray) -> np.ndarray:
         errors = np.log(predict(values(x))) - logs
-        return np.concatenate([scale * errors, _PULL * (x - start)])
+        return np.concatenate([errors, _PULL * (x - start)])
 
     if not unknowns or not len(logs):
         return values(start)

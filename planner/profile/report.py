@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterator, Mapping
 
@@ -13,6 +14,9 @@ from planner.profile.point import COLLECTIVE_KINDS, Point
 from planner.profile.run import Profile
 
 __all__ = ["errors_by_kind", "format_profile"]
+
+_BUSY = 0.5
+"""Load per core from which on measurements are doubted."""
 
 
 def errors_by_kind(profile: Profile) -> dict[str, list[float]]:
@@ -63,6 +67,10 @@ def _lines(profile: Profile) -> Iterator[str]:
     yield ""
     yield from _error_lines(errors_by_kind(profile))
     yield from _missing_lines(profile)
+    cores = os.cpu_count() or 1
+    if profile.load > _BUSY * cores:
+        yield (f"others kept the processors busy (load {profile.load:.1f} on "
+               f"{cores}): run again with --refresh when they are idle")
     yield f"written to {profile.path}"
 
 

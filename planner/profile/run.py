@@ -35,11 +35,15 @@ class Profile:
     outcome : Outcome
     path : Path
         The YAML file.
+    load : float
+        Of the first rank's host before measuring: how many processes
+        wanted a processor in the last minute.
     """
 
     cluster: ClusterSpec
     outcome: Outcome
     path: Path
+    load: float = 0.0
 
 
 def profile(job: Job,
@@ -86,6 +90,7 @@ def profile(job: Job,
     key = profile_key(job.device.type, job.size)
     points = points_for(job.device.type, job.size, sizes)
     store = _opened(folder, key, job)
+    load = job.first(os.getloadavg()[0])
     try:
         outcome = measure_points(points,
                                  job,
@@ -104,7 +109,7 @@ def profile(job: Job,
             if out is None else out)
     if job.is_first:
         _write(path, to_yaml(cluster))
-    return Profile(cluster=cluster, outcome=outcome, path=path)
+    return Profile(cluster=cluster, outcome=outcome, path=path, load=load)
 
 
 def _opened(folder: Path, key: str, job: Job) -> Store | None:

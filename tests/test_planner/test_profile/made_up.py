@@ -20,14 +20,15 @@ _COEFFICIENTS = {
     "cache_bytes": 3e6,
     "cache_bytes_per_s": 40e9
 }
+_SHARES = {"attention": 0.3, "attention_bfloat16": 0.02}
 DEVICE = DeviceKind(name="made up",
                     memory_bytes=2**34,
                     memory_bandwidth_bytes_per_s=9e9,
                     peak_flops_per_s=(("float32", 150e9), ("bfloat16", 900e9)),
                     launch_overhead_s=4e-6,
-                    efficiencies=(Coefficient(name="attention",
-                                              value=0.3,
-                                              source="made up"), ),
+                    efficiencies=tuple(
+                        Coefficient(name=n, value=v, source="made up")
+                        for n, v in _SHARES.items()),
                     coefficients=tuple(
                         Coefficient(name=n, value=v, source="made up")
                         for n, v in _COEFFICIENTS.items()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from unittest import TestCase
 
+import torch
+
 from planner.cluster.spec import ClusterSpec
 from planner.profile.fit_device import DeviceFacts, fit_device
 from planner.profile.fit_link import fit_cluster, unfitted_cluster
@@ -32,6 +34,10 @@ class TestDevice(TestCase):
                      DEVICE.coefficient(name, 0.0))
             self.assertAlmostEqual(ratio, 1, delta=0.1)
         self.assertAlmostEqual(device.efficiency("attention"), 0.3, delta=0.02)
+        half = device.efficiency("attention", torch.bfloat16)
+        self.assertAlmostEqual(half, 0.02, delta=0.002)
+        self.assertEqual(device.efficiency("attention", torch.float32),
+                         device.efficiency("attention"))
         self.assertEqual(device.source, "measured on this machine")
 
     def test_one_product_is_enough(self) -> None:
