@@ -128,7 +128,11 @@ def _hugging_face(path: Path, overrides: Mapping[str, Any]) -> nn.Module:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"model.hugging_face: there is no file {file}")
-    import transformers
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError("model.hugging_face needs its library: pip install "
+                         "transformers") from None
     config = transformers.AutoConfig.from_pretrained(file, **overrides)
     # What a model caches for generation would be an output of training.
     config.use_cache = False
