@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NoReturn
@@ -374,7 +375,7 @@ class ParallelModule(nn.Module):
                  ("global", "loss"))
         if outputs not in known:
             raise ValueError(
-                f"outputs must be {' or '.join(map(repr, known))}"
+                f"outputs must be {' or '.join(map(json.dumps, known))}"
                 f"{' in a pipeline' if self.plan.pipeline else ''}, got "
                 f"{outputs!r}")
 

@@ -18,13 +18,16 @@ from passes.collectives import AxisRef
 from passes.differentiate import differentiate, interpret
 from passes.insert_collectives import insert_collectives
 from passes.localize_shapes import localize_shapes
+from passes.lowerings.registry import lowering_for
 from passes.split_backward import split_backward
+from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout
 from planner.ir.layouts import CallLayout, ClassLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import BlockClass
 from planner.rules import Option, TensorSpec, options
 from planner.rules.numeric import call_of
+from planner.rules.registry import OpCall
 from scaletorch.runtime.bind import bind
 from scaletorch.runtime.groups import Groups
 from tests.test_passes.simulated import (gathered, gradient_layout, on_mesh,
@@ -58,7 +61,8 @@ class Call:
         every = [options(call, size) for size in mesh.sizes]
         named = [
             chosen for chosen in itertools.product(*every)
-            if any(o.lowering == lowering for o in chosen)
+            if any(o.lowering == lowering
+                   for o in chosen) and _compose(call, chosen)
         ]
         return [c for c in named if self._fits(CallLayout(options=c), mesh)]
 
@@ -97,6 +101,16 @@ class Call:
         graph.output(tuple(_picks(graph, call, outputs)))
         return (BlockClass(name="block", graph=graph),
                 ClassLayout(calls={"call": chosen}, hubs=hubs))
+
+
+def _compose(call: OpCall, chosen: Sequence[Option]) -> bool:
+    """Whether the axes' lowerings are one function's; others are never
+    chosen together."""
+    try:
+        lowering_for(call, chosen)
+    except LayoutError:
+        return False
+    return True
 
 
 def check_lowerings(test: unittest.TestCase,
