@@ -161,6 +161,7 @@ def accuracy(arguments: argparse.Namespace) -> list[Row]:
     job = Job(torch.device("cpu"))
     made = profile(job,
                    budget_s=arguments.budget_s,
+                   refresh=arguments.refresh,
                    folder=arguments.cache,
                    sizes=_QUICK_POINTS if arguments.quick else None)
     job.leave()
@@ -239,6 +240,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=None,
         help="folder of profiles; the user's cache if left out")
+    add("--refresh",
+        action="store_true",
+        help="profile again what the cache has")
     add("--json", action="store_true")
     add("--quick",
         action="store_true",

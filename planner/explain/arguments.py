@@ -40,8 +40,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8 (default: %(default)s)")
     add("--cluster",
         default="h100-sxm",
-        help="preset or YAML file, with "
-        "sizes after a colon (default: %(default)s)")
+        help="preset, YAML file or \"local\" (the profile of this machine), "
+        "with sizes after a colon (default: %(default)s)")
     add("--plan", type=Path, help="explain this plan instead of searching")
     add("--compare",
         type=Path,
