@@ -51,8 +51,8 @@ class TestText(TestCase):
             blocks:
               Sequential:
                 hold in: S(0) R
-                hold 0.weight: R S(0)
-                hold 2.weight: R S(1)
+                hold 0.weight: V S(0)
+                hold 2.weight: V S(1)
                 hold in.1: S(0) R
                 0.linear: S(0),V->S(0) | R,S(0)->S(1)
                 1.relu: S(0)->S(0) | S(1)->S(1)
