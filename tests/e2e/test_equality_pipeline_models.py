@@ -8,6 +8,7 @@ from planner.recipes import RECIPES, Recipe
 from tests.e2e.equality import Subject
 from tests.e2e.pipelines import check_pipeline
 from tests.markers import nightly
+from tests.test_planner.test_pipeline.models import tagger
 
 _PIPELINE = RECIPES["pipeline"]
 _MODELS = ("gpt2", "llama", "t5", "bert", "vit", "convnext", "lstm", "dlrm")
@@ -52,6 +53,11 @@ class TestModels(unittest.TestCase):
     def test_beside_other_axes(self) -> None:
         for name in ("gpt2", "llama"):
             self.check(name, _SEQUENCES)
+
+    @nightly
+    def test_four_axes(self) -> None:
+        axes, plan = _SEQUENCES[-1]
+        check_pipeline(self, Subject(tagger), plan, **axes)
 
     @nightly
     def test_experts(self) -> None:
