@@ -1,0 +1,197 @@
+"""Runs that are killed go on; the command, its scripts and its configs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scaletorch import data
+from scaletorch.train import main
+from scaletorch.trainer.build import build_model
+from scaletorch.trainer.config import load_config
+from scaletorch.trainer.reference import reference
+from tests.e2e import train_ranks
+from tests.launch import LaunchError, launch
+from tests.markers import nightly
+from tests.tree import ROOT
+
+CONFIGS = sorted((ROOT / "examples/configs").glob("*.yaml"))
+
+
+def curve(rows: list[dict[str, float]]) -> dict[int, float]:
+    return {int(r["step"]): r["loss"] for r in rows if "loss" in r}
+
+
+class InFolder(unittest.TestCase):
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+
+class TestKilled(InFolder):
+
+    def keys(self, **more: Any) -> dict[str, Any]:
+        return {
+            "plan": "fsdp",
+            "checkpoint": {
+                "folder": str(self.folder / "run"),
+                "every": 2,
+                "asynchronous": True
+            }
+        } | more
+
+    def whole(self, ranks: int) -> dict[int, float]:
+        keys = self.keys(checkpoint={"folder": None})
+        return curve(launch(ranks, train_ranks.run, keys)[0][1])
+
+    def check_terminated(self, ranks: int) -> None:
+        first = launch(ranks, train_ranks.run, self.keys(), 3, signal.SIGTERM)
+        self.assertEqual([code for code, _ in first], [143] * ranks)
+        self.assertTrue((self.folder / "run/step-00000003").is_dir())
+        second = launch(ranks, train_ranks.run, self.keys())
+        self.assertEqual([code for code, _ in second], [0] * ranks)
+        found = [curve(first[0][1]), curve(second[0][1])]
+        self.assertEqual([list(x) for x in found], [[1, 2, 3], [4, 5, 6]])
+        self.assertEqual(found[0] | found[1], self.whole(ranks))
+
+    def check_killed(self, ranks: int) -> None:
+        with self.assertRaisesRegex(LaunchError, "died"):
+            launch(ranks, train_ranks.run, self.keys(), 5, signal.SIGKILL)
+        code, rows = launch(ranks, train_ranks.run, self.keys())[0]
+        self.assertEqual(code, 0)
+        found, whole = curve(rows), self.whole(ranks)
+        self.assertIn(min(found), (3, 5))
+        self.assertEqual(max(found), 6)
+        self.assertEqual(found, {n: whole[n] for n in found})
+        self.assertFalse(list((self.folder / "run").glob("*.partial")))
+
+    def test_killed(self) -> None:
+        self.check_killed(2)
+
+    @nightly
+    def test_terminated(self) -> None:
+        self.check_terminated(2)
+
+    @nightly
+    def test_alone(self) -> None:
+        self.check_terminated(1)
+        self.folder /= "killed"
+        self.check_killed(1)
+
+
+class TestCommand(InFolder):
+
+    def test_one_node(self) -> None:
+        """The launch script, and the command of doc/training.md."""
+        done = subprocess.run([
+            "scripts/launch.sh", "examples/configs/gpt_tiny.yaml",
+            "train.steps=6", "train.lr=3e-4", "train.evaluate_every=3",
+            f"checkpoint.folder={self.folder}", "profile.start=2",
+            "profile.steps=1", f"profile.folder={self.folder}/profile"
+        ],
+                              cwd=ROOT,
+                              env=os.environ | {
+                                  "PYTHON": sys.executable,
+                                  "RANKS": "2",
+                                  "OMP_NUM_THREADS": "1"
+                              },
+                              capture_output=True,
+                              text=True,
+                              timeout=300,
+                              check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = [
+            json.loads(line)
+            for line in (self.folder /
+                         "metrics.jsonl").read_text().splitlines()
+        ]
+        self.assertEqual([r["step"] for r in rows], [1, 2, 3, 3, 4, 5, 6, 6])
+        self.assertIn("evaluation_loss", rows[-1])
+        self.assertIn("lr: 0.0003", (self.folder / "config.yaml").read_text())
+        self.assertTrue((self.folder / "step-00000006/.metadata").is_file())
+        for rank in (0, 1):
+            trace = (self.folder / f"profile/rank{rank}.json").read_text()
+            self.assertTrue(json.loads(trace)["traceEvents"])
+
+    @nightly
+    def test_every_config(self) -> None:
+        for path in CONFIGS:
+            with self.subTest(path.name):
+                folder = self.folder / path.stem
+                self.assertEqual(
+                    main([
+                        str(path), "train.steps=6", "schedule.warmup_steps=0",
+                        f"checkpoint.folder={folder}"
+                    ] + (["schedule.decay_steps=2"] if "wsd" in
+                         path.read_text() else [])), 0)
+                self.assertTrue((folder / "step-00000006").is_dir())
+
+    def test_a_config_that_is_refused(self) -> None:
+        done = subprocess.run([
+            sys.executable, "-m", "scaletorch.train",
+            "examples/configs/gpt_tiny.yaml", "train.stepz=3"
+        ],
+                              cwd=ROOT,
+                              capture_output=True,
+                              text=True,
+                              timeout=100,
+                              check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertEqual(
+            done.stderr, "examples/configs/gpt_tiny.yaml: there is no key "
+            "'stepz' in train: did you mean steps?\n")
+
+
+class TestConfigs(unittest.TestCase):
+
+    def test_there_are_some(self) -> None:
+        self.assertEqual([p.stem for p in CONFIGS],
+                         ["gpt_tiny", "llama_tiny", "moe_tiny", "resnet_tiny"])
+
+    def test_models_fit_their_data(self) -> None:
+        for path in CONFIGS:
+            with self.subTest(path.name):
+                config = load_config(path)
+                model = build_model(config.model)
+                batch = next(iter(data.build(config.data)))
+                count = sum(p.numel() for p in model.parameters())
+                self.assertLess(count, 500_000)
+                model = model.to_empty(device="cpu")
+                for module in model.modules():
+                    reset = getattr(module, "reset_parameters", None)
+                    if reset is not None:
+                        reset()
+                self.assertTrue(torch.isfinite(model(**batch).loss))
+
+
+class TestDocumentation(unittest.TestCase):
+
+    def test_the_reference_is_the_command_s(self) -> None:
+        text = (ROOT / "doc/training.md").read_text(encoding="utf-8")
+        self.assertIn(
+            reference(), text, "paste what python -m scaletorch.train "
+            "--help-config prints into doc/training.md")
+
+    def test_scripts_are_shell(self) -> None:
+        for name in ("launch.sh", "launch_multinode.sh", "slurm.sbatch"):
+            done = subprocess.run(["bash", "-n", f"scripts/{name}"],
+                                  cwd=ROOT,
+                                  capture_output=True,
+                                  text=True,
+                                  check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
