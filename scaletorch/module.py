@@ -30,8 +30,8 @@ from scaletorch.runtime.call import run_call
 from scaletorch.runtime.compiled import TRACING, Compiled, compiled
 from scaletorch.runtime.guard import Settings, digest
 from scaletorch.runtime.pipeline.call import run_pipeline_call
-from scaletorch.runtime.pipeline.compiled import (PipelineProgram,
-                                                  pipeline_program)
+from scaletorch.runtime.pipeline.compiled import pipeline_program
+from scaletorch.runtime.pipeline.program import PipelineProgram
 from scaletorch.sharding import keep_part, shard_state
 from scaletorch.structure import Absent, on_meta, skeleton
 

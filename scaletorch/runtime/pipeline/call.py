@@ -17,7 +17,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
-from scaletorch.runtime.pipeline.compiled import PipelineProgram
+from scaletorch.runtime.pipeline.program import PipelineProgram
 from scaletorch.sharding import from_local
 
 __all__ = ["run_pipeline_call"]
