@@ -205,8 +205,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _prepare(modules: Sequence[str], options: argparse.Namespace) -> None:
+def _prepare(modules: Sequence[str], options: argparse.Namespace,
+             folder: Path) -> None:
     """Set what the processes inherit."""
+    # A profile of this machine must not decide what tests plan for.
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     if options.nightly:
@@ -243,9 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tests; 0 if at least one ran and none failed, else 1."""
     options = _parse(arguments)
     modules = test_modules(options.paths)
-    _prepare(modules, options)
-    started_s = time.monotonic()
     folder = Path(tempfile.mkdtemp())
+    _prepare(modules, options, folder)
+    started_s = time.monotonic()
     try:
         jobs = list(_run_all(modules, options, folder))
     finally:

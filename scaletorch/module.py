@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any, NoReturn
 
 import torch
@@ -15,16 +15,14 @@ from torch.distributed.tensor import DTensor
 
 from planner.capture.capture import capture_call
 from planner.capture.entry import Call, bind_inputs
-from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
-from planner.ir.pipeline import PipelineSpec, inner_mesh
+from planner.ir.pipeline import PipelineSpec
 from planner.ir.plan import Plan
 from planner.ir.program import Program
 from planner.pipeline.cuts import cuts_by_parameters
 from planner.pipeline.means import count_ahead
 from planner.pipeline.refine import has_cuts
-from scaletorch.grad_norm import PipelineShare, mark_pipeline
-from scaletorch.mesh import mesh_device, spec_of
+from scaletorch.mesh import mesh_device
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
 from scaletorch.runtime.compiled import TRACING, Compiled, compiled
@@ -33,7 +31,9 @@ from scaletorch.runtime.pipeline.call import run_pipeline_call
 from scaletorch.runtime.pipeline.compiled import pipeline_program
 from scaletorch.runtime.pipeline.program import PipelineProgram
 from scaletorch.sharding import keep_part, shard_state
-from scaletorch.structure import Absent, on_meta, skeleton
+from scaletorch.stages import (join_stages, names_elsewhere, rest_layouts,
+                               stage_mesh)
+from scaletorch.structure import Absent, on_meta, places_of, skeleton
 
 __all__ = ["ParallelModule"]
 
@@ -84,17 +84,20 @@ class ParallelModule(nn.Module):
         with self._agreement.together("lowering the plan"), TRACING:
             self._first = self._lowered(program, layout, "global", "global")
         structure = skeleton(model)
-        elsewhere = self._elsewhere(structure, program)
+        elsewhere = names_elsewhere(self._first, structure)
         shard_state(structure,
                     model,
-                    self._stage_mesh(),
-                    self._at_rest(),
+                    stage_mesh(mesh, self.plan.pipeline),
+                    rest_layouts(self._first),
                     seed=seed,
                     elsewhere=elsewhere)
         self._absent = Absent(structure, elsewhere)
         self._adopt(structure)
         if isinstance(self._first, PipelineProgram):
-            self._join_stages(self._first)
+            join_stages(self._first, [
+                table[key] for table, key in map(self._places.__getitem__,
+                                                 self._first.state)
+            ])
         shared, self._own = self._signature(call)
         self._compiled: dict[Hashable, Compiled | PipelineProgram] = {
             ("global", "global", *shared, *self._own): self._first
@@ -134,48 +137,6 @@ class ParallelModule(nn.Module):
                                    cuts=cuts_by_parameters(
                                        program, first.stage_params))
 
-    def _join_stages(self, first: PipelineProgram) -> None:
-        """Make tied parameters equal, and note whose gradients count."""
-        state = [
-            table[key]
-            for table, key in map(self._places.__getitem__, first.state)
-        ]
-        first.tie(state)
-        for name, tensor in zip(first.state, state, strict=True):
-            if isinstance(tensor, nn.Parameter):
-                mark_pipeline(
-                    tensor,
-                    PipelineShare(group=first.place.pipeline,
-                                  counts=first.counts(name)))
-
-    def _stage_mesh(self) -> DeviceMesh:
-        """The mesh over which this rank's parameters lie."""
-        if self.plan.pipeline is None:
-            return self._mesh
-        return self._mesh[inner_mesh(spec_of(self._mesh),
-                                     self.plan.pipeline.axis).names]
-
-    def _at_rest(self) -> Mapping[str, Layout]:
-        at_rest = self._first.layout.at_rest
-        if self.plan.pipeline is None:
-            return at_rest
-        return {n: layout[:-1] for n, layout in at_rest.items()}
-
-    def _elsewhere(self, structure: nn.Module,
-                   program: Program) -> frozenset[str]:
-        """Names of what only other stages read."""
-        if not isinstance(self._first, PipelineProgram):
-            return frozenset()
-        own = {n.partition(":")[2] for n in self._first.state}
-        read = {n.partition(":")[2] for n in program.specs}
-        names = [
-            n for n, _ in (*structure.named_parameters(remove_duplicate=False),
-                           *structure.named_buffers(remove_duplicate=False))
-        ]
-        canonical = {n: program.aliases.get(n, n) for n in names}
-        return frozenset(n for n in names
-                         if canonical[n] in read and canonical[n] not in own)
-
     def _adopt(self, structure: nn.Module) -> None:
         """Hold the structure's modules and tensors under their names."""
         object.__setattr__(self, "_structure", structure)
@@ -183,19 +144,7 @@ class ParallelModule(nn.Module):
                       "_non_persistent_buffers_set"):
             object.__setattr__(self, table, getattr(structure, table))
         self.training = structure.training
-        places = {}
-        for kind, named in (("param",
-                             structure.named_parameters(
-                                 remove_duplicate=False)),
-                            ("buffer",
-                             structure.named_buffers(remove_duplicate=False))):
-            for name, _ in named:
-                owner, _, key = name.rpartition(".")
-                module = structure.get_submodule(owner)
-                table = (module._parameters
-                         if kind == "param" else module._buffers)
-                places[f"{kind}:{name}"] = (table, key)
-        self._places: Mapping[str, tuple[dict[str, Any], str]] = places
+        self._places = places_of(structure)
         self._parts = tuple(structure.modules())
         self._settings = Settings(structure)
 

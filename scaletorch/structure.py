@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Absent", "Slots", "on_meta", "put", "skeleton", "slots_of"]
+__all__ = [
+    "Absent", "Slots", "on_meta", "places_of", "put", "skeleton", "slots_of"
+]
 
 Slots = dict[int, list[tuple[dict[str, Any], str]]]
 """Where each tensor, by its id, stands: (table, key) pairs."""
@@ -38,6 +40,21 @@ def slots_of(module: nn.Module) -> Slots:
                 if tensor is not None:
                     slots.setdefault(id(tensor), []).append((table, key))
     return slots
+
+
+def places_of(module: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
+    """Where every parameter and buffer stands, by its global name."""
+    places = {}
+    for kind, named in (("param",
+                         module.named_parameters(remove_duplicate=False)),
+                        ("buffer",
+                         module.named_buffers(remove_duplicate=False))):
+        for name, _ in named:
+            owner, _, key = name.rpartition(".")
+            found = module.get_submodule(owner)
+            table = found._parameters if kind == "param" else found._buffers
+            places[f"{kind}:{name}"] = (table, key)
+    return places
 
 
 def put(slots: Slots, tensors: Mapping[int, torch.Tensor]) -> None:

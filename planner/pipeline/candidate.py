@@ -11,7 +11,8 @@ from planner.candidate import Candidate
 from planner.choices import free_policies, recipe_policies
 from planner.cluster import axis_link
 from planner.cluster.axis import AxisInfo
-from planner.cost.price import PlanPrice, price
+from planner.cost.plan_price import PlanPrice
+from planner.cost.price import price
 from planner.ir.errors import LayoutError, ScheduleError
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
