@@ -28,13 +28,17 @@ class TestLateAgreement(unittest.TestCase):
                                       cluster="cpu-gloo",
                                       example_inputs=batch(8),
                                       plan=recipe)
-            before = [float(module(*batch(n))["loss"]) for n in (8, 16)]
+            before = [
+                float(module(*batch(n))["loss"].detach()) for n in (8, 16)
+            ]
             error = ""
             try:
                 module(*batch(8 if rank == 0 else 16))
             except ValueError as caught:
                 error = str(caught)
-            after = [float(module(*batch(n))["loss"]) for n in (8, 16)]
+            after = [
+                float(module(*batch(n))["loss"].detach()) for n in (8, 16)
+            ]
             return error, before == after
 
         return run_ranks(2, work)
