@@ -34,10 +34,10 @@ class Mailbox:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._messages: dict[tuple[int, int, int], torch.Tensor] = {}
-        self._sent: collections.Counter[tuple[int, int]] = (
-            collections.Counter())
-        self._asked: collections.Counter[tuple[int, int]] = (
-            collections.Counter())
+        self._sent: collections.Counter[tuple[int,
+                                              int]] = (collections.Counter())
+        self._asked: collections.Counter[tuple[int,
+                                               int]] = (collections.Counter())
         self._broken = False
 
     def put(self, key: tuple[int, int], message: torch.Tensor) -> None:

@@ -20,8 +20,8 @@ class TestTraced(unittest.TestCase):
         with self.assertRaisesRegex(CaptureError, message):
             capture(model, inputs or (rows(), ))
 
-    def check_traced(self, model: nn.Module, message: str,
-                     *inputs: Any) -> None:
+    def check_traced(self, model: nn.Module, message: str, *inputs:
+                     Any) -> None:
         """What is run as it is where that is not forbidden."""
         with self.assertRaisesRegex(CaptureError, message):
             capture(model, inputs or (rows(), ), opaque=False)
