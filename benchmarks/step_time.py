@@ -95,6 +95,8 @@ def _rank(rank: int, arguments: argparse.Namespace, folder: str) -> None:
             _print(rows[-1], arguments.json)
         for compile in arguments.compile:
             for name in arguments.recipes:
+                # What earlier pairs compiled must not weigh on this one.
+                torch.compiler.reset()
                 rows.append(
                     _compare(name, size, bool(compile), arguments.rounds,
                              arguments.warm_up))
