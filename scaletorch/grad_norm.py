@@ -85,7 +85,7 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor],
         if p.grad is not None and getattr(_share_of(p), "counts", True)
     ]
     power = (_total_power(counted, norm_type) if counted else torch.zeros(
-        (), device=_local(parameters[0]).device))
+        (), dtype=parameters[0].dtype, device=_local(parameters[0]).device))
     if shares:
         power = _reduced(power.double(), shares[0].group,
                          norm_type).to(power.dtype)
