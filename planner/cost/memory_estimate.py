@@ -25,7 +25,7 @@ from planner.ir.program import Program, value_kind
 from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
 
-__all__ = ["MemoryEstimate", "estimate_memory"]
+__all__ = ["MemoryEstimate", "estimate_memory", "local_spec"]
 
 _STATE = ("param", "buffer", "const")
 
@@ -80,7 +80,7 @@ def estimate_memory(program: Program,
     sizes = layout.mesh.sizes
     params = [n for n in program.params]
     local = {
-        n: _local(program.specs[n], layout.at_rest[n], sizes)
+        n: local_spec(program.specs[n], layout.at_rest[n], sizes)
         for n in program.specs
     }
     trained = [local[n] for n in params if program.specs[n].requires_grad]
@@ -119,8 +119,9 @@ def _outputs(program: Program) -> int:
     return sum(found.values())
 
 
-def _local(spec: TensorSpec, layout: Layout,
-           sizes: Iterable[int]) -> TensorSpec:
+def local_spec(spec: TensorSpec, layout: Layout,
+               sizes: Iterable[int]) -> TensorSpec:
+    """What each rank holds of a value."""
     return replace(spec, shape=local_shape(spec.shape, layout, tuple(sizes)))
 
 
@@ -137,8 +138,8 @@ def _saved_values(calls: Sequence[KnownCall], layout: ClassLayout,
             if value.bound_kind == "value":
                 plain = tuple(R if p.is_replicated else p for p in lay)
                 if (value, plain) not in found:
-                    found[value, plain] = _local(value.spec, plain,
-                                                 sizes).size_bytes
+                    found[value, plain] = local_spec(value.spec, plain,
+                                                     sizes).size_bytes
     return found
 
 
@@ -153,8 +154,8 @@ def _operands_kept(program: Program, layout: ProgramLayout,
                 and value in reads.get(block.block_class, ())):
             hub = layout.classes[block.block_class].hubs[value.label]
             plain = tuple(R if p.is_replicated else p for p in hub)
-            found[name, plain] = _local(value.spec, plain,
-                                        layout.mesh.sizes).size_bytes
+            found[name, plain] = local_spec(value.spec, plain,
+                                            layout.mesh.sizes).size_bytes
     return sum(found.values())
 
 
@@ -184,8 +185,8 @@ def _live_peak(calls: Sequence[KnownCall], layout: ClassLayout,
         chosen = layout.calls[known.label]
         for i, value in enumerate(known.outputs):
             if value not in held:
-                live[value] = _local(value.spec, chosen.output(i),
-                                     sizes).size_bytes
+                live[value] = local_spec(value.spec, chosen.output(i),
+                                         sizes).size_bytes
         peak = max(peak, sum(live.values()))
         for value in [v for v in live if last[v] <= number]:
             del live[value]
@@ -204,8 +205,8 @@ def _gathered(program: Program, layout: ProgramLayout) -> int:
         rest = layout.at_rest[name]
         use = layout.classes[block.block_class].hubs[Value(node).label]
         spec = program.specs[name]
-        size = _local(spec, use, sizes).size_bytes
-        if size <= _local(spec, rest, sizes).size_bytes:
+        size = local_spec(spec, use, sizes).size_bytes
+        if size <= local_spec(spec, rest, sizes).size_bytes:
             continue
         if name in layout.regather:
             again[block.name] = again.get(block.name, 0) + size

@@ -171,7 +171,7 @@ class _Pricing:
             forward_s, _ = time_s(call.work,
                                   self.device,
                                   call.dtype,
-                                  share=self._share(chosen) *
+                                  share=chosen.share(self.cost.sizes) *
                                   unevenness(self.cost, chosen.options))
             self.recompute_s += forward_s * count
             for number, value in enumerate(call.outputs):
@@ -197,17 +197,10 @@ class _Pricing:
             self._convert(where, value.label, value.spec, source, target,
                           count, directions)
 
-    def _share(self, chosen: CallLayout) -> float:
-        """What part of a call one rank computes."""
-        share = 1.0
-        sizes = self.layout.mesh.sizes
-        for option, size in zip(chosen.options, sizes, strict=True):
-            share /= size if option.is_sharded else 1
-        return share
-
     def _compute(self, where: str, call: KnownCall, chosen: CallLayout,
                  count: int) -> None:
-        share = self._share(chosen) * unevenness(self.cost, chosen.options)
+        share = chosen.share(self.cost.sizes) * unevenness(
+            self.cost, chosen.options)
         self._inside(where, call, chosen, count)
         forward_s, backward_s = time_s(call.work,
                                        self.device,

@@ -8,7 +8,7 @@ there); for every parameter, buffer and input the layout at rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.ir.layout import Layout
@@ -29,6 +29,13 @@ class CallLayout:
 
     def output(self, number: int) -> Layout:
         return tuple(o.outputs[number] for o in self.options)
+
+    def share(self, sizes: Sequence[int]) -> float:
+        """What part of the call one rank computes, for axes' sizes."""
+        share = 1.0
+        for option, size in zip(self.options, sizes, strict=True):
+            share /= size if option.is_sharded else 1
+        return share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from planner.ir.values import (Value, call_of, calls_of, operands_of,
                                outputs_of, value_of)
 from planner.rules import TensorSpec, options
 
-__all__ = ["INVARIANTS", "Planned", "hub_of", "verify_layout"]
+__all__ = ["INVARIANTS", "Planned", "held_values", "hub_of", "verify_layout"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,18 @@ def hub_of(layout: ClassLayout, value: Value) -> Layout:
         return layout.hubs[value.label]
     number = outputs_of(value.node).index(value)
     return layout.calls[value.node.meta["label"]].output(number)
+
+
+def held_values(program: Program,
+                layout: ProgramLayout) -> dict[str, tuple[TensorSpec, Layout]]:
+    """Every value between blocks, by global name, with how it is held."""
+    held = {n: (s, layout.at_rest[n]) for n, s in program.specs.items()}
+    for block in program.blocks:
+        cls = program.class_of(block)
+        for node, name in zip(cls.results, block.results, strict=True):
+            value = value_of(node)
+            held[name] = value.spec, hub_of(layout.classes[cls.name], value)
+    return held
 
 
 def _incomplete(planned: Planned) -> Iterator[str]:
@@ -203,16 +215,7 @@ def _block_edges(
 
 def _broken_ends(planned: Planned) -> Iterator[str]:
     program = planned.program
-    ends: dict[str, tuple[TensorSpec, Layout]] = {
-        name: (spec, planned.layout.at_rest[name])
-        for name, spec in program.specs.items()
-    }
-    for block in program.blocks:
-        cls = program.class_of(block)
-        for node, name in zip(cls.results, block.results, strict=True):
-            value = value_of(node)
-            ends[name] = value.spec, hub_of(planned.layout.classes[cls.name],
-                                            value)
+    ends = held_values(program, planned.layout)
     whole = (R, ) * len(planned.sizes)
     for output in program.outputs:
         if output is not None:

@@ -7,7 +7,6 @@ left is better than what was found.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from planner.ir.program import Program
 from planner.joint.score import Score, Scorer
 from planner.joint.space import Point, points
 from planner.joint.tables import BlockTable, block_table
-from planner.pipeline.candidate import pipeline_candidate, priced_pipeline
+from planner.pipeline.candidate import pipeline_candidate
 from planner.pipeline.means import count_ahead
 from planner.recipes import RECIPES
 from planner.search.policy import Policy
@@ -76,9 +75,8 @@ def _batch(program: Program) -> int:
 
 
 def _repeated(planning: Planning) -> np.ndarray:
-    counts = planning.facts.counts
-    return np.array(
-        [counts[b.block_class] > 1 for b in planning.program.blocks])
+    names = planning.repeated_classes()
+    return np.array([b.block_class in names for b in planning.program.blocks])
 
 
 def _tables(planning: Planning, every: Sequence[Point],
@@ -124,12 +122,7 @@ def _exact(planning: Planning, point: Point) -> Candidate:
     found = pipeline_candidate(planning, spec, policies, mesh)
     if not point.recompute:
         return found
-    counts = planning.facts.counts
-    repeated = frozenset(n for n in counts if counts[n] > 1)
-    layout = dataclasses.replace(found.layout, recompute=repeated)
-    assert found.pipeline is not None
-    return priced_pipeline(planning, count_ahead(planning.program), layout,
-                           found.pipeline, policies, mesh)
+    return planning.recomputed(found, planning.repeated_classes())
 
 
 def _shortened(point: Point) -> MeshSpec:

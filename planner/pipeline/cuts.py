@@ -53,10 +53,8 @@ def call_times_s(facts: Facts, layout: ProgramLayout,
     for name, cls in facts.classes.items():
         times = []
         for label, call in cls.calls.items():
-            share = 1.0
-            options = layout.classes[name].calls[label].options
-            for option, size in zip(options, layout.mesh.sizes, strict=True):
-                share /= size if option.is_sharded else 1
+            chosen = layout.classes[name].calls[label]
+            share = chosen.share(layout.mesh.sizes)
             times.append(
                 sum(time_s(call.work, device, call.dtype, share=share)))
         found[name] = times

@@ -10,6 +10,7 @@ them as it takes inputs.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,8 +22,9 @@ from planner.ir.layout import Layout, Placement, R
 from planner.ir.layouts import ClassLayout, ProgramLayout
 from planner.ir.program import (Block, BlockClass, Program, source_of,
                                 value_kind)
-from planner.ir.values import Value, call_of, calls_of, outputs_of, value_of
-from planner.ir.verify import hub_of
+from planner.ir.values import (Value, call_of, calls_of, consumers_of,
+                               outputs_of, value_of)
+from planner.ir.verify import held_values, hub_of
 from planner.pipeline.microbatch import (BY_POSITION, OF_BATCH,
                                          WITHOUT_COLLECTIVES, Crossing,
                                          crossings, moves, reached_from,
@@ -152,31 +154,17 @@ def _by_position(program: Program,
                  layout: ProgramLayout) -> Iterator[Crossing]:
     """Values whose shard depends on where in the batch it lies."""
     for name, cls in program.classes.items():
-        chosen = layout.classes[name]
+        chosen, readers = layout.classes[name], consumers_of(cls.graph)
         for node in calls_of(cls.graph):
             option = chosen.calls[node.meta["label"]].options[-1]
             if option.lowering not in BY_POSITION:
                 continue
             for value in outputs_of(node):
-                for reader, number in _readers(cls, value):
+                for reader, number in readers.get(value, ()):
                     yield Crossing(block_class=name,
                                    value=value,
                                    target=hub_of(chosen, value)[-1],
                                    reader=(reader, number))
-
-
-def _readers(cls: BlockClass, value: Value) -> list[tuple[fx.Node, int]]:
-    found = []
-    for node in calls_of(cls.graph):
-        for number, operand in enumerate(_operand_nodes(node)):
-            if value_of(operand) == value:
-                found.append((node, number))
-    return found
-
-
-def _operand_nodes(node: fx.Node) -> list[fx.Node]:
-    leaves = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
-    return [x for x in leaves if isinstance(x, fx.Node)]
 
 
 class _Split:
@@ -194,7 +182,7 @@ class _Split:
         self.at_rest: dict[str, Layout] = {}
         self.values: dict[str, EarlyValue] = {}
         self.inner: dict[str, list[Value]] = {}
-        self.held = _held(program, layout)
+        self.held = held_values(program, layout)
         self.by_position = _positions(program, layout)
 
     def _want(self, source: str, spec: TensorSpec, hub: Layout,
@@ -326,19 +314,6 @@ def _at_rest(layout: Layout) -> Layout:
     return tuple(p if p.is_shard else R for p in layout)
 
 
-def _held(program: Program,
-          layout: ProgramLayout) -> dict[str, tuple[TensorSpec, Layout]]:
-    """Every value between blocks with how it is held."""
-    held = {n: (s, layout.at_rest[n]) for n, s in program.specs.items()}
-    for block in program.blocks:
-        cls = program.class_of(block)
-        for node, name in zip(cls.results, block.results, strict=True):
-            value = value_of(node)
-            held[name] = (value.spec,
-                          hub_of(layout.classes[block.block_class], value))
-    return held
-
-
 def _positions(program: Program, layout: ProgramLayout) -> set[str]:
     """Values between blocks whose shard depends on where it lies."""
     found = set()
@@ -379,7 +354,7 @@ def _with_placeholders(cls: BlockClass, edits: list[_Edit]) -> BlockClass:
 def _redirect(made: fx.Node, node: fx.Node, wanted: dict[tuple[fx.Node, int],
                                                          fx.Node]) -> None:
     """Give a copied call its early operands."""
-    count = iter(range(len(_operand_nodes(node))))
+    count = itertools.count()
 
     def operand(leaf: object) -> object:
         if not isinstance(leaf, fx.Node):

@@ -16,9 +16,9 @@ from planner.cost.calls import KnownCall, known_calls
 from planner.cost.collective import collective_time_s
 from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
-from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
+from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
+                                          local_spec)
 from planner.cost.price import price
-from planner.ir.layout import local_shape
 from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
@@ -183,11 +183,7 @@ def _weight_s(program: Program, layout: ProgramLayout,
             if not call.work.forward_flops or not any(v.bound_kind == "param"
                                                       for v in call.operands):
                 continue
-            share = 1.0
-            for option, size in zip(chosen[call.label].options,
-                                    layout.mesh.sizes,
-                                    strict=True):
-                share /= size if option.is_sharded else 1
+            share = chosen[call.label].share(layout.mesh.sizes)
             _, backward_s = time_s(call.work,
                                    cost.device,
                                    call.dtype,
@@ -203,21 +199,18 @@ def _unreduced_bytes(program: Program, layout: ProgramLayout) -> int:
         spec = program.specs.get(name)
         if value_kind(name) == "param" and spec and spec.requires_grad:
             hub = layout.classes[block.block_class].hubs[Value(node).label]
-            found[name] = dataclasses.replace(
-                spec, shape=local_shape(spec.shape, hub,
-                                        layout.mesh.sizes)).size_bytes
+            found[name] = local_spec(spec, hub, layout.mesh.sizes).size_bytes
     return sum(found.values())
 
 
 def taken_bytes(stage: Stage) -> int:
     """Local bytes that a micro-batch takes from earlier stages."""
-    total = 0
-    for name in stage.takes:
-        spec = stage.program.specs[name]
-        shape = local_shape(spec.shape, stage.layout.at_rest[name],
-                            stage.layout.mesh.sizes)
-        total += dataclasses.replace(spec, shape=shape).size_bytes
-    return total
+    return sum(_wire_bytes(stage, name) for name in stage.takes)
+
+
+def _wire_bytes(stage: Stage, name: str) -> int:
+    return local_spec(stage.program.specs[name], stage.layout.at_rest[name],
+                      stage.layout.mesh.sizes).size_bytes
 
 
 def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
@@ -265,12 +258,8 @@ def message_times_s(found: Pipelined,
     total: dict[tuple[int, int], int] = {}
     for number, stage in enumerate(found.stages):
         for name, made in stage.takes.items():
-            spec = stage.program.specs[name]
-            shape = local_shape(spec.shape, stage.layout.at_rest[name],
-                                stage.layout.mesh.sizes)
-            size = dataclasses.replace(spec, shape=shape).size_bytes
             edge = (made, number)
-            total[edge] = total.get(edge, 0) + size
+            total[edge] = total.get(edge, 0) + _wire_bytes(stage, name)
     return {
         e: collective_time_s("send", float(n), link)
         for e, n in total.items()

@@ -14,13 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.ir.errors import LayoutError
-from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import Program
-from planner.ir.values import value_of
-from planner.ir.verify import hub_of
+from planner.ir.verify import held_values
 from planner.pipeline.slices import Slice, slice_layouts, slice_of
-from planner.rules.registry import TensorSpec
 
 __all__ = ["Stage", "split_stages", "stages_of_blocks"]
 
@@ -111,16 +108,14 @@ class _Cut:
         self.program, self.layout = program, layout
         self.stage_of = stage_of
         self.count = 1 + max(stage_of.values())
-        self.made: dict[str, int] = {}
-        self.specs: dict[str, TensorSpec] = {}
-        self.hubs: dict[str, Layout] = {}
-        for block in program.blocks:
-            cls = program.class_of(block)
-            for node, name in zip(cls.results, block.results, strict=True):
-                value = value_of(node)
-                self.made[name] = stage_of[block.name]
-                self.specs[name] = value.spec
-                self.hubs[name] = hub_of(layout.classes[cls.name], value)
+        self.made = {
+            name: stage_of[block.name]
+            for block in program.blocks
+            for name in block.results
+        }
+        held = held_values(program, layout)
+        self.specs = {n: held[n][0] for n in self.made}
+        self.hubs = {n: held[n][1] for n in self.made}
         self.cheap: dict[str, bool] = {}
         self.again = [self._recomputed(s) for s in range(self.count)]
         self.taken = [self._taken(s) for s in range(self.count)]

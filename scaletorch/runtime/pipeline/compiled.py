@@ -24,7 +24,7 @@ from scaletorch.runtime.lost import limit_waits
 from scaletorch.runtime.pipeline.axes import StageAxes
 from scaletorch.runtime.pipeline.engine import Engine, Wire
 from scaletorch.runtime.pipeline.program import (Parts, PipelineProgram,
-                                                 held_values)
+                                                 values_of_stages)
 from scaletorch.runtime.pipeline.stage import StageExecutor
 from scaletorch.runtime.pipeline.transport import transport_of
 
@@ -168,7 +168,7 @@ def _prelude(found: Pipelined, place: StageAxes,
 
 
 def _wires(found: Pipelined, layout: ProgramLayout) -> dict[str, Wire]:
-    held = held_values(found.stages)
+    held = values_of_stages(found.stages)
     names = {n for stage in found.stages for n in stage.takes}
     return {
         n:

@@ -13,8 +13,7 @@ from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import PipelineSpec
 from planner.ir.program import Program, value_kind
-from planner.ir.values import value_of
-from planner.ir.verify import hub_of
+from planner.ir.verify import held_values
 from planner.pipeline.build import Pipelined
 from planner.pipeline.stages import Stage
 from planner.rules.registry import TensorSpec
@@ -27,7 +26,7 @@ from scaletorch.runtime.pipeline.results import (cut, joined, loss_tangent,
 from scaletorch.runtime.pipeline.stage import StageExecutor
 from scaletorch.runtime.pipeline.ties import Ties
 
-__all__ = ["Parts", "PipelineProgram", "held_values"]
+__all__ = ["Parts", "PipelineProgram", "values_of_stages"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ class PipelineProgram:
             for number, stage in enumerate(parts.whole.stages)
             for i in stage.outputs
         }
-        self._held = held_values(parts.whole.stages)
+        self._held = values_of_stages(parts.whole.stages)
 
     def tie(self, state: Sequence[torch.Tensor]) -> None:
         """Give tied parameters the values of their first stage.
@@ -265,18 +264,10 @@ class PipelineProgram:
         return found
 
 
-def held_values(
+def values_of_stages(
         stages: Sequence[Stage]) -> dict[str, tuple[TensorSpec, Layout]]:
     """Every output and wire with how it is held."""
     found: dict[str, tuple[TensorSpec, Layout]] = {}
     for stage in stages:
-        for name in stage.program.specs:
-            found[name] = (stage.program.specs[name],
-                           stage.layout.at_rest[name])
-        for block in stage.program.blocks:
-            cls = stage.program.class_of(block)
-            for node, name in zip(cls.results, block.results, strict=True):
-                value = value_of(node)
-                found[name] = (value.spec,
-                               hub_of(stage.layout.classes[cls.name], value))
+        found |= held_values(stage.program, stage.layout)
     return found
