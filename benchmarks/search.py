@@ -1,15 +1,20 @@
 """How long the exact solvers take on chain-like factor graphs.
 
-Run ``OMP_NUM_THREADS=1 python -m benchmarks.search`` from the root.
+Run ``OMP_NUM_THREADS=1 python benchmarks/search.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
-from planner.search.solve import solve
-from tests.test_planner.test_search.graphs import chain
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from planner.search.solve import solve  # noqa: E402
+from tests.test_planner.test_search.graphs import chain  # noqa: E402
 
 __all__ = ["main"]
 

@@ -1,6 +1,6 @@
 """Time of a training step: ScaleTorch against PyTorch's own wrappers.
 
-Run ``OMP_NUM_THREADS=1 python -m benchmarks.step_time`` from the root. Two
+Run ``OMP_NUM_THREADS=1 python benchmarks/step_time.py``. Two
 gloo processes train the same transformer; the contenders take turns, and
 medians are compared. A ratio below 1 says that ScaleTorch is quicker. The
 ratio of processor times of the first rank leaves out waiting, and so what
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,7 +24,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 
-from benchmarks.contenders import PAIRS, Sizes, Step, single
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.contenders import PAIRS, Sizes, Step, single  # noqa: E402
 
 __all__ = ["main"]
 
