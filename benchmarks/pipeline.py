@@ -1,6 +1,6 @@
 """Time of a pipelined step: ScaleTorch against torch.distributed.pipelining.
 
-Run ``OMP_NUM_THREADS=1 python -m benchmarks.pipeline`` from the root. Gloo
+Run ``OMP_NUM_THREADS=1 python benchmarks/pipeline.py`` from the root. Gloo
 processes train the same transformer, cut at the same blocks, under the same
 schedules; the contenders take turns, and medians are compared. A ratio
 below 1 says that ScaleTorch is quicker.
@@ -12,6 +12,7 @@ import argparse
 import datetime
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,8 +30,11 @@ from torch.distributed.pipelining import (PipelineStage, Schedule1F1B,
                                           ScheduleInterleaved1F1B,
                                           ScheduleInterleavedZeroBubble)
 
-from benchmarks.contenders import Block, Sizes, Transformer, build
-from scaletorch import auto_parallelize, parallel
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.contenders import Block, Sizes, Transformer, build  # noqa
+from scaletorch import auto_parallelize, parallel  # noqa: E402
 
 __all__ = ["main"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,9 +19,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 
-import scaletorch
-from examples.long_context import Model
-from scaletorch import parallel
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import scaletorch  # noqa: E402
+from examples.long_context import Model  # noqa: E402
+from scaletorch import parallel  # noqa: E402
 
 __all__ = ["main"]
 
