@@ -181,9 +181,7 @@ class Constraints:
         ValueError
         """
         for item in self.items:
-            named = [item.axis] if isinstance(
-                item, Limit) else [a for a, _ in item.placements]
-            for axis in named:
+            for axis in _named(item):
                 if axis not in axes:
                     raise ValueError(f"{item} names axis {axis!r}; "
                                      f"{nearest(axis, axes)}")
@@ -230,9 +228,21 @@ class Constraints:
             "a constraint",
             variables=tuple(map(str, guilty)))
 
+    def on_axes(self, axes: Collection[str]) -> Constraints:
+        """These constraints but those that name an axis beyond `axes`."""
+        return Constraints(*(i for i in self.items
+                             if set(_named(i)) <= set(axes)))
+
     def without(self, item: Pin | Ban | Limit) -> Constraints:
         """These constraints but one."""
         return Constraints(*(i for i in self.items if i is not item))
+
+
+def _named(item: Pin | Ban | Limit) -> list[str]:
+    """The axes that a constraint names."""
+    if isinstance(item, Limit):
+        return [item.axis]
+    return [axis for axis, _ in item.placements]
 
 
 def _flat(items: Any) -> list[Pin | Ban | Limit]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["bar", "format_bytes", "format_time"]
+__all__ = ["bar", "format_bytes", "format_number", "format_time"]
 
 
 def format_time(time_s: float) -> str:
@@ -31,6 +31,20 @@ def format_bytes(size_bytes: float) -> str:
         if abs(size_bytes) >= 2**(10 * power):
             return f"{size_bytes / 2**(10 * power):.4g} {unit}"
     return f"{size_bytes:.0f} B"
+
+
+def format_number(number: float) -> str:
+    """A plain number: three digits, thousands set off, no exponent.
+
+    Examples
+    --------
+    >>> format_number(12345.6), format_number(0.01234)
+    ('12,300', '0.0123')
+    """
+    if abs(number) >= 1000:
+        digits = len(str(int(abs(number)))) - 3
+        return f"{round(number, -digits):,.0f}"
+    return f"{number:.3g}"
 
 
 def bar(share: float, *, width: int = 30) -> str:

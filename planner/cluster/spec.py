@@ -49,14 +49,23 @@ class ClusterSpec:
         Innermost first. Units of the innermost are called nodes.
     others : tuple of NodeGroup
         Of a mixed cluster: what the LAST nodes are made of, in order.
+    price_per_device_hour : float, optional
+        What an hour of one device costs, in any currency.
     """
 
     name: str
     device: DeviceKind
     tiers: tuple[Tier, ...]
     others: tuple[NodeGroup, ...] = ()
+    price_per_device_hour: float | None = None
 
     def __post_init__(self) -> None:
+        if self.price_per_device_hour is not None:
+            check_number(f"cluster {self.name}",
+                         "price_per_device_hour",
+                         self.price_per_device_hour,
+                         minimum=0,
+                         strict=True)
         names = [tier.name for tier in self.tiers]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"cluster {self.name}: tiers need distinct "

@@ -37,6 +37,8 @@ def to_yaml(cluster: ClusterSpec) -> str:
             "num_nodes": group.num_nodes,
             "device": _plain_device(group.device)
         } for group in cluster.others]
+    if cluster.price_per_device_hour is not None:
+        data["price_per_device_hour"] = cluster.price_per_device_hour
     return yaml.safe_dump(data, sort_keys=False, width=79)
 
 
@@ -97,11 +99,17 @@ def from_yaml(text: str, *, where: str = "cluster YAML") -> ClusterSpec:
                            tiers=tuple(
                                _tier(t, f"{where}: tiers[{i}]")
                                for i, t in enumerate(tiers)),
-                           others=_others(data.get("others", []), where))
+                           others=_others(data.get("others", []), where),
+                           price_per_device_hour=_price(data, where))
     except ValueError as error:
         if str(error).startswith(where):
             raise
         raise ValueError(f"{where}: {error}") from error
+
+
+def _price(data: Mapping[str, Any], where: str) -> float | None:
+    name = "price_per_device_hour"
+    return _number(data, name, where) if name in data else None
 
 
 def _device(raw: Any, where: str) -> DeviceKind:

@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from planner.candidate import Candidate
 from planner.capture.capture import capture
+from planner.choices import factorisations
 from planner.cluster import load_cluster
 from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
@@ -26,12 +28,15 @@ from planner.explain.report import build_report
 from planner.explain.text import format_report
 from planner.explain.timeline import step_timeline
 from planner.explain.trace import trace_events
+from planner.fit import MOST_DEVICES, Fit, fewest_devices
 from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
 from planner.ir.program import Program
 from planner.planning import Planning
 
 __all__ = ["explain", "main"]
+
+_MESH = "8"
 
 Observer = Callable[[Candidate], None]
 
@@ -48,28 +53,66 @@ def explain(args: argparse.Namespace) -> str:
         return _explained(args, observer)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """The plan that is explained, and among what it was chosen."""
+
+    planning: Planning
+    chosen: Candidate
+    found: Sequence[Candidate]
+    meshes: Sequence[MeshSpec]
+    fit: Fit | None = None
+
+
 def _explained(args: argparse.Namespace, observer: Observer) -> str:
-    plans = [
-        Plan.load(_existing(p))
-        for p in args.compare or ([args.plan] if args.plan else [])
-    ]
-    meshes = [plans[0].mesh] if plans else parse_mesh(args.mesh)
-    devices = max(m.world_size for m in (meshes[0], *(p.mesh for p in plans)))
-    planning = _planning(args, devices, observer)
     if args.compare:
-        priced = [(p, planning.of_plan(p)) for p in plans]
-        comparison = compare_plans(*priced)
-        return (_json(comparison)
-                if args.json else format_comparison(comparison))
-    chosen, found = _chosen(planning, plans, meshes)
-    report = build_report(planning,
-                          chosen,
-                          found,
+        return _compared(args, observer)
+    answer = (_fitted if args.fit else _planned)(args, observer)
+    report = build_report(answer.planning,
+                          answer.chosen,
+                          answer.found,
                           top=args.top,
-                          meshes=meshes,
-                          halved=_halved(args, planning))
-    _write(args, planning, chosen, report)
+                          meshes=answer.meshes,
+                          halved=_halved(args, answer.planning),
+                          fit=answer.fit)
+    _write(args, answer.planning, answer.chosen, report)
     return _json(report) if args.json else format_report(report)
+
+
+def _compared(args: argparse.Namespace, observer: Observer) -> str:
+    plans = [Plan.load(_existing(p)) for p in args.compare]
+    planning = _planning(args, max(p.mesh.world_size for p in plans), observer)
+    priced = [(p, planning.of_plan(p)) for p in plans]
+    comparison = compare_plans(*priced)
+    return _json(comparison) if args.json else format_comparison(comparison)
+
+
+def _planned(args: argparse.Namespace, observer: Observer) -> _Answer:
+    """On a mesh that is given."""
+    plans = [Plan.load(_existing(args.plan))] if args.plan else []
+    meshes = [plans[0].mesh] if plans else parse_mesh(args.mesh or _MESH)
+    planning = _planning(args, meshes[0].world_size, observer)
+    chosen, found = _chosen(planning, plans, meshes)
+    return _Answer(planning=planning,
+                   chosen=chosen,
+                   found=found,
+                   meshes=meshes)
+
+
+def _fitted(args: argparse.Namespace, observer: Observer) -> _Answer:
+    """On as few devices as will do."""
+    for name in ("mesh", "plan"):
+        if getattr(args, name):
+            raise ValueError(f"--fit finds the number of devices, but "
+                             f"--{name} gives it; leave one of them out")
+    cluster = load_cluster(args.cluster)
+    most = cluster.num_devices if ":" in args.cluster else MOST_DEVICES
+    fit = fewest_devices(_planning(args, 1, observer), most=most)
+    return _Answer(planning=fit.smallest.planning,
+                   chosen=fit.smallest.found[0],
+                   found=fit.smallest.found,
+                   meshes=factorisations(fit.smallest.devices),
+                   fit=fit)
 
 
 def _write(args: argparse.Namespace, planning: Planning, chosen: Candidate,
@@ -111,6 +154,9 @@ def _planning(args: argparse.Namespace, devices: int,
     constraints = Constraints([parse_constraint(c) for c in args.constraint])
     limit = args.memory_limit_gib
     cluster = _cluster(args.cluster, devices)
+    if args.price_per_device_hour is not None:
+        cluster = replace(cluster,
+                          price_per_device_hour=args.price_per_device_hour)
     loaded = load_model(args.model,
                         batch=args.batch,
                         sequence=args.seq,

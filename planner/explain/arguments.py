@@ -35,9 +35,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="Python file with get_model() and "
         "get_inputs(), or a Hugging Face config.json")
     add("--mesh",
-        default="8",
         help="64 (the split is searched), 8x8 (dp x "
-        "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8 (default: %(default)s)")
+        "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8 (default: 8)")
+    add("--fit",
+        action="store_true",
+        help="find the fewest devices on which a plan fits in memory, up to "
+        "the cluster's number if it is given")
+    add("--price-per-device-hour",
+        type=float,
+        metavar="PRICE",
+        help="in any currency, to price what --fit finds (default: what the "
+        "cluster's file says, if it does)")
     add("--cluster",
         default="h100-sxm",
         help="preset, YAML file or \"local\" (the profile of this machine), "

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.candidate import Candidate
-from planner.explain.report import VERSION, delta
+from planner.explain.causes import delta, signed
+from planner.explain.report import VERSION
 from planner.ir.plan import Plan
 from planner.units import format_bytes, format_time
 
@@ -82,8 +83,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
                      f"{format_bytes(plan['memory_bytes'])}")
     for cause, seconds in comparison["delta_s"].items():
         if abs(seconds) >= 1e-9:
-            sign = "+" if seconds > 0 else "-"
-            lines.append(f"  {cause} {sign}{format_time(abs(seconds))}")
+            lines.append(f"  {cause} {signed(seconds)}")
     groups = {
         "settings": comparison["settings"],
         "at rest": comparison["at_rest"],

@@ -10,11 +10,15 @@ from typing import Any
 
 from planner.candidate import Candidate
 from planner.cost.plan_price import CollectivePrice
+from planner.explain.causes import bubble_s, delta
 from planner.explain.findings import binding_constraint, ring_refusals
+from planner.explain.fit import fit_report
 from planner.explain.opaque import opaque_modules
 from planner.explain.pipeline import pipeline_report
 from planner.explain.sensitivity import sensitivity
 from planner.explain.uneven import uneven_dims
+from planner.explain.work import work_report
+from planner.fit import Fit
 from planner.infeasible import fitting_changes, tightest_rank
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, format_layout
@@ -23,7 +27,7 @@ from planner.ir.program import value_kind
 from planner.planning import Planning
 from planner.variation import without
 
-__all__ = ["VERSION", "build_report", "delta"]
+__all__ = ["VERSION", "build_report"]
 
 VERSION = 1
 _REPEATED = 5
@@ -39,6 +43,7 @@ def build_report(
     top: int = 5,
     meshes: Sequence[MeshSpec] = (),
     halved: Planning | None = None,
+    fit: Fit | None = None,
 ) -> dict[str, Any]:
     """Everything that is known about a plan.
 
@@ -55,6 +60,8 @@ def build_report(
         Over which constraints are lifted; none to leave that out.
     halved : Planning, optional
         Of the same model on half the batch, to tell what that changes.
+    fit : Fit, optional
+        Where the number of devices was asked for.
     """
     solution = _solution(planning, chosen)
     constraints = _constraints(planning, chosen, meshes)
@@ -67,6 +74,8 @@ def build_report(
         "mesh": _mesh(chosen.mesh),
         "plan": chosen.name,
         "layouts_over": list(chosen.layout.mesh.names),
+        "fit": fit and fit_report(fit),
+        "work": work_report(planning, chosen),
         "solution": solution,
         "time": _time(chosen),
         "axes": _axes(planning, chosen),
@@ -128,6 +137,7 @@ def _time(chosen: Candidate) -> dict[str, float]:
         "local_s": price.local_s,
         "communication_s": price.communication_s,
         "waiting_s": chosen.time_s - price.time_s,
+        "bubble_s": bubble_s(chosen),
         "bound_s": chosen.bound_s,
         "gap": chosen.gap,
     }
@@ -230,26 +240,6 @@ def _repeated(chosen: Candidate) -> list[dict[str, Any]]:
         "axis": p.axis,
         "costs_s": p.excess_s
     } for p in parts[:_REPEATED] if p.excess_s > _NOTABLE * chosen.time_s]
-
-
-def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:
-    """Why `other` takes longer than `chosen`, in seconds by cause."""
-    again_s = other.price.recompute_s - chosen.price.recompute_s
-    causes = {
-        "compute":
-        other.price.compute_s - chosen.price.compute_s - again_s,
-        "forward again":
-        again_s,
-        "local copies":
-        other.price.local_s - chosen.price.local_s,
-        "waiting": (other.time_s - other.price.time_s) -
-        (chosen.time_s - chosen.price.time_s)
-    }
-    mine, theirs = chosen.price.by_axis(), other.price.by_axis()
-    for axis in sorted({*mine, *theirs}):
-        causes[f"communication {axis}"] = (theirs.get(axis, (0.0, 0.0))[1] -
-                                           mine.get(axis, (0.0, 0.0))[1])
-    return causes
 
 
 def _alternative(planning: Planning, chosen: Candidate,

@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from planner.explain.causes import why
+from planner.explain.columns import WIDTH, clip, table
+from planner.explain.fit import fit_text
 from planner.explain.outlook import (binding_text, sensitivity_text,
                                      what_fits_text)
 from planner.explain.pipeline import pipeline_text
+from planner.explain.work import work_text
 from planner.units import bar, format_bytes, format_time
 
-__all__ = ["constraints_text", "format_report", "table", "why"]
+__all__ = ["constraints_text", "format_report"]
 
-_WIDTH = 96
 _ROWS = 12
 """Collectives of a block that are shown."""
 
 
 def format_report(report: dict[str, Any]) -> str:
     """Print what :func:`planner.explain.report.build_report` gives."""
-    sections = (_head, _time, binding_text, _axes, _pipeline, _memory,
-                what_fits_text, _blocks, _repeated, _opaque, _uneven,
+    sections = (_head, fit_text, _time, binding_text, _axes, _pipeline,
+                _memory, what_fits_text, _blocks, _repeated, _opaque, _uneven,
                 _unavailable, _alternatives, constraints_text,
                 sensitivity_text)
     parts = ["\n".join(section(report)) for section in sections]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def table(rows: Sequence[Sequence[str]], *,
-          right: Iterable[int] = ()) -> Iterator[str]:
-    """Rows in columns; those in `right` are set flush right."""
-    right = set(right)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (c.rjust(w) if i in right else c.ljust(w)
-                 for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        yield "  " + "  ".join(cells).rstrip()
-
-
-def _clip(text: str, width: int) -> str:
-    return text if len(text) <= width else "..." + text[3 - width:]
 
 
 def _mesh(mesh: dict[str, int]) -> str:
@@ -54,6 +42,7 @@ def _head(report: dict[str, Any]) -> Iterator[str]:
 
 def _time(report: dict[str, Any]) -> Iterator[str]:
     time = report["time"]
+    yield from work_text(report)
     whole = max(time["step_s"], 1e-30)
     yield (f"step {format_time(whole)} (nothing overlapped; no layouts on "
            f"this mesh take less than {format_time(time['bound_s'])}, gap "
@@ -114,8 +103,8 @@ def _parameters(parameters: Sequence[dict[str, Any]]) -> Iterator[str]:
     if not parameters:
         return
     rows = [("parameter", "shape", "at rest", "in use", "")]
-    rows += [(_clip(p["name"],
-                    40), "x".join(map(str, p["shape"])) or "-", p["at_rest"],
+    rows += [(clip(p["name"],
+                   40), "x".join(map(str, p["shape"])) or "-", p["at_rest"],
               p["in_use"], "gathered twice" if p["regathered"] else "")
              for p in parameters]
     yield from table(rows)
@@ -125,7 +114,7 @@ def _collectives(collectives: Sequence[dict[str, Any]]) -> Iterator[str]:
     if not collectives:
         return
     rows = [("conversion of", "collective", "axis", "pass", "bytes", "time")]
-    rows += [(_clip(c["value"], 40), c["kind"], c["axis"], c["direction"],
+    rows += [(clip(c["value"], 40), c["kind"], c["axis"], c["direction"],
               format_bytes(c["bytes"]), format_time(c["time_s"]))
              for c in collectives[:_ROWS]]
     yield from table(rows, right=(4, 5))
@@ -138,7 +127,7 @@ def _collectives(collectives: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _repeated(report: dict[str, Any]) -> Iterator[str]:
     if report["repeated_work"]:
         yield "work that every rank of an axis repeats"
-        yield from table([(_clip(f"{r['block']}: {r['call']}", 60), r["axis"],
+        yield from table([(clip(f"{r['block']}: {r['call']}", 60), r["axis"],
                            f"costs {format_time(r['costs_s'])}")
                           for r in report["repeated_work"]])
 
@@ -154,9 +143,11 @@ def _opaque(report: dict[str, Any]) -> Iterator[str]:
         costs = ", ".join(f"{axis} {format_time(cost_s)}"
                           for axis, cost_s in part["costs_s"].items())
         name = part["module"] or "the model"
-        rows.append((_clip(name, 40), _clip(part["class"], 28),
-                     str(part["count"]), f"{part['flops']:.1e}",
-                     format_time(part["time_s"]), costs or "nothing"))
+        rows.append(
+            (clip(name,
+                  40), clip(part["class"],
+                            28), str(part["count"]), f"{part['flops']:.1e}",
+             format_time(part["time_s"]), costs or "nothing"))
     yield from table(rows, right=(2, 3, 4))
 
 
@@ -172,7 +163,7 @@ def _unavailable(report: dict[str, Any]) -> Iterator[str]:
         yield "not available"
         for line in report["unavailable"]:
             yield from textwrap.wrap(line,
-                                     _WIDTH,
+                                     WIDTH,
                                      break_long_words=False,
                                      initial_indent="  ",
                                      subsequent_indent="    ")
@@ -188,24 +179,10 @@ def _alternatives(report: dict[str, Any]) -> Iterator[str]:
         yield (f"  {other['plan']}: {format_time(other['step_s'])}, "
                f"{format_bytes(other['memory_bytes'])}")
         yield from textwrap.wrap(why(other),
-                                 _WIDTH,
+                                 WIDTH,
                                  break_long_words=False,
                                  initial_indent="    ",
                                  subsequent_indent="    ")
-
-
-def why(other: Mapping[str, Any]) -> str:
-    """Why an alternative was not chosen, by cause."""
-    causes = []
-    if other["memory_excess_bytes"]:
-        causes.append(
-            f"{format_bytes(other['memory_excess_bytes'])} too much memory")
-    for cause, seconds in sorted(other["delta_s"].items(),
-                                 key=lambda kv: (-abs(kv[1]), kv[0])):
-        if abs(seconds) >= 1e-6 and len(causes) < 4:
-            sign = "+" if seconds > 0 else "-"
-            causes.append(f"{cause} {sign}{format_time(abs(seconds))}")
-    return ", ".join(causes) or "the same cost; the order of names decided"
 
 
 def constraints_text(report: dict[str, Any]) -> Iterator[str]:

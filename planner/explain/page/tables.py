@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from planner.explain.causes import why
 from planner.explain.page.markup import Markup, element, join
-from planner.explain.text import why
 from planner.units import format_bytes, format_time
 
 __all__ = ["Column", "alternatives", "collectives", "table"]

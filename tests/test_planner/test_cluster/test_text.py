@@ -34,6 +34,14 @@ class TestYaml(unittest.TestCase):
             with self.subTest(name):
                 self.assertEqual(from_yaml(to_yaml(cluster)), cluster)
 
+    def test_price_round_trips(self) -> None:
+        cluster = from_yaml(f"{_GOOD}price_per_device_hour: 2.5\n")
+        self.assertEqual(cluster.price_per_device_hour, 2.5)
+        self.assertEqual(from_yaml(to_yaml(cluster)), cluster)
+        for wrong in ("0", "cheap", ".inf"):
+            with self.assertRaisesRegex(ValueError, "price_per_device_hour"):
+                from_yaml(f"{_GOOD}price_per_device_hour: {wrong}\n")
+
     def test_mixed_clusters_round_trip(self) -> None:
         text = _GOOD.replace("size: 8", "size: 2") + """- name: fabric
   size: 3

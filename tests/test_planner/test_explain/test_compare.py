@@ -28,7 +28,7 @@ class TestPipelines(TestCase):
         self.assertEqual(found["settings"],
                          {"pipeline schedule": ["zbh1", "1f1b"]})
         self.assertEqual((found["at_rest"], found["blocks"]), ({}, {}))
-        self.assertGreater(found["delta_s"]["waiting"], 0)
+        self.assertGreater(found["delta_s"]["bubble"], 0)
         self.assertIn("settings\n  pipeline schedule\n    - zbh1\n    + 1f1b",
                       format_comparison(found))
 

@@ -14,6 +14,7 @@ from torch import nn
 from planner.capture.capture import capture
 from planner.constraints import Constraints, limit
 from planner.explain.report import build_report
+from planner.fit import fewest_devices
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
 from tests.test_planner.test_explain.pages import GRID, piped, plain
@@ -49,6 +50,13 @@ def _constrained() -> dict[str, Any]:
     return build_report(planning, found[0], found, meshes=[GRID])
 
 
+def _fitted() -> dict[str, Any]:
+    planning = Planning(mlp(), slow_cluster(4, 1e8), memory_limit_bytes=900)
+    fit = fewest_devices(planning, most=4)
+    sized = fit.smallest
+    return build_report(sized.planning, sized.found[0], sized.found, fit=fit)
+
+
 def _collected(data: object, path: str, found: dict[str, set[str]]) -> None:
     """The keys of every object, by where it is."""
     if isinstance(data, list):
@@ -78,8 +86,8 @@ class TestKeys(TestCase):
         self.maxDiff = None
         found: dict[str, set[str]] = {}
         reports = [
-            build_report(*plain()),
             build_report(*piped()),
+            _fitted(),
             _opaque(),
             _constrained()
         ]

@@ -36,6 +36,7 @@ class TestText(TestCase):
             Sequential on slow, dp=2 x tp=2
             plan: ddp(dp=2) * megatron(tp=2)
 
+            4 samples a step, 297,000 samples/s per device, 9.5% of the devices' peak
             step 3.37 us (nothing overlapped; no layouts on this mesh take less than 0.827 us, gap 75.5%)
               forward           0.204 us   6.0%  ##............................
               backward          0.287 us   8.5%  ###...........................

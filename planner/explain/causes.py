@@ -1,0 +1,66 @@
+"""Why one plan takes longer than another, in seconds by cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from planner.candidate import Candidate
+from planner.units import format_bytes, format_time
+
+__all__ = ["bubble_s", "delta", "signed", "why"]
+
+_TOLD = 4
+"""Causes of a difference that are named, the largest first."""
+
+
+def bubble_s(candidate: Candidate) -> float:
+    """The mean time for which a pipeline's rank has nothing to do."""
+    return 0.0 if candidate.step is None else candidate.step.bubble_s
+
+
+def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:
+    """Why `other` takes longer than `chosen`, in seconds by cause.
+
+    They add up to the difference of the two steps. *Uneven ranks* is what
+    the slowest rank of a pipeline takes beyond the mean of all.
+    """
+    mine, theirs = _parts(chosen), _parts(other)
+    return {
+        cause: theirs.get(cause, 0.0) - mine.get(cause, 0.0)
+        for cause in dict.fromkeys((*mine, *theirs))
+    }
+
+
+def _parts(candidate: Candidate) -> dict[str, float]:
+    """A step in parts that add up to it."""
+    price, idle_s = candidate.price, bubble_s(candidate)
+    return {
+        "compute": price.compute_s - price.recompute_s,
+        "forward again": price.recompute_s,
+        "local copies": price.local_s,
+        "bubble": idle_s,
+        "uneven ranks": candidate.time_s - price.time_s - idle_s,
+        **{
+            f"communication {axis}": time_s
+            for axis, (_, time_s) in sorted(price.by_axis().items())
+        }
+    }
+
+
+def signed(seconds: float) -> str:
+    """A difference with its sign."""
+    return f"{'+' if seconds > 0 else '-'}{format_time(abs(seconds))}"
+
+
+def why(other: Mapping[str, Any]) -> str:
+    """Why an alternative was not chosen, by cause."""
+    causes = []
+    if other["memory_excess_bytes"]:
+        causes.append(
+            f"{format_bytes(other['memory_excess_bytes'])} too much memory")
+    for cause, seconds in sorted(other["delta_s"].items(),
+                                 key=lambda kv: (-abs(kv[1]), kv[0])):
+        if abs(seconds) >= 1e-6 and len(causes) < _TOLD:
+            causes.append(f"{cause} {signed(seconds)}")
+    return ", ".join(causes) or "the same cost; the order of names decided"

@@ -1,0 +1,200 @@
+"""How many devices a model needs: the fewest on which a plan fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from planner.candidate import Candidate
+from planner.choices import factorisations
+from planner.cluster.spec import ClusterSpec
+from planner.cost.optimizer import optimizer_bytes
+from planner.ir.errors import InfeasiblePlan
+from planner.ir.mesh import MeshSpec
+from planner.planning import Planning
+from planner.units import format_bytes
+
+__all__ = [
+    "Fit", "MOST_DEVICES", "Sized", "device_counts", "fewest_devices",
+    "state_bytes"
+]
+
+MOST_DEVICES = 65536
+"""Beyond which no plan is sought, unless the cluster states its size."""
+
+_SPLIT = 64
+"""Devices whose meshes have every axis that is searched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """What was found on some number of devices.
+
+    Parameters
+    ----------
+    devices : int
+    planning : Planning
+        On a cluster of that size.
+    found : tuple of Candidate
+        Best first; none where nothing was legal, or nothing was tried.
+    reason : str
+        Why there is none.
+    """
+
+    devices: int
+    planning: Planning
+    found: tuple[Candidate, ...] = ()
+    reason: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether some plan keeps the memory limit."""
+        return bool(self.found) and self.planning.fits(self.found[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The smallest number of devices, and what is around it.
+
+    Parameters
+    ----------
+    smallest : Sized
+    below, above : Sized, optional
+        One step of devices less, which does not fit, and one more.
+    state_bytes : int
+        Of parameters, gradients and optimizer on all devices together, if
+        nothing is held twice.
+    """
+
+    smallest: Sized
+    below: Sized | None
+    above: Sized | None
+    state_bytes: int
+
+    @property
+    def rows(self) -> tuple[Sized, ...]:
+        """From few to many devices."""
+        sized = (self.below, self.smallest, self.above)
+        return tuple(s for s in sized if s is not None)
+
+
+def device_counts(cluster: ClusterSpec, most: int) -> Iterator[int]:
+    """Numbers of devices that are worth a try, from one up.
+
+    Powers of two inside a node, then one, two, three, four, six, eight, ...
+    whole nodes.
+
+    Examples
+    --------
+    >>> from planner.cluster import load_cluster
+    >>> list(device_counts(load_cluster("h100-sxm"), 64))
+    [1, 2, 4, 8, 16, 24, 32, 48, 64]
+    """
+    node = cluster.tiers[0].size if len(cluster.tiers) > 1 else most
+    count = 1
+    while count < min(node, most + 1):
+        yield count
+        count *= 2
+    nodes = 1
+    while nodes * node <= most:
+        yield nodes * node
+        if nodes > 1 and 3 * nodes // 2 * node <= most:
+            yield 3 * nodes // 2 * node
+        nodes *= 2
+
+
+def state_bytes(planning: Planning) -> int:
+    """Parameters, their gradients and optimizer state, each once."""
+    program = planning.program
+    specs = [program.specs[n] for n in program.params]
+    trained = [s for s in specs if s.requires_grad]
+    return (sum(s.size_bytes for s in (*specs, *trained)) +
+            optimizer_bytes(planning.optimizer, trained))
+
+
+def fewest_devices(
+    planning: Planning,
+    *,
+    most: int = MOST_DEVICES,
+    meshes: Callable[[int], Sequence[MeshSpec]] = factorisations,
+) -> Fit:
+    """The fewest devices on which a plan fits in memory.
+
+    Numbers are tried from below, each with a whole search; those on which
+    the state alone is too much are left out.
+
+    Parameters
+    ----------
+    planning : Planning
+        Its cluster gives the kind of devices and links, not their number.
+    most : int
+        No more devices are tried.
+    meshes : callable
+        From a number of devices to the meshes that are searched.
+
+    Raises
+    ------
+    InfeasiblePlan
+        When nothing fits, with what the last number of devices lacks.
+    """
+    state = state_bytes(planning)
+    planning.constraints.check_axes(
+        {n
+         for m in meshes(_SPLIT)
+         for n in m.names})
+    below: Sized | None = None
+    counts = device_counts(planning.cluster, most)
+    for devices in counts:
+        if state > devices * planning.memory_limit_bytes:
+            below = _left_out(planning, devices, state)
+            continue
+        here = _searched(planning, devices, meshes)
+        if here.fits:
+            more = next(counts, None)
+            return Fit(smallest=here,
+                       below=below,
+                       above=None if more is None else _searched(
+                           planning, more, meshes),
+                       state_bytes=state)
+        below = here
+    raise InfeasiblePlan(_why_none(planning, below))
+
+
+def _left_out(planning: Planning, devices: int, state: int) -> Sized:
+    return Sized(devices=devices,
+                 planning=planning,
+                 reason=f"state alone takes {format_bytes(state / devices)} "
+                 "of each device")
+
+
+def _searched(planning: Planning, devices: int,
+              meshes: Callable[[int], Sequence[MeshSpec]]) -> Sized:
+    tried = meshes(devices)
+    axes = {n for m in tried for n in m.names}
+    sized = planning.copied(cluster=planning.cluster.resized(devices),
+                            constraints=planning.constraints.on_axes(axes))
+    try:
+        found = sized.candidates(tried)
+    except InfeasiblePlan as error:
+        return Sized(devices=devices, planning=sized, reason=str(error))
+    return Sized(devices=devices,
+                 planning=sized,
+                 found=tuple(found),
+                 reason="" if found else "no plan is legal")
+
+
+def _why_none(planning: Planning, last: Sized | None) -> str:
+    name = planning.program.model_name
+    limit = format_bytes(planning.memory_limit_bytes)
+    if last is None:
+        return f"no number of devices was tried for {name}"
+    start = (f"no plan of {name} fits {limit} per device on up to "
+             f"{last.devices} devices")
+    if not last.found:
+        return f"{start}: {last.reason}"
+    best = last.found[0]
+    parts = ", ".join(f"{kind} {format_bytes(size)}"
+                      for kind, size in best.memory.by_kind().items() if size)
+    return (f"{start}: the smallest, {best.name}, takes "
+            f"{format_bytes(best.memory.total)} ({parts}); use a smaller "
+            "batch, or devices with more memory")
