@@ -129,6 +129,9 @@ def _may_hoist(value: Value, hub: Layout, wanted: Layout, names: list[str],
     parameters can go from rest to their readers' layout directly."""
     if not value.spec.requires_grad:
         return False
+    if any(h == V and w == R for h, w in zip(hub, wanted, strict=True)):
+        # The summands are wanted, as over micro-batches.
+        return False
     inside = conversion_steps(hub, wanted, differentiable=True)
     if not inside or any(s.forward.kind != "none" for s in inside):
         return False
