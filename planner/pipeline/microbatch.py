@@ -25,6 +25,7 @@ from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, source_of, value_kind
 from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
                                value_of)
+from planner.pipeline.culprit import first_undivided
 from planner.search.facts import Facts
 from planner.search.layouts import replicated_layout
 from planner.search.policy import Policy
@@ -117,7 +118,7 @@ def with_microbatches(planning: Planning,
                                })
     solved = solution.layout
     _check_batch(facts.program, solved, count)
-    _check_divided(facts, solved)
+    _check_divided(facts, solved, policy, count)
     return _varying(facts.program, solved)
 
 
@@ -158,7 +159,8 @@ def _check_batch(program: Program, layout: ProgramLayout, count: int) -> None:
         f"multiple, or another number of micro-batches")
 
 
-def _check_divided(facts: Facts, layout: ProgramLayout) -> None:
+def _check_divided(facts: Facts, layout: ProgramLayout, policy: Policy,
+                   count: int) -> None:
     """Products of activations are divided, or nothing is gained."""
     of_batch, _ = reached_from(facts.program, "input")
     for name, cls in facts.classes.items():
@@ -167,15 +169,24 @@ def _check_divided(facts: Facts, layout: ProgramLayout) -> None:
             reads = {(name, v.label) for v in call.operands}
             if (call.work.forward_flops and not option.is_sharded
                     and reads & of_batch):
-                node = call.outputs[0].node
-                raise LayoutError(
-                    f"{label} at {source_of(node)} can't be computed for a "
-                    "part of the batch, so that the step can't be cut into "
-                    "micro-batches; run this model without a pipeline, let "
-                    "the batch be the first dim throughout, or, where batch "
-                    "norm or the like is the reason, let each micro-batch "
-                    "stand for the batch: "
-                    'pipeline(batch_statistics="microbatch")')
+                raise _undivided(facts, call.node, policy, count)
+
+
+def _undivided(facts: Facts, node: fx.Node, policy: Policy,
+               count: int) -> LayoutError:
+    """What to say of a product that is computed for the whole batch."""
+    of_parameters, _ = reached_from(facts.program, "param")
+    found = first_undivided(facts, count, policy.lowerings or (),
+                            lambda name, v: (name, v.label) in of_parameters)
+    node = found or node
+    return LayoutError(
+        f"{node.meta['label']} at {source_of(node)} can't be computed for a "
+        "part of the batch, so that the step can't be cut into "
+        "micro-batches; run this model without a pipeline, let the batch be "
+        "the first dim throughout and the loss a sum or mean of the samples' "
+        "own, or, where batch norm or the like is the reason, let each "
+        "micro-batch stand for the batch: "
+        'pipeline(batch_statistics="microbatch")')
 
 
 def reached_from(program: Program,

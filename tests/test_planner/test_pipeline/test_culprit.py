@@ -1,0 +1,70 @@
+"""Errors name the call that needs the whole batch."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from planner.ir.errors import LayoutError
+from planner.ir.pipeline import PipelineSpec
+from tests.test_planner.test_pipeline.models import Row, captured, laid_out
+
+_Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_REFUSED: dict[str, _Loss] = {
+    "sqrt": lambda o, y: F.mse_loss(o, y).sqrt(),
+    "var": lambda o, y: F.mse_loss(o, y) + o.var(0).mean(),
+    "topk": lambda o, y: (o - y).square().mean(-1).topk(4)[0].mean(),
+    "max": lambda o, y: (o - y).square().max(),
+    "add": lambda o, y: F.mse_loss(o, y) + 3.0,
+}
+
+
+class Normed(nn.Module):
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = Row(2)
+        self.norm = nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.row(x)))
+
+
+class TestCulprit(unittest.TestCase):
+
+    def refused(self, model: nn.Module, loss_fn: _Loss) -> str:
+        batch = torch.randn(8, 8), torch.randn(8, 8)
+        with self.assertRaises(LayoutError) as caught:
+            laid_out(captured((model, batch, loss_fn)),
+                     PipelineSpec(microbatches=2),
+                     pp=2)
+        return str(caught.exception)
+
+    def test_losses_that_are_no_sums(self) -> None:
+        for name, loss_fn in _REFUSED.items():
+            with self.subTest(name):
+                self.assertRegex(self.refused(Row(), loss_fn), rf"^{name} at ")
+
+    def test_inside_of_the_model(self) -> None:
+        text = self.refused(Normed(), F.mse_loss)
+        self.assertRegex(text, r"^norm\.\S*batch_norm\S* at norm ")
+        self.assertIn('batch_statistics="microbatch"', text)
+
+    def test_counts_of_the_batch_are_known_before(self) -> None:
+
+        def masked(o: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            kept = y > 0
+            return ((o - y).square() * kept).sum() / kept.sum()
+
+        self.assertRegex(self.refused(Row(), lambda o, y: masked(o, y).exp()),
+                         r"^exp at ")
+
+
+if __name__ == "__main__":
+    unittest.main()
