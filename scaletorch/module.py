@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from planner.capture.capture import capture_call
 from planner.capture.entry import Call, bind_inputs
@@ -30,7 +29,8 @@ from scaletorch.runtime.guard import Settings, digest
 from scaletorch.runtime.pipeline.call import run_pipeline_call
 from scaletorch.runtime.pipeline.compiled import pipeline_program
 from scaletorch.runtime.pipeline.program import PipelineProgram
-from scaletorch.sharding import keep_part, shard_state
+from scaletorch.sharding import shard_state, take_whole
+from scaletorch.signature import call_signature, state_signature, whole_call
 from scaletorch.stages import (join_stages, names_elsewhere, rest_layouts,
                                stage_mesh)
 from scaletorch.structure import Absent, on_meta, places_of, skeleton
@@ -103,7 +103,7 @@ class ParallelModule(nn.Module):
             ("global", "global", *shared, *self._own): self._first
         }
         self._compared: set[Hashable] = set()
-        self.register_load_state_dict_pre_hook(_distributed)
+        self.register_load_state_dict_pre_hook(take_whole)
 
     def _lowered(self, program: Program, layout: ProgramLayout, inputs: str,
                  outputs: str) -> Compiled | PipelineProgram:
@@ -305,7 +305,11 @@ class ParallelModule(nn.Module):
                                  f"{inputs!r}")
             self._check_outputs(outputs)
             given = bind_inputs(self._structure, args, kwargs, self._loss_fn)
-            call = self._whole(given) if inputs == "local" else given
+            # Micro-batches, a pipeline's last axis, are cut from the shard.
+            axes = len(self.layout.mesh.sizes) - (self.plan.pipeline
+                                                  is not None)
+            call = whole_call(given, self.layout,
+                              axes) if inputs == "local" else given
             shared, own = self._signature(call)
             if self.plan.pipeline is not None:
                 # One program serves both, and "loss" may turn to "global".
@@ -335,45 +339,14 @@ class ParallelModule(nn.Module):
                 "auto_parallelize, which other stages can't see: do so "
                 "before, and call it again")
 
-    def _whole(self, call: Call) -> Call:
-        """The global shapes of a call whose tensors are local shards."""
-        layout = self._first.layout
-        # Micro-batches, a pipeline's last axis, are cut from the shard.
-        axes = len(layout.mesh.sizes) - (self.plan.pipeline is not None)
-        leaves = []
-        for position, leaf in enumerate(call.leaves):
-            name = f"input:{position}"
-            if isinstance(leaf, torch.Tensor) and name in layout.at_rest:
-                shape = list(leaf.shape)
-                for placement, size in zip(layout.at_rest[name][:axes],
-                                           layout.mesh.sizes[:axes],
-                                           strict=True):
-                    if placement.is_shard:
-                        shape[placement.dim] *= size
-                leaf = torch.empty(shape,
-                                   dtype=leaf.dtype,
-                                   device="meta",
-                                   requires_grad=leaf.requires_grad)
-            leaves.append(leaf)
-        return dataclasses.replace(call, leaves=tuple(leaves))
-
     def _signature(self,
                    call: Call) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Whatever the captured program depends on, and of it the part
         that is of this rank's state."""
-        leaves = tuple((tuple(x.shape), x.dtype,
-                        x.requires_grad) if isinstance(x, torch.Tensor) else (
-                            type(x).__name__, repr(x)) for x in call.leaves)
-        modes = tuple(m.training for m in self._parts)
-        state = tuple(
-            (t.dtype, t.requires_grad)
-            for t in (table[key] for table, key in self._places.values())
-            if t is not None)
-        autocast = tuple(
-            str(torch.get_autocast_dtype(d)) for d in ("cuda", "cpu")
-            if torch.is_autocast_enabled(d))
-        settings = ("settings", self._settings.number())
-        return (call.paths, leaves, autocast, modes, settings), state
+        shared = call_signature(call, [m.training for m in self._parts],
+                                self._settings.number())
+        return shared, state_signature(table[key]
+                                       for table, key in self._places.values())
 
     def _capture(self, call: Call, inputs: str,
                  outputs: str) -> Compiled | PipelineProgram:
@@ -396,23 +369,3 @@ class ParallelModule(nn.Module):
                 program = count_ahead(program)
             layout = self._replan(program, keep_inputs=inputs == "local")
             return self._lowered(program, layout, inputs, outputs)
-
-
-def _distributed(module: nn.Module, state: dict[str, Any], prefix: str, *rest:
-                 Any) -> None:
-    """Let whole tensors be loaded where DTensors are held."""
-    del rest
-    for name in getattr(module, "elsewhere", ()):
-        state.pop(prefix + name, None)
-    own = dict(module.named_parameters(remove_duplicate=False))
-    for name, parameter in own.items():
-        value = state.get(prefix + name)
-        if isinstance(value, DTensor):
-            if value.device_mesh == parameter.device_mesh:
-                continue
-            value = value.full_tensor()
-        if isinstance(value, torch.Tensor) and isinstance(
-                parameter, DTensor) and value.shape == parameter.shape:
-            state[prefix + name] = keep_part(value.detach(),
-                                             parameter.device_mesh,
-                                             parameter.placements)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,9 @@ from scaletorch.materialize import initialised
 from scaletorch.mesh import mesh_device
 from scaletorch.structure import put, slots_of
 
-__all__ = ["from_local", "keep_part", "local_slices", "shard_state"]
+__all__ = [
+    "from_local", "keep_part", "local_slices", "shard_state", "take_whole"
+]
 
 
 def from_local(local: torch.Tensor, like: DTensor) -> DTensor:
@@ -155,3 +158,26 @@ def _pairs(structure: nn.Module,
             for key, shadow in table.items():
                 if shadow is not None:
                     yield shadow, values[key]
+
+
+def take_whole(module: nn.Module, state: dict[str, Any], prefix: str, *rest:
+               Any) -> None:
+    """Let whole tensors be loaded where DTensors are held.
+
+    A hook for ``register_load_state_dict_pre_hook``.
+    """
+    del rest
+    for name in getattr(module, "elsewhere", ()):
+        state.pop(prefix + name, None)
+    own = dict(module.named_parameters(remove_duplicate=False))
+    for name, parameter in own.items():
+        value = state.get(prefix + name)
+        if isinstance(value, DTensor):
+            if value.device_mesh == parameter.device_mesh:
+                continue
+            value = value.full_tensor()
+        if isinstance(value, torch.Tensor) and isinstance(
+                parameter, DTensor) and value.shape == parameter.shape:
+            state[prefix + name] = keep_part(value.detach(),
+                                             parameter.device_mesh,
+                                             parameter.placements)

@@ -83,7 +83,7 @@ def _compared(args: argparse.Namespace, observer: Observer) -> str:
     plans = [Plan.load(_existing(p)) for p in args.compare]
     planning = _planning(args, max(p.mesh.world_size for p in plans), observer)
     priced = [(p, planning.of_plan(p)) for p in plans]
-    comparison = compare_plans(*priced)
+    comparison = compare_plans(planning, *priced)
     return _json(comparison) if args.json else format_comparison(comparison)
 
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from planner.candidate import Candidate
 from planner.explain.causes import delta, signed
 from planner.explain.report import VERSION
 from planner.ir.plan import Plan
+from planner.moves import moves_between
+from planner.planning import Planning
 from planner.units import format_bytes, format_time
 
 __all__ = ["compare_plans", "format_comparison"]
 
+_NOTABLE_S = 1e-9
+"""Differences that are told."""
 
-def compare_plans(first: tuple[Plan, Candidate],
+
+def compare_plans(planning: Planning, first: tuple[Plan, Candidate],
                   second: tuple[Plan, Candidate]) -> dict[str, Any]:
-    """The two prices, the difference by cause, and the lines that differ."""
+    """The two prices, the difference by cause, and the lines that differ.
+
+    Also what would have to move to go on under the second plan.
+    """
     (plan_a, a), (plan_b, b) = first, second
+    moves = moves_between(planning.program,
+                          plan_a,
+                          plan_b,
+                          optimizer=planning.optimizer)
     return {
         "version":
         VERSION,
@@ -26,10 +38,17 @@ def compare_plans(first: tuple[Plan, Candidate],
         "plans": [{
             "plan": c.name,
             "step_s": c.time_s,
-            "memory_bytes": c.memory.total
+            "memory_bytes": c.memory.total,
+            "fits": planning.fits(c),
+            "by_kind": c.memory.by_kind()
         } for c in (a, b)],
         "delta_s":
         delta(a, b),
+        "moves": {
+            "total_bytes": moves.total_bytes,
+            "most_bytes": max(moves.received_bytes),
+            "parameters": len(moves.parameters)
+        },
         "settings":
         _different(_settings(plan_a), _settings(plan_b), missing="none"),
         "at_rest":
@@ -76,14 +95,14 @@ def _different(a: Mapping[str, str],
 
 def format_comparison(comparison: dict[str, Any]) -> str:
     """Print what :func:`compare_plans` gives."""
+    plans = comparison["plans"]
     lines = [comparison["model"]]
-    for mark, plan in zip("-+", comparison["plans"], strict=True):
+    for mark, plan in zip("-+", plans, strict=True):
+        fits = "" if plan["fits"] else ", does not fit"
         lines.append(f"{mark} {plan['plan']}: "
                      f"{format_time(plan['step_s'])}, "
-                     f"{format_bytes(plan['memory_bytes'])}")
-    for cause, seconds in comparison["delta_s"].items():
-        if abs(seconds) >= 1e-9:
-            lines.append(f"  {cause} {signed(seconds)}")
+                     f"{format_bytes(plan['memory_bytes'])}{fits}")
+    lines += ["", *_costs(comparison)]
     groups = {
         "settings": comparison["settings"],
         "at rest": comparison["at_rest"],
@@ -95,3 +114,29 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         for key, (before, after) in different.items():
             lines += [f"  {key}", f"    - {before}", f"    + {after}"]
     return "\n".join(lines) + "\n"
+
+
+def _costs(comparison: dict[str, Any]) -> Iterator[str]:
+    """What the second plan costs over the first, and the way there."""
+    before, after = comparison["plans"]
+    step_s = after["step_s"] - before["step_s"]
+    if before["step_s"]:
+        yield (f"a step takes {signed(step_s)} "
+               f"({step_s / before['step_s']:+.1%}) with the second")
+    for cause, seconds in comparison["delta_s"].items():
+        if abs(seconds) >= _NOTABLE_S:
+            yield f"  {cause} {signed(seconds)}"
+    size = after["memory_bytes"] - before["memory_bytes"]
+    yield f"a device holds {_signed_bytes(size)} with the second"
+    for kind in dict.fromkeys((*before["by_kind"], *after["by_kind"])):
+        part = after["by_kind"].get(kind, 0) - before["by_kind"].get(kind, 0)
+        if part:
+            yield f"  {kind} {_signed_bytes(part)}"
+    moves = comparison["moves"]
+    yield (f"going over moves {format_bytes(moves['total_bytes'])} of "
+           f"{moves['parameters']} parameters and their optimizer state, at "
+           f"most {format_bytes(moves['most_bytes'])} to a rank")
+
+
+def _signed_bytes(size: int) -> str:
+    return f"{'-' if size < 0 else '+'}{format_bytes(abs(size))}"

@@ -45,6 +45,9 @@ def sensitivity_text(report: dict[str, Any]) -> Iterator[str]:
     step_s = report["time"]["step_s"]
     yield "what would change (plans found, priced again)"
     for row in report["sensitivity"]:
+        if row["reason"]:
+            yield f"  {row['change']}: {row['reason']}"
+            continue
         line = (f"  {row['change']}: {_difference(row['step_s'] - step_s)}, "
                 f"{format_bytes(row['memory_bytes'])}")
         yield line if row["fits"] else f"{line}, does not fit"

@@ -18,6 +18,7 @@ _CONSIDERED = 8
 """Candidates that are priced again, the best first."""
 _BANDWIDTH = 2
 _MEMORY_PERCENT = 20
+_HALF = "half the batch"
 
 
 def sensitivity(planning: Planning,
@@ -84,6 +85,7 @@ def _row(change: str, planning: Planning,
         "fits": planning.fits(chosen),
         "best_plan": best.name,
         "best_step_s": best.time_s,
+        "reason": "",
     }
 
 
@@ -91,6 +93,12 @@ def _half(planning: Planning, chosen: Candidate,
           halved: Planning) -> Iterator[dict[str, Any]]:
     try:
         again = halved.of_plan(planning.plan_of(chosen))
-    except (LayoutError, ScheduleError):
-        return  # half the batch does not divide as this plan wants
-    yield _row("half the batch", halved, [again])
+    except (LayoutError, ScheduleError) as error:
+        yield {
+            **_row(_HALF, planning, [chosen]), "step_s": None,
+            "memory_bytes": None,
+            "fits": False,
+            "reason": f"not with this plan: {error}"
+        }
+    else:
+        yield _row(_HALF, halved, [again])

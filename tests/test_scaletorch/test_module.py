@@ -66,7 +66,8 @@ def casts_and_modes(model: nn.Module) -> dict[str, Any]:
     found["own attribute"] = model.dropout.p
     found["method"] = model.predict.__name__
     with torch.inference_mode():
-        found["inference"] = float(model(x.float(), y.float())["loss"])
+        loss = model(x.float(), y.float())["loss"]
+    found["inference"] = loss.clone()
     return found
 
 

@@ -68,7 +68,10 @@ def build_page(content: PageContent) -> str:
 def _sections(content: PageContent) -> list[tuple[str, str, Markup]]:
     """(anchor, title, content) in order."""
     report = content.report
+    asked = [("devices", "How many devices",
+              sections.devices(report))] if report["fit"] else []
     return [
+        *asked,
         ("step", "One step",
          join(sections.time(report),
               step_chart(content.timeline, list(report["mesh"])))),

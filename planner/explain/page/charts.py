@@ -208,7 +208,7 @@ def search_space(candidates: Sequence[Mapping[str, Any]], limit_bytes: float,
              bottom + 34,
              anchor="end",
              kind="tick"))
-    parts.append(text("memory of a rank", times.start + 4, 10, kind="tick"))
+    parts.append(text("memory of a rank", 0, 8, kind="tick"))
     if sizes.low < limit_bytes < sizes.high:
         y = sizes(limit_bytes)
         parts += _line("memory limit", times.start, times.end, y, y)

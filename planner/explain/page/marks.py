@@ -92,7 +92,7 @@ def horizontal_axis(scale: Scale, y: float, top: float,
 
 def figure(name: str, height: float, parts: Iterable[str],
            marks: Iterable[str]) -> Markup:
-    """A chart with a line below it that tells what is pointed at."""
+    """A chart with a line below it for what is pointed at."""
     inner = element("g", {
         "role": "list",
         "aria-label": name,
@@ -104,12 +104,11 @@ def figure(name: str, height: float, parts: Iterable[str],
             "role": "group",
             "aria-label": name
         }, parts, inner)
-    return element(
-        "figure", {"class": "chart"}, svg,
-        element("p", {
-            "class": "readout",
-            "aria-live": "polite"
-        }, "Point at a mark, or tab to it and use the arrow keys."))
+    return element("figure", {"class": "chart"}, svg,
+                   element("p", {
+                       "class": "readout",
+                       "aria-live": "polite"
+                   }))
 
 
 def legend(entries: Mapping[str, str]) -> Markup:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from planner.explain.causes import why
+from planner.explain.fit import fit_text
 from planner.explain.outlook import (binding_text, sensitivity_text,
                                      what_fits_text)
 from planner.explain.page.charts import BarRow, search_space, stacked_bars
 from planner.explain.page.marks import axis_color, color_of
 from planner.explain.page.markup import Markup, element, join
 from planner.explain.page.tables import (Column, alternatives, collectives,
-                                         table)
+                                         sizes, table, times)
 from planner.explain.text import constraints_text
-from planner.units import format_bytes, format_time
+from planner.units import format_bytes, format_number, format_time
 
 __all__ = [
-    "communication", "key_figures", "limits", "memory", "others", "time"
+    "communication", "devices", "key_figures", "limits", "memory", "others",
+    "time"
 ]
 
 Report = Mapping[str, Any]
@@ -25,16 +28,19 @@ Report = Mapping[str, Any]
 def key_figures(report: Report) -> Markup:
     """What one wants to know first, in large type."""
     time_of, memory_of = report["time"], report["memory"]
+    work = report["work"]
     step_s = max(time_of["step_s"], 1e-30)
     total, limit = memory_of["total_bytes"], memory_of["limit_bytes"]
     fits = "fits" if total <= limit else "does not fit"
     shown = [
         ("step", format_time(step_s),
          f"at least {format_time(time_of['bound_s'])} on this mesh"),
+        ("throughput", format_number(work["rate"]),
+         f"{work['unit']}/s per device, {work['peak_share']:.1%} of peak"),
         ("memory", format_bytes(total), f"of {format_bytes(limit)}, {fits}"),
         ("communication", f"{time_of['communication_s'] / step_s:.1%}",
          "of a step"),
-        ("gap", f"{time_of['gap']:.1%}", "that other layouts could save"),
+        ("gap", f"{time_of['gap']:.1%}", "other layouts could save"),
         ("searched", str(report["solution"]["visited"]),
          f"plans in {format_time(report['solution']['seconds'])}"),
     ]
@@ -45,6 +51,42 @@ def key_figures(report: Report) -> Markup:
                  element("dd", {"class": "note"}, note)))
         for name, value, note in shown
     ])
+
+
+def devices(report: Report) -> Markup:
+    """The numbers of devices that were tried."""
+    fit = report["fit"]
+    rows = [r for r in fit["tried"] if r["plan"] is not None]
+    columns = [
+        Column(name="devices",
+               texts=[str(r["devices"]) for r in rows],
+               numbers=[r["devices"] for r in rows]),
+        times("step", rows, "step_s"),
+        Column(name=f"{fit['unit']}/s per device",
+               texts=[format_number(r["rate"]) for r in rows],
+               numbers=[r["rate"] for r in rows]),
+        sizes("memory", rows, "memory_bytes"),
+        Column(name="fits",
+               texts=["yes" if r["fits"] else "no" for r in rows]),
+        Column(name="plan", texts=[r["plan"] for r in rows]),
+        Column(name="against the fewest",
+               texts=[
+                   "the fewest" if r["devices"] == fit["devices"] else why({
+                       **r, "memory_excess_bytes":
+                       0
+                   }) for r in rows
+               ]),
+    ]
+    if fit["price_per_device_hour"] is not None:
+        columns[4:4] = [
+            Column(name=name,
+                   texts=[format_number(r[key]) for r in rows],
+                   numbers=[r[key] for r in rows])
+            for name, key in (("price of a step", "price_per_step"),
+                              (f"of 10^9 {fit['unit']}", "price_per_billion"))
+        ]
+    head = next(iter(fit_text(dict(report))))
+    return join(element("p", None, head), table("numbers of devices", columns))
 
 
 def time(report: Report) -> Markup:
@@ -148,7 +190,9 @@ def limits(report: Report) -> Markup:
         f"rank, {format_time(r['time_s'])}" for r in report["opaque"]
     ]
     groups = [
-        ("Held back by", list(binding_text(plain))[:1]),
+        ("Held back by",
+         [line.partition(" by ")[2]
+          for line in list(binding_text(plain))[:1]]),
         ("Constraints", list(constraints_text(plain))[1:]),
         ("What would change", list(sensitivity_text(plain))[1:]),
         ("Repeated work", repeated),

@@ -10,7 +10,7 @@ from planner.explain.causes import why
 from planner.explain.page.markup import Markup, element, join
 from planner.units import format_bytes, format_time
 
-__all__ = ["Column", "alternatives", "collectives", "table"]
+__all__ = ["Column", "alternatives", "collectives", "sizes", "table", "times"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +69,15 @@ def _cell(column: Column, row: int) -> Markup:
     }, column.texts[row])
 
 
-def _times(name: str, rows: Sequence[Mapping[str, Any]], key: str) -> Column:
+def times(name: str, rows: Sequence[Mapping[str, Any]], key: str) -> Column:
+    """A column of times."""
     return Column(name=name,
                   texts=[format_time(r[key]) for r in rows],
                   numbers=[r[key] for r in rows])
 
 
-def _sizes(name: str, rows: Sequence[Mapping[str, Any]], key: str) -> Column:
+def sizes(name: str, rows: Sequence[Mapping[str, Any]], key: str) -> Column:
+    """A column of bytes."""
     return Column(name=name,
                   texts=[format_bytes(r[key]) for r in rows],
                   numbers=[r[key] for r in rows])
@@ -86,8 +88,8 @@ def alternatives(report: Mapping[str, Any]) -> Markup:
     rows = report["alternatives"]
     return table("alternatives", [
         Column(name="plan", texts=[r["plan"] for r in rows]),
-        _times("step", rows, "step_s"),
-        _sizes("memory", rows, "memory_bytes"),
+        times("step", rows, "step_s"),
+        sizes("memory", rows, "memory_bytes"),
         Column(name="fits", texts=["yes" if r["fits"] else "no"
                                    for r in rows]),
         Column(name="why not", texts=[why(r) for r in rows]),
@@ -102,8 +104,8 @@ def collectives(block: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
         Column(name="collective", texts=[r["kind"] for r in rows]),
         Column(name="axis", texts=[r["axis"] for r in rows]),
         Column(name="pass", texts=[r["direction"] for r in rows]),
-        _sizes("bytes", rows, "bytes"),
-        _times("time", rows, "time_s"),
+        sizes("bytes", rows, "bytes"),
+        times("time", rows, "time_s"),
         Column(name="runs",
                texts=[str(r["count"]) for r in rows],
                numbers=[r["count"] for r in rows]),

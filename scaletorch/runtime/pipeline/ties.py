@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from math import prod
 
 import torch
 
+from planner.pipeline.holders import holders_of
 from planner.pipeline.stages import Stage
 from scaletorch.runtime.pipeline.axes import StageAxes
 from scaletorch.runtime.pipeline.transport import Pending, Transport
@@ -16,30 +16,18 @@ __all__ = ["Ties"]
 
 
 class Ties:
-    """Parameters that ranks of several stages hold.
-
-    A rank whose stages read no parameter holds the smallest one of the
-    model too, since optimizers want one.
-    """
+    """Parameters that ranks of several stages hold."""
 
     def __init__(self, stages: Sequence[Stage], owner: Sequence[int],
                  place: StageAxes, transport: Transport) -> None:
         self.place = place
         self.transport = transport
-        count = place.pipeline.size()
         specs = {n: s.program.specs[n] for s in stages for n in s.params}
         self.trained = {n for n, s in specs.items() if s.requires_grad}
-        holders: dict[str, set[int]] = {}
-        for number, stage in enumerate(stages):
-            for name in stage.params:
-                holders.setdefault(name, set()).add(owner[number])
-        idle = set(range(count)) - set().union(*holders.values())
-        if idle and holders:
-            smallest = min(holders, key=lambda n: (prod(specs[n].shape), n))
-            holders[smallest] |= idle
         self.held = {
-            n: tuple(sorted(h))
-            for n, h in sorted(holders.items())
+            n: h
+            for n, h in holders_of(stages, owner,
+                                   place.pipeline.size()).items()
             if len(h) > 1 and place.rank in h
         }
 

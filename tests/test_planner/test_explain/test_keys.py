@@ -13,6 +13,7 @@ from torch import nn
 
 from planner.capture.capture import capture
 from planner.constraints import Constraints, limit
+from planner.explain.compare import compare_plans
 from planner.explain.report import build_report
 from planner.fit import fewest_devices
 from planner.ir.mesh import MeshSpec
@@ -70,10 +71,10 @@ def _collected(data: object, path: str, found: dict[str, set[str]]) -> None:
                 _collected(value, inner, found)
 
 
-def _documented() -> dict[str, set[str]]:
+def _documented(heading: str) -> dict[str, set[str]]:
     text = _PAGE.read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([a-z_.\[\]]+) \| (.*) \|$",
-                      text.partition("## JSON")[2], re.MULTILINE)
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z_.\[\]]+) \| (.*) \|$", section, re.MULTILINE)
     return {
         path: set(re.findall(r"`([a-z_]+)`", keys))
         for path, keys in rows if path != "of"
@@ -93,7 +94,21 @@ class TestKeys(TestCase):
         ]
         for report in reports:
             _collected(json.loads(json.dumps(report)), "", found)
-        self.assertEqual(found, _documented())
+        self.assertEqual(found, _documented("JSON"))
+
+    def test_of_a_comparison(self) -> None:
+        planning, _, candidates = plain()
+        plans = [(planning.plan_of(c), c) for c in candidates[:2]]
+        found: dict[str, set[str]] = {}
+        comparison = compare_plans(planning, *plans)
+        _collected(json.loads(json.dumps(comparison)), "", found)
+        found = {
+            path: keys
+            for path, keys in found.items()
+            if not path.startswith(("settings", "at_rest", "blocks"))
+        }
+        found["comparison"] = found.pop("report")
+        self.assertEqual(found, _documented("JSON of a comparison"))
 
     def test_solution(self) -> None:
         planning, chosen, found = plain()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -211,21 +212,74 @@ class TestScript(TestCase):
         self.assertEqual(found.returncode, 0, found.stderr)
 
 
+_DRIVE = """
+<script>
+const seen = {};
+const press = (mark, key) => mark.dispatchEvent(
+  new KeyboardEvent("keydown", {key, bubbles: true}));
+const marks = [...document.querySelectorAll("#search [role=listitem]")];
+marks.find((m) => m.tabIndex === 0).focus();
+press(document.activeElement, "Home");
+seen.first = document.activeElement === marks[0];
+press(document.activeElement, "End");
+seen.last = document.activeElement === marks.at(-1);
+seen.told = document.querySelector("#search .readout").textContent ===
+  marks.at(-1).getAttribute("aria-label");
+const table = document.querySelector("#search table.sortable");
+const column = () => [...table.tBodies[0].rows].map(
+  (r) => Number(r.cells[2].dataset.value));
+const button = table.tHead.rows[0].cells[2].querySelector("button");
+const isSorted = (v) => v.every((x, i) => !i || v[i - 1] <= x);
+button.click();
+seen.up = isSorted(column());
+button.click();
+seen.down = isSorted(column().reverse());
+seen.narrow = document.documentElement.scrollWidth <= window.innerWidth;
+document.body.textContent = JSON.stringify(seen);
+</script>
+"""
+
+
 @skipIf(_BROWSER is None, "there is no Chromium, which shows the page")
 class TestBrowser(TestCase):
 
-    def test_page_is_shown(self) -> None:
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def _shown(self, page: str, *options: str) -> str:
         assert _BROWSER is not None
-        with tempfile.TemporaryDirectory() as folder:
-            page = Path(folder) / "page.html"
-            page.write_text(build_page(content_of(*piped())), encoding="utf-8")
-            shot = Path(folder) / "page.png"
-            subprocess.run([
-                _BROWSER, "--headless", "--no-sandbox", "--disable-gpu",
-                f"--screenshot={shot}", "--window-size=1280,2000",
-                page.as_uri()
-            ],
-                           capture_output=True,
-                           timeout=60,
-                           check=True)
-            self.assertEqual(shot.read_bytes()[:4], b"\x89PNG")
+        path = self.folder / "page.html"
+        path.write_text(page, encoding="utf-8")
+        profile = self.folder / "profile"
+        done = subprocess.run([
+            _BROWSER, "--headless", "--no-sandbox", "--disable-gpu",
+            f"--user-data-dir={profile}", *options,
+            path.as_uri()
+        ],
+                              capture_output=True,
+                              text=True,
+                              timeout=120,
+                              check=True)
+        return done.stdout
+
+    def test_is_shown_and_printed(self) -> None:
+        page = build_page(content_of(*piped()))
+        shot, paper = self.folder / "page.png", self.folder / "page.pdf"
+        self._shown(page, f"--screenshot={shot}", "--window-size=1280,2000")
+        self.assertEqual(shot.read_bytes()[:4], b"\x89PNG")
+        self._shown(page, f"--print-to-pdf={paper}")
+        self.assertEqual(paper.read_bytes()[:5], b"%PDF-")
+
+    def test_works_by_keyboard(self) -> None:
+        page = build_page(content_of(*plain()))
+        page = page.replace("</body>", f"{_DRIVE}</body>")
+        for width in (1280, 500):
+            found = self._shown(page, "--dump-dom",
+                                f"--window-size={width},800")
+            seen = json.loads(re.findall(r"\{.*?\}", found)[-1])
+            self.assertEqual(
+                seen,
+                dict.fromkeys(
+                    ("first", "last", "told", "up", "down", "narrow"), True))
