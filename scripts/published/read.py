@@ -39,7 +39,10 @@ def read_case(row: Mapping[str, Any]) -> Case:
         raise Unreadable("the run was out of memory: no time was measured")
     devices = world_size(row)
     model = model_of(row["model"])
-    plan = plan_of(row, devices=devices, preset=preset)
+    plan = plan_of(row,
+                   devices=devices,
+                   preset=preset,
+                   gated=bool(model.gated))
     cluster = cluster_of(hardware, devices)
     seconds = measured_s(row, model, plan)
     peak = cluster.device.peak(torch.bfloat16) if "v100" not in preset else \
@@ -72,5 +75,6 @@ def read_case(row: Mapping[str, Any]) -> Case:
                 stated=bool(
                     row.get("recompute") and row["parallel"].get("sharding")
                     and hardware.get("count")),
+                one_step="one iteration" in str(row.get("notes")),
                 utilisation=(flops / seconds / float(plan.devices) /
                              peak if seconds else None))
