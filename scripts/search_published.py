@@ -34,8 +34,9 @@ from planner.cost.analytic.step import step_time  # noqa: E402
 from planner.units import format_bytes, format_time  # noqa: E402
 from scripts.published.batch import product_dtype  # noqa: E402
 from scripts.published.case import Case  # noqa: E402
+from scripts.published.rows import read_rows  # noqa: E402
 from scripts.published.space import VARIED, configurations  # noqa: E402
-from scripts.validate_cost_model import predict, read_rows  # noqa: E402
+from scripts.validate_cost_model import predict  # noqa: E402
 
 __all__ = ["Choice", "choose", "main", "regrets"]
 

@@ -29,7 +29,7 @@ from scripts.published.case import Case, Unreadable  # noqa: E402
 from scripts.published.errors import held_out, summarise  # noqa: E402
 from scripts.published.read import read_case, source_of  # noqa: E402
 
-__all__ = ["Prediction", "main", "predict", "read_rows"]
+__all__ = ["Prediction", "main", "predict"]
 
 _MALFORMED = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError,
               ValueError)
@@ -118,9 +118,8 @@ def _prediction(row: Mapping[str, Any], case: Case | None,
                       measured_peak_bytes=case.measured_bytes)
 
 
-def read_rows(paths: Iterable[Path], pattern: str,
-              limit: int | None) -> list[Mapping[str, Any]]:
-    """Rows of files, of the sources that a pattern matches."""
+def _rows(paths: Iterable[Path], pattern: str,
+          limit: int | None) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for path in paths:
         rows = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
@@ -141,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         action="store_true",
                         help="tables only, no rows")
     args = parser.parse_args(argv)
-    found = predict(read_rows(args.files, args.source, args.limit))
+    found = predict(_rows(args.files, args.source, args.limit))
     if args.json:
         sys.stdout.write(
             json.dumps([p.as_json() for p in found], indent=1) + "\n")

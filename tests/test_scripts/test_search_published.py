@@ -14,9 +14,10 @@ import numpy as np
 import yaml
 
 from scripts.published.read import read_case
+from scripts.published.rows import read_rows
 from scripts.published.space import configurations
 from scripts.search_published import choose, main, regrets
-from scripts.validate_cost_model import predict, read_rows
+from scripts.validate_cost_model import predict
 from tests.test_scripts.rows import row
 from tests.tree import ROOT
 
