@@ -19,9 +19,17 @@ _SHARDING = {
     "zero2": ZERO2,
     "fsdp": FSDP,
     "fsdp2": FSDP,
+    "hsdp": FSDP,
     "zero3": FSDP
 }
-_RECOMPUTE = {"none": NONE, "selective": SELECTIVE, "full": FULL}
+_RECOMPUTE = {
+    "none": NONE,
+    "false": NONE,
+    "selective": SELECTIVE,
+    "full": FULL,
+    "true": FULL
+}
+_MOST_DEVICES = 10**6
 _RECENT = ("h100", "h200", "h800", "b200", "b300", "gb200", "gb300")
 
 
@@ -37,8 +45,18 @@ def world_size(row: Mapping[str, Any]) -> int:
     Unreadable
         When they cannot be told.
     """
-    parallel = row.get("parallel") or {}
-    if "tp" not in parallel and "fsdp" not in parallel:
+    found = _world_size(row)
+    if found > _MOST_DEVICES:
+        raise Unreadable(f"no run had {found} devices")
+    return found
+
+
+def _world_size(row: Mapping[str, Any]) -> int:
+    parallel = row["parallel"]
+    sizes = any(parallel.get(n) for n in ("tp", "pp", "cp", "dp", "fsdp"))
+    if not sizes and row["hardware"].get("count") == 1:
+        return 1
+    if not sizes:
         what = parallel.get("plan")
         raise Unreadable(f"the plan is {what!r}, its sizes are not stated"
                          if what else "the parallel sizes are not stated")
@@ -49,7 +67,7 @@ def world_size(row: Mapping[str, Any]) -> int:
         dp = _axis(parallel, "dp") * int(parallel["fsdp"])
     if dp:
         return model * int(dp)
-    count = (row.get("hardware") or {}).get("count")
+    count = row["hardware"].get("count")
     if not count:
         # As few replicas as hold the experts.
         inside = _axis(parallel, "tp") * _axis(parallel, "cp")
@@ -158,9 +176,10 @@ def _stated(known: Mapping[str, int], table: Mapping[str, Any], name: str,
     value = table.get(name)
     if value is None:
         return usual
-    if str(value) not in known:
+    word = str(value).lower().replace("-", "").replace("_", "")
+    if word not in known:
         raise Unreadable(f"{name} {value!r} is not modelled")
-    return known[str(value)]
+    return known[word]
 
 
 def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
