@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from planner.candidate import Candidate
 from planner.ir.errors import InfeasiblePlan
@@ -12,7 +16,10 @@ from planner.objective import step_work
 from planner.planning import Planning
 from planner.units import format_bytes
 
-__all__ = ["Batched", "batch_sizes", "best_batch", "search_batches"]
+__all__ = [
+    "Batched", "batch_sizes", "best_batch", "rows_of", "search_batches",
+    "with_rows"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +85,41 @@ def batch_sizes(sizes: range) -> list[int]:
         if first * 2**n in sizes
     ]
     return sorted({*doubles, last})
+
+
+def rows_of(inputs: Any) -> int:
+    """The size of the batch: the most frequent first dim of the tensors."""
+    sizes = [
+        leaf.shape[0] for leaf in tree_leaves(inputs)
+        if isinstance(leaf, torch.Tensor) and leaf.ndim
+    ]
+    return max(sizes, key=sizes.count, default=1)
+
+
+def with_rows(inputs: Any, wanted: int) -> Any:
+    """Inputs with a batch of another size: cut, or repeated.
+
+    Parameters
+    ----------
+    inputs : tree of tensors
+        Those whose first dim is that of the batch are changed.
+    wanted : int
+
+    Examples
+    --------
+    >>> with_rows({"x": torch.zeros(4, 2), "n": 3}, 6)["x"].shape
+    torch.Size([6, 2])
+    """
+    rows = rows_of(inputs)
+
+    def resized(leaf: Any) -> Any:
+        if not (isinstance(leaf, torch.Tensor) and leaf.ndim
+                and leaf.shape[0] == rows):
+            return leaf
+        times = -(-wanted // rows)
+        return (torch.cat([leaf] * times) if times > 1 else leaf)[:wanted]
+
+    return tree_map(resized, inputs)
 
 
 def search_batches(sizes: range, planning_of: Callable[[int], Planning],

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from planner.batches import Batched, best_batch, search_batches
+from planner.batches import (Batched, best_batch, rows_of, search_batches,
+                             with_rows)
 from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.choices import factorisations
@@ -21,7 +22,7 @@ from planner.explain.arguments import (parse_arguments, parse_constraint,
                                        parse_mesh, parse_range)
 from planner.explain.compare import compare_plans, format_comparison
 from planner.explain.dot import format_dot
-from planner.explain.load import Loaded, half_batch, load_model, with_rows
+from planner.explain.load import Loaded, half_batch, load_model
 from planner.explain.page.build import PageContent, build_page
 from planner.explain.page.tree import parameter_rows
 from planner.explain.progress import search_progress
@@ -129,13 +130,14 @@ def _batched(args: argparse.Namespace, observer: Observer) -> _Answer:
     sizes = parse_range(args.global_batch)
     args = argparse.Namespace(**{**vars(args), "batch": sizes.start})
     planning = _planning(args, meshes[0].world_size, observer)
-    loaded, rows = _loaded(args), planning.facts.lead.get(0, 1)
+    loaded = _loaded(args)
 
-    def planning_of(wanted: int) -> Planning:
-        if wanted == rows:
+    def planning_of(rows: int) -> Planning:
+        if rows == rows_of(loaded.inputs):
             return planning
+        inputs = with_rows(loaded.inputs, rows)
         return planning.copied(program=_captured(
-            with_rows(loaded, rows, wanted), planning.constraints))
+            replace(loaded, inputs=inputs), planning.constraints))
 
     tried = search_batches(sizes, planning_of, meshes)
     best = best_batch(tried)

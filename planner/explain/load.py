@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
-__all__ = ["Loaded", "half_batch", "load_model", "loss_only", "with_rows"]
+from planner.batches import with_rows
+
+__all__ = ["Loaded", "half_batch", "load_model", "loss_only"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +73,8 @@ def half_batch(loaded: Loaded, rows: int) -> Loaded:
     if rows % 2:
         raise ValueError(f"--half-batch: a batch of {rows} rows can't be "
                          "halved; make it even")
-    return with_rows(loaded, rows, rows // 2)
-
-
-def with_rows(loaded: Loaded, rows: int, wanted: int) -> Loaded:
-    """The same model on a batch of other size: cut, or repeated.
-
-    Parameters
-    ----------
-    loaded : Loaded
-    rows, wanted : int
-        Every input whose first dim is `rows` gets `wanted`.
-    """
-
-    def resized(leaf: Any) -> Any:
-        if not (isinstance(leaf, torch.Tensor) and leaf.ndim
-                and leaf.shape[0] == rows):
-            return leaf
-        times = -(-wanted // rows)
-        return (torch.cat([leaf] * times) if times > 1 else leaf)[:wanted]
-
-    return dataclasses.replace(loaded, inputs=tree_map(resized, loaded.inputs))
+    return dataclasses.replace(loaded,
+                               inputs=with_rows(loaded.inputs, rows // 2))
 
 
 def _imported(path: Path) -> ModuleType:
