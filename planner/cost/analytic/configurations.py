@@ -111,9 +111,10 @@ class Configurations:
 
     @property
     def shards(self) -> Number:
-        """Ranks of data that share what is sharded."""
-        return np.where(np.equal(self.shard_group, 0), self.dp * self.cp,
-                        self.shard_group)
+        """Ranks of data that share what is sharded: never more than all."""
+        ranks = self.dp * self.cp
+        return np.where(np.equal(self.shard_group, 0), ranks,
+                        np.minimum(self.shard_group, ranks))
 
     def tokens(self, seq: Number) -> Number:
         """Of one micro-batch on one rank: sequence shards are parts."""

@@ -190,6 +190,7 @@ class TestShards(unittest.TestCase):
 
     def test_a_group_of_all_is_none(self) -> None:
         self.assertEqual(self._data_s(shard_group=64), self._data_s())
+        self.assertEqual(self._data_s(shard_group=128), self._data_s())
 
     def test_whole_tensors_wait_for_each_other(self) -> None:
         # 9 tensors in each of 32 layers, on rings of 64.
