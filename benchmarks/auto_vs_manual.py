@@ -37,7 +37,10 @@ from planner.ir.errors import InfeasiblePlan, ScheduleError
 from planner.recipes import Recipe  # noqa: E402
 from scaletorch import auto_parallelize, models, parallel  # noqa: E402
 
-__all__ = ["AUTO", "MODELS", "Manual", "Row", "format_rows", "main", "manuals"]
+__all__ = [
+    "AUTO", "MODELS", "Manual", "Row", "format_rows", "main", "manuals",
+    "model_and_batch"
+]
 
 AUTO = "automatic"
 _ROUNDS_ALL = 3
@@ -151,11 +154,15 @@ class Manual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One model under one plan; `reason` where it can't run."""
+    """One model under one plan; `reason` where it can't run.
+
+    `uses` says what the automatic plan uses each axis for.
+    """
 
     ranks: int
     model: str
     plan: str
+    uses: str = ""
     predicted_s: float | None = None
     measured_s: float | None = None
     reason: str = ""
@@ -174,7 +181,7 @@ def manuals(ranks: int) -> Iterator[Manual]:
                          axes=((first, 2), (second, ranks // 2)))
 
 
-def _model(name: str) -> tuple[nn.Module, Any]:
+def model_and_batch(name: str) -> tuple[nn.Module, Any]:
     """The same on every rank."""
     registered, overrides, batch = MODELS[name]
     fields = dict(overrides)
@@ -191,13 +198,14 @@ class _Runner:
     """A plan that is ready to run."""
 
     name: str
+    uses: str
     predicted_s: float
     step: Callable[[], None]
 
 
 def _runner(name: str, manual: Manual | None,
             arguments: argparse.Namespace) -> _Runner:
-    model, inputs = _model(name)
+    model, inputs = model_and_batch(name)
     mesh = dist.get_world_size() if manual is None else init_device_mesh(
         "cpu",
         tuple(size for _, size in manual.axes),
@@ -214,8 +222,13 @@ def _runner(name: str, manual: Manual | None,
         getattr(out, "loss", out).backward()
         module.zero_grad(set_to_none=True)
 
+    plan = module.plan
+    uses = ", ".join(
+        f"{axis}={size} {plan.axes[axis]}"
+        for axis, size in zip(plan.mesh.names, plan.mesh.sizes, strict=True))
     return _Runner(name=manual.name if manual else AUTO,
-                   predicted_s=module.plan.prediction["step_time_s"],
+                   uses="" if manual else uses,
+                   predicted_s=plan.prediction["step_time_s"],
                    step=step)
 
 
@@ -244,18 +257,20 @@ def _compared(name: str, arguments: argparse.Namespace) -> list[Row]:
                     model=name,
                     plan=manual.name if manual else AUTO,
                     reason=str(error)))
-    times_s: dict[str, list[float]] = {r.name: [] for r in runners}
+    made = list(runners)
+    times_s: dict[str, list[float]] = {r.name: [] for r in made}
     for number in range(arguments.rounds):
         for runner in runners:
             times_s[runner.name].append(_timed_s(runner.step))
         if number + 1 == _ROUNDS_ALL:
             runners = _left(runners, times_s)
-    predicted = {r.name: r.predicted_s for r in runners}
+    ran = {r.name: r for r in made}
     return [
         Row(ranks=ranks,
             model=name,
             plan=plan,
-            predicted_s=predicted.get(plan),
+            uses=ran[plan].uses,
+            predicted_s=ran[plan].predicted_s,
             measured_s=statistics.median(found))
         for plan, found in times_s.items()
     ] + rows
@@ -295,10 +310,11 @@ def format_rows(rows: Sequence[Row]) -> str:
                  key=lambda r: r.measured_s or 0.0)
     lines = [f"{rows[0].model} on {rows[0].ranks} ranks"]
     for row in ran:
-        mark = "*" if row.plan == AUTO else " "
+        mark, name = (("*", f"{AUTO} ({row.uses})") if row.plan == AUTO else
+                      (" ", row.plan))
         predicted = ("" if row.predicted_s is None else
                      f"  predicted {1e3 * row.predicted_s:8.2f} ms")
-        lines.append(f"{mark} {row.plan:44.44} "
+        lines.append(f"{mark} {name:44.44} "
                      f"{1e3 * (row.measured_s or 0):8.2f} ms{predicted}")
     lines += [
         f"  {row.plan:44.44} can't run: {row.reason.splitlines()[0]:.120}"
