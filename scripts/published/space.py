@@ -17,7 +17,8 @@ from scripts.published.case import Case
 __all__ = ["VARIED", "configurations"]
 
 VARIED = ("tp", "cp", "dp", "pp", "ep", "expert_tp", "chunks", "micro_batch",
-          "num_microbatches", "sequence_parallel", "sharding", "recompute")
+          "num_microbatches", "sequence_parallel", "sharding", "recompute",
+          "shard_group")
 """What a search may choose; the rest is the authors' software."""
 
 _CHUNKS = (1, 2, 4, 8)
@@ -57,7 +58,7 @@ def _all(model: Transformer, devices: int,
                                     _batches(model, batch // dp, pp), sequence,
                                     shardings, (NONE, SELECTIVE, FULL))
         for experts, batches, *others in choices:
-            yield (tp, cp, dp, pp, *experts, *batches, *others)
+            yield (tp, cp, dp, pp, *experts, *batches, *others, 0)
 
 
 def _experts(model: Transformer, data: int, tp: int) -> list[tuple[int, int]]:
