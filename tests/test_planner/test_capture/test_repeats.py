@@ -199,6 +199,7 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(layer_of(scaled)), 3)
 
+    @nightly
     def test_a_number_of_another_type(self) -> None:
 
         def added(self: Any, x: Any) -> Any:
@@ -238,6 +239,7 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(layer_of(dropped, prepare)), 3)
 
+    @nightly
     def test_a_layer_in_evaluation_mode(self) -> None:
 
         def dropped(self: Any, x: Any) -> Any:
@@ -254,6 +256,7 @@ class TestDifferences(unittest.TestCase):
         model.layers[3].double()
         self.check(model, 3)
 
+    @nightly
     def test_another_output_dtype_in_the_middle(self) -> None:
 
         def cast(self: Any, x: Any) -> Any:
@@ -271,6 +274,7 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(Layer, run), 5)
 
+    @nightly
     def test_one_module_under_two_names(self) -> None:
         shared = Layer()
         self.check(Stack(lambda i: shared if i in (1, 3) else Layer(i)), 4)
@@ -280,6 +284,7 @@ class TestDifferences(unittest.TestCase):
         model.layers[3].inner.weight = model.layers[1].inner.weight
         self.check(model, 4)
 
+    @nightly
     def test_a_list_of_all_before_as_argument(self) -> None:
 
         def summed(self: Any, seen: Any) -> Any:
@@ -356,6 +361,7 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(layer_of(left), run), 0)
 
+    @nightly
     def test_views_of_values_left_on_modules(self) -> None:
 
         def left(self: Any, x: Any) -> Any:
@@ -429,6 +435,7 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(layer_of(normed, prepare)), 0)
 
+    @nightly
     def test_inputs_handed_through(self) -> None:
 
         def handed(self: Any, pair: Any) -> Any:
@@ -443,6 +450,7 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(layer_of(handed), run), 4)
 
+    @nightly
     def test_skips_between_layers(self) -> None:
 
         def run(listed: Any, x: Any) -> Any:
@@ -456,6 +464,7 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(Layer, run), 4)
 
+    @nightly
     def test_regions_without_gradients(self) -> None:
 
         def partly(self: Any, x: Any) -> Any:
@@ -503,6 +512,7 @@ class TestDifferences(unittest.TestCase):
         model.layers[2].inner.register_forward_hook(lambda m, a, y: y.sin())
         self.check(model, 3)
 
+    @nightly
     def test_a_caught_error(self) -> None:
 
         def guarded(self: Any, x: Any) -> Any:
