@@ -26,10 +26,10 @@ if __package__ in (None, ""):
 from planner.capture.capture import capture  # noqa: E402
 from planner.cluster import load_cluster  # noqa: E402
 from planner.explain.arguments import parse_mesh  # noqa: E402
-from planner.explain.load import load_model  # noqa: E402
+from planner.explain.load import Loaded, load_model  # noqa: E402
 from planner.planning import Planning  # noqa: E402
 
-__all__ = ["main"]
+__all__ = ["CASES", "Case", "built", "main"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,8 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
-def _built(case: Case) -> Any:
+def built(case: Case) -> Loaded:
+    """The model on meta, with its inputs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(case.config), encoding="utf-8")
@@ -169,7 +170,7 @@ def _row(name: str) -> str:
     case = CASES[name]
     meshes = parse_mesh(str(case.devices))
     cluster = load_cluster("h100-sxm").resized(case.devices)
-    loaded, build_s = _timed(lambda: _built(case))
+    loaded, build_s = _timed(lambda: built(case))
     program, capture_s = _timed(lambda: capture(loaded.model, loaded.inputs))
     planning, facts_s = _timed(lambda: Planning(program, cluster))
     found, search_s = _timed(lambda: planning.candidates(meshes))
