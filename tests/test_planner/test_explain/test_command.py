@@ -13,7 +13,8 @@ from pathlib import Path
 from unittest import TestCase
 
 from planner.explain.__main__ import main
-from planner.explain.arguments import parse_constraint, parse_mesh
+from planner.explain.arguments import (parse_arguments, parse_constraint,
+                                       parse_mesh)
 from planner.ir.plan import Plan
 
 _PAGE = Path(__file__).parents[3] / "doc" / "explain.md"
@@ -134,6 +135,12 @@ class TestMistakes(_InFolder):
 
 
 class TestParsing(TestCase):
+
+    def test_objective_of_fewest_devices(self) -> None:
+        self.assertTrue(
+            parse_arguments(["model.py", "--objective", "devices"]).fit)
+        self.assertFalse(
+            parse_arguments(["model.py", "--objective", "throughput"]).fit)
 
     def test_meshes(self) -> None:
         for text, meshes in (("2x4", ["dp=2 x tp=4"
