@@ -71,7 +71,8 @@ def source_in_model(node: fx.Node) -> Source:
 def _module_path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
-    return strip_entry(re.sub(r"@\d+$", "", paths[-1])) if paths else ""
+    return strip_entry(re.sub(r"(?<=[^.])@\d+$", "",
+                              paths[-1])) if paths else ""
 
 
 @functools.lru_cache(maxsize=4096)
