@@ -117,15 +117,10 @@ def deep_models() -> dict[str, tuple[nn.Module, dict[str, Any], int]]:
                      vocab_size=VOCABULARY,
                      decoder_start_token_id=0)
     collected = hf.LlamaConfig(**decoder, output_hidden_states=True)
-    falcon = hf.FalconConfig(hidden_size=16,
-                             num_hidden_layers=4,
-                             num_attention_heads=2,
-                             vocab_size=VOCABULARY)
     built = {
-        "gemma3": (hf.Gemma3ForCausalLM(gemma), 4),
+        "gemma3": (hf.Gemma3ForCausalLM(gemma), 5),
         "t5": (hf.T5ForConditionalGeneration(t5), 4),
         "hidden states": (hf.LlamaForCausalLM(collected), 5),
-        "falcon": (hf.FalconForCausalLM(falcon), 3),
     }
     return {n: (m.train(), text, c) for n, (m, c) in built.items()}
 
