@@ -29,8 +29,8 @@ __all__ = ["CellScores", "Graphs", "Score", "kept_whole"]
 
 Array = NDArray[np.float64]
 
-_ROUNDS = 4
-"""After as many micro-batches on every rank a schedule repeats itself."""
+_LONG = 2**13
+"""Stages times micro-batches, from which a bound must do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,21 +113,13 @@ class CellScores:
                      memory_bytes=self._memory_bytes(point))
 
     def simulated_s(self, point: Point, graphs: Graphs) -> float:
-        """Seconds of a step, its schedule simulated.
+        """Seconds of a step, its schedule simulated; 0 where it is long."""
+        if point.pp * point.chunks * point.microbatches > _LONG:
+            return 0.0
+        return self.once_s(point) + self.makespan_s(point, graphs,
+                                                    point.microbatches)
 
-        Of many micro-batches those are that it takes to fall into step.
-        """
-        few = min(point.microbatches, _ROUNDS * point.pp)
-        makespan_s = self.makespan_s(point, graphs, few)
-        if few < point.microbatches:
-            more_s = makespan_s - self.makespan_s(point, graphs,
-                                                  few - point.pp)
-            makespan_s += (point.microbatches - few) / point.pp * more_s
-        return makespan_s + self.once_s(point)
-
-    def makespan_s(self, point: Point, graphs: Callable[[Point, int],
-                                                        ActionGraph],
-                   count: int) -> float:
+    def makespan_s(self, point: Point, graphs: Graphs, count: int) -> float:
         """Of the first micro-batches, without what is done once a step."""
         stages = self._stages(point)
         return simulate(
