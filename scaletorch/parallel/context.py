@@ -19,13 +19,11 @@ added up by an all-reduce, as under data parallelism.
 **Costs** for each rank and attention layer, with ``K`` the bytes of all keys
 and values, ``2 A`` or less with shared key heads:
 
-========== ==================================== ==========================
-way        bytes sent, forward and backward     at a time in memory
-========== ==================================== ==========================
-ulysses    ``2 (n - 1) / n * (2 A + K) / n``    ``1 / n`` of everything
-gather_kv  ``2 (n - 1) / n * K``                all keys and values
-ring       ``(3 n - 2) / n * K``                ``2 / n`` of keys and values
-========== ==================================== ==========================
+| way | bytes sent, forward and backward | at a time in memory |
+| --- | --- | --- |
+| ``ulysses`` | ``2 (n - 1) / n * (2 A + K) / n`` | ``1 / n`` of everything |
+| ``gather_kv`` | ``2 (n - 1) / n * K`` | all keys and values |
+| ``ring`` | ``(3 n - 2) / n * K`` | ``2 / n`` of keys and values |
 
 and ``2 (n - 1) / n * P`` for the gradients of all parameters. Zig-zag order
 costs ``ring`` what ``ulysses`` sends.
