@@ -141,8 +141,8 @@ class TestOnRanks(unittest.TestCase):
             with self.subTest(model), tempfile.TemporaryDirectory() as folder:
                 text = self.printed(2, "imagenet.py", folder, "--make",
                                     "--model", model, "--size", "32",
-                                    "--batch", "16", "--epochs", "10",
-                                    "--overrides", *small)
+                                    "--batch", "16", "--epochs", "10", "--lr",
+                                    "0.01", "--overrides", *small)
                 rows = re.findall(r"loss ([\d.]+)  right ([\d.]+)%", text)
                 self.assertEqual(len(rows), 10)
                 self.assertLess(float(rows[-1][0]), float(rows[0][0]))
