@@ -30,6 +30,19 @@ class TestPicture(unittest.TestCase):
         self.assertEqual(before(Layer(), inputs).count("linear("), 2)
         check_golden(self, after(Layer(), inputs, parallel.fsdp(), {"dp": 2}),
                      """
+            p_model_up_weight rests as S(0) (8, 8); dp: all_gather forward, reduce_scatter backward, gathered twice
+            p_model_up_bias rests as S(0) (8,); dp: all_gather forward, reduce_scatter backward, gathered twice
+            p_model_down_weight rests as S(0) (4, 16); dp: all_gather forward, reduce_scatter backward, gathered twice
+            p_model_down_bias rests as S(0) (4,); dp: all_gather forward, reduce_scatter backward, gathered twice
+            tensors_0 = placeholder : (2, 8) float32, dp: S(0)
+            b_model_scale = placeholder : (8,) float32, dp: R
+            linear = linear(tensors_0, p_model_up_weight, p_model_up_bias) : (2, 16) float32, dp: S(0)
+            relu = relu(linear) : (2, 16) float32, dp: S(0)
+            linear_1 = linear(relu, p_model_down_weight, p_model_down_bias) : (2, 8) float32, dp: S(0)
+            mul = mul.Tensor(linear_1, b_model_scale) : (2, 8) float32, dp: S(0)
+            sum_1 = sum(mul) : () float32, dp: P
+            convert = convert[dp: P -> R](sum_1) : () float32, dp: R  # all_reduce forward, none backward
+            return [convert]
             """)
 
     def test_two_axes(self) -> None:
