@@ -1,17 +1,19 @@
 """Predicted against measured step time, on a profile of this machine.
 
-Run ``OMP_NUM_THREADS=1 python -m benchmarks.cost_accuracy`` from the root.
-For each number of gloo ranks the machine is profiled once (what the cache
-has is not measured again), then models run under several plans that take
-turns: forward and backward, without the optimizer, which the price of a plan
-does not have either. It prints each pair and says whether the plan that is
-predicted to be the quickest is within 3% of the one that is.
+Run ``OMP_NUM_THREADS=1 python benchmarks/cost_accuracy.py``. For each number
+of gloo ranks the machine is profiled once (what the cache has is not measured
+again), then models run under several plans that take turns, a few training
+steps each time: forward, backward and a fused AdamW, as in a loop, without a
+barrier between them. It prints each pair, says whether the plan that is
+predicted to be the quickest is within 3% of the one that is, and compares the
+peak of tensor memory on the rank that takes most.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -24,11 +26,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
-from benchmarks.contenders import Sizes, Step, build
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.contenders import Sizes, Step, build, training_step
+from benchmarks.tensor_memory import peak_bytes, storage_bytes
 from planner.capture.capture import capture
 from planner.cluster.spec import ClusterSpec
-from planner.planning import Planning
+from planner.planning import Candidate, Planning
 from planner.profile.job import Job
 from planner.profile.points import Sizes as PointSizes
 from planner.profile.run import profile
@@ -44,6 +51,8 @@ _MODELS = {
     "wide": Sizes(width=384, layers=2),
     "long": Sizes(width=128, layers=2, batch=4, sequence=512),
 }
+_OTHER_MODELS = {"large": Sizes(width=512, layers=2, batch=2, sequence=32)}
+"""Not among all: parameters against a small batch, for shaped networks."""
 _QUICK_MODELS = {"tiny": Sizes(width=32, layers=2, batch=4, sequence=16)}
 _QUICK_POINTS = PointSizes(products=(64, 128),
                            elements=(2**12, 2**16),
@@ -51,6 +60,8 @@ _QUICK_POINTS = PointSizes(products=(64, 128),
                            messages=(2**12, 2**16),
                            dtypes=("float32", ))
 _NEAR = 0.03
+_STEPS = 3
+"""In a row, each time that a plan has its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +73,18 @@ class Row:
     plan: str
     predicted_s: float
     measured_s: float
+    predicted_bytes: int = 0
+    measured_bytes: int = 0
 
     @property
     def error(self) -> float:
         """Predicted over measured, less one."""
         return self.predicted_s / self.measured_s - 1
+
+    @property
+    def memory_error(self) -> float:
+        """The same of the peak of memory."""
+        return self.predicted_bytes / max(self.measured_bytes, 1) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +106,7 @@ def _plans(ranks: int, quick: bool) -> list[_Named]:
         return found
     found += [
         _Named(name="fsdp", recipe=parallel.fsdp(), axes=data),
+        _Named(name="zero1", recipe=parallel.zero1(), axes=data),
         _Named(name="megatron", recipe=parallel.megatron(), axes=tensor),
         _Named(name="megatron-sp",
                recipe=parallel.megatron(sequence_parallel=True),
@@ -101,9 +120,19 @@ def _plans(ranks: int, quick: bool) -> list[_Named]:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A plan that is ready to run, with what was predicted."""
+
+    named: _Named
+    step: Step
+    candidate: Candidate
+    module: torch.nn.Module
+    batch: tuple[torch.Tensor, ...]
+
+
 def _made(named: _Named, sizes: Sizes, planning: Planning,
-          spec: ClusterSpec) -> tuple[float, Step]:
-    """The predicted time of a plan, and what runs a step of it."""
+          spec: ClusterSpec) -> _Made:
     model, batch = build(sizes)
     names, counts = zip(*named.axes or (("", dist.get_world_size()), ))
     mesh = (init_device_mesh("cpu", counts, mesh_dim_names=names)
@@ -113,24 +142,35 @@ def _made(named: _Named, sizes: Sizes, planning: Planning,
                               example_inputs=batch,
                               plan=named.recipe,
                               cluster=spec)
-
-    def step() -> torch.Tensor:
-        loss = module(*batch)
-        loss.backward()
-        module.zero_grad(set_to_none=True)
-        return loss.detach()
-
     assert module.plan is not None
-    return planning.of_plan(module.plan).time_s, step
+    return _Made(named=named,
+                 step=training_step(module, batch),
+                 candidate=planning.of_plan(module.plan),
+                 module=module,
+                 batch=batch)
 
 
 def _timed_s(step: Step) -> float:
-    """Seconds until all ranks have done a step."""
+    """Seconds of one of a few steps, until all ranks have done them."""
     dist.barrier()
     start = time.perf_counter()
-    step()
+    for _ in range(_STEPS):
+        step()
     dist.barrier()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / _STEPS
+
+
+def _memory_bytes(made: _Made) -> int:
+    """The peak of tensor memory in a step, on the rank that takes most."""
+    held = [
+        t.to_local() if isinstance(t, DTensor) else t
+        for t in (*made.module.parameters(), *made.module.buffers())
+    ]
+    state = made.candidate.memory.optimizer
+    own = storage_bytes(held) + state + peak_bytes(made.step)
+    found = torch.tensor(own)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
 
 
 def _measured(model: str, sizes: Sizes, spec: ClusterSpec,
@@ -142,17 +182,19 @@ def _measured(model: str, sizes: Sizes, spec: ClusterSpec,
     made = [_made(named, sizes, planning, spec) for named in plans]
     times_s: list[list[float]] = [[] for _ in made]
     for number in range(arguments.warm_up + arguments.rounds):
-        for (_, step), found in zip(made, times_s, strict=True):
-            time_s = _timed_s(step)
+        for one, found in zip(made, times_s, strict=True):
+            time_s = _timed_s(one.step)
             if number >= arguments.warm_up:
                 found.append(time_s)
     return [
         Row(ranks=dist.get_world_size(),
             model=model,
-            plan=named.name,
-            predicted_s=predicted_s,
-            measured_s=statistics.median(found))
-        for named, (predicted_s, _), found in zip(plans, made, times_s)
+            plan=one.named.name,
+            predicted_s=one.candidate.time_s,
+            measured_s=statistics.median(found),
+            predicted_bytes=one.candidate.memory.total,
+            measured_bytes=_memory_bytes(one))
+        for one, found in zip(made, times_s)
     ]
 
 
@@ -166,6 +208,9 @@ def accuracy(arguments: argparse.Namespace) -> list[Row]:
                    sizes=_QUICK_POINTS if arguments.quick else None)
     job.leave()
     models = _QUICK_MODELS if arguments.quick else _MODELS
+    if arguments.models:
+        every = {**_MODELS, **_OTHER_MODELS}
+        models = {name: every[name] for name in arguments.models}
     return [
         row for name, sizes in models.items()
         for row in _measured(name, sizes, made.cluster, arguments)
@@ -206,14 +251,19 @@ def format_rows(rows: Sequence[Row]) -> str:
     """Each pair, the median error, and how good the predicted best is."""
     lines = [
         "ranks  model     plan             predicted    measured    error"
+        "   memory    error"
     ]
     lines += [
         f"{r.ranks:5d}  {r.model:8s}  {r.plan:14s}  "
         f"{1e3 * r.predicted_s:7.2f} ms  {1e3 * r.measured_s:7.2f} ms  "
-        f"{100 * r.error:+6.1f}%" for r in rows
+        f"{100 * r.error:+6.1f}%  {r.measured_bytes / 2**20:6.1f} MiB  "
+        f"{100 * r.memory_error:+6.1f}%" for r in rows
     ]
-    median = statistics.median(abs(r.error) for r in rows)
-    lines.append(f"median error {100 * median:.1f}% of {len(rows)} pairs")
+    for what, errors in (("time", [abs(r.error) for r in rows]),
+                         ("memory", [abs(r.memory_error) for r in rows])):
+        lines.append(f"{what}: median error "
+                     f"{100 * statistics.median(errors):.1f}%, largest "
+                     f"{100 * max(errors):.1f}% of {len(rows)} pairs")
     near = within(rows)
     for name, good in near.items():
         verdict = "" if good else "not "
@@ -230,6 +280,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--ranks", type=int, nargs="*", default=None)
+    add("--models",
+        nargs="*",
+        choices=sorted({
+            **_MODELS,
+            **_OTHER_MODELS
+        }),
+        help="default: all")
     add("--rounds", type=int, default=None)
     add("--warm-up", type=int, default=1)
     add("--budget-s",
@@ -259,9 +316,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table, or JSON."""
-    arguments = parse_arguments(argv)
+def _joined(arguments: argparse.Namespace) -> list[Row]:
+    """As one rank of a job that is there; rows on the first."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rows = accuracy(arguments)
+    is_first = dist.get_rank() == 0
+    dist.destroy_process_group()
+    return rows if is_first else []
+
+
+def _started(arguments: argparse.Namespace) -> list[Row]:
+    """With ranks of its own, for each number of them."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for ranks in arguments.ranks:
@@ -271,9 +337,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                 Row(**row)
                 for row in json.loads(path.read_text(encoding="utf-8"))
             ]
-    sys.stdout.write(
-        json.dumps([asdict(r) for r in rows], indent=1) +
-        "\n" if arguments.json else format_rows(rows))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table, or JSON."""
+    arguments = parse_arguments(argv)
+    rows = (_joined if "RANK" in os.environ else _started)(arguments)
+    if rows:
+        sys.stdout.write(
+            json.dumps([asdict(r) for r in rows], indent=1) +
+            "\n" if arguments.json else format_rows(rows))
     return 0
 
 

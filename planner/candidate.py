@@ -66,6 +66,8 @@ class Candidate:
         With the pipeline's axis.
     step : PipelinePrice, optional
         The simulated step of the pipeline.
+    optimizer_s : float
+        Of the optimizer's step.
     """
 
     policies: tuple[Policy, ...]
@@ -77,11 +79,17 @@ class Candidate:
     pipeline: PipelineSpec | None = None
     whole_mesh: MeshSpec | None = None
     step: PipelinePrice | None = None
+    optimizer_s: float = 0.0
 
     @property
     def time_s(self) -> float:
-        """Of a step."""
-        return self.price.time_s if self.step is None else self.step.step_s
+        """Of a step, the optimizer's included."""
+        return self.run_s + self.optimizer_s
+
+    @property
+    def run_s(self) -> float:
+        """Of forward and backward, with what overlaps."""
+        return self.price.step_s if self.step is None else self.step.step_s
 
     @property
     def layout(self) -> ProgramLayout:

@@ -14,6 +14,7 @@ from planner.cluster.spec import ClusterSpec, Link
 from planner.constraints import Constraints
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
+from planner.cost.optimizer import optimizer_s
 from planner.cost.price import price
 from planner.infeasible import why_not
 from planner.ir.errors import InfeasiblePlan
@@ -250,8 +251,16 @@ class Planning:
                       bound_s=self.bound_s(mesh)))
 
     def noted(self, candidate: Candidate) -> Candidate:
-        """A candidate that was priced; the observer sees it."""
+        """A candidate that was priced; the observer sees it.
+
+        What the optimizer takes is added here, for all kinds alike.
+        """
         self.visited += 1
+        candidate = dataclasses.replace(candidate,
+                                        optimizer_s=optimizer_s(
+                                            self.optimizer,
+                                            candidate.memory.trained,
+                                            self.cluster.weakest()))
         if self.observer is not None:
             self.observer(candidate)
         return candidate

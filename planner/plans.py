@@ -26,6 +26,7 @@ def plan_of(program: Program, candidate: Candidate) -> Plan:
         "compute_s": candidate.price.compute_s,
         "recompute_s": candidate.price.recompute_s,
         "communication_s": candidate.price.communication_s,
+        "optimizer_s": candidate.optimizer_s,
         "memory_bytes": float(candidate.memory.total),
         "bound_s": candidate.bound_s,
     }

@@ -36,6 +36,10 @@ class Link:
     switch_reduction : float
         Share of the rate at which the switches reduce what passes through
         them (NVLink SHARP, InfiniBand SHARP); 0: they do not.
+    factors : tuple of (str, float)
+        By kind of collective, what it takes over what its formula says:
+        libraries do not run all of them by the algorithm of the formula.
+        One that is left out is 1.
     source : str
         Where the numbers come from.
     sources : tuple of (str, str)
@@ -49,6 +53,7 @@ class Link:
     segment_s: float = 0.0
     links_per_device: float = 1.0
     switch_reduction: float = 0.0
+    factors: tuple[tuple[str, float], ...] = ()
     source: str = ""
     sources: tuple[tuple[str, str], ...] = ()
 
@@ -67,6 +72,16 @@ class Link:
                          getattr(self, name),
                          minimum=0,
                          strict=False)
+        for kind, factor in self.factors:
+            check_number("link",
+                         f"factor of {kind}",
+                         factor,
+                         minimum=0,
+                         strict=True)
+
+    def factor(self, kind: str) -> float:
+        """By how much a kind of collective takes longer than its formula."""
+        return dict(self.factors).get(kind, 1.0)
 
     @property
     def rate_bytes_per_s(self) -> float:

@@ -49,8 +49,9 @@ def _plain(part: DeviceKind | Link) -> dict[str, Any]:
         value = getattr(part, field.name)
         if value != field.default:
             data[field.name] = value
-    if "sources" in data:
-        data["sources"] = dict(data["sources"])
+    for name in ("factors", "sources"):
+        if name in data:
+            data[name] = dict(data[name])
     return data
 
 
@@ -187,7 +188,11 @@ def _link(raw: Any, where: str) -> Link:
         for field in dataclasses.fields(Link)
         if field.name in data and field.type == "float"
     }
+    factors = _mapping(data.get("factors", {}), f"{where}.factors")
     return Link(source=_text(data, "source", where),
+                factors=tuple(
+                    (str(kind), _number(factors, kind, f"{where}.factors"))
+                    for kind in factors),
                 sources=_sources(data, where),
                 **numbers)
 

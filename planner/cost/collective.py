@@ -233,4 +233,4 @@ def collective_time_s(kind: str, buffer_bytes: float, axis: AxisInfo) -> float:
         tiered = tiered_all_reduce_time_s(buffer_bytes, axis.size, axis.link,
                                           axis.inner, axis.num_units)
         time_s = min(time_s, float(tiered))
-    return time_s
+    return time_s * axis.link.factor(kind)

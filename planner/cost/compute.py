@@ -21,9 +21,22 @@ from planner.cost.saved import Saved, is_view, saved
 from planner.rules.registry import OpCall
 
 __all__ = [
-    "Work", "bytes_moved", "memory_time_s", "overlapped_s", "roofline_s",
-    "time_s", "work"
+    "Work", "bytes_moved", "function_name", "memory_time_s", "overlapped_s",
+    "passes_gradient", "roofline_s", "time_s", "work"
 ]
+
+_FUNCTIONS = {
+    "gelu": ("gelu", "erf", "mish"),
+    "silu": ("silu", "sigmoid", "tanh", "exp", "log", "sin", "cos", "softplus",
+             "pow", "logsigmoid"),
+    "softmax":
+    ("softmax", "_softmax", "log_softmax", "_log_softmax", "logsumexp"),
+    "layer_norm": ("layer_norm", "group_norm", "batch_norm",
+                   "native_layer_norm", "native_group_norm"),
+    "rms_norm": ("rms_norm", "_fused_rms_norm"),
+    "cross_entropy": ("cross_entropy_loss", ),
+}
+_FUNCTION_OF = {op: name for name, ops in _FUNCTIONS.items() for op in ops}
 
 _FREE_BACKWARD = frozenset(
     "add cat stack sum mean clone contiguous alias detach view_as_real "
@@ -33,6 +46,8 @@ _COPYING_VIEW_BACKWARD = frozenset(
     "expand_as broadcast_to diagonal unfold tensor_split".split())
 _EXPERT_KERNELS = 12
 """Launches of a forward: sorting, counting, two products, gate, sums."""
+_PRODUCT_VIEWS = 3
+"""Rows joined, a weight transposed, rows parted again."""
 _GATHERS = frozenset("embedding index_select gather index".split())
 
 
@@ -56,6 +71,11 @@ class Work:
         What the backward keeps, by position.
     saved_bytes : int
         Bytes of that.
+    function : str
+        What is evaluated at every element, see :func:`function_name`.
+    forward_views, backward_views : int
+        Operators that only make another view; each costs the coefficient
+        ``view_s``, which is nothing where a host runs ahead of its device.
     """
 
     kind: str = "memory"
@@ -67,6 +87,20 @@ class Work:
     backward_kernels: int = 0
     saved: Saved = Saved()
     saved_bytes: int = 0
+    function: str = ""
+    forward_views: int = 0
+    backward_views: int = 0
+
+
+def function_name(call: OpCall) -> str:
+    """What a call evaluates at every element; empty where it only moves.
+
+    A processor without units for it takes longer over an exponential than
+    over the bytes. The profile measures one of each name; the coefficients
+    ``gelu_s_per_byte``, ``gelu_backward_s_per_byte``, ... are the seconds
+    that a byte takes besides being moved.
+    """
+    return _FUNCTION_OF.get(op_name(call.target), "")
 
 
 def bytes_moved(call: OpCall) -> int:
@@ -171,15 +205,21 @@ def _product(call: OpCall, product: Contraction) -> Work:
     kept_bytes = kept.size_bytes(call)
     gradients = sum(call.inputs[i].requires_grad
                     for i in product.operands) if taken else 0
+    # The gradient of what is added is a sum of its own over all rows.
+    sums = sum(s.requires_grad and s.numel < call.outputs[0].numel
+               for i, s in enumerate(call.inputs)
+               if i not in product.operands) if taken else 0
     return Work(kind=product.kind,
                 forward_flops=float(product.flops),
                 forward_bytes=bytes_moved(call),
                 forward_kernels=1,
                 backward_flops=float(gradients * product.flops),
-                backward_bytes=gradients * taken + kept_bytes + given,
-                backward_kernels=gradients,
+                backward_bytes=(gradients + sums) * taken + kept_bytes + given,
+                backward_kernels=gradients + sums,
                 saved=kept,
-                saved_bytes=kept_bytes)
+                saved_bytes=kept_bytes,
+                forward_views=_PRODUCT_VIEWS,
+                backward_views=_PRODUCT_VIEWS * gradients)
 
 
 def _memory_bound(call: OpCall) -> Work:
@@ -187,22 +227,40 @@ def _memory_bound(call: OpCall) -> Work:
     kept_bytes = kept.size_bytes(call)
     backward = _memory_bound_backward_bytes(call, kept_bytes)
     forward = bytes_moved(call)
+    # Of a log-softmax and of what picks from it.
+    kernels = 2 if op_name(call.target) == "cross_entropy_loss" else 1
+    view = not forward
+    taken, _ = _gradient_bytes(call)
     return Work(forward_bytes=forward,
-                forward_kernels=1 if forward else 0,
+                forward_kernels=kernels if forward else 0,
                 backward_bytes=backward,
-                backward_kernels=1 if backward else 0,
+                backward_kernels=kernels if backward else 0,
                 saved=kept,
-                saved_bytes=kept_bytes)
+                saved_bytes=kept_bytes,
+                function=function_name(call),
+                forward_views=1 if view else 0,
+                backward_views=1 if view and taken else 0)
 
 
 def _memory_bound_backward_bytes(call: OpCall, kept_bytes: int) -> int:
     taken, given = _gradient_bytes(call)
     name = op_name(call.target)
-    if not taken or name in _FREE_BACKWARD:
+    if not taken or passes_gradient(call):
         return 0
-    if is_view(call) and name not in _COPYING_VIEW_BACKWARD:
-        return 0
+    if name == "cross_entropy_loss":
+        # The gradient of the log-softmax is written, and read again.
+        taken += 2 * call.inputs[0].size_bytes
     return taken + given + kept_bytes
+
+
+def passes_gradient(call: OpCall) -> bool:
+    """Whether the gradient of a call's input is that of its output.
+
+    Or a view of it: the backward computes nothing and allocates nothing.
+    """
+    name = op_name(call.target)
+    return (is_view(call)
+            and name not in _COPYING_VIEW_BACKWARD) or (name in _FREE_BACKWARD)
 
 
 def overlapped_s(compute_s: Any, memory_s: Any, *, exposed: Any) -> Any:
@@ -224,7 +282,8 @@ def overlapped_s(compute_s: Any, memory_s: Any, *, exposed: Any) -> Any:
 def memory_time_s(size_bytes: float,
                   device: DeviceKind,
                   *,
-                  kernels: int = 1) -> float:
+                  kernels: int = 1,
+                  function: str = "") -> float:
     """Time in which kernels read and write `size_bytes`.
 
     Where the device has the coefficients ``cache_bytes`` and
@@ -238,7 +297,15 @@ def memory_time_s(size_bytes: float,
     device : DeviceKind
     kernels : int
         Among which the bytes are spread evenly.
+    function : str
+        What is evaluated meanwhile, see :func:`function_name`; its
+        derivative where ``_backward`` follows.
     """
+    return (_moved_s(size_bytes, device, kernels) +
+            size_bytes * device.coefficient(f"{function}_s_per_byte", 0.0))
+
+
+def _moved_s(size_bytes: float, device: DeviceKind, kernels: int) -> float:
     rate = (device.memory_bandwidth_bytes_per_s * device.efficiency("memory"))
     cache_bytes = device.coefficient("cache_bytes", 0.0)
     if not cache_bytes:
@@ -254,7 +321,8 @@ def roofline_s(flops: float,
                device: DeviceKind,
                dtype: torch.dtype,
                *,
-               kind: str = "matmul") -> float:
+               kind: str = "matmul",
+               function: str = "") -> float:
     """Time of kernels that do `flops` and move `size_bytes`.
 
     Parameters
@@ -267,10 +335,15 @@ def roofline_s(flops: float,
         Of the product's operands.
     kind : str
         Name of the efficiency of the flops.
+    function : str
+        As :func:`memory_time_s` takes it.
     """
     compute_s = flops / (device.peak(dtype) * device.efficiency(kind, dtype)) \
         if flops else 0.0
-    memory_s = memory_time_s(size_bytes, device, kernels=kernels)
+    memory_s = memory_time_s(size_bytes,
+                             device,
+                             kernels=kernels,
+                             function=function)
     exposed = device.coefficient("exposed", 0.0)
     return float(overlapped_s(compute_s, memory_s, exposed=exposed)) \
         + kernels * device.launch_overhead_s
@@ -306,11 +379,15 @@ def time_s(work: Work,
                            work.forward_kernels,
                            device,
                            dtype,
-                           kind=work.kind)
+                           kind=work.kind,
+                           function=work.function)
     backward_s = roofline_s(work.backward_flops * share,
                             work.backward_bytes * share,
                             work.backward_kernels,
                             device,
                             dtype,
-                            kind=work.kind)
-    return forward_s, backward_s
+                            kind=work.kind,
+                            function=f"{work.function}_backward")
+    view_s = device.coefficient("view_s", 0.0)
+    return (forward_s + work.forward_views * view_s,
+            backward_s + work.backward_views * view_s)

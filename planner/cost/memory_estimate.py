@@ -1,12 +1,11 @@
 """Memory of one rank for a plan, by kind, from its layouts.
 
 Parameters, gradients and optimizer state are exact. Saved activations are
-the distinct tensors that the backward of each call keeps; the transient
-peak is the liveness of one block's forward (and twice that for the
-backward, which holds values and gradients). A block class that is
-recomputed keeps the values that come into its blocks, and its backward
+the distinct tensors that the backward of each call keeps; what else a block
+takes is the liveness of its values, and of their gradients. A block class
+that is recomputed keeps the values that come into its blocks, and its backward
 holds for a while what one block would have kept. What the model returns is
-whole on every rank.
+whole on every rank. :mod:`planner.cost.peak` says when all of it is most.
 """
 
 from __future__ import annotations
@@ -18,7 +17,11 @@ from dataclasses import dataclass, replace
 
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.optimizer import optimizer_bytes
+from planner.cost.peak import (BlockPeaks, backward_peak, forward_peak,
+                               step_peak)
 from planner.cost.rerun import rerun
+from planner.cost.state_moves import BUCKET_BYTES
+from planner.ir.convert import conversion_steps
 from planner.ir.layout import Layout, R, local_shape
 from planner.ir.layouts import ClassLayout, ProgramLayout
 from planner.ir.program import Program, value_kind
@@ -32,7 +35,13 @@ _STATE = ("param", "buffer", "const")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on one rank, by kind."""
+    """Bytes on one rank, by kind.
+
+    Each kind is given at its largest, which they are not all at once:
+    `peak` is the most that there is at any moment of a step, where it is
+    known; else the kinds are added up. `trained` is what the optimizer
+    steps over, among the parameters.
+    """
 
     parameters: int
     gradients: int
@@ -41,9 +50,17 @@ class MemoryEstimate:
     gathered: int
     transient: int
     outputs: int = 0
+    trained: int = 0
+    peak: int | None = None
 
     @property
     def total(self) -> int:
+        """The most at once."""
+        return self.kinds if self.peak is None else self.peak
+
+    @property
+    def kinds(self) -> int:
+        """All kinds at their largest."""
         return (self.parameters + self.gradients + self.optimizer +
                 self.saved + self.gathered + self.transient + self.outputs)
 
@@ -86,26 +103,47 @@ def estimate_memory(program: Program,
     trained = [local[n] for n in params if program.specs[n].requires_grad]
     blocks = Counter(b.block_class for b in program.blocks)
     calls = calls or known_calls(program)
-    kept, transient = _operands_kept(program, layout, calls), 0
+    operands, transient = _operands_kept(program, layout, calls), 0
+    kept, peaks = operands, dict[str, BlockPeaks]()
     for name, own in calls.items():
         values = _saved_values(own, layout.classes[name], sizes)
         extra = _extra_bytes(own, layout.classes[name], sizes)
         once = sum(values.values()) + extra
-        peak = 2 * _live_peak(own, layout.classes[name], sizes, set(values))
-        if name in layout.recompute:
-            peak += once
-        else:
-            kept += blocks[name] * once
-        transient = max(transient, peak)
-    return MemoryEstimate(parameters=sum(local[n].size_bytes
-                                         for n in program.specs
-                                         if value_kind(n) in _STATE),
-                          gradients=sum(s.size_bytes for s in trained),
-                          optimizer=optimizer_bytes(optimizer, trained),
+        forward = forward_peak(own, layout.classes[name], sizes,
+                               {v
+                                for v, _ in values})
+        backward, gradients = backward_peak(own, layout.classes[name], sizes)
+        again = name in layout.recompute
+        peaks[name] = BlockPeaks(kept=0 if again else once,
+                                 forward=forward,
+                                 backward=max(forward, backward) +
+                                 once if again else backward,
+                                 gradients=gradients)
+        kept += peaks[name].kept * blocks[name]
+        transient = max(transient, forward + (once if again else 0),
+                        peaks[name].backward - gradients)
+    parameters = sum(local[n].size_bytes for n in program.specs
+                     if value_kind(n) in _STATE)
+    finished = sum(s.size_bytes for s in trained)
+    state = optimizer_bytes(optimizer, trained)
+    gathered = _gathered_by_block(program, layout)
+    peak = step_peak([
+        replace(peaks[b.block_class], gathered=once, regathered=again)
+        for b, (once, again) in zip(program.blocks, gathered, strict=True)
+    ],
+                     base=parameters + state + operands + _outputs(program),
+                     packed=_packed(program, layout),
+                     finished=finished,
+                     unit_bytes=BUCKET_BYTES)
+    return MemoryEstimate(parameters=parameters,
+                          gradients=finished,
+                          optimizer=state,
                           saved=kept,
                           transient=transient,
-                          gathered=_gathered(program, layout),
-                          outputs=_outputs(program))
+                          gathered=_gathered(gathered),
+                          outputs=_outputs(program),
+                          trained=finished,
+                          peak=peak)
 
 
 def _outputs(program: Program) -> int:
@@ -171,34 +209,14 @@ def _extra_bytes(calls: Sequence[KnownCall], layout: ClassLayout,
     return total
 
 
-def _live_peak(calls: Sequence[KnownCall], layout: ClassLayout,
-               sizes: tuple[int, ...], kept: set[tuple[Value, Layout]]) -> int:
-    """Largest total of live values of the forward that are not kept."""
-    last: dict[Value, int] = {}
-    for number, known in enumerate(calls):
-        for value in (*known.operands, *known.outputs):
-            last[value] = number
-    held = {value for value, _ in kept}
-    live: dict[Value, int] = {}
-    peak = 0
-    for number, known in enumerate(calls):
-        chosen = layout.calls[known.label]
-        for i, value in enumerate(known.outputs):
-            if value not in held:
-                live[value] = local_spec(value.spec, chosen.output(i),
-                                         sizes).size_bytes
-        peak = max(peak, sum(live.values()))
-        for value in [v for v in live if last[v] <= number]:
-            del live[value]
-    return peak
-
-
-def _gathered(program: Program, layout: ProgramLayout) -> int:
-    """Whole copies of sharded parameters: all that are kept until the
-    backward, and of those gathered again the largest block's."""
+def _gathered_by_block(program: Program,
+                       layout: ProgramLayout) -> list[tuple[int, int]]:
+    """Per block, bytes of whole copies of sharded parameters: those that
+    are kept until the backward, at their first use, and those that are
+    gathered again."""
     sizes = layout.mesh.sizes
-    kept: dict[str, int] = {}
-    again: dict[str, int] = {}
+    found = {b.name: [0, 0] for b in program.blocks}
+    seen: set[str] = set()
     for block, node, name in program.uses():
         if value_kind(name) != "param":
             continue
@@ -209,7 +227,26 @@ def _gathered(program: Program, layout: ProgramLayout) -> int:
         if size <= local_spec(spec, rest, sizes).size_bytes:
             continue
         if name in layout.regather:
-            again[block.name] = again.get(block.name, 0) + size
-        else:
-            kept[name] = size
-    return sum(kept.values()) + max(again.values(), default=0)
+            found[block.name][1] += size
+        elif name not in seen:
+            seen.add(name)
+            found[block.name][0] += size
+    return [(once, again) for once, again in found.values()]
+
+
+def _gathered(by_block: Sequence[tuple[int, int]]) -> int:
+    """All that are kept, and of those gathered again the largest block's."""
+    return (sum(once for once, _ in by_block) + max(
+        (again for _, again in by_block), default=0))
+
+
+def _packed(program: Program, layout: ProgramLayout) -> frozenset[str]:
+    """The collectives by which gradients get back to rest."""
+    kinds = set()
+    for block, node, name in program.uses():
+        if value_kind(name) == "param":
+            use = layout.classes[block.block_class].hubs[Value(node).label]
+            steps = conversion_steps(
+                layout.at_rest[name], use, differentiable=True) or ()
+            kinds |= {s.backward.kind for s in steps}
+    return frozenset(kinds & {"all_reduce", "reduce_scatter"})

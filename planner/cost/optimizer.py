@@ -1,4 +1,4 @@
-"""Bytes of optimizer state, as the optimizers of torch.optim keep it."""
+"""State and time of optimizers, as those of torch.optim keep and take it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
+from planner.cluster.device import DeviceKind
 from planner.cluster.names import nearest
 from planner.rules.registry import TensorSpec
 
-__all__ = ["OPTIMIZERS", "optimizer_bytes"]
+__all__ = ["ADAMW_PASSES", "OPTIMIZERS", "optimizer_bytes", "optimizer_s"]
+
+ADAMW_PASSES = 7
+"""Tensors that a step passes over: the parameter, its gradient and two
+moments are read, all but the gradient written."""
+_PLAIN_PASSES = 3
+"""Of a step without state: the parameter twice, its gradient once."""
+_COPIES = {
+    "adagrad": 1,
+    "adam": 2,
+    "adamw": 2,
+    "rmsprop": 1,
+    "sgd-momentum": 1
+}
 
 _STEP_BYTES = 4
 
@@ -76,3 +90,34 @@ def optimizer_bytes(name: str, params: Iterable[TensorSpec]) -> int:
         raise ValueError(f"the state of optimizer {name!r} is not known; "
                          f"{nearest(name, OPTIMIZERS)}")
     return sum(OPTIMIZERS[name](param) for param in params)
+
+
+def optimizer_s(name: str, param_bytes: float, device: DeviceKind) -> float:
+    """Seconds of a step over `param_bytes` of parameters.
+
+    A fused step is bound by the memory: it reads and writes the parameter
+    and every tensor like it that it keeps, and reads the gradient. The
+    profile's coefficient ``adamw_fused_share`` says what share of the
+    memory's bandwidth it reaches.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`OPTIMIZERS`.
+    param_bytes : float
+        Of the trained parameters as they lie at rest on one device.
+    device : DeviceKind
+
+    Examples
+    --------
+    >>> from planner.cluster.load import load_cluster
+    >>> optimizer_s("adamw", 0.0, load_cluster("h100-sxm").device)
+    0.0
+    """
+    if not param_bytes:
+        return 0.0
+    passes = _PLAIN_PASSES + 2 * _COPIES.get(name, 0)
+    rate = (
+        device.memory_bandwidth_bytes_per_s *
+        device.coefficient("adamw_fused_share", device.efficiency("memory")))
+    return passes * param_bytes / rate + device.launch_overhead_s

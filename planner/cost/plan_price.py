@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BlockCompute", "CollectivePrice", "PlanPrice", "RepeatedWork"]
+__all__ = [
+    "BlockCompute", "CollectivePrice", "Exposure", "PlanPrice", "RepeatedWork",
+    "StepTime"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +80,75 @@ class BlockCompute:
     recompute_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """One collective of a step, and what of it nothing hides.
+
+    Parameters
+    ----------
+    where : str
+        Block class, ``between blocks``, ``parameters`` or ``gradients``.
+    value, kind, axis, direction, size_bytes, count
+        See :class:`CollectivePrice`; of parameters and gradients that are
+        packed, how many.
+    time_s : float
+        Of all `count` runs.
+    exposed_s : float
+        The part of that in which the rank waits.
+    """
+
+    where: str
+    value: str
+    kind: str
+    axis: str
+    direction: str
+    size_bytes: float
+    time_s: float
+    exposed_s: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """One step by the event model (:mod:`planner.cost.step`).
+
+    Parameters
+    ----------
+    time_s : float
+        Forward and backward, without the optimizer.
+    straggling_s : float
+        Waiting until the last rank comes to a collective.
+    interference_s : float
+        By how much messages on their way make computing longer.
+    around_s : float
+        Calling the module, handing gradients over, copies between blocks.
+    exposures : tuple of Exposure
+        Every collective, parameters and gradients by bucket.
+    """
+
+    time_s: float
+    straggling_s: float
+    interference_s: float
+    around_s: float
+    exposures: tuple[Exposure, ...]
+
+    @property
+    def exposed_s(self) -> float:
+        """Seconds in which the rank waits for messages."""
+        return sum(e.exposed_s for e in self.exposures)
+
+    def by_axis(self) -> dict[str, tuple[float, float]]:
+        """Per axis: seconds of its collectives, and exposed ones."""
+        found: dict[str, tuple[float, float]] = {}
+        for e in self.exposures:
+            time_s, exposed_s = found.get(e.axis, (0.0, 0.0))
+            found[e.axis] = time_s + e.time_s, exposed_s + e.exposed_s
+        return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanPrice:
-    """One training step on one rank, nothing overlapped.
+    """One training step on one rank, nothing overlapped but in `step`.
 
     Parameters
     ----------
@@ -94,6 +163,9 @@ class PlanPrice:
         Calls that not every axis divides.
     blocks : tuple of BlockCompute
         By class, in the order of the program.
+    step : StepTime, optional
+        The same by the event model; None where micro-batches follow each
+        other, which a schedule overlaps.
     """
 
     forward_s: float
@@ -103,6 +175,12 @@ class PlanPrice:
     collectives: tuple[CollectivePrice, ...]
     repeated: tuple[RepeatedWork, ...]
     blocks: tuple[BlockCompute, ...]
+    step: StepTime | None = None
+
+    @property
+    def step_s(self) -> float:
+        """Forward and backward with what overlaps; else the sum."""
+        return self.time_s if self.step is None else self.step.time_s
 
     @property
     def communication_s(self) -> float:

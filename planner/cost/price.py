@@ -12,13 +12,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from planner.cluster.spec import DeviceKind
+from planner.cost.block_order import BlockOrder, Called, Message, Moved
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.lowering import lowering_moves, lowering_time_s, unevenness
 from planner.cost.plan_price import (BlockCompute, CollectivePrice, PlanPrice,
-                                     RepeatedWork)
+                                     RepeatedWork, StepTime)
 from planner.cost.rerun import rerun
+from planner.cost.state_moves import StateMoves
+from planner.cost.step import step_time
+from planner.cost.timeline import Streams
 from planner.ir.convert import Move, conversion_steps
 from planner.ir.layout import Layout, R
 from planner.ir.layouts import CallLayout, ProgramLayout
@@ -76,6 +80,7 @@ class _Pricing:
         self.forward_s = self.backward_s = 0.0
         self.recompute_s = self.local_s = 0.0
         self.found: list[CollectivePrice] = []
+        self.orders: dict[str, BlockOrder] = {}
         self.repeated: list[RepeatedWork] = []
         self.blocks: list[BlockCompute] = []
 
@@ -84,20 +89,38 @@ class _Pricing:
         first = {b.block_class: b for b in reversed(self.program.blocks)}
         for name, cls in self.program.classes.items():
             runs = counts[name] * self.parts
+            self.orders[name] = BlockOrder()
             before = self.forward_s, self.backward_s, self.recompute_s
             self._state(cls, first[name], counts[name])
             self._class(name, calls[name], runs)
             if name in self.layout.recompute:
                 self._again(name, calls[name], runs)
             self._block(name, before, runs)
-        self._between()
+        self.between_s = self._between()
         return PlanPrice(forward_s=self.forward_s,
                          backward_s=self.backward_s,
                          recompute_s=self.recompute_s,
                          local_s=self.local_s,
                          collectives=tuple(self.found),
                          repeated=tuple(self.repeated),
-                         blocks=tuple(self.blocks))
+                         blocks=tuple(self.blocks),
+                         step=self._step() if self.parts == 1 else None)
+
+    def _step(self) -> StepTime:
+        """What overlaps, of the same calls and conversions."""
+        device = self.device
+        trained = sum(self.program.specs[n].requires_grad
+                      for n in self.program.params)
+        around_s = (self.between_s + device.coefficient("call_s", 0.0) +
+                    trained * device.coefficient("call_parameter_s", 0.0))
+        state = StateMoves(self.program, self.layout, self.cost)
+        return step_time(self.program,
+                         self.layout.mesh,
+                         self.orders,
+                         self.found,
+                         state,
+                         Streams.of(device),
+                         around_s=around_s)
 
     def _block(self, name: str, before: tuple[float, float, float],
                runs: int) -> None:
@@ -122,9 +145,11 @@ class _Pricing:
             once = value_kind(name) == "param" and not (
                 name in self.layout.regather)
             if self.state or not once:
-                self._convert(cls.name, value.label, value.spec, *ends,
-                              count * (1 if once else self.parts),
-                              _BOTH[:1] if not once else _BOTH)
+                moved = self._convert(cls.name, value.label, value.spec, *ends,
+                                      count * (1 if once else self.parts),
+                                      _BOTH[:1] if not once else _BOTH)
+                if value_kind(name) != "param":
+                    self.orders[cls.name].events.append(moved)
             if not once and value_kind(name) == "param":
                 self._convert(cls.name, value.label, value.spec, *ends,
                               count * self.parts, ("regather", ))
@@ -135,18 +160,24 @@ class _Pricing:
     def _class(self, name: str, calls: Sequence[KnownCall],
                count: int) -> None:
         layout = self.layout.classes[name]
+        events = self.orders[name].events
         made: dict[Value, set[Layout]] = {}
         for call in calls:
             chosen = layout.calls[call.label]
             for number, value in enumerate(call.operands):
-                self._bring(name, value, layout.hubs[value.label],
-                            chosen.input(number), made, count)
-            self._compute(name, call, chosen, count)
+                events += self._bring(name, value, layout.hubs[value.label],
+                                      chosen.input(number), made, count)
+            events += self._compute(name, call, chosen, count)
             for number, value in enumerate(call.outputs):
                 own = chosen.output(number)
                 made[value] = {own}
-                self._bring(name, value, own,
-                            layout.hubs.get(value.label, own), made, count)
+                events += self._bring(name,
+                                      value,
+                                      own,
+                                      layout.hubs.get(value.label, own),
+                                      made,
+                                      count,
+                                      sent=True)
 
     def _again(self, name: str, calls: Sequence[KnownCall],
                count: int) -> None:
@@ -156,6 +187,7 @@ class _Pricing:
         and paid with the state: as gathered again, or not at all if kept.
         """
         layout = self.layout.classes[name]
+        events = self.orders[name].again
         again = rerun(calls)
         made: dict[Value, set[Layout]] = {}
         for call in calls:
@@ -163,24 +195,27 @@ class _Pricing:
             runs = call.label in again.calls
             for number, value in enumerate(call.operands):
                 if runs or number in call.work.saved.inputs:
-                    self._bring(name, value, layout.hubs[value.label],
-                                chosen.input(number), made, count, _AGAIN)
+                    events += self._bring(name, value,
+                                          layout.hubs[value.label],
+                                          chosen.input(number), made, count,
+                                          _AGAIN)
             if not runs:
                 continue
-            self._inside(name, call, chosen, count, again=True)
+            events += self._inside(name, call, chosen, count, again=True)
             forward_s, _ = time_s(call.work,
                                   self.device,
                                   call.dtype,
                                   share=chosen.share(self.cost.sizes) *
                                   unevenness(self.cost, chosen.options))
             self.recompute_s += forward_s * count
+            events.append(Called.of(call, forward_s, 0.0))
             for number, value in enumerate(call.outputs):
                 own = chosen.output(number)
                 made[value] = {own}
                 if value in again.reads:
-                    self._bring(name, value, own,
-                                layout.hubs.get(value.label, own), made, count,
-                                _AGAIN)
+                    events += self._bring(name, value, own,
+                                          layout.hubs.get(value.label, own),
+                                          made, count, _AGAIN)
 
     def _bring(self,
                where: str,
@@ -189,19 +224,24 @@ class _Pricing:
                target: Layout,
                made: dict[Value, set[Layout]],
                count: int,
-               directions: tuple[str, ...] = _BOTH) -> None:
+               directions: tuple[str, ...] = _BOTH,
+               *,
+               sent: bool = False) -> list[Called | Moved]:
         """A conversion inside a block, unless it was made before."""
         there = made.setdefault(value, {source})
-        if target not in there:
-            there.add(target)
+        if target in there:
+            return []
+        there.add(target)
+        return [
             self._convert(where, value.label, value.spec, source, target,
-                          count, directions)
+                          count, directions, sent)
+        ]
 
     def _compute(self, where: str, call: KnownCall, chosen: CallLayout,
-                 count: int) -> None:
+                 count: int) -> list[Called | Moved]:
         share = chosen.share(self.cost.sizes) * unevenness(
             self.cost, chosen.options)
-        self._inside(where, call, chosen, count)
+        inside = self._inside(where, call, chosen, count)
         forward_s, backward_s = time_s(call.work,
                                        self.device,
                                        call.dtype,
@@ -227,6 +267,7 @@ class _Pricing:
                                  time_s=(forward_s + backward_s) * count,
                                  excess_s=excess_s,
                                  count=count))
+        return [*inside, Called.of(call, forward_s, backward_s)]
 
     def _inside(self,
                 where: str,
@@ -234,9 +275,10 @@ class _Pricing:
                 chosen: CallLayout,
                 count: int,
                 *,
-                again: bool = False) -> None:
+                again: bool = False) -> list[Called | Moved]:
         """Collectives inside of a call's lowering."""
         mesh = self.layout.mesh
+        moved = Moved(value=call.label, made=False)
         for axis, name in enumerate(mesh.names):
             lowering = chosen.options[axis].lowering
             for move in lowering_moves(call.call, chosen.options, mesh.sizes,
@@ -257,14 +299,25 @@ class _Pricing:
                         size_bytes=move.size_bytes * mesh.sizes[axis],
                         time_s=seconds * count,
                         count=count))
+                way = (moved.backward
+                       if move.direction == "backward" else moved.forward)
+                way.append(Message(len(self.found) - 1, seconds))
+        return [moved] if moved.forward or moved.backward else []
 
-    def _between(self) -> None:
-        """Conversions between blocks, of inputs and of outputs."""
+    def _between(self) -> float:
+        """Conversions between blocks, of inputs and of outputs.
+
+        Returns
+        -------
+        float
+            Seconds of those that move nothing between ranks.
+        """
         held = {
             n: (spec, self.layout.at_rest[n])
             for n, spec in self.program.specs.items()
         }
         done: set[tuple[str, Layout]] = set()
+        before_s = self.local_s
 
         def bring(name: str, target: Layout) -> None:
             spec, source = held[name]
@@ -288,6 +341,7 @@ class _Pricing:
         for out in (*self.program.outputs, *self.program.mutations.values()):
             if out is not None:
                 bring(out, whole)
+        return self.local_s - before_s
 
     def _convert(self,
                  where: str,
@@ -296,7 +350,9 @@ class _Pricing:
                  source: Layout,
                  target: Layout,
                  count: int,
-                 directions: tuple[str, ...] = _BOTH) -> None:
+                 directions: tuple[str, ...] = _BOTH,
+                 sent: bool = False) -> Moved:
+        moved = Moved(value=label, made=sent)
         steps = conversion_steps(source,
                                  target,
                                  differentiable=spec.requires_grad)
@@ -309,16 +365,26 @@ class _Pricing:
                 if not backward or spec.requires_grad:
                     how = step.backward if backward else step.forward
                     self._move(where, label, direction, how, whole, step.axis,
-                               count)
+                               count, moved)
+        moved.backward.reverse()
+        return moved
 
     def _move(self, where: str, label: str, direction: str, how: Move,
-              whole_bytes: float, axis: int, count: int) -> None:
+              whole_bytes: float, axis: int, count: int, moved: Moved) -> None:
         if self.layout.mesh.names[axis] == MICROBATCH:
             return  # nothing moves between them
-        seconds = self.cost.move_time_s(how, whole_bytes, axis) * count
+        each_s = self.cost.move_time_s(how, whole_bytes, axis)
+        seconds = each_s * count
+        backward = direction == "backward"
         if not how.is_collective:
             self.local_s += seconds
+            if backward:
+                moved.backward_s += each_s
+            else:
+                moved.forward_s += each_s
             return
+        way = moved.backward if backward else moved.forward
+        way.append(Message(len(self.found), each_s))
         self.found.append(
             CollectivePrice(where=where,
                             value=label,

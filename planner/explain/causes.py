@@ -8,7 +8,7 @@ from typing import Any
 from planner.candidate import Candidate
 from planner.units import format_bytes, format_time
 
-__all__ = ["bubble_s", "delta", "signed", "why"]
+__all__ = ["bubble_s", "copies_s", "delta", "signed", "why"]
 
 _TOLD = 4
 """Causes of a difference that are named, the largest first."""
@@ -35,17 +35,42 @@ def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:
 def _parts(candidate: Candidate) -> dict[str, float]:
     """A step in parts that add up to it."""
     price, idle_s = candidate.price, bubble_s(candidate)
-    return {
+    own = {
         "compute": price.compute_s - price.recompute_s,
         "forward again": price.recompute_s,
-        "local copies": price.local_s,
-        "bubble": idle_s,
-        "uneven ranks": candidate.time_s - price.time_s - idle_s,
+        "optimizer": candidate.optimizer_s,
+    }
+    if price.step is None or candidate.step is not None:
+        return {
+            **own, "local copies": price.local_s,
+            "bubble": idle_s,
+            "uneven ranks": candidate.run_s - price.time_s - idle_s,
+            **{
+                f"communication {axis}": time_s
+                for axis, (_, time_s) in sorted(price.by_axis().items())
+            }
+        }
+    return {
+        **own, "local copies": copies_s(candidate),
+        "waiting for the last rank": price.step.straggling_s,
+        "slowed by messages": price.step.interference_s,
+        "around the blocks": price.step.around_s,
         **{
-            f"communication {axis}": time_s
-            for axis, (_, time_s) in sorted(price.by_axis().items())
+            f"communication {axis}": exposed_s
+            for axis, (_, exposed_s) in sorted(price.step.by_axis().items())
         }
     }
+
+
+def copies_s(candidate: Candidate) -> float:
+    """Copies that stay on a rank; packing what travels together is one."""
+    price = candidate.price
+    if price.step is None or candidate.step is not None:
+        return price.local_s
+    step = price.step
+    return max(
+        0.0, step.time_s - price.compute_s - step.exposed_s -
+        step.straggling_s - step.interference_s - step.around_s)
 
 
 def signed(seconds: float) -> str:

@@ -12,7 +12,7 @@ from planner.batches import Batched, best_batch
 from planner.candidate import Candidate
 from planner.cost.plan_price import CollectivePrice
 from planner.explain.batches import batches_report
-from planner.explain.causes import bubble_s, delta
+from planner.explain.causes import bubble_s, copies_s, delta
 from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.fit import fit_report
 from planner.explain.opaque import opaque_modules
@@ -91,6 +91,7 @@ def build_report(
         "blocks": _blocks(planning, chosen),
         "between_blocks": _collectives(chosen, "between blocks"),
         "repeated_work": _repeated(chosen),
+        "exposed": _exposed(chosen),
         "opaque": opaque_modules(planning.program, chosen.price),
         "uneven": uneven,
         "unavailable": ring_refusals(planning, chosen.solution.layout.mesh),
@@ -138,21 +139,72 @@ def _mesh(mesh: MeshSpec) -> dict[str, int]:
 def _time(chosen: Candidate) -> dict[str, float]:
     price = chosen.price
     return {
-        "step_s": chosen.time_s,
-        "forward_s": price.forward_s,
-        "backward_s": price.backward_s,
-        "recompute_s": price.recompute_s,
-        "local_s": price.local_s,
-        "communication_s": price.communication_s,
-        "waiting_s": chosen.time_s - price.time_s,
-        "bubble_s": bubble_s(chosen),
-        "bound_s": chosen.bound_s,
-        "gap": chosen.gap,
+        "step_s":
+        chosen.time_s,
+        "forward_s":
+        price.forward_s,
+        "backward_s":
+        price.backward_s,
+        "recompute_s":
+        price.recompute_s,
+        "local_s":
+        copies_s(chosen),
+        "optimizer_s":
+        chosen.optimizer_s,
+        "communication_s":
+        sum(a for a, _ in _communication(chosen).values()),
+        "exposed_s":
+        sum(b for _, b in _communication(chosen).values()),
+        **_beside(chosen),
+        "waiting_s": (chosen.step.step_s -
+                      price.time_s if chosen.step is not None else 0.0),
+        "bubble_s":
+        bubble_s(chosen),
+        "bound_s":
+        chosen.bound_s,
+        "gap":
+        chosen.gap,
     }
 
 
+def _beside(chosen: Candidate) -> dict[str, float]:
+    """What a step takes beside compute, copies and communication."""
+    step = chosen.price.step if chosen.step is None else None
+    return {
+        "straggling_s": step.straggling_s if step else 0.0,
+        "interference_s": step.interference_s if step else 0.0,
+        "around_s": step.around_s if step else 0.0,
+    }
+
+
+def _communication(chosen: Candidate) -> dict[str, tuple[float, float]]:
+    """Per axis: seconds of collectives, and of those that are exposed."""
+    if chosen.price.step is not None and chosen.step is None:
+        return chosen.price.step.by_axis()
+    return {n: (t, t) for n, (_, t) in chosen.price.by_axis().items()}
+
+
+def _exposed(chosen: Candidate) -> list[dict[str, Any]]:
+    """Collectives that the rank waits for, the longest first."""
+    step = chosen.price.step if chosen.step is None else None
+    own = [e for e in (step.exposures if step else ()) if e.exposed_s > 0]
+    own.sort(
+        key=lambda e: (-e.exposed_s, e.where, e.value, e.axis, e.direction))
+    return [{
+        "where": e.where,
+        "value": e.value,
+        "kind": e.kind,
+        "axis": e.axis,
+        "direction": e.direction,
+        "bytes": e.size_bytes,
+        "time_s": e.time_s,
+        "exposed_s": e.exposed_s,
+        "count": e.count
+    } for e in own]
+
+
 def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
-    traffic = chosen.price.by_axis()
+    traffic, spent = chosen.price.by_axis(), _communication(chosen)
     mesh = chosen.solution.layout.mesh
     links = dict(zip(mesh.names, planning.tables(mesh).cost.axes, strict=True))
     excess: dict[str, float] = {}
@@ -164,7 +216,8 @@ def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
         "use": chosen.axes[name],
         "tier": links[name].tier if name in links else "",
         "bytes": traffic.get(name, (0.0, 0.0))[0],
-        "time_s": traffic.get(name, (0.0, 0.0))[1],
+        "time_s": spent.get(name, (0.0, 0.0))[0],
+        "exposed_s": spent.get(name, (0.0, 0.0))[1],
         "repeated_s": excess.get(name, 0.0),
     } for name, size in zip(chosen.mesh.names, chosen.mesh.sizes, strict=True)]
 

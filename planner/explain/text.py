@@ -25,8 +25,8 @@ _ROWS = 12
 def format_report(report: dict[str, Any]) -> str:
     """Print what :func:`planner.explain.report.build_report` gives."""
     sections = (_head, fit_text, batches_text, _time, binding_text, _axes,
-                _pipeline, _memory, what_fits_text, _blocks, _repeated,
-                _opaque, _uneven, _unavailable, _alternatives,
+                _exposed, _pipeline, _memory, what_fits_text, _blocks,
+                _repeated, _opaque, _uneven, _unavailable, _alternatives,
                 constraints_text, sensitivity_text)
     parts = ["\n".join(section(report)) for section in sections]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -45,17 +45,24 @@ def _time(report: dict[str, Any]) -> Iterator[str]:
     time = report["time"]
     yield from work_text(report)
     whole = max(time["step_s"], 1e-30)
-    yield (f"step {format_time(whole)} (nothing overlapped; no layouts on "
-           f"this mesh take less than {format_time(time['bound_s'])}, gap "
-           f"{time['gap']:.1%})")
+    hidden_s = time["communication_s"] - time["exposed_s"]
+    yield (f"step {format_time(whole)} ({format_time(hidden_s)} of "
+           "communication hidden; were none, no less than "
+           f"{format_time(time['bound_s'])}, gap {time['gap']:.1%})")
     parts = [("forward", time["forward_s"]), ("backward", time["backward_s"])]
     if time["recompute_s"]:
         parts.append(("forward again", time["recompute_s"]))
     parts.append(("local copies", time["local_s"]))
     if report["pipeline"] is not None:
         parts.append(("waiting", time["waiting_s"]))
-    parts += [(f"communication {a['axis']}", a["time_s"])
+    parts += [(f"communication {a['axis']}", a["exposed_s"])
               for a in report["axes"]]
+    parts += [(name, time[key])
+              for name, key in (("waiting for the last rank", "straggling_s"),
+                                ("slowed by messages", "interference_s"),
+                                ("around the blocks",
+                                 "around_s"), ("optimizer", "optimizer_s"))
+              if time[key]]
     yield from table(
         [(name, format_time(s), f"{s / whole:.1%}", bar(s / whole))
          for name, s in parts],
@@ -68,11 +75,30 @@ def _pipeline(report: dict[str, Any]) -> list[str]:
 
 def _axes(report: dict[str, Any]) -> Iterator[str]:
     yield "mesh axes (a step, one rank)"
-    rows = [("axis", "size", "use", "link", "bytes", "time", "repeated work")]
+    rows = [("axis", "size", "use", "link", "bytes", "time", "exposed",
+             "repeated work")]
     rows += [(a["axis"], str(a["size"]), a["use"], a["tier"],
               format_bytes(a["bytes"]), format_time(a["time_s"]),
-              format_time(a["repeated_s"])) for a in report["axes"]]
-    yield from table(rows, right=(1, 4, 5, 6))
+              format_time(a["exposed_s"]), format_time(a["repeated_s"]))
+             for a in report["axes"]]
+    yield from table(rows, right=(1, 4, 5, 6, 7))
+
+
+def _exposed(report: dict[str, Any]) -> Iterator[str]:
+    """Which collectives a rank waits for."""
+    if not report["exposed"]:
+        return
+    yield "communication that nothing hides (a step)"
+    rows = [("where", "of", "collective", "axis", "pass", "runs", "time",
+             "exposed")]
+    rows += [(clip(e["where"], 20), clip(e["value"], 26), e["kind"], e["axis"],
+              e["direction"], str(e["count"]), format_time(e["time_s"]),
+              format_time(e["exposed_s"])) for e in report["exposed"][:_ROWS]]
+    yield from table(rows, right=(5, 6, 7))
+    if len(report["exposed"]) > _ROWS:
+        rest_s = sum(e["exposed_s"] for e in report["exposed"][_ROWS:])
+        yield (f"  and {len(report['exposed']) - _ROWS} more, "
+               f"{format_time(rest_s)} together")
 
 
 def _memory(report: dict[str, Any]) -> Iterator[str]:

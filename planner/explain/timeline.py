@@ -95,7 +95,9 @@ def step_timeline(program: Program, chosen: Candidate) -> Timeline:
         spans = tuple(_Blocks(program, chosen).spans())
         names = ("every rank", )
     ordered = sorted(spans, key=lambda s: (s.rank, s.start_s, s.stream))
-    return Timeline(ranks=names, spans=tuple(ordered), end_s=chosen.time_s)
+    end_s = (chosen.price.time_s
+             if chosen.step is None else chosen.step.step_s)
+    return Timeline(ranks=names, spans=tuple(ordered), end_s=end_s)
 
 
 def _pipeline_spans(step: PipelinePrice) -> Iterator[Span]:

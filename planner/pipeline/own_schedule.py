@@ -66,7 +66,7 @@ def with_own_schedule(pipeline: PipelineSpec, found: Pipelined,
 def _left_bytes(costs: Sequence[StageCost], ranks: int,
                 limit_bytes: float) -> list[float]:
     """What each rank can keep of micro-batches, wherever stages are."""
-    fixed = [float(c.memory.total - c.memory.saved) for c in costs]
+    fixed = [float(c.memory.kinds - c.memory.saved) for c in costs]
     return [
         max(
             0.0, limit_bytes - max(

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Clock", "DeviceClock", "HostClock", "clock_of"]
+__all__ = ["SHARED_S", "Clock", "DeviceClock", "HostClock", "clock_of"]
 
 _PLUG_WIDTH = 4096
+SHARED_S = 0.02
+"""Some turns of a scheduler that gives each process about 3 ms."""
 
 
 class Clock(Protocol):
@@ -30,9 +32,18 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """Of work that is done when the call returns."""
+    """Of work that is done when the call returns.
 
-    shortest_s = 2e-4
+    Parameters
+    ----------
+    shared : bool
+        Whether there are more processes than processors. Then a sample has
+        to last several of the scheduler's turns: within one, a process
+        does not notice that it shares.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self.shortest_s = SHARED_S if shared else 5e-4
 
     def samples(self, run: Callable[[], Any], *, count: int, calls: int,
                 ahead: bool) -> list[float]:
@@ -81,6 +92,8 @@ class DeviceClock:
         return [1e-3 * a.elapsed_time(b) / calls for a, b in marks]
 
 
-def clock_of(device: torch.device) -> Clock:
-    """The clock for a device."""
-    return HostClock() if device.type == "cpu" else DeviceClock(device)
+def clock_of(device: torch.device, *, shared: bool = False) -> Clock:
+    """The clock for a device, which processes may have to share."""
+    if device.type == "cpu":
+        return HostClock(shared=shared)
+    return DeviceClock(device)

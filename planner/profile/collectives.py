@@ -12,7 +12,7 @@ import torch.distributed as dist
 from planner.profile.job import Job
 from planner.profile.point import Point
 
-__all__ = ["collective_runner", "overlap_runner"]
+__all__ = ["collective_runner", "overlap_runner", "straggling_runner"]
 
 _PRODUCTS = 4
 """Products that run beside one all-reduce."""
@@ -129,3 +129,29 @@ def overlap_runner(point: Point, job: Job) -> Run:
         "overlap_communication": lambda: dist.all_reduce(buffer, group=group),
         "overlap_compute": compute,
     }[point.kind]
+
+
+def straggling_runner(point: Point, job: Job) -> Run:
+    """Some products, and where the kind asks for it a small all-reduce.
+
+    Ranks come to it at different times; how different shows in what it
+    takes longer than without products before it.
+    """
+    assert point.groups is not None
+    group = job.group(point.groups)
+    width, count, _ = point.sizes
+    matrix = torch.ones(width,
+                        width,
+                        dtype=point.torch_dtype,
+                        device=job.device)
+    result, buffer = torch.empty_like(matrix), _buffer(point, job)
+
+    def compute() -> None:
+        for _ in range(count):
+            torch.mm(matrix, matrix, out=result)
+
+    def both() -> None:
+        compute()
+        dist.all_reduce(buffer, group=group)
+
+    return both if point.kind == "straggling_both" else compute

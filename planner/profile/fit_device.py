@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.cluster.device import Coefficient, DeviceKind
 from planner.cost.compute import roofline_s
+from planner.cost.optimizer import ADAMW_PASSES
 from planner.profile.log_fit import Unknown, fit_log
 from planner.profile.operations import OPERATIONS, work_of
-from planner.profile.others import ADAMW_PASSES
 from planner.profile.point import Point
 from planner.profile.store import Measured
 
@@ -38,6 +39,7 @@ class _Kernel:
     flops: float
     size_bytes: int
     kernels: int
+    function: str
 
     @classmethod
     def of(cls, point: Point) -> _Kernel:
@@ -47,12 +49,14 @@ class _Kernel:
                        kind=done.kind,
                        flops=done.backward_flops,
                        size_bytes=done.backward_bytes,
-                       kernels=done.backward_kernels)
+                       kernels=done.backward_kernels,
+                       function=done.function and f"{done.function}_backward")
         return cls(point=point,
                    kind=done.kind,
                    flops=done.forward_flops,
                    size_bytes=done.forward_bytes,
-                   kernels=done.forward_kernels)
+                   kernels=done.forward_kernels,
+                   function=done.function)
 
     def time_s(self, device: DeviceKind) -> float:
         return roofline_s(self.flops,
@@ -60,7 +64,8 @@ class _Kernel:
                           self.kernels,
                           device,
                           self.point.torch_dtype,
-                          kind=self.kind)
+                          kind=self.kind,
+                          function=self.function)
 
 
 def predicted_s(point: Point, device: DeviceKind) -> float:
@@ -86,7 +91,8 @@ def fit_device(known: Known, facts: DeviceFacts) -> DeviceKind:
         When there is no product among the points.
     """
     kernels = [_Kernel.of(p) for p in known if p.kind in OPERATIONS]
-    kernels = [k for k in kernels if k.kernels]
+    every = kernels = [k for k in kernels if k.kernels]
+    kernels = [k for k in kernels if not k.function]
     measured = [known[k.point].median for k in kernels]
     dtypes = list(
         dict.fromkeys(k.point.dtype for k in kernels if k.kind == "matmul"))
@@ -103,7 +109,25 @@ def fit_device(known: Known, facts: DeviceFacts) -> DeviceKind:
     values = fit_log(unknowns, predict, measured)
     rounded = {n: float(f"{v:.4g}") for n, v in values.items()}
     device = _device(facts, dtypes, shares, rounded)
+    device = _with_functions(device, every, known)
     return _with_others(device, known)
+
+
+def _with_functions(device: DeviceKind, kernels: Sequence[_Kernel],
+                    known: Known) -> DeviceKind:
+    """What evaluating functions takes besides moving their bytes."""
+    found: dict[str, list[float]] = {}
+    for kernel in kernels:
+        if kernel.function:
+            excess_s = known[kernel.point].median - kernel.time_s(device)
+            found.setdefault(kernel.function,
+                             []).append(excess_s / kernel.size_bytes)
+    own = tuple(
+        _measured(f"{name}_s_per_byte",
+                  float(f"{max(statistics.median(each), 0.0):.4g}"))
+        for name, each in sorted(found.items()))
+    return dataclasses.replace(device,
+                               coefficients=(*device.coefficients, *own))
 
 
 def _attention_shares(kernels: list[_Kernel], dtypes: list[str]) -> list[str]:
@@ -125,18 +149,17 @@ def _unknowns(kernels: list[_Kernel], measured: list[float], dtypes: list[str],
     for dtype in dtypes:
         peak = max(k.flops / s for k, s in zip(kernels, measured)
                    if k.point.dtype == dtype and k.kind == "matmul")
-        found.append(_around(f"flops {dtype}", peak, 30.0))
+        found.append(_near(f"flops {dtype}", peak, 30.0))
     rates = [
         k.size_bytes / s for k, s in zip(kernels, measured)
         if k.kind == "memory"
     ]
-    found.append(
-        _around("bandwidth", statistics.median(rates or [1e10]), 100.0))
+    found.append(_near("bandwidth", statistics.median(rates or [1e10]), 100.0))
     # Until points tell, small tensors are not known to be quicker.
-    found.append(_around("cache_bytes_per_s", max(rates or [1e10]), 30.0))
+    found.append(_near("cache_bytes_per_s", max(rates or [1e10]), 30.0))
     found.append(
         Unknown(name="cache_bytes", start=2**20, low=2**14, high=2**28))
-    found.append(_around("launch_s", min(measured), 10.0))
+    found.append(_near("launch_s", min(measured), 10.0))
     found.append(Unknown(name="exposed", start=0.3, low=1e-3, high=1.0))
     found += [
         Unknown(name=name, start=0.4, low=0.001, high=1.5) for name in shares
@@ -144,7 +167,7 @@ def _unknowns(kernels: list[_Kernel], measured: list[float], dtypes: list[str],
     return found
 
 
-def _around(name: str, start: float, factor: float) -> Unknown:
+def _near(name: str, start: float, factor: float) -> Unknown:
     return Unknown(name=name,
                    start=start,
                    low=start / factor,
@@ -174,8 +197,11 @@ def _with_others(device: DeviceKind, known: Known) -> DeviceKind:
     """Coefficients that have points of their own."""
     found = {
         "dispatch_s": _median(known, "dispatch"),
+        "view_s": _median(known, "view"),
         "allocator_ratio": _median(known, "allocator"),
         "interference": _interference(known),
+        **_straggling(known),
+        **_calls(known),
         **{
             f"{kind}_share": _optimizer_share(known, kind, device)
             for kind in ("adamw_fused", "adamw_foreach")
@@ -221,3 +247,53 @@ def _interference(known: Known) -> float | None:
         return None
     shorter_s, longer_s = sorted((compute_s, communication_s))
     return min(max((both_s - longer_s) / shorter_s, 0.0), 1.0)
+
+
+def _straggling(known: Known) -> dict[str, float | None]:
+    """How far apart ranks are after computing, and at most.
+
+    What an all-reduce after products takes longer than the products and
+    an all-reduce of its own are. Of the shares and limits that the points
+    suggest, those with the least squares.
+    """
+    pairs = []
+    for point, measured in known.items():
+        if point.kind == "straggling_both" and point.groups is not None:
+            alone = dataclasses.replace(point,
+                                        kind="all_reduce",
+                                        sizes=point.sizes[-1:])
+            compute = dataclasses.replace(point, kind="straggling_compute")
+            if alone in known and compute in known:
+                compute_s = known[compute].median
+                late_s = measured.median - compute_s - known[alone].median
+                pairs.append((compute_s, max(late_s, 0.0)))
+    if not pairs:
+        return {}
+    limits = [late_s for _, late_s in pairs]
+    limits.append(statistics.mean(limits))
+
+    def squares(choice: tuple[float, float]) -> float:
+        share, limit_s = choice
+        return sum(
+            (min(share * c, limit_s) - late_s)**2 for c, late_s in pairs)
+
+    share, limit_s = min(
+        ((late_s / c, limit_s) for c, late_s in pairs for limit_s in limits),
+        key=squares)
+    return {"straggling": share, "straggling_limit_s": limit_s}
+
+
+def _calls(known: Known) -> dict[str, float | None]:
+    """What a call of a module takes, and each of its parameters."""
+    times = {
+        p.sizes[0]: m.median
+        for p, m in known.items() if p.kind == "call"
+    }
+    if len(times) < 2:
+        return {}
+    few, many = min(times), max(times)
+    each_s = max((times[many] - times[few]) / (many - few), 0.0)
+    return {
+        "call_parameter_s": each_s,
+        "call_s": max(times[few] - few * each_s, 0.0)
+    }

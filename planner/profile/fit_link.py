@@ -18,6 +18,8 @@ from planner.profile.store import Measured
 
 __all__ = ["collective_s", "fit_cluster", "unfitted_cluster"]
 
+_REFERENCE = "all_gather"
+"""What is a ring wherever there is one: the factors of others are to it."""
 _ASSUMED = "assumed: one process has no peers to measure"
 _BOUNDS = (("latency_s", 2e-6, 1e-7, 1e-2), ("overhead_s", 1e-5, 1e-7, 1e-1),
            ("segment_s", 1e-6, 1e-9, 1e-3))
@@ -102,6 +104,10 @@ def _fitted(cluster: ClusterSpec, tier: int, points: Sequence[Point],
         changed = _with_link(cluster, tier, values)
         return [collective_s(p, changed) for p in points]
 
+    kinds = sorted({p.kind for p in points} - {_REFERENCE})
+    unknowns += [
+        Unknown(name=kind, start=1.0, low=0.1, high=10.0) for kind in kinds
+    ]
     values = fit_log(unknowns, predict, measured)
     rounded = {n: float(f"{v:.4g}") for n, v in values.items()}
     return _with_link(cluster, tier, rounded)
@@ -113,6 +119,8 @@ def _with_link(cluster: ClusterSpec, number: int,
                 bandwidth_bytes_per_s=values["bandwidth_bytes_per_s"],
                 overhead_s=values["overhead_s"],
                 segment_s=values["segment_s"],
+                factors=tuple(
+                    (k, values[k]) for k in COLLECTIVE_KINDS if k in values),
                 source=SOURCE)
     tiers = list(cluster.tiers)
     tiers[number] = dataclasses.replace(tiers[number], link=link)

@@ -78,6 +78,13 @@ class Job:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def shares_processors(self) -> bool:
+        """Whether some host has more processes than processors for them."""
+        most = max(self.hosts.count(host) for host in self.hosts)
+        threads = most * torch.get_num_threads()
+        return self.device.type == "cpu" and threads > (os.cpu_count() or 1)
+
     def largest(self, value: float) -> float:
         """The largest `value` of all ranks; also a barrier."""
         if self.size == 1:

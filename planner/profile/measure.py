@@ -12,12 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from planner.profile.clock import Clock, HostClock, clock_of
-from planner.profile.collectives import collective_runner, overlap_runner
+from planner.profile.clock import SHARED_S, Clock, HostClock, clock_of
+from planner.profile.collectives import (collective_runner, overlap_runner,
+                                         straggling_runner)
 from planner.profile.job import Job
 from planner.profile.operations import OPERATIONS, runner
-from planner.profile.others import (allocator_ratio, dispatch_runner,
-                                    optimizer_runner)
+from planner.profile.others import (allocator_ratio, call_runner,
+                                    dispatch_runner, optimizer_runner,
+                                    view_runner)
 from planner.profile.point import COLLECTIVE_KINDS, Point
 from planner.profile.store import Measured, Store
 
@@ -26,6 +28,10 @@ __all__ = ["Outcome", "measure_points"]
 _FEWEST, _MOST = 3, 30
 """Samples of a point."""
 _MOST_CALLS = 2000
+_TURNS = 6
+"""Collectives that one sample has at least."""
+_LONG_S = 0.1
+"""From here on a point is not measured more often than it must be."""
 _SHARE = 0.7
 """Of the budget for samples; the rest is for making operands, warming up."""
 _SLOWEST_S = 0.3
@@ -117,7 +123,7 @@ class _Meter:
     def __init__(self, job: Job, each_s: float) -> None:
         self.job = job
         self.each_s = each_s
-        self.clock = clock_of(job.device)
+        self.clock = clock_of(job.device, shared=job.shares_processors)
 
     def measured(self, point: Point) -> Measured:
         if point.kind == "allocator":
@@ -129,9 +135,14 @@ class _Meter:
         clock = HostClock() if host else self.clock
         alone = point.groups is None
         once_s = self.job.largest(self._once_s(run, clock, alone))
-        calls = min(max(round(clock.shortest_s / once_s), 1), _MOST_CALLS)
+        # Ranks that wait for each other do so for very different times;
+        # what counts in a step of many collectives is the mean.
+        shortest_s = clock.shortest_s if alone else max(
+            clock.shortest_s, SHARED_S)
+        fewest = 1 if alone or once_s > _LONG_S else _TURNS
+        calls = min(max(round(shortest_s / once_s), fewest), _MOST_CALLS)
         count = round(self.each_s / (calls * once_s))
-        count = min(max(count, _FEWEST), _MOST)
+        count = min(max(count, _FEWEST if once_s < _LONG_S else 1), _MOST)
         self.job.largest(0.0)
         found = clock.samples(run, count=count, calls=calls,
                               ahead=alone) if run else [0.0]
@@ -154,8 +165,14 @@ class _Meter:
             return collective_runner(point, self.job)
         if point.kind.startswith("overlap_"):
             return overlap_runner(point, self.job)
+        if point.kind.startswith("straggling_"):
+            return straggling_runner(point, self.job)
         if point.kind == "dispatch":
             return dispatch_runner(self.job.device)
+        if point.kind == "view":
+            return view_runner(self.job.device)
+        if point.kind == "call":
+            return call_runner(point, self.job.device)
         return optimizer_runner(point, self.job.device)
 
     @staticmethod

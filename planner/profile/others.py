@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate
 
 from planner.profile.point import Point
 
 __all__ = [
-    "ADAMW_PASSES", "allocator_ratio", "dispatch_runner", "optimizer_runner"
+    "allocator_ratio", "call_runner", "dispatch_runner", "optimizer_runner",
+    "view_runner"
 ]
-
-ADAMW_PASSES = 7
-"""Tensors that a step passes over: the parameter, its gradient and two
-moments are read, all but the gradient written."""
 
 
 def optimizer_runner(point: Point, device: torch.device) -> Callable[[], Any]:
@@ -38,6 +37,12 @@ def dispatch_runner(device: torch.device) -> Callable[[], Any]:
     x = torch.ones(8, 8, device=device)
     out = torch.empty_like(x)
     return lambda: torch.add(x, x, out=out)
+
+
+def view_runner(device: torch.device) -> Callable[[], Any]:
+    """An operator that only makes another view."""
+    x = torch.ones(8, 8, device=device)
+    return lambda: torch.ops.aten.view.default(x, [4, 16])
 
 
 def allocator_ratio(device: torch.device, elements: int) -> float:
@@ -71,3 +76,51 @@ def allocator_ratio(device: torch.device, elements: int) -> float:
     module.synchronize()
     return float(module.max_memory_reserved()) / max(
         float(module.max_memory_allocated()), 1.0)
+
+
+class _Passed(torch.autograd.Function):
+    """Hands local gradients to distributed parameters, and does no more."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: DTensor) -> torch.Tensor:
+        ctx.tensors = tensors
+        local = [t.to_local() for t in tensors]
+        return local[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return tuple(
+            DTensor.from_local(torch.empty_like(t.to_local()),
+                               t.device_mesh,
+                               t.placements,
+                               run_check=False,
+                               shape=t.shape,
+                               stride=t.stride()) for t in ctx.tensors)
+
+
+def call_runner(point: Point, device: torch.device) -> Callable[[], Any]:
+    """A call of a parallel module and its backward, without any work.
+
+    Raises
+    ------
+    RuntimeError
+        Where no process group is up, which distributed tensors need.
+    """
+    (count, ) = point.sizes
+    if not torch.distributed.is_initialized():
+        raise RuntimeError("distributed tensors need a process group")
+    mesh = init_device_mesh(device.type,
+                            (torch.distributed.get_world_size(), ))
+    params = [
+        nn.Parameter(
+            DTensor.from_local(torch.zeros(8, 8, device=device),
+                               mesh, [Replicate()],
+                               run_check=False)) for _ in range(count)
+    ]
+
+    def run() -> None:
+        _Passed.apply(*params).backward()
+        for param in params:
+            param.grad = None
+
+    return run

@@ -87,13 +87,18 @@ def _families(sizes: Sizes, device_type: str,
     if world_size > 1:
         # One without the others tells nothing.
         yield from ([point] for point in _overlap(sizes, world_size))
+        yield from ([point] for point in _straggling(sizes, world_size))
     first = sizes.dtypes[0]
     yield _layouts(sizes.products[0], first)
     yield _linears(sizes.products, first)
-    for kind in ("gelu", "softmax", "copy", "layer_norm", "rms_norm"):
+    if device_type == "cpu":
+        # Elsewhere the host makes views while the device computes.
+        yield [Point(kind="view")]
+    yield [Point(kind="call", sizes=(n, )) for n in (64, 8)]
+    for kind in ("gelu", "softmax", "copy", "layer_norm", "rms_norm", "silu"):
         yield _memory_bound(kind, sizes.elements, first)
         if kind != "copy":
-            yield _memory_bound(kind, sizes.elements[:2], first, backward=True)
+            yield _memory_bound(kind, sizes.elements[:3], first, backward=True)
     yield _embeddings(sizes.elements, first)
     yield _losses(sizes.elements, first)
     yield _optimizers(sizes.elements)
@@ -111,7 +116,7 @@ def _tiny(dtype: str) -> list[Point]:
         Point(kind="add", dtype=dtype, sizes=(8, 8)),
         Point(kind="mm", dtype=dtype, sizes=(8, 8, 8), variant="nn"),
         Point(kind="layer_norm", dtype=dtype, sizes=(8, 8)),
-        Point(kind="linear", dtype=dtype, sizes=(8, 8, 8), backward=True)
+        Point(kind="copy", dtype=dtype, sizes=(8, 8)),
     ]
 
 
@@ -238,4 +243,17 @@ def _overlap(sizes: Sizes, world_size: int) -> list[Point]:
         Point(kind=f"overlap_{part}",
               sizes=(sizes.products[0], size_bytes),
               groups=groups) for part in ("compute", "communication", "both")
+    ]
+
+
+def _straggling(sizes: Sizes, world_size: int) -> list[Point]:
+    """Short and long work before a small all-reduce."""
+    groups = Groups(shape=(1, world_size), axis=1)
+    size_bytes = _divisible(min(sizes.messages), world_size)
+    width = min(sizes.products[:3], key=lambda n: abs(n - 256))
+    return [
+        Point(kind=f"straggling_{part}",
+              sizes=(width, count, size_bytes),
+              groups=groups) for count in (4, 16, 64)
+        for part in ("compute", "both")
     ]

@@ -15,6 +15,7 @@ import torch
 
 from passes.collectives import AxisRef
 from passes.lower import RankProgram
+from planner.cost.state_moves import BUCKET_BYTES
 from scaletorch.runtime.bind import BoundKernel
 from scaletorch.runtime.bound_step import BoundStep, bind_steps
 from scaletorch.runtime.expert_counts import ExpertCounts
@@ -24,9 +25,6 @@ from scaletorch.runtime.random import mix
 from scaletorch.runtime.reduction import Reducer, Route
 
 __all__ = ["BUCKET_BYTES", "Executor", "GradientSink", "Tape"]
-
-BUCKET_BYTES = 25 << 20
-"""Size of buckets, as in Li et al., PyTorch Distributed, 2020."""
 
 
 @dataclass(slots=True)

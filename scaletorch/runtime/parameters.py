@@ -144,11 +144,11 @@ class Feed:
 
     def _advance(self) -> None:
         self._unit = next(self._units, None)
-        if self._unit is not None:
-            self._coming = [
-                _Gather(bucket, self._state, self._groups)
-                for bucket in self._unit.buckets
-            ]
+        # After the last unit none is held, and so its buffers are freed.
+        self._coming = [
+            _Gather(bucket, self._state, self._groups)
+            for bucket in (self._unit.buckets if self._unit else ())
+        ]
 
     def arrive(self, number: int) -> dict[str, torch.Tensor]:
         """What step `number` is the first to need."""

@@ -22,7 +22,9 @@ def _row(plan: str,
                model="small",
                plan=plan,
                predicted_s=predicted_s,
-               measured_s=measured_s)
+               measured_s=measured_s,
+               predicted_bytes=3 * 2**20,
+               measured_bytes=4 * 2**20)
 
 
 class TestTable(TestCase):
@@ -35,11 +37,12 @@ class TestTable(TestCase):
         ]
         check_golden(
             self, format_rows(rows), """
-            ranks  model     plan             predicted    measured    error
-                1  small     searched          10.00 ms     8.00 ms   +25.0%
-                2  small     ddp               10.00 ms    20.20 ms   -50.5%
-                2  small     megatron          12.00 ms    20.00 ms   -40.0%
-            median error 40.0% of 3 pairs
+            ranks  model     plan             predicted    measured    error   memory    error
+                1  small     searched          10.00 ms     8.00 ms   +25.0%     4.0 MiB   -25.0%
+                2  small     ddp               10.00 ms    20.20 ms   -50.5%     4.0 MiB   -25.0%
+                2  small     megatron          12.00 ms    20.00 ms   -40.0%     4.0 MiB   -25.0%
+            time: median error 40.0%, largest 50.5% of 3 pairs
+            memory: median error 25.0%, largest 25.0% of 3 pairs
             small on 2: the predicted best is within 3% of the measured best
             predicted best within 3%: 1 of 1
             """)

@@ -39,8 +39,8 @@ def key_figures(report: Report) -> Markup:
         ("throughput", format_number(work["rate"]),
          f"{work['unit']}/s per device, {work['peak_share']:.1%} of peak"),
         ("memory", format_bytes(total), f"of {format_bytes(limit)}, {fits}"),
-        ("communication", f"{time_of['communication_s'] / step_s:.1%}",
-         "of a step"),
+        ("communication", f"{time_of['exposed_s'] / step_s:.1%}",
+         "of a step waits for it"),
         ("gap", f"{time_of['gap']:.1%}", "other layouts could save"),
         ("searched", str(report["solution"]["visited"]),
          f"plans in {format_time(report['solution']['seconds'])}"),
@@ -120,10 +120,12 @@ def time(report: Report) -> Markup:
                                                           "backward_s"),
                                ("forward again",
                                 "recompute_s"), ("local copies", "local_s"))]
-    parts += [(f"communication {a['axis']}", a["time_s"], axis_color(n))
+    parts += [(f"communication {a['axis']}", a["exposed_s"], axis_color(n))
               for n, a in enumerate(report["axes"])]
-    parts.append(("waiting", max(0.0,
-                                 spent["waiting_s"]), color_of("waiting")))
+    others = sum(spent[key] for key in ("waiting_s", "straggling_s",
+                                        "interference_s", "around_s"))
+    parts += [("waiting", max(0.0, others), color_of("waiting")),
+              ("optimizer", spent["optimizer_s"], color_of("optimizer"))]
     return stacked_bars("where the time goes",
                         [BarRow(name="a step", parts=parts)], format_time)
 
@@ -170,6 +172,9 @@ def communication(report: Report) -> Markup:
         Column(name="time",
                texts=[format_time(a["time_s"]) for a in axes],
                numbers=[a["time_s"] for a in axes]),
+        Column(name="exposed",
+               texts=[format_time(a["exposed_s"]) for a in axes],
+               numbers=[a["exposed_s"] for a in axes]),
         Column(name="repeated work",
                texts=[format_time(a["repeated_s"]) for a in axes],
                numbers=[a["repeated_s"] for a in axes]),

@@ -42,6 +42,15 @@ class TestYaml(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, "price_per_device_hour"):
                 from_yaml(f"{_GOOD}price_per_device_hour: {wrong}\n")
 
+    def test_factors_round_trip(self) -> None:
+        text = _GOOD.replace("1.0e+11}", "1.0e+11, factors: {send: 2}}")
+        cluster = from_yaml(text)
+        self.assertEqual(cluster.tiers[0].link.factor("send"), 2.0)
+        self.assertEqual(cluster.tiers[0].link.factor("broadcast"), 1.0)
+        self.assertEqual(from_yaml(to_yaml(cluster)), cluster)
+        with self.assertRaisesRegex(ValueError, "factor of send"):
+            from_yaml(text.replace("send: 2", "send: 0"))
+
     def test_mixed_clusters_round_trip(self) -> None:
         text = _GOOD.replace("size: 8", "size: 2") + """- name: fabric
   size: 3

@@ -168,6 +168,15 @@ class TestByAxis(unittest.TestCase):
         self.assertEqual(collective_time_s("send", 1e6, axis),
                          send_time_s(1e6, 2, _LINK))
 
+    def test_factors_are_by_kind(self) -> None:
+        factored = dataclasses.replace(_LINK, factors=(("send", 3.0), ))
+        axis = AxisInfo(size=2, link=factored)
+        plain = AxisInfo(size=2, link=_LINK)
+        for kind, factor in (("send", 3.0), ("all_reduce", 1.0)):
+            self.assertAlmostEqual(
+                collective_time_s(kind, 1e6, axis),
+                factor * collective_time_s(kind, 1e6, plain))
+
     def test_unknown_kind(self) -> None:
         with self.assertRaisesRegex(ValueError, "did you mean all_reduce"):
             collective_time_s("allreduce", 1, AxisInfo(size=2, link=_LINK))

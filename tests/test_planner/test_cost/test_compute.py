@@ -102,8 +102,31 @@ class TestFlops(unittest.TestCase):
             (frozen.backward_flops, frozen.backward_bytes, frozen.saved_bytes),
             (0, 0, 0))
 
+    def test_the_gradient_of_a_bias_is_a_sum_of_its_own(self) -> None:
+        plain = work(call_of(aten.linear.default, _rand(3, 8), _rand(4, 8)))
+        found = work(
+            call_of(aten.linear.default, _rand(3, 8), _rand(4, 8), _rand(4)))
+        self.assertEqual(found.backward_kernels, plain.backward_kernels + 1)
+        # Reads the gradient of the output, writes the bias'.
+        self.assertEqual(found.backward_bytes - plain.backward_bytes,
+                         3 * 4 * 4 + 4 * 4)
+        self.assertEqual(found.backward_flops, plain.backward_flops)
+
 
 class TestBytes(unittest.TestCase):
+
+    def test_cross_entropy_is_two_kernels_each_way(self) -> None:
+        labels = torch.zeros(3, dtype=torch.long)
+        found = work(
+            call_of(aten.cross_entropy_loss.default, _rand(3, 8), labels))
+        self.assertEqual((found.forward_kernels, found.backward_kernels),
+                         (2, 2))
+        self.assertEqual(found.function, "cross_entropy")
+        logits = 3 * 8 * 4
+        # The gradient of the log-softmax is written and read; its output
+        # read, the result written; and the loss, the labels, a weight.
+        self.assertGreaterEqual(found.backward_bytes, 4 * logits)
+        self.assertLess(found.backward_bytes, 5 * logits)
 
     def test_linear_by_hand(self) -> None:
         found = work(call_of(aten.linear.default, _rand(3, 8), _rand(4, 8)))
@@ -173,6 +196,23 @@ class TestTime(unittest.TestCase):
     def test_bytes_bound(self) -> None:
         job = Work(forward_bytes=100, forward_kernels=1)
         self.assertEqual(time_s(job, self.device, torch.float32), (11.0, 0.0))
+
+    def test_functions_take_time_for_every_byte(self) -> None:
+        device = dataclasses.replace(
+            self.device,
+            coefficients=(Coefficient(name="gelu_s_per_byte",
+                                      value=0.02,
+                                      source="test"),
+                          Coefficient(name="gelu_backward_s_per_byte",
+                                      value=0.03,
+                                      source="test")))
+        job = Work(forward_bytes=100,
+                   forward_kernels=1,
+                   backward_bytes=100,
+                   backward_kernels=1,
+                   function="gelu")
+        self.assertEqual(time_s(job, device, torch.float32), (13.0, 14.0))
+        self.assertEqual(time_s(job, self.device, torch.float32), (11.0, 11.0))
 
     def test_share_divides_work_and_not_launches(self) -> None:
         job = Work(kind="matmul", forward_flops=1000, forward_kernels=1)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import unittest
 
 import torch
 
-from planner.cost.optimizer import OPTIMIZERS, optimizer_bytes
+from planner.cluster.device import Coefficient, DeviceKind
+from planner.cost.optimizer import OPTIMIZERS, optimizer_bytes, optimizer_s
 from tests.test_planner.test_cost.calls import spec_of
 
 _SHAPES = ((6, 8), (8, ), (2, 3, 4))
@@ -47,6 +49,21 @@ class TestOptimizer(unittest.TestCase):
                 ValueError, "optimizer 'adamm' is not known; did you mean "
                 "adam"):
             optimizer_bytes("adamm", [])
+
+    def test_a_step_passes_over_the_state(self) -> None:
+        """At 1 byte a second, and one launch."""
+        device = DeviceKind(name="slow",
+                            memory_bytes=1,
+                            memory_bandwidth_bytes_per_s=1.0,
+                            peak_flops_per_s=(("float32", 1.0), ),
+                            launch_overhead_s=0.5)
+        for name, passes in (("sgd", 3), ("sgd-momentum", 5), ("adamw", 7)):
+            self.assertEqual(optimizer_s(name, 10.0, device),
+                             10 * passes + 0.5)
+        quick = Coefficient(name="adamw_fused_share", value=2.0, source="")
+        device = dataclasses.replace(device, coefficients=(quick, ))
+        self.assertEqual(optimizer_s("adamw", 10.0, device), 35.5)
+        self.assertEqual(optimizer_s("adamw", 0.0, device), 0.0)
 
 
 if __name__ == "__main__":

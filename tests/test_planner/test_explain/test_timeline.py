@@ -36,7 +36,7 @@ class TestBlocks(TestCase):
             now_s = span.end_s
             kinds[span.stream] += span.end_s - span.start_s
         price = chosen.price
-        self.assertAlmostEqual(now_s, chosen.time_s, delta=1e-12)
+        self.assertAlmostEqual(now_s, price.time_s, delta=1e-12)
         self.assertAlmostEqual(kinds[COMMUNICATION],
                                price.communication_s,
                                delta=1e-12)

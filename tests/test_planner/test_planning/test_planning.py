@@ -124,7 +124,7 @@ class TestMemory(TestCase):
 
     def test_lighter_plans_are_slower(self) -> None:
         whole = _planning().best([_GRID])[0]
-        half = _planning(memory_limit_bytes=int(0.8 * whole.memory.total))
+        half = _planning(memory_limit_bytes=int(0.9 * whole.memory.total))
         best, _ = half.best([_GRID])
         self.assertTrue(half.fits(best))
         self.assertGreaterEqual(best.price.time_s, whole.price.time_s)

@@ -7,6 +7,7 @@ from unittest import TestCase
 
 import torch
 
+from planner.cluster.device import Coefficient
 from planner.cluster.spec import ClusterSpec
 from planner.profile.fit_device import DeviceFacts, fit_device
 from planner.profile.fit_link import fit_cluster, unfitted_cluster
@@ -60,6 +61,51 @@ class TestDevice(TestCase):
             known[point] = Measured(median=time_s, count=3)
         device = fit_device(known, _FACTS)
         self.assertAlmostEqual(device.coefficient("interference", 0.0), 0.25)
+
+    def test_functions_take_time_beside_their_bytes(self) -> None:
+        slow = dataclasses.replace(DEVICE,
+                                   coefficients=(*DEVICE.coefficients,
+                                                 Coefficient(
+                                                     name="gelu_s_per_byte",
+                                                     value=2e-10,
+                                                     source="made up")))
+        known = measured(points_for("cpu", 1),
+                         dataclasses.replace(cluster(1), device=slow))
+        device = fit_device(known, _FACTS)
+        self.assertAlmostEqual(device.coefficient("gelu_s_per_byte", 0.0),
+                               2e-10,
+                               delta=1e-11)
+        self.assertAlmostEqual(device.coefficient("silu_s_per_byte", 0.0),
+                               0.0,
+                               delta=1e-11)
+
+    def test_stragglers(self) -> None:
+        """A quarter of what is computed, 2 s at most; 1 s of its own."""
+        groups = Groups(shape=(1, 2), axis=1)
+        known = measured(points_for("cpu", 1), cluster(1))
+        known[Point(kind="all_reduce", sizes=(64, ),
+                    groups=groups)] = Measured(median=1.0, count=3)
+        for count, compute_s, both_s in ((1, 2.0, 3.5), (2, 4.0, 6.0),
+                                         (8, 16.0, 19.0)):
+            for part, time_s in (("compute", compute_s), ("both", both_s)):
+                point = Point(kind=f"straggling_{part}",
+                              sizes=(8, count, 64),
+                              groups=groups)
+                known[point] = Measured(median=time_s, count=3)
+        device = fit_device(known, _FACTS)
+        self.assertAlmostEqual(device.coefficient("straggling", 0.0), 0.25)
+        self.assertAlmostEqual(device.coefficient("straggling_limit_s", 0.0),
+                               2.0)
+
+    def test_calls(self) -> None:
+        known = measured(points_for("cpu", 1), cluster(1))
+        for count, time_s in ((8, 5.0), (64, 33.0)):
+            known[Point(kind="call",
+                        sizes=(count, ))] = Measured(median=time_s, count=3)
+        device = fit_device(known, _FACTS)
+        self.assertAlmostEqual(device.coefficient("call_parameter_s", 0.0),
+                               0.5)
+        self.assertAlmostEqual(device.coefficient("call_s", 0.0), 1.0)
 
     def test_optimizer_share(self) -> None:
         known = measured(points_for("cpu", 1), cluster(1))

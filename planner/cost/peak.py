@@ -1,0 +1,236 @@
+"""When a step takes most memory: its moments, block by block.
+
+What a rank holds beside parameters and the optimizer's state changes over a
+step: saved values come in the forward and go in the backward, while the
+gradients of parameters come. Sums of both at their largest would be more
+than there ever is. The moments are those of the executor: a block's saved
+values are held until its backward is over, gathered parameters come in
+units, gradients are packed into buckets before they are sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.cost.calls import KnownCall
+from planner.cost.compute import passes_gradient
+from planner.cost.flops import op_name
+from planner.cost.saved import is_view
+from planner.ir.layout import Layout, local_shape
+from planner.ir.layouts import ClassLayout
+from planner.ir.values import Value
+from planner.rules.registry import TensorSpec
+
+__all__ = ["BlockPeaks", "backward_peak", "forward_peak", "step_peak"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockPeaks:
+    """What one block takes, in bytes.
+
+    Parameters
+    ----------
+    kept : int
+        From its forward to its backward.
+    forward, backward : int
+        Most at once in each way, beside what is kept; gradients of its
+        parameters are among the backward's.
+    gathered : int
+        Parameters that are whole from their first use to their last.
+    regathered : int
+        Parameters that are whole while their unit runs, in each way.
+    gradients : int
+        Of its parameters, as its backward makes them.
+    """
+
+    kept: int
+    forward: int
+    backward: int
+    gathered: int = 0
+    regathered: int = 0
+    gradients: int = 0
+
+
+class _Live:
+    """Bytes that are alive; values may share them."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[Value, int] = {}
+        self._base: dict[Value, Value] = {}
+        self._users: dict[Value, int] = {}
+        self.total = self.peak = 0
+
+    def __contains__(self, value: Value) -> bool:
+        return value in self._base
+
+    def add(self, value: Value, size_bytes: int) -> None:
+        self._sizes[value], self._base[value] = size_bytes, value
+        self._users[value] = 1
+        self.total += size_bytes
+        self.peak = max(self.peak, self.total)
+
+    def share(self, value: Value, base: Value) -> None:
+        """`value` lies where `base` does."""
+        root = self._base[base]
+        self._base[value] = root
+        self._users[root] += 1
+
+    def free(self, value: Value) -> None:
+        root = self._base.pop(value, None)
+        if root is not None:
+            self._users[root] -= 1
+            if not self._users[root]:
+                self.total -= self._sizes.pop(root)
+
+    def burst(self, size_bytes: int) -> None:
+        """So many more bytes, for a moment."""
+        self.peak = max(self.peak, self.total + size_bytes)
+
+
+def _bytes(spec: TensorSpec, layout: Layout, sizes: Sequence[int]) -> int:
+    count = spec.dtype.itemsize
+    for size in local_shape(spec.shape, layout, tuple(sizes)):
+        count *= size
+    return count
+
+
+def forward_peak(calls: Sequence[KnownCall], layout: ClassLayout,
+                 sizes: Sequence[int], held: set[Value]) -> int:
+    """The most of a block's forward that is not kept for its backward.
+
+    Parameters
+    ----------
+    calls : sequence of KnownCall
+    layout : ClassLayout
+    sizes : sequence of int
+        Of the mesh.
+    held : set of Value
+        What is kept, and so counted elsewhere.
+    """
+    last = {
+        value: number
+        for number, call in enumerate(calls)
+        for value in (*call.operands, *call.outputs)
+    }
+    live = _Live()
+    for number, call in enumerate(calls):
+        chosen = layout.calls[call.label]
+        for i, value in enumerate(call.outputs):
+            base = call.operands[0] if call.operands else None
+            if is_view(call.call) and base is not None:
+                if base in live:
+                    live.share(value, base)
+            elif value not in held:
+                live.add(value, _bytes(value.spec, chosen.output(i), sizes))
+        for value in (*call.operands, *call.outputs):
+            if last[value] <= number:
+                live.free(value)
+    return live.peak
+
+
+def backward_peak(calls: Sequence[KnownCall], layout: ClassLayout,
+                  sizes: Sequence[int]) -> tuple[int, int]:
+    """The most that gradients take in a block's backward.
+
+    Parameters
+    ----------
+    calls, layout, sizes
+        As for :func:`forward_peak`.
+
+    Returns
+    -------
+    peak, parameters : int
+        Of all gradients at once, and of those of parameters, which stay.
+    """
+    live, parameters = _Live(), dict[Value, int]()
+    for call in reversed(calls):
+        chosen = layout.calls[call.label]
+        taken = [v for v in call.outputs if v.spec.requires_grad]
+        if not taken:
+            continue
+        for value in taken:
+            if value not in live:
+                number = call.outputs.index(value)
+                live.add(value, _bytes(value.spec, chosen.output(number),
+                                       sizes))
+        if op_name(call.call.target) == "cross_entropy_loss":
+            # The gradient of the log-softmax, beside that of the logits.
+            live.burst(2 *
+                       _bytes(call.operands[0].spec, chosen.input(0), sizes))
+        for number, value in enumerate(call.operands):
+            if not value.spec.requires_grad:
+                continue
+            size = _bytes(value.spec, chosen.input(number), sizes)
+            if value.bound_kind == "param":
+                parameters[value] = size
+            if value in live:
+                live.burst(2 * size)
+            elif passes_gradient(call.call):
+                live.share(value, taken[0])
+            else:
+                live.add(value, size)
+        for value in taken:
+            live.free(value)
+    return live.peak, sum(parameters.values())
+
+
+def step_peak(blocks: Sequence[BlockPeaks], *, base: int,
+              packed: frozenset[str], finished: int, unit_bytes: int) -> int:
+    """The most bytes at once in a step.
+
+    Parameters
+    ----------
+    blocks : sequence of BlockPeaks
+        In order.
+    base : int
+        Held all the time: parameters at rest, optimizer state.
+    packed : frozenset of str
+        Collectives that gradients are packed for, at the end: a copy, in
+        which they stay where all ranks get all of it.
+    finished : int
+        Gradients at rest.
+    unit_bytes : int
+        Up to which parameters of consecutive blocks are gathered together.
+    """
+    units = _units(blocks, unit_bytes)
+    kept = whole = peak = 0
+    for unit in units:
+        again = sum(b.regathered for b in unit)
+        comes = again + sum(b.gathered for b in unit)
+        # What parameters arrive in is copied from.
+        peak = max(peak, kept + whole + 2 * comes)
+        whole += comes
+        for block in unit:
+            kept += block.kept
+            peak = max(peak, kept + whole + block.forward)
+        whole -= again
+    gradients = 0
+    for unit in reversed(units):
+        again = sum(b.regathered for b in unit)
+        peak = max(peak, kept + whole + gradients + 2 * again)
+        whole += again
+        for block in reversed(unit):
+            peak = max(peak, kept + whole + gradients + block.backward)
+            kept -= block.kept
+            gradients += block.gradients
+        whole -= again
+    last = gradients * (2 if packed else 1)
+    if "reduce_scatter" in packed:
+        last += finished
+    return base + max(peak, whole + last)
+
+
+def _units(blocks: Sequence[BlockPeaks],
+           limit_bytes: int) -> list[list[BlockPeaks]]:
+    """Consecutive blocks whose parameters come together."""
+    found: list[list[BlockPeaks]] = []
+    size = 0
+    for block in blocks:
+        own = block.gathered + block.regathered
+        if not found or size + own > limit_bytes:
+            found.append([])
+            size = 0
+        found[-1].append(block)
+        size += own
+    return found

@@ -1,0 +1,88 @@
+"""The moments of a step, added up by hand."""
+
+from __future__ import annotations
+
+import unittest
+
+import torch
+from torch import nn
+
+from planner.capture.capture import capture
+from planner.cost.calls import known_calls
+from planner.cost.peak import (BlockPeaks, backward_peak, forward_peak,
+                               step_peak)
+from planner.ir.mesh import MeshSpec
+from planner.planning import Planning
+from planner.recipes import RECIPES
+from tests.test_planner.test_planning.programs import slow_cluster
+
+_NONE: frozenset[str] = frozenset()
+
+
+def _peak(*blocks: BlockPeaks,
+          packed: frozenset[str] = _NONE,
+          finished: int = 0,
+          unit_bytes: int = 1) -> int:
+    return step_peak(blocks,
+                     base=1000,
+                     packed=packed,
+                     finished=finished,
+                     unit_bytes=unit_bytes)
+
+
+class TestMoments(unittest.TestCase):
+
+    def test_saved_values_go_while_gradients_come(self) -> None:
+        block = BlockPeaks(kept=10, forward=1, backward=7, gradients=4)
+        # Last block: 3 kept, 7. Then 2 kept, 4 of gradients, 7; then ...
+        self.assertEqual(_peak(block, block, block), 1000 + 30 + 7)
+        heavy = BlockPeaks(kept=1, forward=0, backward=10, gradients=10)
+        self.assertEqual(_peak(heavy, heavy, heavy), 1000 + 1 + 20 + 10)
+
+    def test_packing_copies(self) -> None:
+        block = BlockPeaks(kept=0, forward=0, backward=10, gradients=10)
+        self.assertEqual(_peak(block, block), 1020)
+        self.assertEqual(
+            _peak(block, block, packed=frozenset({"all_reduce"}), finished=20),
+            1040)
+        self.assertEqual(
+            _peak(block,
+                  block,
+                  packed=frozenset({"reduce_scatter"}),
+                  finished=10), 1050)
+
+    def test_gathered_parameters(self) -> None:
+        kept = BlockPeaks(kept=0, forward=0, backward=0, gathered=5)
+        again = BlockPeaks(kept=0, forward=0, backward=0, regathered=5)
+        # All are held, and the last one's buffer; or one unit at a time.
+        self.assertEqual(_peak(kept, kept, kept), 1000 + 10 + 10)
+        self.assertEqual(_peak(again, again, again), 1010)
+        self.assertEqual(_peak(again, again, again, unit_bytes=15), 1030)
+
+
+class TestLiveness(unittest.TestCase):
+
+    def test_two_linear_layers(self) -> None:
+        """64 rows of 16 numbers are 4096 bytes, a weight 1024."""
+        layers = [nn.Linear(16, 16, bias=False) for _ in range(2)]
+        program = capture(nn.Sequential(*layers),
+                          (torch.zeros(64, 16), torch.zeros(64, 16)),
+                          loss_fn=lambda y, target: (y - target).sum())
+        planning = Planning(program, slow_cluster(2, 1e9))
+        candidate = planning.from_recipe(RECIPES["ddp"](),
+                                         MeshSpec(("dp", ), (1, )))
+        ((name, calls), ) = known_calls(program).items()
+        layout = candidate.layout.classes[name]
+        # Two outputs at once; the difference comes when the first has gone.
+        self.assertEqual(forward_peak(calls, layout, (1, ), set()), 2 * 4096)
+        kept = {calls[0].outputs[0], calls[1].outputs[0]}
+        self.assertEqual(forward_peak(calls, layout, (1, ), kept), 4096 + 4)
+        peak, parameters = backward_peak(calls, layout, (1, ))
+        self.assertEqual(parameters, 2 * 1024)
+        # Of the second layer alone; that of the sum is gone by then.
+        self.assertEqual(peak, 2 * 4096 + 1024)
+        self.assertLess(candidate.memory.total, candidate.memory.kinds)
+
+
+if __name__ == "__main__":
+    unittest.main()
