@@ -92,6 +92,12 @@ class Candidate:
         return self.price.step_s if self.step is None else self.step.step_s
 
     @property
+    def summed_s(self) -> float:
+        """What is searched: compute and messages one after the other, of a
+        pipeline as simulated, without the optimizer. Bounds are of this."""
+        return self.price.time_s if self.step is None else self.step.step_s
+
+    @property
     def layout(self) -> ProgramLayout:
         return self.solution.layout
 
@@ -101,9 +107,9 @@ class Candidate:
 
     @property
     def gap(self) -> float:
-        """How much of its time may be saved at most, from 0 to 1."""
-        time_s = max(self.time_s, 1e-30)
-        return max(0.0, (time_s - self.bound_s) / time_s)
+        """How much of `summed_s` may be saved at most, from 0 to 1."""
+        summed_s = max(self.summed_s, 1e-30)
+        return max(0.0, (summed_s - self.bound_s) / summed_s)
 
     @property
     def is_free(self) -> bool:

@@ -72,6 +72,12 @@ class _Search:
         fitting = filter(self.planning.fits, self.found)
         return min(fitting, default=None, key=self.planning.rank)
 
+    @property
+    def least_s(self) -> float:
+        """The least that the search minimises, of what fits."""
+        fitting = filter(self.planning.fits, self.found)
+        return min((c.summed_s for c in fitting), default=float("inf"))
+
     def given(self, mesh: MeshSpec) -> None:
         """One mesh, all of whose candidates are priced."""
         planning = self.planning
@@ -105,8 +111,7 @@ class _Search:
         known = {m: planning.bound_s(m) for m in meshes}
         for mesh in sorted(meshes, key=lambda m: (known[m], str(m))):
             late = bool(self.found) and time.monotonic() > self.until_s
-            if late or (self.best is not None
-                        and known[mesh] > self.best.time_s):
+            if late or (self.best is not None and known[mesh] > self.least_s):
                 self.pruned += 1
                 self.bound_s = min(self.bound_s, known[mesh])
                 continue
@@ -118,13 +123,11 @@ class _Search:
         return priced
 
     def _joint(self, ranks: int, mesh: MeshSpec | None = None) -> JointFound:
-        best = self.best
-        made = joint_candidates(
-            self.planning,
-            ranks,
-            mesh,
-            known_s=float("inf") if best is None else best.time_s,
-            until_s=self.until_s)
+        made = joint_candidates(self.planning,
+                                ranks,
+                                mesh,
+                                known_s=self.least_s,
+                                until_s=self.until_s)
         if mesh is not None and made.reason:
             raise InfeasiblePlan(made.reason)
         self.found += made.candidates
@@ -147,12 +150,10 @@ class _Search:
             raise self.errors[0]
         if self.found and self.best is None:
             self.found += _again(planning, self.found)
-        best, bound_s = self.best, self.bound_s
-        if best is not None:
-            bound_s = min(bound_s, best.time_s)
+        bound_s = min(self.bound_s, self.least_s)
         found = [
             c if c.bound_s else dataclasses.replace(
-                c, bound_s=min(bound_s, c.time_s))
+                c, bound_s=min(bound_s, c.summed_s))
             for c in sorted(self.found, key=planning.rank)
         ]
         return found, Searched(visited=planning.visited - self.visited_before,
@@ -203,7 +204,7 @@ def _again(planning: Planning, found: Sequence[Candidate]) -> list[Candidate]:
     ]
     for candidate in sorted(freed, key=lambda c: c.bound_s):
         best = min(again, key=planning.rank)
-        hopeless = planning.fits(best) and (candidate.bound_s > best.time_s)
+        hopeless = planning.fits(best) and (candidate.bound_s > best.summed_s)
         if not planning.fits(candidate) and not hopeless:
             again.append(lighter(planning, candidate))
     return again

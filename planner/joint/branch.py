@@ -27,7 +27,8 @@ class Priced(Protocol):
     """A combination priced in full."""
 
     @property
-    def time_s(self) -> float:
+    def summed_s(self) -> float:
+        """What is minimised."""
         ...
 
 
@@ -108,7 +109,7 @@ class Branching(Generic[Found]):
     def best_s(self) -> float:
         """Of what is known and fits."""
         return min(
-            [self.known_s, *(f.time_s for f in self.found if self.fits(f))])
+            [self.known_s, *(f.summed_s for f in self.found if self.fits(f))])
 
     def _is_done(self) -> bool:
         excess, bound_s, _, _ = self._heap[0]

@@ -90,8 +90,8 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
     if problem.policy.lowerings is not None:
         draft.add((variable, ), _strange(problem.policy.lowerings, domain))
     counts = problem.facts.counts
-    if call.work.forward_flops and counts[name] >= min(
-            2, max(counts.values())):
+    if call.work.forward_flops and counts[name] >= min(2, max(
+            counts.values())):
         bad = misplaced(problem.policy, call, domain)
         draft.add((variable, ), bad * RELUCTANT_S * counts[name])
 

@@ -35,7 +35,8 @@ class TestSweep(unittest.TestCase):
                 memory_bytes=2.0**29,
                 loss=3.25)
         ]
-        check_golden(self, table(runs), """
+        check_golden(
+            self, table(runs), """
             | ranks | plan | mesh | tokens/s | batch | expected | memory | loss |
             | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |
             | 2 | auto | dp=2 auto | 2,000 | 125.0 ms | 100.0 ms | 512 MiB | 3.2500 |

@@ -46,7 +46,7 @@ class TestText(TestCase):
               optimizer         0.0996 us   3.1%  #.............................
 
             held back by nothing: no quicker plan was left out
-            search: 9 plans priced, 0 combinations left out; none of all takes less than 0.827 us (gap 75.5%)
+            search: 9 plans priced, 0 combinations left out; with nothing hidden none takes less than 0.827 us (gap 75.5%)
 
             mesh axes (a step, one rank)
               axis  size  use       link  bytes     time  exposed  repeated work

@@ -90,7 +90,7 @@ class Sum:
     """A combination, its schedule simulated from end to end."""
 
     point: Point
-    time_s: float
+    summed_s: float
     memory_bytes: float
 
     @staticmethod
@@ -100,7 +100,9 @@ class Sum:
         if point.is_staged:
             time_s = scores.once_s(point) + scores.makespan_s(
                 point, _GRAPHS, point.microbatches)
-        return Sum(point=point, time_s=time_s, memory_bytes=score.memory_bytes)
+        return Sum(point=point,
+                   summed_s=time_s,
+                   memory_bytes=score.memory_bytes)
 
 
 def two_nodes(size: int, fabric_bytes_per_s: float) -> ClusterSpec:

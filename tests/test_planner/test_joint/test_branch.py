@@ -70,7 +70,7 @@ class TestExactness(unittest.TestCase):
             self.assertEqual(min(f.memory_bytes for f in found.found),
                              sizes[0])
             return
-        best_s = min(s.time_s for s in fitting)
+        best_s = min(s.summed_s for s in fitting)
         self.assertAlmostEqual(found.best_s, best_s, delta=1e-9 * best_s)
         self.assertAlmostEqual(found.bound_s, best_s, delta=1e-9 * best_s)
         self.assertLessEqual(len(found.found), len(every))
@@ -84,7 +84,7 @@ class TestExactness(unittest.TestCase):
         for cell in space.cells():
             scores = CellScores(program.table(cell), links, repeated)
             for point in space.points(cell):
-                whole = Sum.of(point, scores).time_s
+                whole = Sum.of(point, scores).summed_s
                 self.assertLessEqual(
                     scores.score(point).time_s, whole * (1 + 1e-9))
 

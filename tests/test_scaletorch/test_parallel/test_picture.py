@@ -28,8 +28,8 @@ class TestPicture(unittest.TestCase):
     def test_one_axis(self) -> None:
         inputs = (torch.zeros(4, 8), )
         self.assertEqual(before(Layer(), inputs).count("linear("), 2)
-        check_golden(self, after(Layer(), inputs, parallel.fsdp(), {"dp": 2}),
-                     """
+        check_golden(
+            self, after(Layer(), inputs, parallel.fsdp(), {"dp": 2}), """
             p_model_up_weight rests as S(0) (8, 8); dp: all_gather forward, reduce_scatter backward, gathered twice
             p_model_up_bias rests as S(0) (8,); dp: all_gather forward, reduce_scatter backward, gathered twice
             p_model_down_weight rests as S(0) (4, 16); dp: all_gather forward, reduce_scatter backward, gathered twice
