@@ -22,9 +22,9 @@ def binding_text(report: dict[str, Any]) -> Iterator[str]:
     binding, searched = report["binding"], report["solution"]
     yield f"held back by {_HEADS[binding['kind']]}: {binding['reason']}"
     yield (f"search: {searched['visited']} plans priced, "
-           f"{searched['pruned']} combinations left out; with nothing "
-           f"hidden none takes less than {format_time(searched['bound'])} "
-           f"(gap {searched['gap']:.1%})")
+           f"{searched['pruned']} combinations left out")
+    yield ("  with nothing hidden none takes less than "
+           f"{format_time(searched['bound'])} (gap {searched['gap']:.1%})")
 
 
 def what_fits_text(report: dict[str, Any]) -> Iterator[str]:
