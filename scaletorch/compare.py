@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
 from planner.capture.entry import Call
+from scaletorch.module import ParallelModule
 
 __all__ = [
     "VerifyReport", "backward_of", "compare_on_mesh", "held", "observed",
@@ -49,7 +50,7 @@ class VerifyReport:
     compared: int
 
 
-def compare_on_mesh(model: nn.Module, module: nn.Module, call: Call,
+def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
                     loss_fn: Callable[..., Any] | None) -> None:
     """Compare on the ranks of a running job; raise where they differ.
 
@@ -58,8 +59,8 @@ def compare_on_mesh(model: nn.Module, module: nn.Module, call: Call,
     Raises
     ------
     ValueError
-        Naming the first output or parameter that differs, or when there
-        are no real values to compare.
+        On every rank, naming the first output or parameter that differs on
+        some rank, or when there are no real values to compare.
     """
     if any(t.is_meta
            for t in call.tensors) or any(p.is_meta
@@ -76,13 +77,15 @@ def compare_on_mesh(model: nn.Module, module: nn.Module, call: Call,
     for name, buffer in module.named_buffers():
         buffer.copy_(kept[name])
     module.zero_grad(set_to_none=True)
-    result = report(expected, found)
-    if not result.equal:
-        raise ValueError(
-            f"the parallel program differs from the single-device one, "
-            f"first at {result.first_difference} (relative error "
-            f"{result.worst_error:.2e}); is there dropout in the model? If "
-            "not, please report the model and the plan")
+    # A rank may hold what the others do not; the verdict is everybody's.
+    results = module.agreement.gather(report(expected, found))
+    for rank, result in zip(module.agreement.ranks, results, strict=True):
+        if not result.equal:
+            raise ValueError(
+                f"the parallel program differs from the single-device one, "
+                f"first at {result.first_difference} on rank {rank} (relative "
+                f"error {result.worst_error:.2e}); is there dropout in the "
+                "model? If not, please report the model and the plan")
 
 
 def reference(model: nn.Module, call: Call,
