@@ -133,6 +133,14 @@ class TestMemory(unittest.TestCase):
     def test_zero_bubble(self) -> None:
         self.check("zbh1")
 
+    def test_looped(self) -> None:
+        self.check("loopedbfs", chunks=2)
+
+    def test_in_a_v(self) -> None:
+        for schedule in ("zbv", "dualpipev"):
+            with self.subTest(schedule):
+                self.check(schedule, chunks=2)
+
     def test_interleaved(self) -> None:
         self.check("interleaved1f1b", chunks=2)
 
