@@ -1,26 +1,56 @@
 """CPU time of planning by phase, for models of Hugging Face on meta.
 
-Run ``OMP_NUM_THREADS=1 python -m benchmarks.plan_time`` from the root.
+Run ``OMP_NUM_THREADS=1 python benchmarks/plan_time.py`` from the root. Every
+case has a process of its own, so that its peak memory is its own, too. Times
+are processor seconds: building the model on meta, capturing it, what is
+prepared for any mesh, the search over all meshes, and writing the plan.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.capture.capture import capture
-from planner.cluster import load_cluster
-from planner.explain.arguments import parse_mesh
-from planner.explain.load import load_model
-from planner.planning import Planning
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-__all__ = ["main"]
+from planner.capture.capture import capture  # noqa: E402
+from planner.cluster import load_cluster  # noqa: E402
+from planner.explain.arguments import parse_mesh  # noqa: E402
+from planner.explain.load import Loaded, load_model  # noqa: E402
+from planner.planning import Planning  # noqa: E402
+
+__all__ = ["CASES", "Case", "built", "main"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What is planned.
+
+    Parameters
+    ----------
+    config : dict
+        Of a model of Hugging Face.
+    devices : int
+        H100s; how they are divided is searched.
+    batch, sequence : int
+        Global batch, in sequences or images, and tokens of each.
+    """
+
+    config: dict[str, Any]
+    devices: int
+    batch: int
+    sequence: int = 4096
+
 
 _LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
@@ -40,24 +70,86 @@ _LLAMA_70B = {
     "num_hidden_layers": 80,
     "num_attention_heads": 64
 }
-_GPT2 = {
-    "architectures": ["GPT2LMHeadModel"],
-    "model_type": "gpt2",
-    "n_positions": 4096,
-    "resid_pdrop": 0.0,
-    "embd_pdrop": 0.0,
-    "attn_pdrop": 0.0,
+_LLAMA_405B = {
+    **_LLAMA_8B, "hidden_size": 16384,
+    "intermediate_size": 53248,
+    "num_hidden_layers": 126,
+    "num_attention_heads": 128
+}
+_MIXTRAL_8X7B = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "vocab_size": 32000,
     "dtype": "bfloat16"
 }
-CASES: dict[str, tuple[dict[str, Any], str, int]] = {
-    "GPT-2 on 8": (_GPT2, "dp=8", 32),
-    "Llama 8B on 8": (_LLAMA_8B, "dp=8", 8),
-    "Llama 8B on 32x8": (_LLAMA_8B, "32x8", 256),
-    "Llama 8B on 16x2x8": (_LLAMA_8B, "16x2x8", 256),
-    "Llama 8B on 256": (_LLAMA_8B, "256", 256),
-    "Llama 70B on 32x8": (_LLAMA_70B, "32x8", 64),
+_DEEPSEEK_671B = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "vocab_size": 129280,
+    "dtype": "bfloat16"
 }
-"""Name to config, mesh and global batch of sequences of 4096 tokens."""
+_VIT_22B = {
+    "architectures": ["ViTForImageClassification"],
+    "model_type": "vit",
+    "hidden_size": 6144,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 48,
+    "image_size": 224,
+    "patch_size": 14,
+    "num_channels": 3,
+    "num_labels": 1000,
+    "dtype": "bfloat16"
+}
+_T5_11B = {
+    "architectures": ["T5ForConditionalGeneration"],
+    "model_type": "t5",
+    "d_model": 1024,
+    "d_kv": 128,
+    "d_ff": 65536,
+    "num_layers": 24,
+    "num_heads": 128,
+    "vocab_size": 32128,
+    "decoder_start_token_id": 0,
+    "dtype": "bfloat16"
+}
+CASES = {
+    "Llama 8B on 8":
+    Case(config=_LLAMA_8B, devices=8, batch=8),
+    "Llama 8B on 256":
+    Case(config=_LLAMA_8B, devices=256, batch=256),
+    "Llama 70B on 1024":
+    Case(config=_LLAMA_70B, devices=1024, batch=1024),
+    "Llama 405B on 16384":
+    Case(config=_LLAMA_405B, devices=16384, batch=2048, sequence=8192),
+    "Mixtral 8x7B on 256":
+    Case(config=_MIXTRAL_8X7B, devices=256, batch=256),
+    "DeepSeek 671B on 2048":
+    Case(config=_DEEPSEEK_671B, devices=2048, batch=4096),
+    "ViT 22B on 1024":
+    Case(config=_VIT_22B, devices=1024, batch=65536),
+    "T5 11B on 256":
+    Case(config=_T5_11B, devices=256, batch=2048, sequence=512),
+}
+
+_PHASES = ("build", "capture", "facts", "search", "plan")
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -66,34 +158,53 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
-def _row(name: str) -> str:
-    config, mesh, batch = CASES[name]
-    meshes = parse_mesh(mesh)
-    cluster = load_cluster("h100-sxm").resized(meshes[0].world_size)
+def built(case: Case) -> Loaded:
+    """The model on meta, with its inputs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
-        path.write_text(json.dumps(config), encoding="utf-8")
-        loaded = load_model(path, batch=batch, sequence=4096)
+        path.write_text(json.dumps(case.config), encoding="utf-8")
+        return load_model(path, batch=case.batch, sequence=case.sequence)
+
+
+def _row(name: str) -> str:
+    case = CASES[name]
+    meshes = parse_mesh(str(case.devices))
+    cluster = load_cluster("h100-sxm").resized(case.devices)
+    loaded, build_s = _timed(lambda: built(case))
     program, capture_s = _timed(lambda: capture(loaded.model, loaded.inputs))
     planning, facts_s = _timed(lambda: Planning(program, cluster))
-    _, bound_s = _timed(lambda: [planning.bound_s(m) for m in meshes])
     found, search_s = _timed(lambda: planning.candidates(meshes))
-    _, plan_s = _timed(lambda: planning.plan_of(found[0]).to_yaml())
+    plan, plan_s = _timed(lambda: planning.plan_of(found[0]))
+    times_s = (build_s, capture_s, facts_s, search_s, plan_s)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return (f"{name:20} {capture_s:9.2f} {facts_s:8.2f} {bound_s:8.2f} "
-            f"{search_s:9.2f} {plan_s:7.2f} {len(found):6} "
-            f"{found[0].time_s:8.3f} {found[0].gap:6.1%} {peak:8.2f}")
+    shown = "".join(f"{t:9.2f}" for t in (*times_s, sum(times_s)))
+    return (f"{name:22}{shown}{peak:10.2f}{found[0].gap:7.1%}"
+            f"{found[0].time_s:9.3f}  {_choice(plan)}")
+
+
+def _choice(plan: Any) -> str:
+    """The mesh, and the pipeline where there is one."""
+    axes = zip(plan.mesh.names, plan.mesh.sizes, strict=True)
+    shown = " x ".join(f"{n}={s}" for n, s in axes)
+    if plan.pipeline is None:
+        return shown
+    spec = plan.pipeline
+    return (f"{shown}, {spec.microbatches} x {spec.schedule}"
+            f", {spec.chunks} chunks")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print one line per case: CPU seconds by phase, and the result."""
+    """Print one line per case: processor seconds by phase, and the result.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=sorted(CASES), action="append")
     chosen = parser.parse_args(argv).case or list(CASES)
-    print(f"{'case':20} capture_s  facts_s  bound_s  search_s  plan_s  plans "
-          "  step_s    gap peak_gib")
-    for name in chosen:
-        print(_row(name), flush=True)
+    times = "".join(f"{p + '_s':>9}" for p in (*_PHASES, "all"))
+    print(f"{'case':22}{times}  peak_gib    gap   step_s  plan", flush=True)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        for line in pool.imap(_row, chosen):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -113,10 +113,12 @@ def interpret(graph: fx.Graph, axes: Sequence[AxisRef], device: torch.device,
 @contextlib.contextmanager
 def _annotated(n: fx.Node) -> Iterator[None]:
     """Let what is recorded remember the node, and its random stream."""
-    notes: dict[str, Any] = {"label": n.meta.get("label", "")}
     stream = n.meta.get("random")
-    if stream is not None:
-        notes["random"] = (stream.label, stream.axes)
+    # Torch's notes are global: one that is not set here could be another's.
+    notes = {
+        "label": n.meta.get("label", ""),
+        "random": (stream.label, stream.axes) if stream is not None else None
+    }
     with fx_traceback.annotate(notes):
         yield
 

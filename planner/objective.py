@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from planner.ir.program import Program, value_kind
 
-__all__ = ["Work", "step_work"]
+__all__ = ["OBJECTIVES", "Work", "step_work"]
+
+OBJECTIVES = ("step-time", "throughput", "devices")
+"""The quickest step, the most work per second and device, or the fewest
+devices. On given devices and a given batch the first two are the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from planner.batches import best_batch, search_batches, with_rows
 from planner.capture.capture import capture_call
-from planner.capture.entry import (bind_inputs, default_example_inputs,
+from planner.capture.entry import (Call, bind_inputs, default_example_inputs,
                                    split_example)
 from planner.capture.refuse import check_model, unwrap
 from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
 from planner.cost.optimizer import optimizer_bytes
 from planner.ir.plan import Plan
+from planner.objective import OBJECTIVES
 from planner.planning import Planning
 from planner.recipes import Recipe
-from scaletorch.choose import Chosen, Replan, choose, fingerprint
+from scaletorch.choose import (Chosen, Replan, choose, fingerprint,
+                               searched_meshes)
 from scaletorch.cluster import (PROFILE, cluster_of, found_cluster,
                                 profiled_cluster)
 from scaletorch.compare import compare_on_mesh
@@ -51,6 +55,8 @@ def auto_parallelize(
     compile: bool = False,
     tune: int = 0,
     verify: bool = False,
+    objective: str | None = None,
+    global_batch: range | None = None,
 ) -> ParallelModule:
     """Spread a single-device model over a mesh; the loop stays as it is.
 
@@ -98,6 +104,14 @@ def auto_parallelize(
     verify : bool
         Compare with the single-device model on the example inputs before
         returning.
+    objective : {"step-time", "throughput"}, optional
+        The quickest step, or the most work per second and device; on a
+        given batch both are the same. Left out: the first, or with
+        `global_batch` the second.
+    global_batch : range, optional
+        Search the size of the batch too: the first of the range, its
+        doubles and the last. The example inputs are cut or repeated;
+        ``plan.prediction["global_batch"]`` says what was chosen.
 
     Returns
     -------
@@ -122,32 +136,39 @@ def auto_parallelize(
     spec = _cluster(cluster, devices, agreement)
     with agreement.together("planning"):
         _check_options(plan, optimizer, memory_limit_bytes, tune)
+        _check_objective(objective, global_batch, plan)
         model = unwrap(model)
         args, kwargs = (default_example_inputs(model) if example_inputs is None
                         else split_example(example_inputs))
-        call = bind_inputs(model, args, kwargs, loss_fn)
-        check_model(model)
-        # Tracing changes what it traces for a while, and ranks that are
-        # threads may share the model.
         limits = Constraints(constraints or ())
-        with TRACING:
-            program = capture_call(skeleton(model),
-                                   call,
-                                   loss_fn=loss_fn,
-                                   opaque=limits.allows_opaque())
+        given = _Given(model=model,
+                       inputs=(args, kwargs),
+                       loss_fn=loss_fn,
+                       cluster=spec,
+                       constraints=limits,
+                       optimizer=optimizer,
+                       memory_limit_bytes=memory_limit_bytes)
+        call, rows = given.call(), None
+        check_model(model)
+        if global_batch is None:
+            planning = given.planning()
+        else:
+            meshes = searched_meshes(spec_of(devices), flat=flat)
+            sized = best_batch(
+                search_batches(global_batch, given.planning, meshes))
+            planning, rows = sized.planning, sized.rows
+            call = given.call(rows)
+        program = planning.program
         if agreement.is_first:
             for note in program.notes:
                 _LOGGER.warning("%s: %s", program.model_name, note)
-        planning = Planning(program,
-                            spec,
-                            constraints=limits,
-                            optimizer=optimizer,
-                            memory_limit_bytes=memory_limit_bytes)
         finalists = choose(planning,
                            plan,
                            spec_of(devices),
                            flat=flat,
                            count=max(tune, 1))
+        if rows is not None:
+            finalists = [c.noting(global_batch=rows) for c in finalists]
         for chosen in finalists:
             chosen.plan.resolve(chosen.program(program))
     agreement.check(fingerprint(program, with_shapes=True),
@@ -178,6 +199,39 @@ def auto_parallelize(
     return module
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What the user passed, planned for a batch of any size."""
+
+    model: nn.Module
+    inputs: tuple[Any, Any]
+    loss_fn: Callable[..., Any] | None
+    cluster: ClusterSpec
+    constraints: Constraints
+    optimizer: str
+    memory_limit_bytes: int | None
+
+    def call(self, rows: int | None = None) -> Call:
+        """The example inputs, with so many rows if they are given."""
+        args, kwargs = (self.inputs if rows is None else with_rows(
+            self.inputs, rows))
+        return bind_inputs(self.model, args, kwargs, self.loss_fn)
+
+    def planning(self, rows: int | None = None) -> Planning:
+        # Tracing changes what it traces for a while, and ranks that are
+        # threads may share the model.
+        with TRACING:
+            program = capture_call(skeleton(self.model),
+                                   self.call(rows),
+                                   loss_fn=self.loss_fn,
+                                   opaque=self.constraints.allows_opaque())
+        return Planning(program,
+                        self.cluster,
+                        constraints=self.constraints,
+                        optimizer=self.optimizer,
+                        memory_limit_bytes=self.memory_limit_bytes)
+
+
 def _check_options(plan: Any, optimizer: str, memory_limit_bytes: int | None,
                    tune: int) -> None:
     optimizer_bytes(optimizer, ())
@@ -188,6 +242,26 @@ def _check_options(plan: Any, optimizer: str, memory_limit_bytes: int | None,
         raise ValueError(f"tune must not be negative, got {tune}")
     if tune and plan is not None:
         raise ValueError("tune chooses among plans, but plan= fixes one: "
+                         "leave one of them out")
+
+
+def _check_objective(objective: str | None, global_batch: range | None,
+                     plan: Any) -> None:
+    if objective not in (None, *OBJECTIVES):
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, "
+                         f"got {objective!r}")
+    if objective == "devices":
+        raise ValueError(
+            "objective=\"devices\" is for planning ahead: a job runs on the "
+            "ranks it has. Ask python -m planner.explain --fit, or "
+            "planner.fit.fewest_devices, and start as many ranks")
+    if global_batch is None:
+        return
+    if objective == "step-time":
+        raise ValueError("with global_batch= the objective is throughput: a "
+                         "smaller batch always takes a shorter step")
+    if plan is not None:
+        raise ValueError("global_batch= searches, but plan= fixes what runs: "
                          "leave one of them out")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from planner.planning import Candidate, Planning, factorisations
 from planner.recipes import Recipe
 from planner.search.policy import Policy
 
-__all__ = ["Chosen", "Replan", "choose", "fingerprint"]
+__all__ = ["Chosen", "Replan", "choose", "fingerprint", "searched_meshes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,13 @@ class Chosen:
 
     plan: Plan
     policies: tuple[Policy, ...]
+
+    def noting(self, **numbers: float) -> Chosen:
+        """The same, with more numbers in the plan's prediction."""
+        prediction = {**self.plan.prediction, **numbers}
+        return dataclasses.replace(self,
+                                   plan=dataclasses.replace(
+                                       self.plan, prediction=prediction))
 
     def program(self, captured: Program) -> Program:
         """The form of a captured program that the plan is of."""
@@ -78,10 +86,15 @@ def choose(planning: Planning,
     if plan is not None:
         raise TypeError("plan must be a Plan, a recipe or a path, got "
                         f"{type(plan).__name__}")
-    meshes = factorisations(mesh.world_size) if flat else [mesh]
+    meshes = searched_meshes(mesh, flat=flat)
     best, found = planning.best(meshes)
     others = [c for c in found if c is not best and planning.fits(c)]
     return [_chosen(planning, c) for c in [best, *others][:count]]
+
+
+def searched_meshes(mesh: MeshSpec, *, flat: bool) -> list[MeshSpec]:
+    """The mesh that was passed, or all of as many ranks where it is flat."""
+    return factorisations(mesh.world_size) if flat else [mesh]
 
 
 def _chosen(planning: Planning, candidate: Candidate) -> Chosen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +11,28 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
+from planner.capture.copies import copied
 from planner.capture.entry import Call
+from planner.ir.program import Program
+from planner.ir.values import calls_of, outputs_of
 from scaletorch.module import ParallelModule
 
 __all__ = [
-    "VerifyReport", "backward_of", "compare_on_mesh", "held", "observed",
-    "reference", "report"
+    "VerifyReport", "backward_of", "coarsest", "compare_on_mesh", "held",
+    "observed", "reference", "report"
 ]
 
 _TOLERANCE = {
     torch.float64: 1e-6,
     torch.float32: 2e-4,
     torch.bfloat16: 5e-2,
-    torch.float16: 2e-2
+    torch.float16: 2e-2,
+    torch.complex128: 1e-6,
+    torch.complex64: 2e-4
 }
 """Relative; models in double may compute norms and rotations in float32."""
+
+_HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +84,8 @@ def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
         buffer.copy_(kept[name])
     module.zero_grad(set_to_none=True)
     # A rank may hold what the others do not; the verdict is everybody's.
-    results = module.agreement.gather(report(expected, found))
+    results = module.agreement.gather(
+        report(expected, found, computed_in=coarsest(module)))
     for rank, result in zip(module.agreement.ranks, results, strict=True):
         if not result.equal:
             raise ValueError(
@@ -91,7 +98,7 @@ def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
 def reference(model: nn.Module, call: Call,
               loss_fn: Callable[..., Any] | None) -> dict[str, torch.Tensor]:
     """Outputs and gradients of the single-device program."""
-    single = copy.deepcopy(model)
+    single = copied(model)
     args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
     output = single(*args, **kwargs)
     if loss_fn is not None:
@@ -143,16 +150,33 @@ def _full(x: torch.Tensor) -> torch.Tensor:
 
 
 def report(expected: Mapping[str, torch.Tensor],
-           found: Mapping[str, torch.Tensor]) -> VerifyReport:
-    """The first and the largest difference, in the order of `expected`."""
+           found: Mapping[str, torch.Tensor],
+           *,
+           computed_in: torch.dtype | None = None) -> VerifyReport:
+    """The first and the largest difference, in the order of `expected`.
+
+    Parameters
+    ----------
+    expected, found : mapping of str to Tensor
+    computed_in : dtype, optional
+        A dtype of fewer bits than the tensors', in which they were
+        computed (autocast). Half precision loosens the tolerance.
+    """
     worst, first = 0.0, ""
     names = [*expected, *(n for n in found if n not in expected)]
+    largest = max((_magnitude(t)
+                   for n, t in expected.items() if n.startswith("gradient")),
+                  default=0.0)
+    least = _TOLERANCE[computed_in] if computed_in in _HALF else 0.0
     for name in names:
         a, b = expected.get(name), found.get(name)
         present = a if a is not None else b
         assert present is not None
-        error = _error(a, b)
-        if not error <= _TOLERANCE.get(present.dtype, 0.0) and not first:
+        tolerance = max(_TOLERANCE.get(present.dtype, 0.0), least)
+        noise = (_noise(present.dtype, computed_in) / tolerance *
+                 largest if name.startswith("gradient") else 0.0)
+        error = _error(a, b, noise)
+        if not error <= tolerance and not first:
             first = name
         worst = max(worst, error)
     return VerifyReport(equal=not first,
@@ -161,21 +185,48 @@ def report(expected: Mapping[str, torch.Tensor],
                         compared=len(names))
 
 
-def _error(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
+def coarsest(module: nn.Module) -> torch.dtype | None:
+    """The floating dtype of fewest bits that its program computes in."""
+    program = getattr(module, "program", None)
+    assert isinstance(program, Program)
+    dtypes = {
+        value.spec.dtype
+        for block in program.classes.values()
+        for node in calls_of(block.graph)
+        for value in outputs_of(node) if value.spec.dtype.is_floating_point
+    }
+    known = [d for d in _TOLERANCE if d in dtypes]
+    return max(known, key=lambda d: torch.finfo(d).eps, default=None)
+
+
+def _noise(dtype: torch.dtype, computed_in: torch.dtype | None) -> float:
+    """Rounding of a sum that would be zero, relative to its terms."""
+    return max(4 * torch.finfo(d).eps for d in (dtype, computed_in)
+               if d is not None)
+
+
+def _magnitude(x: torch.Tensor) -> float:
+    return float(x.abs().nan_to_num().max()) if x.numel() else 0.0
+
+
+def _error(a: torch.Tensor | None, b: torch.Tensor | None,
+           noise: float) -> float:
     """Largest difference relative to the largest value; a gradient that
     is missing on one side counts as zero."""
     if a is None or b is None:
         present = a if a is not None else b
         assert present is not None
-        return float(present.double().abs().max()) if present.numel() else 0.0
+        return _magnitude(present)
     if a.shape != b.shape:
         return float("inf")
     if not a.numel():
         return 0.0
-    if not a.dtype.is_floating_point:
+    if not a.dtype.is_floating_point and not a.dtype.is_complex:
         return 0.0 if torch.equal(a, b) else float("inf")
-    a, b = a.double().cpu(), b.double().cpu()
+    precise = torch.complex128 if a.dtype.is_complex else torch.float64
+    a, b = a.to(precise).cpu(), b.to(precise).cpu()
     if not torch.equal(torch.isnan(a), torch.isnan(b)):
         return float("inf")
     a, b = a.nan_to_num(), b.nan_to_num()
-    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))
+    scale = max(_magnitude(a), noise, 1e-12)
+    return _magnitude(a - b) / scale

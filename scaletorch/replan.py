@@ -18,7 +18,7 @@ from planner.capture.capture import capture_call
 from planner.capture.entry import (bind_inputs, default_example_inputs,
                                    split_example)
 from planner.capture.refuse import unwrap
-from planner.choices import factorisations, free_policies
+from planner.choices import free_policies
 from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
 from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
@@ -30,7 +30,7 @@ from planner.objective import Work, step_work
 from planner.pipeline.candidate import pipeline_candidate
 from planner.planning import Candidate, Planning
 from planner.units import format_bytes, format_time
-from scaletorch.choose import Replan
+from scaletorch.choose import Replan, searched_meshes
 from scaletorch.cluster import cluster_of
 from scaletorch.mesh import spec_of
 from scaletorch.module import ParallelModule
@@ -147,7 +147,8 @@ def replan(
     ...            regather=(), blocks={"Linear": {}})
     >>> new = replan(old, 2, model=model, example_inputs=(x, x),
     ...              loss_fn=nn.functional.mse_loss, cluster="h100-sxm")
-    >>> print(new)
+    >>> str(new.moves.before), new.plan.mesh.world_size, new.work.count
+    ('dp=4', 2, 4)
     """
     mesh = _mesh(new_mesh)
     if isinstance(plan, ParallelModule):
@@ -222,7 +223,7 @@ def _captured(model: nn.Module | None, example_inputs: Any,
 def _best(planning: Planning, old: Plan, mesh: MeshSpec, *,
           flat: bool) -> Candidate:
     """The best plan that computes the same."""
-    meshes = factorisations(mesh.world_size) if flat else [mesh]
+    meshes = searched_meshes(mesh, flat=flat)
     if old.pipeline is None or old.pipeline.is_exact:
         return planning.best(meshes)[0]
     # Statistics of each micro-batch: a step depends on their number.

@@ -8,12 +8,13 @@ parameters lie. While it is captured, meta tensors take their places.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+
+from planner.capture.copies import copied
 
 __all__ = [
     "Absent", "Slots", "on_meta", "places_of", "put", "skeleton", "slots_of"
@@ -28,7 +29,7 @@ def skeleton(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         memo[id(tensor)] = _meta(tensor)
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def slots_of(module: nn.Module) -> Slots:

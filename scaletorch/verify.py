@@ -17,7 +17,8 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
 from planner.recipes import Recipe
 from scaletorch.api import auto_parallelize
-from scaletorch.compare import VerifyReport, held, observed, reference, report
+from scaletorch.compare import (VerifyReport, coarsest, held, observed,
+                                reference, report)
 from scaletorch.runtime.ranks import run_ranks
 
 __all__ = ["VerifyReport", "verify"]
@@ -89,7 +90,9 @@ def verify(model: nn.Module,
                                   plan=plan,
                                   cluster=cluster)
         found = observed(module, module(*args, outputs="global", **kwargs))
-        return report(held(expected, module), found)
+        return report(held(expected, module),
+                      found,
+                      computed_in=coarsest(module))
 
     reports = run_ranks(mesh.world_size, work)
     return min(reports, key=lambda r: (r.equal, -r.worst_error))

@@ -1,12 +1,13 @@
 """Fit the devices of the presets on published training runs.
 
-    python -m scripts.calibrate_cost_model FILE [--json]
+    python -m scripts.calibrate_cost_model FILE [--json] [--write | --check]
 
 Per kind of device, and never per row or per source: reached shares of the
 peaks, overheads, and the shares of the links' rates that collectives of a
-training step reach. Least squares of log time over all sources, a soft
-loss, and a weak pull to the values that are usual. A fifth of the rows, by
-a hash, is kept out; the errors are printed for both parts.
+training step reach (:mod:`scripts.published.fit`). A fifth of the rows, by
+a hash, is kept out. Printed are the errors of the rows that were fitted, of
+those kept out, and, by a fit for each source that has seen nothing of it,
+of whole sources.
 """
 
 from __future__ import annotations
@@ -14,26 +15,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from scipy.optimize import least_squares
 
-from planner.cost.analytic.hardware import Hardware, Rates
-from planner.cost.analytic.step import step_time
-from scripts.published.batch import Batch, product_dtype
+from scripts.published.batch import Batch
 from scripts.published.case import Case, Unreadable
 from scripts.published.errors import held_out, summarise
+from scripts.published.fit import fit, parameters_of, times_with
+from scripts.published.presets import with_numbers
 from scripts.published.read import read_case
 
-__all__ = [
-    "FAMILIES", "PARAMETERS", "Parameter", "fit_family", "main", "times_with"
-]
+__all__ = ["ASSUMED", "FAMILIES", "fit_family", "main", "unseen_times"]
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "A100": ("a100-80g", "a100-40g", "a800-80g"),
@@ -45,117 +43,50 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 }
 """Presets whose numbers are fitted together."""
 
+ASSUMED: Mapping[str, tuple[str, ...]] = {"H100": ("h100-pcie", )}
+"""Presets that no run was published of, by the family they resemble."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """What is fitted: where it starts, and between what it stays."""
-
-    name: str
-    usual: float
-    low: float
-    high: float
-
-
-PARAMETERS = tuple(
-    Parameter(name=name, usual=usual, low=low, high=high)
-    for name, usual, low, high in (
-        ("matmul", 0.75, 0.4, 0.95),
-        ("attention", 0.5, 0.2, 0.85),
-        ("memory", 0.8, 0.55, 0.95),
-        ("matmul8", 0.6, 0.3, 0.78),
-        ("matmul4", 0.5, 0.2, 0.78),
-        ("launch_overhead_s", 3e-6, 5e-7, 8e-6),
-        ("dispatch_s", 1.5e-5, 2e-6, 6e-5),
-        ("queue_order", 4.0, 1.0, 20.0),
-        ("exposed", 0.3, 0.01, 1.0),
-        ("misaligned", 0.1, 0.001, 1.0),
-        ("interference", 0.3, 0.01, 0.6),
-        ("tensor_share", 0.8, 0.45, 1.0),
-        ("data_share", 0.8, 0.2, 1.0),
-        ("point_share", 0.8, 0.1, 1.0),
-    ))
-_PULL = 0.15
-_SOFT = 0.1
-_BALANCE = 0.35  # sources weigh as their number of rows to the 0.3
+_MEASURED = ("wave_elements", )
+_FITTED = "fit on published training runs (scripts/calibrate_cost_model.py)"
 
 
 def _plain(case: Case) -> Case:
     """A case on devices without the coefficients that are fitted."""
-    device = replace(case.cluster.device, coefficients=())
+    known = tuple(c for c in case.cluster.device.coefficients
+                  if c.name in _MEASURED)
+    device = replace(case.cluster.device, coefficients=known)
     return replace(case, cluster=replace(case.cluster, device=device))
 
 
-def _hardware(batch: Batch, values: Mapping[str, float]) -> Hardware:
-    """The batch's hardware with other numbers."""
-    devices = [(c.cluster.device, product_dtype(c.preset))
-               for c in batch.cases]
-    peak = np.array([d.peak(dtype) for d, dtype in devices])
-    peaks = [dict(d.peak_flops_per_s) for d, _ in devices]
-    eight = np.array([p.get("float8_e4m3fn", 0.0) for p in peaks])
-    four = np.array([p.get("float4_e2m1fn_x2", 0.0) for p in peaks])
-    matmul = peak * values["matmul"]
-    linear8 = np.where(eight > 0, eight * values["matmul8"], matmul)
-    memory = np.array([d.memory_bandwidth_bytes_per_s for d, _ in devices])
-    rates = Rates(matmul_flops_per_s=matmul,
-                  attention_flops_per_s=peak * values["attention"],
-                  linear8_flops_per_s=linear8,
-                  linear4_flops_per_s=np.where(four > 0,
-                                               four * values["matmul4"],
-                                               linear8),
-                  memory_bytes_per_s=memory * values["memory"],
-                  launch_s=values["launch_overhead_s"],
-                  dispatch_s=values["dispatch_s"],
-                  queue_order=values["queue_order"],
-                  exposed=values["exposed"],
-                  misaligned=values["misaligned"],
-                  interference=values["interference"])
-    plain = batch.hardware
-    return replace(plain,
-                   rates=rates,
-                   tp=plain.tp.slowed(values["tensor_share"]),
-                   data=plain.data.slowed(values["data_share"]),
-                   pp=plain.pp.slowed(values["point_share"]))
+def fit_family(batch: Batch, family: str) -> dict[str, float]:
+    """Fit one family on those of its cases that are not held out."""
+    kept = np.array([not held_out(c.source, c.id) for c in batch.cases])
+    return fit(batch, kept, parameters_of(family))
 
 
-def times_with(batch: Batch, values: Mapping[str, float]) -> np.ndarray:
-    """Step times of a batch on devices with these numbers."""
-    found: np.ndarray = step_time(batch.models, batch.plans,
-                                  _hardware(batch, values)).time_s
+def unseen_times(batch: Batch, family: str) -> np.ndarray:
+    """Times of every case by a fit on the other sources; nan for one."""
+    sources = np.array([c.source for c in batch.cases])
+    found = np.full(len(sources), np.nan)
+    for source in sorted(set(sources.tolist())):
+        own = sources == source
+        if not own.all():
+            values = fit(batch, ~own, parameters_of(family))
+            found[own] = times_with(batch, values)[own]
     return found
 
 
-def fit_family(batch: Batch) -> dict[str, float]:
-    """Fit one family on those of its cases that are not held out."""
-    measured = np.array([c.measured_s for c in batch.cases])
-    kept = np.array([not held_out(c.source, c.id) for c in batch.cases])
-    counts = Counter(c.source for c in batch.cases)
-    weight = np.array([counts[c.source]**-_BALANCE for c in batch.cases])
-    usual = np.log([p.usual for p in PARAMETERS])
-    scale = float(np.median(weight))
-
-    def values(x: np.ndarray) -> dict[str, float]:
-        return dict(
-            zip([p.name for p in PARAMETERS], np.exp(x).tolist(), strict=True))
-
-    def residuals(x: np.ndarray) -> np.ndarray:
-        errors = weight * np.log(times_with(batch, values(x)) / measured)
-        return np.concatenate([errors[kept], _PULL * scale * (x - usual)])
-
-    bounds = (np.log([p.low for p in PARAMETERS]),
-              np.log([p.high for p in PARAMETERS]))
-    solution = least_squares(residuals,
-                             usual,
-                             loss="soft_l1",
-                             f_scale=_SOFT * scale,
-                             bounds=bounds)
-    return {k: float(f"{v:.3g}") for k, v in values(solution.x).items()}
+def _is_fitted(row: Mapping[str, Any]) -> bool:
+    """Tests of a few steps of tiny models say more about their host, and
+    runs of other compilers than PyTorch's more about those."""
+    return not (row.get("transformer_impl") or "functional" in str(
+        row["source"]) or "JAX" in str(row["source"]))
 
 
 def _cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
     found = []
     for row in rows:
-        # Tests of a few steps of tiny models say more about their host.
-        if row.get("transformer_impl") or "functional" in str(row["source"]):
+        if not _is_fitted(row):
             continue
         try:
             case = read_case(row)
@@ -173,6 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Fit the devices of the presets on published runs.")
     parser.add_argument("file", type=Path)
     parser.add_argument("--json", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write",
+                      action="store_true",
+                      help="write the numbers into the presets")
+    what.add_argument("--check",
+                      action="store_true",
+                      help="fail where a preset has other numbers")
     args = parser.parse_args(argv)
     cases = _cases(
         yaml.load(args.file.read_text(encoding="utf-8"), yaml.CSafeLoader))
@@ -181,12 +119,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         own = [c for c in cases if c.preset in presets]
         if own:
             batch = Batch.of(own)
-            fitted[family] = fit_family(batch)
-            if not args.json:
+            fitted[family] = fit_family(batch, family)
+            if not (args.json or args.write or args.check):
                 _report(family, batch, fitted[family])
     if args.json:
         sys.stdout.write(json.dumps(fitted, indent=2) + "\n")
-    return 0
+    stale = _presets(fitted, write=args.write) if (args.write
+                                                   or args.check) else 0
+    return 1 if args.check and stale else 0
+
+
+def _presets(fitted: Mapping[str, Mapping[str, float]], *, write: bool) -> int:
+    """How many presets have other numbers; writes them where asked."""
+    stale = 0
+    for family, values in fitted.items():
+        assumed = f"assumed as fitted for the {family}"
+        names = [(n, _FITTED) for n in FAMILIES[family]]
+        names += [(n, assumed) for n in ASSUMED.get(family, ())]
+        for name, source in names:
+            path = Path(
+                str(
+                    resources.files("planner.cluster").joinpath(
+                        "presets", f"{name}.yaml")))
+            text = path.read_text(encoding="utf-8")
+            new = with_numbers(text, values, source)
+            if new != text:
+                stale += 1
+                sys.stdout.write(f"{name}: other numbers\n")
+            if write:
+                path.write_text(new, encoding="utf-8")
+    return stale
 
 
 def _report(family: str, batch: Batch, values: Mapping[str, float]) -> None:
@@ -194,15 +156,23 @@ def _report(family: str, batch: Batch, values: Mapping[str, float]) -> None:
     sys.stdout.write(f"{family}: {shown}\n rows    mean   median      p90"
                      "    rank\n")
     times = times_with(batch, values).tolist()
-    pairs = list(zip(batch.cases, times, strict=True))
+    unseen = unseen_times(batch, family).tolist()
+    cases = list(zip(batch.cases, times, unseen, strict=True))
     for source in sorted({c.source for c in batch.cases}):
+        own = [(c, t, u) for c, t, u in cases if c.source == source]
         for part, out in (("fitted", False), ("kept out", True)):
-            group = [(t, c.measured_s) for c, t in pairs
-                     if c.source == source and held_out(c.source, c.id) == out]
-            if group:
-                summary = summarise([t for t, _ in group],
-                                    [m or 0.0 for _, m in group])
-                sys.stdout.write(f"{summary}   {part}: {source}\n")
+            group = [(t, c.measured_s) for c, t, _ in own
+                     if held_out(c.source, c.id) == out]
+            _line(f"{part}: {source}", group)
+        if np.isfinite([u for _, _, u in own]).all():
+            _line(f"unseen: {source}", [(u, c.measured_s) for c, _, u in own])
+
+
+def _line(label: str, group: Sequence[tuple[float, float | None]]) -> None:
+    if group:
+        summary = summarise([t for t, _ in group],
+                            [m or 0.0 for _, m in group])
+        sys.stdout.write(f"{summary}   {label}\n")
 
 
 if __name__ == "__main__":

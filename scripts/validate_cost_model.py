@@ -1,10 +1,12 @@
 """Hold the cost model against published training runs.
 
     python -m scripts.validate_cost_model FILE... [--json] [--limit N]
-        [--source GLOB] [--brief]
+        [--source GLOB] [--brief] [--picture FILE.svg]
 
 Prints per row the predicted and the measured step time and peak memory,
 rows that cannot be expressed with the reason, and the errors by source.
+With ``--json``, a list of rows with their errors and the parts of the
+predicted times and memory; a picture has the times of all rows.
 """
 
 from __future__ import annotations
@@ -12,10 +14,8 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,98 +24,12 @@ import yaml
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.published.batch import Batch  # noqa: E402
-from scripts.published.case import Case, Unreadable  # noqa: E402
 from scripts.published.errors import held_out, summarise  # noqa: E402
-from scripts.published.read import read_case, source_of  # noqa: E402
+from scripts.published.picture import picture  # noqa: E402
+from scripts.published.predict import Prediction, predict  # noqa: E402
+from scripts.published.read import source_of  # noqa: E402
 
 __all__ = ["Prediction", "main", "predict"]
-
-_MALFORMED = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError,
-              ValueError)
-_DOUBTED = "do not use for error statistics"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """What the model says of one row; `reason` where it says nothing."""
-
-    id: str
-    source: str
-    doubted: bool = False
-    case: Case | None = None
-    predicted_s: float | None = None
-    measured_s: float | None = None
-    predicted_peak_bytes: float | None = None
-    measured_peak_bytes: float | None = None
-    reason: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields that ``--json`` prints."""
-        return {
-            "id": self.id,
-            "predicted_s": self.predicted_s,
-            "measured_s": self.measured_s,
-            "predicted_peak_bytes": self.predicted_peak_bytes,
-            "measured_peak_bytes": self.measured_peak_bytes,
-            "reason": self.reason
-        }
-
-
-def predict(rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
-    """Predict every row, in order."""
-    cases: dict[int, Case] = {}
-    reasons: dict[int, str] = {}
-    for number, row in enumerate(rows):
-        try:
-            cases[number] = _priceable(row)
-        except Unreadable as error:
-            reasons[number] = str(error)
-        except _MALFORMED as error:
-            reasons[number] = f"the row is malformed: {error!r}"
-    found = _priced(cases)
-    return [
-        _prediction(row, cases.get(n), found.get(n), reasons.get(n))
-        for n, row in enumerate(rows)
-    ]
-
-
-def _priceable(row: Mapping[str, Any]) -> Case:
-    """A case that has finite prices by itself."""
-    case = read_case(row)
-    batch = Batch.of([case])
-    prices = [*batch.times().time_s.tolist(), *batch.peak_bytes().tolist()]
-    if not all(math.isfinite(p) and p > 0 for p in prices):
-        raise Unreadable(f"its sizes have no finite price: {prices}")
-    return case
-
-
-def _priced(cases: Mapping[int, Case]) -> dict[int, tuple[float, float]]:
-    if not cases:
-        return {}
-    batch = Batch.of(list(cases.values()))
-    times, peaks = batch.times().time_s.tolist(), batch.peak_bytes().tolist()
-    return dict(zip(cases, zip(times, peaks, strict=True), strict=True))
-
-
-def _prediction(row: Mapping[str, Any], case: Case | None,
-                found: tuple[float, float] | None,
-                reason: str | None) -> Prediction:
-    name, source = str(row.get("id")), source_of(row)
-    doubted = _DOUBTED in str(row.get("notes"))
-    if case is None or found is None:
-        return Prediction(id=name,
-                          source=source,
-                          doubted=doubted,
-                          reason=reason)
-    return Prediction(id=name,
-                      source=source,
-                      doubted=doubted,
-                      case=case,
-                      predicted_s=found[0],
-                      measured_s=case.measured_s,
-                      predicted_peak_bytes=found[1],
-                      measured_peak_bytes=case.measured_bytes)
 
 
 def _rows(paths: Iterable[Path], pattern: str,
@@ -123,6 +37,9 @@ def _rows(paths: Iterable[Path], pattern: str,
     found: list[Mapping[str, Any]] = []
     for path in paths:
         rows = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        if not isinstance(rows, list):
+            raise SystemExit(f"{path}: a list of rows is expected, not "
+                             f"{type(rows).__name__}")
         found += [r for r in rows if fnmatch.fnmatch(source_of(r), pattern)]
     return found[:limit]
 
@@ -139,8 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--brief",
                         action="store_true",
                         help="tables only, no rows")
+    parser.add_argument("--picture",
+                        type=Path,
+                        metavar="FILE.svg",
+                        help="draw predicted against measured times")
     args = parser.parse_args(argv)
     found = predict(_rows(args.files, args.source, args.limit))
+    if args.picture:
+        args.picture.write_text(picture(found), encoding="utf-8")
     if args.json:
         sys.stdout.write(
             json.dumps([p.as_json() for p in found], indent=1) + "\n")

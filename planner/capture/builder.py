@@ -15,6 +15,7 @@ from planner.capture.nodes import (op_label, source_in_model, spec_of,
                                    strip_entry)
 from planner.capture.traced import Traced
 from planner.ir.program import InputLeaf, Program
+from planner.ir.values import is_getitem
 from planner.rules.registry import TensorSpec
 
 __all__ = ["build_program"]
@@ -161,6 +162,9 @@ class _Annotator:
         node.meta["label"] = f"{inner}.{op}" if inner else op
 
     def block_key(self, node: fx.Node) -> str:
+        # A pick goes where the call is that it picks from.
+        while is_getitem(node):
+            node = node.args[0]
         return self._key(node.meta["source"].module_path)
 
     def class_name(self, key: str) -> str:

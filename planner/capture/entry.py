@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from planner.capture.gradients import DetachWithoutGrad
 from planner.capture.state import AssignedState
+from planner.capture.structures import flattened
 from planner.ir.errors import CaptureError
 
 __all__ = [
@@ -70,6 +71,7 @@ def bind_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
             f"{inspect.signature(model.forward)}: {error}; pass a tuple for "
             "positional and a dict for keyword arguments") from None
     tree = (args, kwargs, targets)
+    flattened(tree)
     flat, spec = pytree.tree_flatten_with_path(tree)
     paths = tuple(_path_text(path) for path, _ in flat)
     return Call(leaves=tuple(leaf for _, leaf in flat),
@@ -249,7 +251,7 @@ class Entry(nn.Module):
         return torch.autocast("cpu", dtype=self.autocast)
 
     def _flatten(self, output: Any) -> tuple[torch.Tensor, ...]:
-        flat, tree = pytree.tree_flatten(output)
+        flat, tree = flattened(output)
         for leaf in flat:
             if not isinstance(
                     leaf, (torch.Tensor, int, float, str, bool, type(None))):

@@ -43,10 +43,22 @@ def trace_by_export(entry: Entry, fakes: tuple[torch.Tensor, ...]) -> Traced:
     """
     exported = torch.export.export(entry, fakes, strict=False)
     _reject_fake_constants(exported)
+    _keep_paths_of_regions(exported)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = exported.run_decompositions({})
     return _traced(exported, entry)
+
+
+def _keep_paths_of_regions(exported: ExportedProgram) -> None:
+    """Regions (of autocast) are graphs of their own, which are inlined.
+
+    Run as Python they would take the module path of the call of the region.
+    """
+    for module in exported.graph_module.modules():
+        if isinstance(module,
+                      fx.GraphModule) and module is not exported.graph_module:
+            module.__dict__["forward"] = fx.Interpreter(module).run
 
 
 def _reject_fake_constants(exported: ExportedProgram) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -11,13 +12,18 @@ from planner.capture.entry import Entry
 from planner.capture.explain import explained
 from planner.capture.export import trace_by_export
 from planner.capture.make_graph import trace_by_make_fx
-from planner.capture.normalize import normalize
+from planner.capture.normalize import drop_unused, normalize
 from planner.capture.opaque.isolate import isolated
+from planner.capture.repeats.layers import repeated_layers
+from planner.capture.repeats.unroll import NotAlike, unrolled
 from planner.capture.surroundings import fake_like, prepared
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 
 __all__ = ["trace"]
+
+_SHORT_ATTEMPTS = 3
+_Tensors = tuple[torch.Tensor, ...]
 
 
 def trace(entry: Entry, *, opaque: bool) -> Traced:
@@ -45,14 +51,26 @@ def trace(entry: Entry, *, opaque: bool) -> Traced:
 
 
 def _traced(entry: Entry) -> Traced:
+    kept: dict[int, set[int]] = {}
+    for _ in range(_SHORT_ATTEMPTS):
+        known = sum(map(len, kept.values()))
+        try:
+            return _attempt(entry, lambda fakes: _short(entry, fakes, kept))
+        except NotAlike:
+            if sum(map(len, kept.values())) == known:
+                break
+    return _attempt(entry, lambda fakes: trace_by_export(entry, fakes))
+
+
+def _attempt(entry: Entry, export: Callable[[_Tensors], Traced]) -> Traced:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = tuple(
         fake_like(t, mode).requires_grad_(t.requires_grad)
         for t in entry.call.tensors)
     with prepared(entry, mode) as notes:
         try:
-            traced = trace_by_export(entry, fakes)
-        except CaptureError:
+            traced = export(fakes)
+        except (CaptureError, NotAlike):
             raise
         except Exception as error:
             traced = _second_try(entry, fakes, error)
@@ -61,6 +79,21 @@ def _traced(entry: Entry) -> Traced:
                                         *entry.output.notes))
     normalize(traced)
     return traced
+
+
+def _short(entry: Entry, fakes: _Tensors, kept: dict[int, set[int]]) -> Traced:
+    """Export where layers that are alike are traced once."""
+    with repeated_layers(entry.model, kept) as repeats:
+        try:
+            traced = trace_by_export(entry, fakes)
+        except Exception as error:
+            if repeats.tried:
+                raise NotAlike("the model can't be traced so") from error
+            raise
+    if repeats.refused:
+        raise NotAlike(repeats.refused)
+    drop_unused(traced.graph)
+    return unrolled(traced)
 
 
 def _second_try(entry: Entry, fakes: tuple[torch.Tensor, ...],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -63,18 +64,21 @@ def _flat_specs(node: fx.Node) -> list[TensorSpec]:
 
 def source_in_model(node: fx.Node) -> Source:
     """The module that the call was made in, and its line."""
-    return Source(module_path=_module_path(node), location=_location(node))
+    trace = node.meta.get("stack_trace") or ""
+    return Source(module_path=_module_path(node), location=_location(trace))
 
 
 def _module_path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
-    return strip_entry(re.sub(r"@\d+$", "", paths[-1])) if paths else ""
+    return strip_entry(re.sub(r"(?<=[^.])@\d+$", "",
+                              paths[-1])) if paths else ""
 
 
-def _location(node: fx.Node) -> str:
-    """File and line of the innermost user frame."""
-    trace = node.meta.get("stack_trace") or ""
+@functools.lru_cache(maxsize=4096)
+def _location(trace: str) -> str:
+    """File and line of the innermost user frame; layers share their traces.
+    """
     found = re.findall(r'File "([^"]+)", line (\d+)', trace)
     own = [
         f for f in found

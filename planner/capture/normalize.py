@@ -6,6 +6,7 @@ which every call is differentiable where it should be.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -22,6 +23,7 @@ from planner.capture.nodes import source_in_model
 from planner.capture.projections import open_projections
 from planner.capture.rows import gather_rows
 from planner.capture.traced import Traced
+from planner.capture.writes import open_writes
 from planner.ir.errors import CaptureError
 
 __all__ = ["normalize"]
@@ -40,6 +42,8 @@ def normalize(traced: Traced) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function":
             _clean(graph, node, kept)
+    drop_unused(graph)
+    _reject_unknown_shapes(graph)
     scalars = _scalars(traced)
     simplify_masks(graph, scalars)
     gather_rows(graph, Formulas(scalars))
@@ -47,9 +51,17 @@ def normalize(traced: Traced) -> None:
     part_merged_dims(graph)
     part_joined_rows(graph, kept)
     open_projections(graph, traced.leaves, kept)
+    open_writes(graph)
     drop_unused(graph)
-    _reject_unknown_shapes(graph)
+    _join_picks(graph)
     _reject_lost_statistics(graph)
+
+
+def _join_picks(graph: fx.Graph) -> None:
+    """Put picks of a call's results next to it: blocks are cut between."""
+    for node in reversed(list(graph.nodes)):
+        if node.target is operator.getitem:
+            node.args[0].append(node)
 
 
 def _reject_unknown_shapes(graph: fx.Graph) -> None:

@@ -10,6 +10,18 @@ from planner.ir.errors import CaptureError
 __all__ = ["AssignedState"]
 
 
+def _computed_before(module: nn.Module) -> set[str]:
+    """Attributes that a hook computes anew before each call.
+
+    ``nn.utils.weight_norm`` and ``nn.utils.spectral_norm`` do.
+    """
+    return {
+        hook.name
+        for hook in module._forward_pre_hooks.values()
+        if type(hook).__name__ in ("WeightNorm", "SpectralNorm")
+    }
+
+
 class AssignedState:
     """Remembers tensors on modules before a call, and settles after it.
 
@@ -29,6 +41,7 @@ class AssignedState:
             for path, module in self.modules.items()
             for name, value in module.__dict__.items()
             if isinstance(value, torch.Tensor)
+            and name not in _computed_before(module)
         }
 
     def settle(self) -> None:

@@ -21,8 +21,10 @@ import torch.utils.checkpoint
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from planner.capture.checks import checks_pass
 from planner.capture.experts import whole_experts
 from planner.capture.functions import kept_functions
+from planner.capture.names import any_name
 
 __all__ = ["fake_like", "prepared"]
 
@@ -60,6 +62,9 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_inlined_checkpoints(notes))
         stack.enter_context(kept_functions(notes))
         stack.enter_context(_modules_stay())
+        stack.enter_context(any_name())
+        stack.enter_context(checks_pass(notes))
+        stack.enter_context(_distributions_unchecked())
         stack.enter_context(_no_ambient_autocast())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -185,6 +190,18 @@ def _inlined_checkpoints(notes: list[str]) -> Iterator[None]:
     finally:
         for name, original in saved.items():
             setattr(module, name, original)
+
+
+@contextlib.contextmanager
+def _distributions_unchecked() -> Iterator[None]:
+    """Checks of their arguments' values are no part of a program."""
+    kind = torch.distributions.Distribution
+    checked = kind._validate_args
+    kind.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        kind.set_default_validate_args(checked)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from planner.batches import (Batched, best_batch, rows_of, search_batches,
+                             with_rows)
 from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.choices import factorisations
@@ -17,7 +19,7 @@ from planner.cluster import load_cluster
 from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
 from planner.explain.arguments import (parse_arguments, parse_constraint,
-                                       parse_mesh)
+                                       parse_mesh, parse_range)
 from planner.explain.compare import compare_plans, format_comparison
 from planner.explain.dot import format_dot
 from planner.explain.load import Loaded, half_batch, load_model
@@ -62,19 +64,23 @@ class _Answer:
     found: Sequence[Candidate]
     meshes: Sequence[MeshSpec]
     fit: Fit | None = None
+    batches: Sequence[Batched] = ()
 
 
 def _explained(args: argparse.Namespace, observer: Observer) -> str:
     if args.compare:
         return _compared(args, observer)
-    answer = (_fitted if args.fit else _planned)(args, observer)
+    ask = (_fitted
+           if args.fit else _batched if args.global_batch else _planned)
+    answer = ask(args, observer)
     report = build_report(answer.planning,
                           answer.chosen,
                           answer.found,
                           top=args.top,
                           meshes=answer.meshes,
                           halved=_halved(args, answer.planning),
-                          fit=answer.fit)
+                          fit=answer.fit,
+                          batches=answer.batches)
     _write(args, answer.planning, answer.chosen, report)
     return _json(report) if args.json else format_report(report)
 
@@ -101,10 +107,10 @@ def _planned(args: argparse.Namespace, observer: Observer) -> _Answer:
 
 def _fitted(args: argparse.Namespace, observer: Observer) -> _Answer:
     """On as few devices as will do."""
-    for name in ("mesh", "plan"):
+    for name in ("mesh", "plan", "global_batch"):
         if getattr(args, name):
-            raise ValueError(f"--fit finds the number of devices, but "
-                             f"--{name} gives it; leave one of them out")
+            raise ValueError("--fit finds the number of devices for a batch: "
+                             f"leave out --{name.replace('_', '-')}")
     cluster = load_cluster(args.cluster)
     most = cluster.num_devices if ":" in args.cluster else MOST_DEVICES
     fit = fewest_devices(_planning(args, 1, observer), most=most)
@@ -113,6 +119,33 @@ def _fitted(args: argparse.Namespace, observer: Observer) -> _Answer:
                    found=fit.smallest.found,
                    meshes=factorisations(fit.smallest.devices),
                    fit=fit)
+
+
+def _batched(args: argparse.Namespace, observer: Observer) -> _Answer:
+    """With the global batch that gives most work per second."""
+    if args.plan or args.objective == "step-time":
+        raise ValueError("--global-batch searches for the most work per "
+                         "second: leave out --plan and --objective")
+    meshes = parse_mesh(args.mesh or _MESH)
+    sizes = parse_range(args.global_batch)
+    args = argparse.Namespace(**{**vars(args), "batch": sizes.start})
+    planning = _planning(args, meshes[0].world_size, observer)
+    loaded = _loaded(args)
+
+    def planning_of(rows: int) -> Planning:
+        if rows == rows_of(loaded.inputs):
+            return planning
+        inputs = with_rows(loaded.inputs, rows)
+        return planning.copied(program=_captured(
+            replace(loaded, inputs=inputs), planning.constraints))
+
+    tried = search_batches(sizes, planning_of, meshes)
+    best = best_batch(tried)
+    return _Answer(planning=best.planning,
+                   chosen=best.found[0],
+                   found=best.found,
+                   meshes=meshes,
+                   batches=tried)
 
 
 def _write(args: argparse.Namespace, planning: Planning, chosen: Candidate,
@@ -157,16 +190,19 @@ def _planning(args: argparse.Namespace, devices: int,
     if args.price_per_device_hour is not None:
         cluster = replace(cluster,
                           price_per_device_hour=args.price_per_device_hour)
-    loaded = load_model(args.model,
-                        batch=args.batch,
-                        sequence=args.seq,
-                        dtype=args.dtype)
-    return Planning(_captured(loaded, constraints),
+    return Planning(_captured(_loaded(args), constraints),
                     cluster,
                     constraints=constraints,
                     optimizer=args.optimizer,
                     memory_limit_bytes=int(limit * 2**30) if limit else None,
                     observer=observer)
+
+
+def _loaded(args: argparse.Namespace) -> Loaded:
+    return load_model(args.model,
+                      batch=args.batch,
+                      sequence=args.seq,
+                      dtype=args.dtype)
 
 
 def _captured(loaded: Loaded, constraints: Constraints) -> Program:
@@ -180,11 +216,7 @@ def _halved(args: argparse.Namespace, planning: Planning) -> Planning | None:
     """The same on half the batch, where that is asked for."""
     if not args.half_batch:
         return None
-    loaded = load_model(args.model,
-                        batch=args.batch,
-                        sequence=args.seq,
-                        dtype=args.dtype)
-    halved = half_batch(loaded, planning.facts.lead.get(0, 1))
+    halved = half_batch(_loaded(args), planning.facts.lead.get(0, 1))
     return planning.copied(program=_captured(halved, planning.constraints))
 
 

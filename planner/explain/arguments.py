@@ -12,8 +12,9 @@ from planner.choices import factorisations
 from planner.constraints import forbid, limit, pin
 from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
+from planner.objective import OBJECTIVES
 
-__all__ = ["parse_arguments", "parse_constraint", "parse_mesh"]
+__all__ = ["parse_arguments", "parse_constraint", "parse_mesh", "parse_range"]
 
 _CONSTRAINTS: dict[str, Callable[..., Any]] = {
     "pin": pin,
@@ -46,6 +47,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="PRICE",
         help="in any currency, to price what --fit finds (default: what the "
         "cluster's file says, if it does)")
+    add("--objective",
+        choices=OBJECTIVES,
+        help="what is best: the quickest step (default), the most work per "
+        "second and device (default with --global-batch), or the fewest "
+        "devices (as --fit)")
+    add("--global-batch",
+        metavar="LOW:HIGH",
+        help="search the size of the global batch too: LOW, its doubles, "
+        "and HIGH")
     add("--cluster",
         default="h100-sxm",
         help="preset, YAML file or \"local\" (the profile of this machine), "
@@ -105,7 +115,33 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="tokens in each sequence, for "
         "a config (default: %(default)s)")
     add("--dtype", help="of the parameters, for a config")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.fit = args.fit or args.objective == "devices"
+    return args
+
+
+def parse_range(text: str) -> range:
+    """Sizes of the global batch.
+
+    Raises
+    ------
+    ValueError
+        When the text is no range.
+
+    Examples
+    --------
+    >>> parse_range("256:2048")
+    range(256, 2049)
+    """
+    low, _, high = text.partition(":")
+    try:
+        found = range(int(low), int(high) + 1)
+    except ValueError:
+        found = range(0)
+    if not found or found.start < 1:
+        raise ValueError(f"--global-batch {text!r} is no range; write the "
+                         "smallest and the largest size, as in 256:2048")
+    return found
 
 
 def parse_mesh(text: str) -> list[MeshSpec]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+
+from planner.batches import with_rows
 
 __all__ = ["Loaded", "half_batch", "load_model", "loss_only"]
 
@@ -72,10 +73,8 @@ def half_batch(loaded: Loaded, rows: int) -> Loaded:
     if rows % 2:
         raise ValueError(f"--half-batch: a batch of {rows} rows can't be "
                          "halved; make it even")
-    inputs = tree_map(
-        lambda leaf: leaf[:rows // 2] if isinstance(leaf, torch.Tensor) and
-        leaf.ndim and leaf.shape[0] == rows else leaf, loaded.inputs)
-    return dataclasses.replace(loaded, inputs=inputs)
+    return dataclasses.replace(loaded,
+                               inputs=with_rows(loaded.inputs, rows // 2))
 
 
 def _imported(path: Path) -> ModuleType:

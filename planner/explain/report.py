@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from planner.batches import Batched, best_batch
 from planner.candidate import Candidate
 from planner.cost.plan_price import CollectivePrice
+from planner.explain.batches import batches_report
 from planner.explain.causes import bubble_s, delta
 from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.fit import fit_report
@@ -36,14 +38,15 @@ _NOTABLE = 1e-5
 
 
 def build_report(
-    planning: Planning,
-    chosen: Candidate,
-    found: Sequence[Candidate],
-    *,
-    top: int = 5,
-    meshes: Sequence[MeshSpec] = (),
-    halved: Planning | None = None,
-    fit: Fit | None = None,
+        planning: Planning,
+        chosen: Candidate,
+        found: Sequence[Candidate],
+        *,
+        top: int = 5,
+        meshes: Sequence[MeshSpec] = (),
+        halved: Planning | None = None,
+        fit: Fit | None = None,
+        batches: Sequence[Batched] = (),
 ) -> dict[str, Any]:
     """Everything that is known about a plan.
 
@@ -62,6 +65,8 @@ def build_report(
         Of the same model on half the batch, to tell what that changes.
     fit : Fit, optional
         Where the number of devices was asked for.
+    batches : sequence of Batched
+        Where the global batch was searched.
     """
     solution = _solution(planning, chosen)
     constraints = _constraints(planning, chosen, meshes)
@@ -75,6 +80,8 @@ def build_report(
         "plan": chosen.name,
         "layouts_over": list(chosen.layout.mesh.names),
         "fit": fit and fit_report(fit),
+        "batches":
+        batches_report(batches, best_batch(batches)) if batches else None,
         "work": work_report(planning, chosen),
         "solution": solution,
         "time": _time(chosen),

@@ -15,7 +15,7 @@ from planner.rules.registry import Arg, OpCall, TensorSpec
 
 __all__ = [
     "Value", "call_of", "calls_of", "consumers_of", "operands_of",
-    "outputs_of", "value_of"
+    "is_getitem", "outputs_of", "value_of"
 ]
 
 

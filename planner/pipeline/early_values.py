@@ -61,8 +61,8 @@ class Rehearsal:
     Parameters
     ----------
     program : Program
-        Its outputs are sources of early values; its blocks are called as
-        those they were cut from, with ``.part``.
+        Its outputs are sources; its blocks are cut from those of its own,
+        called so with ``.part``.
     layout : ProgramLayout
         Over the axes of a stage and the micro-batches.
     """
@@ -337,10 +337,9 @@ class _Split:
         if part.draws:
             raise LayoutError(
                 f"{source} of the whole batch is needed by every micro-batch, "
-                "but it is drawn at random or depends on what is (dropout), "
-                "so that it can't be known before the first one; run this "
-                "model without a pipeline, let the layer treat samples apart, "
-                "or let each micro-batch stand for the batch: "
+                "but depends on random numbers (dropout), so that it can't be "
+                "known before the first one; run this model without a "
+                "pipeline, or let each micro-batch stand for the batch: "
                 'pipeline(batch_statistics="microbatch")')
         return part.reads_parameters
 

@@ -10,7 +10,8 @@ import torch
 
 from planner.cost.analytic.configurations import Configurations
 from planner.cost.analytic.hardware import Hardware
-from planner.cost.analytic.memory import reserved_bytes, step_memory
+from planner.cost.analytic.memory import (StepMemory, reserved_bytes,
+                                          step_memory)
 from planner.cost.analytic.stack import stack
 from planner.cost.analytic.step import StepTime, step_time
 from planner.cost.analytic.transformer import Transformer
@@ -50,10 +51,14 @@ class Batch:
         """Step times, by part."""
         return step_time(self.models, self.plans, self.hardware)
 
+    def memory(self) -> StepMemory:
+        """Peak memory of tensors on the rank that a row measured."""
+        last = np.array([c.last_rank for c in self.cases])
+        return step_memory(self.models, self.plans, last_stage=last)
+
     def peak_bytes(self) -> np.ndarray:
         """Peak memory, of the kind and on the rank that a row measured."""
-        last = np.array([c.last_rank for c in self.cases])
         reserved = np.array([c.reserved for c in self.cases])
-        memory = step_memory(self.models, self.plans, last_stage=last)
+        memory = self.memory()
         return np.asarray(
             np.where(reserved, reserved_bytes(memory), memory.total_bytes))

@@ -38,6 +38,8 @@ class Case:
         what its tensors took from the allocator.
     stated : bool
         Whether nothing that matters had to be assumed.
+    one_step : bool
+        Whether the time is that of a single step, an early one.
     utilisation : float or None
         Share of the devices' peak that the model's flops are.
     """
@@ -54,4 +56,5 @@ class Case:
     last_rank: bool
     reserved: bool
     stated: bool
+    one_step: bool
     utilisation: float | None

@@ -30,8 +30,11 @@ _PRESETS = (("GB300", "gb300-nvl72"), ("GB200", "gb200-nvl72"),
 
 def preset_of(gpu: str) -> str:
     """The preset of the devices that a row names."""
+    name = re.sub(r"[ _]+", "-", gpu.strip().upper())
+    if "A100" in name and "40G" in name:
+        return "a100-40g"
     for part, preset in _PRESETS:
-        if part in gpu:
+        if part.upper() in name:
             return preset
     raise Unreadable(f"no preset for devices called {gpu!r}")
 

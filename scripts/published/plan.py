@@ -19,9 +19,17 @@ _SHARDING = {
     "zero2": ZERO2,
     "fsdp": FSDP,
     "fsdp2": FSDP,
+    "hsdp": FSDP,
     "zero3": FSDP
 }
-_RECOMPUTE = {"none": NONE, "selective": SELECTIVE, "full": FULL}
+_RECOMPUTE = {
+    "none": NONE,
+    "false": NONE,
+    "selective": SELECTIVE,
+    "full": FULL,
+    "true": FULL
+}
+_MOST_DEVICES = 10**6
 _RECENT = ("h100", "h200", "h800", "b200", "b300", "gb200", "gb300")
 
 
@@ -37,8 +45,18 @@ def world_size(row: Mapping[str, Any]) -> int:
     Unreadable
         When they cannot be told.
     """
-    parallel = row.get("parallel") or {}
-    if "tp" not in parallel and "fsdp" not in parallel:
+    found = _world_size(row)
+    if found > _MOST_DEVICES:
+        raise Unreadable(f"no run had {found} devices")
+    return found
+
+
+def _world_size(row: Mapping[str, Any]) -> int:
+    parallel = row["parallel"]
+    sizes = any(parallel.get(n) for n in ("tp", "pp", "cp", "dp", "fsdp"))
+    if not sizes and row["hardware"].get("count") == 1:
+        return 1
+    if not sizes:
         what = parallel.get("plan")
         raise Unreadable(f"the plan is {what!r}, its sizes are not stated"
                          if what else "the parallel sizes are not stated")
@@ -49,7 +67,7 @@ def world_size(row: Mapping[str, Any]) -> int:
         dp = _axis(parallel, "dp") * int(parallel["fsdp"])
     if dp:
         return model * int(dp)
-    count = (row.get("hardware") or {}).get("count")
+    count = row["hardware"].get("count")
     if not count:
         # As few replicas as hold the experts.
         inside = _axis(parallel, "tp") * _axis(parallel, "cp")
@@ -60,8 +78,8 @@ def world_size(row: Mapping[str, Any]) -> int:
     return int(count)
 
 
-def plan_of(row: Mapping[str, Any], *, devices: int,
-            preset: str) -> Configurations:
+def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
+            gated: bool) -> Configurations:
     """The plan of a row; what is not stated is what its stack does.
 
     Raises
@@ -93,7 +111,8 @@ def plan_of(row: Mapping[str, Any], *, devices: int,
     plain_fsdp = sharding == FSDP and row.get("transformer_impl") is None
     overlap = parallel.get("overlap_grad_reduce")
     if overlap is None:
-        overlap = recent or sharding == FSDP
+        overlap = (recent or sharding == FSDP
+                   or bool(parallel.get("zero1_group")))
     return Configurations(
         tp=tp,
         cp=cp,
@@ -108,16 +127,48 @@ def plan_of(row: Mapping[str, Any], *, devices: int,
         and tp > 1,
         tensor_overlap=_tensor_overlap(parallel, recent and sharding != FSDP),
         sharding=sharding,
+        shard_group=_shard_group(parallel, dp * cp),
+        whole_tensors=bool(parallel.get("zero1_group")),
         recompute=_stated(_RECOMPUTE, row, "recompute", NONE),
         fused_attention=flash,
-        fused_kernels=not eager and _fused_kernels(row, sharding),
+        fused_kernels=not eager and _fused_kernels(row, sharding, gated),
         overlap=bool(overlap),
         linear_bits=_linear_bits(row),
         dedicated_exchange=recent,
         loss_bytes=14 if eager or plain_fsdp else 6,
         dropout=half or row["model"].get("family") is not None,
-        master_bytes=4 if eager else 12,
-        gradient_bytes=2 if half or eager else 4)
+        master_bytes=_master_bytes(row, eager),
+        fused_accumulation=recent,
+        gradient_bytes=2 if half or eager or _narrow(row) else 4)
+
+
+def _narrow(row: Mapping[str, Any]) -> bool:
+    """Whether gradients are reduced in the 16 bits they are made in.
+
+    Composer's "pure" precision does, and optimizers that shard their state
+    over groups (ColossalAI's and what came of it).
+    """
+    return (str(row.get("mp_mode")) == "PURE"
+            or bool(row["parallel"].get("zero1_group")))
+
+
+def _master_bytes(row: Mapping[str, Any], eager: bool) -> int:
+    """Of the optimizer's state.
+
+    Optimizers that shard it over groups hold gradients in 32 bits besides,
+    and update all parameters at once, with two temporaries of each.
+    """
+    if row["parallel"].get("zero1_group"):
+        return 24
+    return 4 if eager else 12
+
+
+def _shard_group(parallel: Mapping[str, Any], ranks: int) -> int:
+    """Ranks that share what is sharded; 0 for all of them."""
+    stated = parallel.get("zero1_group") or parallel.get("fsdp_group") or (
+        parallel.get("fsdp") if parallel.get("dp") else None)
+    group = int(stated or 0)
+    return group if 0 < group < ranks and ranks % group == 0 else 0
 
 
 def _stated(known: Mapping[str, int], table: Mapping[str, Any], name: str,
@@ -125,9 +176,10 @@ def _stated(known: Mapping[str, int], table: Mapping[str, Any], name: str,
     value = table.get(name)
     if value is None:
         return usual
-    if str(value) not in known:
+    word = str(value).lower().replace("-", "").replace("_", "")
+    if word not in known:
         raise Unreadable(f"{name} {value!r} is not modelled")
-    return known[str(value)]
+    return known[word]
 
 
 def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
@@ -137,20 +189,32 @@ def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
     if stated in ("unfused", "local"):
         return False
     library = row.get("transformer_impl")
+    if _is_old_container(row):
+        return False
     if library is not None:
         return library == "transformer_engine"
     return recent or str(row.get("dtype")) != "fp16"
 
 
-def _fused_kernels(row: Mapping[str, Any], sharding: int) -> bool:
+def _is_old_container(row: Mapping[str, Any]) -> bool:
+    """Whether the software is one that lacked fused attention: the older
+    container of one data center, as memory without it shows."""
+    notes = str((row.get("hardware") or {}).get("notes"))
+    return "lts" in notes and "oci" in notes
+
+
+def _fused_kernels(row: Mapping[str, Any], sharding: int, gated: bool) -> bool:
     """Whether norms and activations are single kernels.
 
-    Megatron's are, and what a compiler made; eager PyTorch's are not.
+    Megatron's are, what a compiler made, and the layer norms and GELU of
+    any library; the root mean square norms, rotary embeddings and gates of
+    eager PyTorch are not.
     """
     compiled = row.get("torch_compile")
     if compiled is not None:
         return bool(compiled)
-    return sharding != FSDP or "JAX" in str(row.get("notes"))
+    eager = sharding == FSDP or row["parallel"].get("zero1_group")
+    return not (eager and gated) or "JAX" in str(row.get("notes"))
 
 
 def _tensor_overlap(parallel: Mapping[str, Any], usual: bool) -> bool:

@@ -13,6 +13,7 @@ from scripts.published.measured import (measured_bytes, measured_s,
                                         stated_share, step_tokens)
 from scripts.published.model import model_of
 from scripts.published.plan import plan_of, world_size
+from scripts.published.tidy import tidy
 
 __all__ = ["read_case", "source_of"]
 
@@ -20,12 +21,15 @@ _WHOLE = 0.75
 """Without gradients of weights, two thirds of the flops are left."""
 
 
-def source_of(row: Mapping[str, Any]) -> str:
-    """The name of the source."""
-    return str((row.get("source") or {}).get("name") or "unknown")
+def source_of(row: Any) -> str:
+    """The name of the source; "unknown" where a row has none."""
+    source = row.get("source") if isinstance(row, Mapping) else None
+    if isinstance(source, Mapping):
+        source = source.get("name")
+    return str(source) if source else "unknown"
 
 
-def read_case(row: Mapping[str, Any]) -> Case:
+def read_case(row: Any) -> Case:
     """A row as a case.
 
     Raises
@@ -33,13 +37,17 @@ def read_case(row: Mapping[str, Any]) -> Case:
     Unreadable
         When the row does not say enough, or what it says is not modelled.
     """
-    hardware = row.get("hardware") or {}
+    row = tidy(row)
+    hardware = row["hardware"]
     preset = preset_of(str(hardware.get("gpu", "")))
-    if (row.get("measured") or {}).get("oom"):
+    if row["measured"].get("oom"):
         raise Unreadable("the run was out of memory: no time was measured")
     devices = world_size(row)
     model = model_of(row["model"])
-    plan = plan_of(row, devices=devices, preset=preset)
+    plan = plan_of(row,
+                   devices=devices,
+                   preset=preset,
+                   gated=bool(model.gated))
     cluster = cluster_of(hardware, devices)
     seconds = measured_s(row, model, plan)
     peak = cluster.device.peak(torch.bfloat16) if "v100" not in preset else \
@@ -72,5 +80,6 @@ def read_case(row: Mapping[str, Any]) -> Case:
                 stated=bool(
                     row.get("recompute") and row["parallel"].get("sharding")
                     and hardware.get("count")),
+                one_step="one iteration" in str(row.get("notes")),
                 utilisation=(flops / seconds / float(plan.devices) /
                              peak if seconds else None))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import fx, nn
+from torch.fx import traceback as fx_traceback
 from torch.nn import functional as F
 
 from passes.clean import changes_operands
@@ -165,7 +166,7 @@ class TestMarks(unittest.TestCase):
         found = draws_of(graph)
         self.assertGreaterEqual(len(found), 1)
         for node in found:
-            self.assertIn("random", node.meta.get("custom") or {}, node)
+            self.assertIsNotNone(node.meta["custom"]["random"], node)
         self.assertFalse(any(map(changes_operands, graph.nodes)))
 
     def test_every_draw_has_a_stream(self) -> None:
@@ -176,6 +177,19 @@ class TestMarks(unittest.TestCase):
     def test_dropout_between_recurrent_layers(self) -> None:
         x = torch.randn(3, 2, 4, requires_grad=True)
         self.check(joint_of(block_of(Layers(0.5), x)).graph)
+
+    def test_notes_of_others_are_no_stream(self) -> None:
+        """Torch's notes are global and may be left behind."""
+        x = torch.randn(1, 2, 4, 8, requires_grad=True)
+
+        def attention(x: torch.Tensor) -> torch.Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+        with fx_traceback.annotate({"random": ("another's", ("gone", ))}):
+            graph = joint_of(block_of(attention, x)).graph
+        self.assertGreaterEqual(len(draws_of(graph)), 1)
+        for node in draws_of(graph):
+            self.assertIsNone(node.meta["custom"]["random"], node)
 
     def drawing(self, function: Callable[..., torch.Tensor],
                 x: torch.Tensor) -> bool:

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import unittest
+from importlib import resources
 
 import numpy as np
 
-from scripts.calibrate_cost_model import (FAMILIES, PARAMETERS, fit_family,
-                                          times_with)
+from planner.cluster.text import from_yaml
+from scripts.calibrate_cost_model import FAMILIES, unseen_times
 from scripts.published.batch import Batch
 from scripts.published.case import Case
 from scripts.published.errors import held_out
+from scripts.published.fit import fit, parameters_of, times_with
+from scripts.published.presets import with_numbers
 from scripts.published.read import read_case
 from tests.test_scripts.rows import row
 
@@ -43,24 +46,73 @@ def _cases() -> list[Case]:
     return found
 
 
+def _made_up(changes: dict[str, float]) -> tuple[Batch, np.ndarray]:
+    """Runs with the times of devices with these numbers, and the times."""
+    batch = Batch.of(_cases())
+    truth = {p.name: p.usual for p in parameters_of("A100")} | changes
+    times = times_with(batch, truth)
+    cases = tuple(
+        dataclasses.replace(c, measured_s=float(t))
+        for c, t in zip(batch.cases, times, strict=True))
+    return dataclasses.replace(batch, cases=cases), times
+
+
 class TestFit(unittest.TestCase):
 
     def test_made_up_devices_are_found_again(self) -> None:
-        batch = Batch.of(_cases())
-        truth = {p.name: p.usual for p in PARAMETERS}
-        truth |= {"matmul": 0.62, "memory": 0.7, "dispatch_s": 3e-5}
-        times = times_with(batch, truth)
-        known = dataclasses.replace(
-            batch,
-            cases=tuple(
-                dataclasses.replace(c, measured_s=float(t))
-                for c, t in zip(batch.cases, times, strict=True)))
-        found = fit_family(known)
+        changes = {"matmul": 0.62, "memory": 0.7, "dispatch_s": 3e-5}
+        known, times = _made_up(changes)
+        kept_out = np.array([held_out(c.source, c.id) for c in known.cases])
+        wide = [
+            dataclasses.replace(p,
+                                spread=p.spread *
+                                (30 if p.name in changes else 1))
+            for p in parameters_of("A100")
+        ]
+        found = fit(known, ~kept_out, wide)
         self.assertAlmostEqual(found["matmul"] / 0.62, 1, delta=0.03)
         errors = np.abs(times_with(known, found) / times - 1)
-        kept_out = [held_out(c.source, c.id) for c in known.cases]
         self.assertGreater(sum(kept_out), 1)
         self.assertLess(errors[kept_out].max(), 0.03)
+
+    def test_usual_numbers_hold_where_few_rows_speak_against_them(
+            self) -> None:
+        known, _ = _made_up({"matmul": 0.62})
+        one = np.arange(len(known.cases)) == 0
+        found = fit(known, one, parameters_of("A100"))
+        usual = {p.name: p.usual for p in parameters_of("A100")}
+        for name, value in found.items():
+            self.assertAlmostEqual(value / usual[name], 1, delta=0.05)
+
+    def test_one_source_is_not_predicted_from_itself(self) -> None:
+        known, times = _made_up({"matmul": 0.7})
+        self.assertTrue(np.isnan(unseen_times(known, "A100")).all())
+        other = [
+            dataclasses.replace(c, source="other") for c in known.cases[::2]
+        ]
+        both = dataclasses.replace(known,
+                                   cases=tuple(
+                                       other[i // 2] if i % 2 == 0 else c
+                                       for i, c in enumerate(known.cases)))
+        errors = unseen_times(both, "A100") / times - 1
+        self.assertLess(np.abs(errors).max(), 0.2)
+
+    def test_numbers_are_written_into_a_preset(self) -> None:
+        text = resources.files("planner.cluster").joinpath(
+            "presets", "a100-80g.yaml").read_text()
+        values = {
+            p.name: 0.5 if p.most <= 1 else p.usual
+            for p in parameters_of("A100")
+        }
+        new = with_numbers(text, values, "made up")
+        device = from_yaml(new).device
+        self.assertEqual(new.splitlines()[0], text.splitlines()[0])
+        self.assertEqual(device.efficiency("attention"), 0.5)
+        self.assertEqual(device.coefficient("exposed", 0.0), 0.5)
+        self.assertEqual(device.source_of("launch_overhead_s"), "made up")
+        self.assertEqual(
+            device.coefficient("wave_elements", 0.0),
+            from_yaml(text).device.coefficient("wave_elements", 1.0))
 
     def test_a_preset_is_in_one_family(self) -> None:
         presets = [p for family in FAMILIES.values() for p in family]

@@ -44,9 +44,16 @@ class TestCommand(unittest.TestCase):
                  rows=[row(measured={"peak_mem_gb": 20}),
                        row(parallel={})]))
         self.assertEqual([sorted(entry) for entry in found], [[
-            "id", "measured_peak_bytes", "measured_s", "predicted_peak_bytes",
-            "predicted_s", "reason"
+            "error", "id", "measured_peak_bytes", "measured_s", "parts_bytes",
+            "parts_s", "peak_error", "predicted_peak_bytes", "predicted_s",
+            "reason", "source"
         ]] * 2)
+        self.assertAlmostEqual(sum(found[0]["parts_s"].values()),
+                               found[0]["predicted_s"])
+        self.assertLess(sum(found[0]["parts_bytes"].values()),
+                        found[0]["predicted_peak_bytes"])
+        self.assertAlmostEqual(found[0]["peak_error"],
+                               found[0]["predicted_peak_bytes"] / 20e9 - 1)
         self.assertEqual(found[0]["measured_peak_bytes"], 20e9)
         self.assertGreater(found[0]["predicted_s"], 0)
         self.assertIsNone(found[0]["reason"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.copies import copied
 from planner.capture.opaque.autograd import above_autograd
 from planner.capture.state import AssignedState
+from planner.capture.structures import flattened
 from planner.ir.errors import CaptureError
 from planner.rules.registry import TensorSpec
 from planner.seeded import seeded
@@ -70,7 +71,7 @@ class Settled(nn.Module):
             id(t): _without_values(t)
             for t in (*module.parameters(), *module.buffers())
         }
-        self.module = copy.deepcopy(module, memo)
+        self.module = copied(module, memo)
         self.whole = whole
         self.running = threading.RLock()
 
@@ -120,7 +121,7 @@ class Settled(nn.Module):
         if changed - {id(t) for t in written.values()}:
             raise NotIsolated("it writes in place to a parameter or to what "
                               "it is called with")
-        flat, tree = pytree.tree_flatten(output)
+        flat, tree = flattened(output)
         return Ended(tensors=tuple(x for x in flat
                                    if isinstance(x, torch.Tensor)),
                      leaves=tuple(LEAF if isinstance(x, torch.Tensor) else x
@@ -158,9 +159,9 @@ def _kept(module: nn.Module, *, allowed: bool) -> Iterator[None]:
         for attributes, before in saved:
             attributes.clear()
             attributes.update(before)
-        for held, copied in inner:
+        for held, members in inner:
             held.clear()
-            (held.update if isinstance(held, dict) else held.extend)(copied)
+            (held.update if isinstance(held, dict) else held.extend)(members)
 
 
 def _reject_left_behind(pairs: Sequence[tuple[Any, Any]]) -> None:

@@ -109,7 +109,20 @@ def _at_fault(entry: Entry, error: BaseException) -> list[str]:
         found = [names[i] for i in _called(each) if i in names]
         if found:
             return found[::-1]
+        if _called_in(each, entry.loss_fn):
+            return [_LOSS]
     return []
+
+
+def _called_in(error: BaseException, loss: nn.Module | None) -> bool:
+    """Whether it failed in the loss, when it had no name yet."""
+    code = getattr(getattr(loss, "function", None), "__code__", None)
+    step = error.__traceback__
+    while step is not None:
+        if code is not None and step.tb_frame.f_code is code:
+            return True
+        step = step.tb_next
+    return False
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

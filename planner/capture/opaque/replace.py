@@ -14,6 +14,7 @@ from planner.capture.opaque.call import (LEAF, Ended, NotIsolated, OpaqueCall,
                                          Settled, is_plain, state_names)
 from planner.capture.opaque.operator import OPAQUE, registered
 from planner.capture.opaque.trial import Learnt, Work, try_out
+from planner.capture.structures import flattened
 from planner.rules.registry import TensorSpec
 
 __all__ = ["Opaque", "replaced"]
@@ -42,7 +43,7 @@ class Opaque:
         self._known: dict[Any, tuple[OpaqueCall, Work]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, tree = pytree.tree_flatten((args, kwargs))
+        leaves, tree = flattened((args, kwargs))
         strange = [
             type(x).__name__ for x in leaves
             if not isinstance(x, torch.Tensor) and not is_plain(x)

@@ -39,6 +39,12 @@ class Configurations:
         others are on the way ("async" tensor parallelism).
     sharding : int
         ``DDP``, ``ZERO1``, ``ZERO2`` or ``FSDP``.
+    shard_group : int
+        Over how many ranks of data, innermost first, what is sharded is
+        divided; the groups hold copies. 0 is all of them.
+    whole_tensors : bool
+        Whether what is sharded is divided between tensors and not inside
+        them: then the ranks send theirs to all, one after the other.
     recompute : int
         ``NONE``, ``SELECTIVE`` (unfused attention's scores; with fused
         attention the cheap half of what a layer keeps) or ``FULL`` (each
@@ -56,6 +62,9 @@ class Configurations:
         row once to each node, however many of its experts are there.
     gradient_bytes : int
         Of one element of the gradient that is reduced.
+    fused_accumulation : bool
+        Whether the product that makes a weight's gradient adds it to the
+        sum over micro-batches itself.
     parameter_bytes : int
         Of one element of what the forward reads.
     loss_bytes : int
@@ -80,6 +89,8 @@ class Configurations:
     sequence_parallel: Number = False
     tensor_overlap: Number = False
     sharding: Number = DDP
+    shard_group: Number = 0
+    whole_tensors: Number = False
     recompute: Number = NONE
     fused_attention: Number = True
     fused_kernels: Number = True
@@ -87,6 +98,7 @@ class Configurations:
     linear_bits: Number = 16
     dedicated_exchange: Number = False
     gradient_bytes: Number = 4
+    fused_accumulation: Number = False
     parameter_bytes: Number = 2
     loss_bytes: Number = 6
     dropout: Number = False
@@ -96,6 +108,13 @@ class Configurations:
     def devices(self) -> Number:
         """Devices that one plan uses."""
         return self.tp * self.cp * self.dp * self.pp
+
+    @property
+    def shards(self) -> Number:
+        """Ranks of data that share what is sharded: never more than all."""
+        ranks = self.dp * self.cp
+        return np.where(np.equal(self.shard_group, 0), ranks,
+                        np.minimum(self.shard_group, ranks))
 
     def tokens(self, seq: Number) -> Number:
         """Of one micro-batch on one rank: sequence shards are parts."""

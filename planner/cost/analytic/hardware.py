@@ -116,6 +116,8 @@ class Rates:
     misaligned : float
         Share by which a product gets slower each time the power of two
         that divides its width halves, from 64 elements on.
+    wave_elements : float
+        Of a product's result that all units of a device make at a time.
     memory_bytes_per_s : float
     launch_s, dispatch_s : float
         What each kernel costs on the device, and on the host.
@@ -133,6 +135,7 @@ class Rates:
     linear8_flops_per_s: Number
     linear4_flops_per_s: Number
     misaligned: Number
+    wave_elements: Number
     memory_bytes_per_s: Number
     launch_s: Number
     dispatch_s: Number
@@ -156,6 +159,7 @@ class Rates:
                    linear8_flops_per_s=eight or matmul,
                    linear4_flops_per_s=four or eight or matmul,
                    misaligned=device.coefficient("misaligned", 0.0),
+                   wave_elements=device.coefficient("wave_elements", 0.0),
                    memory_bytes_per_s=(device.memory_bandwidth_bytes_per_s *
                                        device.efficiency("memory")),
                    launch_s=device.launch_overhead_s,
@@ -177,6 +181,8 @@ class Hardware:
     pp: AxisArrays
     data: AxisArrays
     """``dp`` and ``cp`` together: who has the same parameters."""
+    shard: AxisArrays
+    """Those of `data` who share what is sharded."""
 
     @classmethod
     def of(cls,
@@ -186,10 +192,11 @@ class Hardware:
            dtype: torch.dtype = torch.bfloat16) -> Self:
         """Of plans on one cluster, tp innermost and pp outermost."""
         shape = np.broadcast(plans.tp, plans.cp, plans.dp, plans.pp, plans.ep,
-                             plans.micro_batch).shape
-        tp, cp, dp, pp, ep = (np.broadcast_to(n, shape).ravel().astype(int)
-                              for n in (plans.tp, plans.cp, plans.dp, plans.pp,
-                                        plans.ep))
+                             plans.shards, plans.micro_batch).shape
+        tp, cp, dp, pp, ep, shards = (np.broadcast_to(
+            n, shape).ravel().astype(int) for n in (plans.tp, plans.cp,
+                                                    plans.dp, plans.pp,
+                                                    plans.ep, plans.shards))
         # Experts take ranks of dp and cp, and those of tp where more are
         # wanted than there are of these.
         inside = np.where(ep <= cp * dp, tp, 1)
@@ -201,6 +208,7 @@ class Hardware:
                    cp=at(cp, tp),
                    ep=at(ep, inside),
                    data=at(dp * cp, tp).slowed(share("data_share")),
+                   shard=at(shards, tp).slowed(share("data_share")),
                    pp=at(pp, tp * cp * dp).slowed(share("point_share")))
 
 

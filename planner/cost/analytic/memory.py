@@ -81,7 +81,8 @@ def step_memory(model: Transformer, plan: Configurations, *,
     held = _held_parameters(model, plan)
     experts = expert_parameters(model, plan)
     dense = held - experts
-    shards, expert_shards = plan.dp * plan.cp, expert_replicas(plan)
+    shards = plan.shards
+    expert_shards = np.minimum(expert_replicas(plan), shards)
 
     def spread(least: int) -> Number:
         """Elements on one rank, divided from this kind of sharding on."""

@@ -15,12 +15,16 @@ from planner.cost.analytic.transformer import Transformer
 from planner.cost.compute import overlapped_s
 
 __all__ = [
-    "Operator", "attention_core", "dense_layer", "embedding", "expert_layer",
-    "head", "kernels", "norms", "time_s"
+    "ATTENTION_BACKWARD", "Operator", "attention_core", "dense_layer",
+    "embedding", "expert_layer", "head", "kernels", "norms", "time_s"
 ]
 
 Number = Any
 _ELEMENT = 2  # bytes of an activation
+ATTENTION_BACKWARD = 0.8
+"""The rate of fused attention's backward, as a share of its forward's: 63%
+of the peak for 73% in Dao 2023 (arXiv 2307.08691), 25 to 35% for 30 to 50%
+of the kernels before that, as the same paper says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,9 @@ class Operator:
     backward_flops, backward_bytes : number or array, optional
     halvings : number or array
         How often 64 has to be halved until it divides the product's width.
+    summed, backward_summed : number or array
+        Length of the sums that products make, each product's added up; 0
+        where a product fills the device however it is divided.
     """
 
     name: str
@@ -48,6 +55,8 @@ class Operator:
     backward_flops: Number = None
     backward_bytes: Number = None
     halvings: Number = 0
+    summed: Number = 0
+    backward_summed: Number = 0
 
     @property
     def in_backward(self) -> tuple[Number, Number, Number]:
@@ -71,22 +80,30 @@ def halvings(width: Number) -> Number:
 
 
 def _linear(name: str, tokens: Number, weight: Number, width: Number,
-            plan: Configurations, inner: Number) -> Operator:
+            plan: Configurations, inner: Number, summed: Number) -> Operator:
     """`tokens` rows times a local weight of `weight` elements.
 
     `width` is how much one row reads and writes, `inner` the local width
-    of the weight. Multiplying in 8 bits
-    reads and writes rows once more, half as wide, on the way there.
+    of the weight, `summed` how much one row reads. For products in 8 bits
+    what comes in, and in the backward its gradient, is read in 16 and
+    written twice in 8, the second time transposed.
     """
-    moved = _ELEMENT * (weight + tokens * width)
     few = np.less(plan.linear_bits, 16)
-    casts = np.where(few, 1.5 * _ELEMENT * tokens * width, 0.0)
+    made = width - summed
+    operand = np.where(few, 1, _ELEMENT)
+    moved = (operand * (weight + tokens * summed) + _ELEMENT * tokens * made)
+    backward = (operand * (weight + tokens * (made + width)) + _ELEMENT *
+                (weight + tokens * summed))
+    cast = np.where(few, (_ELEMENT + 2) * tokens, 0.0)
     return Operator(name=name,
                     kind="linear",
                     flops=2 * tokens * weight,
-                    size_bytes=moved + casts,
-                    kernels=np.where(few, 3, 1),
-                    halvings=halvings(inner))
+                    size_bytes=moved + cast * summed,
+                    backward_bytes=backward + cast * made,
+                    kernels=np.where(few, 2, 1),
+                    halvings=halvings(inner),
+                    summed=summed,
+                    backward_summed=width - summed + tokens)
 
 
 def _tokens(model: Transformer, plan: Configurations) -> Number:
@@ -154,11 +171,11 @@ def _attention(model: Transformer, plan: Configurations) -> list[Operator]:
     out = model.out_parameters * share / plan.tp
     return [
         _linear("qkv", tokens, qkv, model.hidden + qkv / model.hidden, plan,
-                model.heads * model.qk_dim / plan.tp),
+                model.heads * model.qk_dim / plan.tp, model.hidden),
         *attention_core(model, plan),
         _linear("attention output", tokens, out,
                 model.hidden + out / model.hidden, plan,
-                model.heads * model.v_dim / plan.tp),
+                model.heads * model.v_dim / plan.tp, out / model.hidden),
         *norms(model, plan),
     ]
 
@@ -171,21 +188,28 @@ def _mlp(name: str, tokens: Number, inner: Number, model: Transformer,
     rows = tokens * inner
     matrix = model.hidden * inner
     first = _linear(f"{name} up", tokens, up * matrix,
-                    model.hidden + up * inner, plan, inner)
+                    model.hidden + up * inner, plan, inner, model.hidden)
     second = _linear(f"{name} down", tokens, matrix, model.hidden + inner,
-                     plan, inner)
+                     plan, inner, inner)
     extra = _ELEMENT * (weights - 1) * matrix
     return [
-        _reading(first, up * extra),
+        _divided(first, weights, up * extra),
         _pass(f"{name} activation", rows, np.where(fused, 1 + up, 3 + up),
               np.where(fused, 1, 1 + up)),
-        _reading(second, extra)
+        _divided(second, weights, extra)
     ]
 
 
-def _reading(operator: Operator, extra_bytes: Number) -> Operator:
+def _divided(operator: Operator, parts: Number,
+             extra_bytes: Number) -> Operator:
+    """A product that is many, each with its own weight and last tiles."""
+    _, backward_bytes, _ = operator.in_backward
     return dataclasses.replace(operator,
-                               size_bytes=operator.size_bytes + extra_bytes)
+                               size_bytes=operator.size_bytes + extra_bytes,
+                               backward_bytes=backward_bytes + 2 * extra_bytes,
+                               summed=operator.summed * parts,
+                               backward_summed=operator.backward_summed *
+                               parts)
 
 
 def _launched(ops: Sequence[Operator], times: Number) -> list[Operator]:
@@ -216,7 +240,7 @@ def expert_layer(model: Transformer, plan: Configurations) -> list[Operator]:
         *_attention(model, plan),
         _linear("router", tokens / plan.stored_tp,
                 model.hidden * model.experts, model.hidden + model.experts,
-                plan, model.experts),
+                plan, model.experts, model.hidden),
         _pass("routing",
               tokens / plan.stored_tp * np.maximum(model.experts, 1), 4, 12),
         *_launched([
@@ -243,11 +267,13 @@ def head(model: Transformer, plan: Configurations) -> list[Operator]:
                        kind="matmul",
                        flops=2 * tokens * weight,
                        size_bytes=_ELEMENT *
-                       (weight + logits + tokens * model.hidden))
-    # In 32 bits: cast, maximum, exponential, sum.
+                       (weight + logits + tokens * model.hidden),
+                       summed=model.hidden,
+                       backward_summed=tokens + model.vocab / plan.tp)
+    # In 32 bits: cast, maximum, difference, exponential, sum, quotient.
     return [
         _pass("final norm", tokens * model.hidden, 4, 2), product,
-        _pass("cross entropy", logits, np.where(plan.fused_kernels, 6, 10), 8)
+        _pass("cross entropy", logits, 10, 8)
     ]
 
 
@@ -264,19 +290,36 @@ def time_s(operators: Sequence[Operator], rates: Rates, *, backward: bool,
                        [rates.linear4_flops_per_s, rates.linear8_flops_per_s],
                        rates.matmul_flops_per_s)
     flops_per_s = {
-        "linear": linear,
-        "matmul": rates.matmul_flops_per_s,
-        "attention": rates.attention_flops_per_s,
-        "memory": rates.matmul_flops_per_s
+        "linear":
+        linear,
+        "matmul":
+        rates.matmul_flops_per_s,
+        "attention":
+        rates.attention_flops_per_s *
+        (ATTENTION_BACKWARD if backward else 1.0),
+        "memory":
+        rates.matmul_flops_per_s
     }
     total_s: Number = 0.0
     for operator in operators:
         flops, size_bytes, count = (operator.in_backward if backward else
                                     (operator.flops, operator.size_bytes,
                                      operator.kernels))
+        flops = flops + _unfilled(operator, flops, rates, backward=backward)
         total_s = total_s + overlapped_s(
             flops / flops_per_s[operator.kind] *
             (1 + rates.misaligned * operator.halvings),
             size_bytes / rates.memory_bytes_per_s,
             exposed=rates.exposed) + count * rates.launch_s
     return total_s
+
+
+def _unfilled(operator: Operator, flops: Number, rates: Rates, *,
+              backward: bool) -> Number:
+    """Flops that units could do while the last tiles of products are made.
+
+    Half a wave of tiles on average for each product, and never more than
+    the product itself, which is divided into smaller tiles then.
+    """
+    summed = operator.backward_summed if backward else operator.summed
+    return np.minimum(summed * rates.wave_elements, flops)

@@ -12,7 +12,8 @@ from planner.cost.analytic.configurations import (DDP, FSDP, FULL, SELECTIVE,
                                                   Configurations)
 from planner.cost.analytic.hardware import Hardware, Rates
 from planner.cost.analytic.operators import Operator
-from planner.cost.analytic.shares import stage_layers, stage_parameters
+from planner.cost.analytic.shares import (layer_parameters, stage_layers,
+                                          stage_parameters)
 from planner.cost.analytic.transformer import Transformer
 from planner.schedule.estimate import estimate
 
@@ -20,6 +21,8 @@ __all__ = ["StepTime", "queued_s", "step_time"]
 
 Number = Any
 _ELEMENT = 2
+_LAYER_TENSORS = 9
+"""Parameters of a layer: of five products, of two norms, and two biases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +152,27 @@ class _Parts:
                 operators.expert_layer(model, plan))
         core = operators.attention_core(model, plan)
         selective = np.equal(plan.recompute, SELECTIVE) * self.layers
-        return total_s + selective * self._run_s(core, backward=False)
+        return (total_s + selective * self._run_s(core, backward=False) +
+                self._accumulation_s())
+
+    def _accumulation_s(self) -> Number:
+        """Each micro-batch's gradients are added to the sum of all.
+
+        Products write a gradient in the width of the parameters, which the
+        backward has; then that and the sum are read, and the sum written.
+        A product that adds to the sum itself reads and writes this alone,
+        most of it while it computes.
+        """
+        plan, rates = self.plan, self.hardware.rates
+        sums = np.where(np.equal(plan.sharding, FSDP), 1 / plan.shards, 1.0)
+        moved = np.where(plan.fused_accumulation,
+                         rates.exposed * (2 * plan.gradient_bytes - _ELEMENT),
+                         2 * plan.gradient_bytes + _ELEMENT)
+        later = np.where(np.equal(plan.gradient_bytes, _ELEMENT),
+                         (plan.num_microbatches - 1) / plan.num_microbatches,
+                         1.0)
+        held = self.layers * layer_parameters(self.model, plan)
+        return sums * later * held * moved / rates.memory_bytes_per_s
 
     def host_s(self) -> Number:
         """What the host takes to launch all layers of a stage."""
@@ -249,17 +272,29 @@ class _Parts:
         weights = held * _ELEMENT
         reduce_s = axis.time_s("all_reduce", gradients)
         scatter_s = axis.time_s("reduce_scatter", gradients)
-        gather_s = axis.time_s("all_gather", weights)
+        gather_s = (self.hardware.shard.time_s("all_gather", weights) +
+                    np.where(plan.whole_tensors, self._turns_s(), 0.0))
+        # Groups that hold copies of the shards sum gradients over all.
+        whole = np.equal(plan.shards, plan.dp * plan.cp)
         once_s = np.where(np.equal(plan.sharding, DDP), reduce_s,
-                          scatter_s + gather_s)
+                          np.where(whole, scatter_s, reduce_s) + gather_s)
         # The last micro-batch's backward hides the reduction.
         window_s = np.where(plan.overlap, 0.6 * stage_s, 0.0)
         once_s = self._exposed_s(once_s, window_s)
         # With stages, parameters stay from the first to the last of them.
-        often_s = plan.num_microbatches * self._exposed_s(
-            2 * gather_s + scatter_s, stage_s)
+        each_s = 2 * gather_s + self.hardware.shard.time_s(
+            "reduce_scatter", gradients)
+        often_s = (plan.num_microbatches * self._exposed_s(each_s, stage_s) +
+                   np.where(whole, 0.0, self._exposed_s(reduce_s, window_s)))
         sharded_s = np.where(plan.pp > 1, once_s, often_s)
         return np.where(np.equal(plan.sharding, FSDP), sharded_s, once_s)
+
+    def _turns_s(self) -> Number:
+        """What rings take to fill, one for each tensor, on the way to all
+        who share them."""
+        shard = self.hardware.shard
+        tensors = _LAYER_TENSORS * self.stretch * self.layers
+        return tensors * (shard.size - 1) * shard.point.latency_s
 
     def _exposed_s(self, moved_s: Number, window_s: Number) -> Number:
         hidden_s = np.minimum(moved_s, window_s)
@@ -271,7 +306,7 @@ class _Parts:
         plan, rates = self.plan, self.hardware.rates
         held = stage_parameters(self.model, plan)
         owned = np.where(np.equal(plan.sharding, DDP), held,
-                         held / (plan.dp * plan.cp))
+                         held / plan.shards)
         moved = owned * (2 * plan.master_bytes + plan.gradient_bytes +
                          _ELEMENT)
         return moved / rates.memory_bytes_per_s

@@ -68,8 +68,11 @@ def build_page(content: PageContent) -> str:
 def _sections(content: PageContent) -> list[tuple[str, str, Markup]]:
     """(anchor, title, content) in order."""
     report = content.report
-    asked = [("devices", "How many devices",
-              sections.devices(report))] if report["fit"] else []
+    asked = []
+    if report["fit"]:
+        asked.append(("devices", "How many devices", sections.devices(report)))
+    if report["batches"]:
+        asked.append(("batch", "How large a batch", sections.batches(report)))
     return [
         *asked,
         ("step", "One step",

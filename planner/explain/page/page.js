@@ -5,17 +5,18 @@
 for (const chart of document.querySelectorAll(".chart")) {
   const readout = chart.querySelector(".readout");
   const marks = [...chart.querySelectorAll("[role=listitem]")];
-  const tell = (event) => {
-    const label = event.target.getAttribute("aria-label");
-    if (marks.includes(event.target)) readout.textContent = label;
+  const tell = (mark) => {
+    const label = mark.getAttribute("aria-label");
+    if (marks.includes(mark)) readout.textContent = label;
   };
   const move = (from, to) => {
     from.setAttribute("tabindex", "-1");
     to.setAttribute("tabindex", "0");
     to.focus();
+    tell(to);  // a window in the background gets no event
   };
-  chart.addEventListener("pointerover", tell);
-  chart.addEventListener("focusin", tell);
+  chart.addEventListener("pointerover", (event) => tell(event.target));
+  chart.addEventListener("focusin", (event) => tell(event.target));
   chart.addEventListener("keydown", (event) => {
     const here = marks.indexOf(event.target);
     const last = marks.length - 1;

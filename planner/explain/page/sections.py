@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from planner.explain.batches import batches_text
 from planner.explain.causes import why
 from planner.explain.fit import fit_text
 from planner.explain.outlook import (binding_text, sensitivity_text,
@@ -18,8 +19,8 @@ from planner.explain.text import constraints_text
 from planner.units import format_bytes, format_number, format_time
 
 __all__ = [
-    "communication", "devices", "key_figures", "limits", "memory", "others",
-    "time"
+    "batches", "communication", "devices", "key_figures", "limits", "memory",
+    "others", "time"
 ]
 
 Report = Mapping[str, Any]
@@ -87,6 +88,28 @@ def devices(report: Report) -> Markup:
         ]
     head = next(iter(fit_text(dict(report))))
     return join(element("p", None, head), table("numbers of devices", columns))
+
+
+def batches(report: Report) -> Markup:
+    """The sizes of the global batch that were tried."""
+    tried = report["batches"]
+    rows = [r for r in tried["tried"] if r["plan"] is not None]
+    head = next(iter(batches_text(dict(report))))
+    return join(
+        element("p", None, head),
+        table("sizes of the global batch", [
+            Column(name="batch",
+                   texts=[str(r["rows"]) for r in rows],
+                   numbers=[r["rows"] for r in rows]),
+            times("step", rows, "step_s"),
+            Column(name=f"{tried['unit']}/s per device",
+                   texts=[format_number(r["rate"]) for r in rows],
+                   numbers=[r["rate"] for r in rows]),
+            sizes("memory", rows, "memory_bytes"),
+            Column(name="fits",
+                   texts=["yes" if r["fits"] else "no" for r in rows]),
+            Column(name="plan", texts=[r["plan"] for r in rows]),
+        ]))
 
 
 def time(report: Report) -> Markup:

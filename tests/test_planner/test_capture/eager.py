@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import TestCase
@@ -13,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from planner.capture import reference
 from planner.capture.capture import capture
+from planner.capture.copies import copied
 from planner.capture.entry import Call, Entry, bind_inputs, split_example
 from planner.ir.program import Program
 
@@ -40,7 +40,7 @@ def check_capture(test: TestCase,
     call = bind_inputs(model, args, kwargs, loss_fn)
     program = capture(model, inputs, loss_fn=loss_fn)
     ours = _captured(program, model, call)
-    theirs = _eager(program, copy.deepcopy(model), call, loss_fn)
+    theirs = _eager(program, copied(model), call, loss_fn)
     for part, got, expected in zip(("output", "gradient", "buffer"),
                                    ours,
                                    theirs,

@@ -13,7 +13,8 @@ from planner.ir.program import Program
 from tests.golden import check_golden
 from tests.markers import nightly
 from tests.model_zoo import MODELS, Example, eager_output
-from tests.test_planner.test_capture import (wide_convolutions, wide_plain,
+from tests.test_planner.test_capture import (wide_convolutions, wide_families,
+                                             wide_patterns, wide_plain,
                                              wide_text, wide_vision)
 from tests.test_planner.test_capture.eager import check_capture, doubled
 
@@ -52,7 +53,8 @@ class TestEqualToEager(unittest.TestCase):
 
     @nightly
     def test_many_models(self) -> None:
-        for table in (wide_plain, wide_convolutions, wide_text, wide_vision):
+        for table in (wide_plain, wide_patterns, wide_convolutions, wide_text,
+                      wide_families, wide_vision):
             for name, build in table.MODELS.items():
                 if name not in REFUSED:
                     with self.subTest(name):

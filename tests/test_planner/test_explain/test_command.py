@@ -13,7 +13,8 @@ from pathlib import Path
 from unittest import TestCase
 
 from planner.explain.__main__ import main
-from planner.explain.arguments import parse_constraint, parse_mesh
+from planner.explain.arguments import (parse_arguments, parse_constraint,
+                                       parse_mesh)
 from planner.ir.plan import Plan
 
 _PAGE = Path(__file__).parents[3] / "doc" / "explain.md"
@@ -116,6 +117,13 @@ class TestMistakes(_InFolder):
                             "there is no plan 'x.yaml'"),
                            (("model.py", "--mesh", "16", "--cluster",
                              "h100-sxm:8"), "has 8 devices and --mesh 16"),
+                           (("model.py", "--fit", "--mesh", "8"),
+                            "leave out --mesh"), (("model.py",
+                                                   "--global-batch", "9:3"),
+                                                  "'9:3' is no range"),
+                           (("model.py", "--global-batch", "4:8",
+                             "--objective", "step-time"),
+                            "leave out --plan and --objective"),
                            (("model.py", "--constraint", "print(1)"),
                             "is no constraint"), (("model.py", "--constraint",
                                                    "forbid('nothing')"),
@@ -127,6 +135,12 @@ class TestMistakes(_InFolder):
 
 
 class TestParsing(TestCase):
+
+    def test_objective_of_fewest_devices(self) -> None:
+        self.assertTrue(
+            parse_arguments(["model.py", "--objective", "devices"]).fit)
+        self.assertFalse(
+            parse_arguments(["model.py", "--objective", "throughput"]).fit)
 
     def test_meshes(self) -> None:
         for text, meshes in (("2x4", ["dp=2 x tp=4"

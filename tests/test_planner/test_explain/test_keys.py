@@ -11,6 +11,7 @@ from unittest import TestCase
 import torch
 from torch import nn
 
+from planner.batches import best_batch, search_batches
 from planner.capture.capture import capture
 from planner.constraints import Constraints, limit
 from planner.explain.compare import compare_plans
@@ -19,7 +20,8 @@ from planner.fit import fewest_devices
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
 from tests.test_planner.test_explain.pages import GRID, piped, plain
-from tests.test_planner.test_planning.programs import mlp, slow_cluster
+from tests.test_planner.test_planning.programs import (mlp, rows_of_mlp,
+                                                       slow_cluster)
 
 _PAGE = Path(__file__).parents[3] / "doc" / "explain.md"
 _FREE = ("mesh", "by_kind", "delta_s", "opaque[].costs_s")
@@ -58,6 +60,15 @@ def _fitted() -> dict[str, Any]:
     return build_report(sized.planning, sized.found[0], sized.found, fit=fit)
 
 
+def _batched() -> dict[str, Any]:
+    tried = search_batches(range(4, 9), rows_of_mlp, [GRID])
+    best = best_batch(tried)
+    return build_report(best.planning,
+                        best.found[0],
+                        best.found,
+                        batches=tried)
+
+
 def _collected(data: object, path: str, found: dict[str, set[str]]) -> None:
     """The keys of every object, by where it is."""
     if isinstance(data, list):
@@ -89,6 +100,7 @@ class TestKeys(TestCase):
         reports = [
             build_report(*piped()),
             _fitted(),
+            _batched(),
             _opaque(),
             _constrained()
         ]

@@ -14,16 +14,20 @@ from unittest import TestCase, skipIf
 import torch
 from torch import nn
 
+from planner.batches import best_batch, search_batches
 from planner.capture.capture import capture
+from planner.explain.batches import batches_report
+from planner.explain.fit import fit_report
 from planner.explain.page.build import PageContent, build_page
 from planner.explain.page.markup import Markup, element, join
 from planner.explain.page.scale import Scale, scale_of
 from planner.explain.page.tree import module_tree
+from planner.fit import fewest_devices
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
-from tests.test_planner.test_explain.pages import (Reader, content_of, piped,
-                                                   plain)
-from tests.test_planner.test_planning.programs import slow_cluster
+from tests.test_planner.test_explain.pages import (GRID, Reader, content_of,
+                                                   piped, plain)
+from tests.test_planner.test_planning.programs import rows_of_mlp, slow_cluster
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _BROWSER = next(filter(None, map(shutil.which, _BROWSERS)), None)
@@ -49,6 +53,22 @@ class TestPage(TestCase):
             self.assertIn(content.report["plan"], text)
             for other in content.report["alternatives"]:
                 self.assertIn(other["plan"], text)
+
+    def test_has_what_was_asked_for(self) -> None:
+        content = content_of(*plain())
+        batches = search_batches(range(4, 9), rows_of_mlp, [GRID])
+        report = {
+            **content.report,
+            "batches":
+            batches_report(batches, best_batch(batches)),
+            "fit":
+            fit_report(
+                fewest_devices(plain()[0].copied(memory_limit_bytes=900),
+                               most=4)),
+        }
+        page = build_page(dataclasses.replace(content, report=report))
+        ids = [a["id"] for a in Reader(page).of("section")]
+        self.assertEqual(tuple(ids), ("devices", "batch", *_SECTIONS))
 
     def test_needs_nothing_else(self) -> None:
         page = build_page(content_of(*piped()))

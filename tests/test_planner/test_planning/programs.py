@@ -17,7 +17,8 @@ from planner.planning import Planning
 from tests.model_zoo import MODELS
 
 __all__ = [
-    "large_gpt2", "large_llama", "mlp", "planning_on", "slow_cluster", "zoo"
+    "large_gpt2", "large_llama", "mlp", "planning_on", "rows_of_mlp",
+    "slow_cluster", "zoo"
 ]
 
 
@@ -89,9 +90,14 @@ def _language_model(cls: type[nn.Module], config: hf.PretrainedConfig,
 
 
 @functools.cache
-def mlp() -> Program:
+def mlp(rows: int = 4) -> Program:
     """Two products and a sum, small enough to try all layouts."""
     model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(),
                           nn.Linear(8, 4, bias=False))
-    return capture(model, (torch.zeros(4, 4), torch.zeros(4, 4)),
+    return capture(model, (torch.zeros(rows, 4), torch.zeros(rows, 4)),
                    loss_fn=nn.functional.mse_loss)
+
+
+def rows_of_mlp(rows: int) -> Planning:
+    """That on a batch of any size, on four slow devices."""
+    return Planning(mlp(rows), slow_cluster(4, 1e8))

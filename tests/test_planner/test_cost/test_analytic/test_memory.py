@@ -69,6 +69,15 @@ class TestState(unittest.TestCase):
         self.assertAlmostEqual(self._total(ZERO2), held * (2 + 16 / 8))
         self.assertAlmostEqual(self._total(FSDP), held * 18 / 8)
 
+    def test_groups_hold_copies_of_the_state(self) -> None:
+        plans = [
+            Configurations(dp=64, sharding=ZERO1, shard_group=g)
+            for g in (0, 8)
+        ]
+        all_, group = (step_memory(llama_8b(), p, last_stage=True).optimizer
+                       for p in plans)
+        self.assertAlmostEqual(float(group) / float(all_), 8)
+
     def test_recomputation_keeps_less(self) -> None:
         plain, again = (float(
             step_memory(llama_8b(),

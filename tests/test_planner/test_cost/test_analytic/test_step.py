@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cluster import load_cluster
-from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE,
+from planner.cost.analytic import operators
+from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE, ZERO1,
                                                   Configurations)
 from planner.cost.analytic.hardware import Hardware, Rates
-from planner.cost.analytic.operators import halvings
+from planner.cost.analytic.operators import (ATTENTION_BACKWARD, Operator,
+                                             dense_layer, halvings)
+from planner.cost.analytic.shares import layer_parameters, stage_parameters
 from planner.cost.analytic.stack import stack
 from planner.cost.analytic.step import StepTime, queued_s, step_time
 from tests.test_planner.test_cost.test_analytic.models import llama_8b
@@ -129,7 +132,123 @@ class TestStep(unittest.TestCase):
         self.assertLessEqual(fast_s, slow_s * (1 + 1e-12))
 
 
+class TestSums(unittest.TestCase):
+    """Gradients of micro-batches are added up."""
+
+    def setUp(self) -> None:
+        self.plan = Configurations(num_microbatches=8)
+        self.rates = Rates.of(_CLUSTER.device)
+        self.layers = float(llama_8b().layers *
+                            layer_parameters(llama_8b(), self.plan))
+
+    def _compute_s(self, **choices: Any) -> float:
+        return float(_step(num_microbatches=8, **choices).compute_s.item())
+
+    def test_in_32_bits_ten_bytes_of_each_parameter_move(self) -> None:
+        # The backward's gradient and the sum are read, the sum is written;
+        # a product that adds writes the sum in place of the gradient.
+        fused_s, plain_s = (self._compute_s(fused_accumulation=f)
+                            for f in (True, False))
+        moved = 10 - self.rates.exposed * 6
+        self.assertAlmostEqual(
+            (plain_s - fused_s) /
+            (8 * self.layers * moved / self.rates.memory_bytes_per_s), 1)
+
+    def test_in_16_bits_the_first_gradient_is_the_sum(self) -> None:
+        wide_s, narrow_s = (self._compute_s(gradient_bytes=g) for g in (4, 2))
+        moved = 8 * 10 - 7 * 6
+        self.assertAlmostEqual(
+            (wide_s - narrow_s) /
+            (self.layers * moved / self.rates.memory_bytes_per_s), 1)
+
+    def test_sharded_sums_are_parts(self) -> None:
+        plain_s, sharded_s = (self._compute_s(dp=8, sharding=s)
+                              for s in (DDP, FSDP))
+        moved = 8 * 10 * (1 - 1 / 8)
+        self.assertAlmostEqual(
+            (plain_s - sharded_s) /
+            (self.layers * moved / self.rates.memory_bytes_per_s), 1)
+
+
+class TestShards(unittest.TestCase):
+    """State that part of the ranks of data divide."""
+
+    def _data_s(self, **choices: Any) -> float:
+        return float(
+            _step(dp=64, sharding=ZERO1, overlap=False,
+                  **choices).data_s.item())
+
+    def test_groups_sum_over_all_and_gather_inside(self) -> None:
+        plan = Configurations(dp=64, sharding=ZERO1, shard_group=8)
+        hardware = Hardware.of(_CLUSTER, plan)
+        held = stage_parameters(llama_8b(), plan)
+        expected_s = (hardware.data.time_s("all_reduce", 4 * held) +
+                      hardware.shard.time_s("all_gather", 2 * held))
+        self.assertEqual(hardware.shard.size.item(), 8)
+        self.assertAlmostEqual(
+            self._data_s(shard_group=8) / expected_s.item(), 1)
+
+    def test_a_group_of_all_is_none(self) -> None:
+        self.assertEqual(self._data_s(shard_group=64), self._data_s())
+        self.assertEqual(self._data_s(shard_group=128), self._data_s())
+
+    def test_whole_tensors_wait_for_each_other(self) -> None:
+        # 9 tensors in each of 32 layers, on rings of 64.
+        latency_s = _CLUSTER.tiers[-1].link.latency_s
+        self.assertAlmostEqual(
+            (self._data_s(whole_tensors=True) - self._data_s()) /
+            (9 * 32 * 63 * latency_s), 1)
+
+
 class TestTerms(unittest.TestCase):
+
+    def test_units_wait_for_the_last_tiles(self) -> None:
+        rates = dataclasses.replace(Rates.of(_CLUSTER.device),
+                                    wave_elements=1e6,
+                                    launch_s=0.0)
+        product = Operator(name="product",
+                           kind="linear",
+                           flops=8e9,
+                           size_bytes=0.0,
+                           summed=2000,
+                           backward_summed=3000)
+        rate = rates.matmul_flops_per_s
+        for backward, flops in ((False, 8e9 + 2e9), (True, 16e9 + 3e9)):
+            self.assertAlmostEqual(
+                float(
+                    operators.time_s(
+                        [product], rates, backward=backward, bits=16)) * rate /
+                flops, 1)
+        small = dataclasses.replace(product, flops=1e9)
+        self.assertAlmostEqual(
+            float(operators.time_s([small], rates, backward=False, bits=16)) *
+            rate / 2e9, 1)
+
+    def test_the_backward_of_attention_is_slower_per_flop(self) -> None:
+        rates = dataclasses.replace(Rates.of(_CLUSTER.device), launch_s=0.0)
+        core = Operator(name="core",
+                        kind="attention",
+                        flops=1e12,
+                        size_bytes=0.0)
+        forward_s, backward_s = (float(
+            operators.time_s([core], rates, backward=b, bits=16))
+                                 for b in (False, True))
+        self.assertAlmostEqual(backward_s / forward_s, 2 / ATTENTION_BACKWARD)
+
+    def test_operands_of_8_bits_are_written_twice(self) -> None:
+        model, tokens = llama_8b(), float(llama_8b().seq)
+        wide, narrow = (next(
+            o for o in dense_layer(model, Configurations(linear_bits=b))
+            if o.name == "mlp down") for b in (16, 8))
+        weight = model.hidden * model.ffn
+        rows_in, rows_out = tokens * model.ffn, tokens * model.hidden
+        self.assertEqual(wide.size_bytes, 2 * (weight + rows_in + rows_out))
+        self.assertEqual(narrow.size_bytes,
+                         weight + rows_in + 2 * rows_out + 4 * rows_in)
+        self.assertEqual(wide.in_backward[1], 2 * wide.size_bytes)
+        self.assertEqual(
+            narrow.in_backward[1], weight + 2 * rows_out + rows_in + 2 *
+            (weight + rows_in) + 4 * rows_out)
 
     def test_host_and_device_wait_for_each_other(self) -> None:
         rates = dataclasses.replace(Rates.of(_CLUSTER.device), queue_order=2.0)

@@ -1,0 +1,136 @@
+"""Checks of values in a model's code, which a program leaves out.
+
+``assert (x > 0).all()`` or ``if x.isnan().any(): raise ...`` ask for the
+value of a tensor, which a trace does not know; but one of the answers
+leads nowhere. So the other one is given.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import contextlib
+import functools
+import itertools
+import linecache
+import sys
+from collections.abc import Iterator
+from types import CodeType, FrameType
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+
+__all__ = ["checks_pass", "passing_answer"]
+
+_TELLING = ("print", "warn", "warning", "info", "debug", "error", "critical")
+
+
+@contextlib.contextmanager
+def checks_pass(notes: list[str]) -> Iterator[None]:
+    """While a model is traced; each check that is left out gives a note."""
+    original = torch.Tensor.__bool__
+
+    def truth(tensor: torch.Tensor) -> bool:
+        if isinstance(tensor, (FakeTensor, FunctionalTensor)):
+            frame = sys._getframe(1)
+            answer = passing_answer(frame)
+            if answer is not None:
+                _note(frame, notes)
+                return answer
+        return original(tensor)
+
+    torch.Tensor.__bool__ = truth  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.__bool__ = original  # type: ignore[method-assign]
+
+
+def _note(frame: FrameType, notes: list[str]) -> None:
+    text = ("a check of values is left out, as a program can't depend on "
+            f"them: {frame.f_code.co_filename}:{frame.f_lineno}")
+    if text not in notes:
+        notes.append(text)
+
+
+def passing_answer(frame: FrameType) -> bool | None:
+    """The truth value with which a check goes by.
+
+    Parameters
+    ----------
+    frame : FrameType
+        Of the code that asks for the truth of a tensor.
+
+    Returns
+    -------
+    bool or None
+        None where it is no check: where both answers lead on. What only
+        prints or warns is a check.
+    """
+    place = _place(frame.f_code, frame.f_lasti)
+    statement = _innermost(frame.f_code.co_filename, place[0])
+    if isinstance(statement, ast.Assert):
+        return _answer(statement.test, place, True)
+    if isinstance(statement, ast.If) and not statement.orelse and all(
+            map(_tells, statement.body)):
+        return _answer(statement.test, place, False)
+    return None
+
+
+def _tells(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Raise):
+        return True
+    if not (isinstance(statement, ast.Expr)
+            and isinstance(statement.value, ast.Call)):
+        return False
+    called = statement.value.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(
+        called, "id", "")
+    return name in _TELLING
+
+
+def _answer(test: ast.expr, place: tuple[int, int], wanted: bool) -> bool:
+    """What an operand at `place` must be for `test` to be as wanted."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return _answer(test.operand, place, not wanted)
+    if isinstance(test, ast.BoolOp):
+        for operand in test.values:
+            if _contains(operand, place):
+                return _answer(operand, place, wanted)
+    return wanted
+
+
+def _contains(node: ast.expr, place: tuple[int, int]) -> bool:
+    end = node.end_lineno or node.lineno, node.end_col_offset or 0
+    return (node.lineno, node.col_offset) <= place < end
+
+
+def _place(code: CodeType, instruction: int) -> tuple[int, int]:
+    """Line and column of the expression whose truth is asked for.
+
+    The instruction that asks may be noted with the whole statement; the one
+    before it is the expression's own.
+    """
+    units = itertools.islice(code.co_positions(), instruction // 2)
+    line, _, column, _ = collections.deque(units, maxlen=1)[0]
+    return line or 0, column or 0
+
+
+def _innermost(file: str, line: int) -> ast.stmt | None:
+    held = [
+        s for s in _statements(file)
+        if s.lineno <= line <= (s.end_lineno or s.lineno)
+    ]
+    return min(held,
+               key=lambda s: (s.end_lineno or s.lineno) - s.lineno,
+               default=None)
+
+
+@functools.lru_cache(maxsize=64)
+def _statements(file: str) -> tuple[ast.stmt, ...]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:
+        return ()
+    return tuple(n for n in ast.walk(tree) if isinstance(n, ast.stmt))

@@ -1,0 +1,185 @@
+"""Trace one of several layers that are alike, and mention the others.
+
+While a model is traced, the first of its layers is recorded
+(:mod:`planner.capture.repeats.recorded`). A later one is not traced: its
+Python runs, and every answer it gets is the recorded one. Where it asks for
+the same things in the same order it is the same graph on other operands, and
+one call of ``scaletorch::again`` stands for it. Where it differs it is traced
+as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from planner.capture.repeats.known import Kept, Known, look_of, traced_layer
+from planner.capture.repeats.recorded import ambient
+from planner.capture.repeats.unroll import NotAlike
+
+__all__ = ["Repeats", "repeated_layers"]
+
+_MOST_VARIANTS = 8
+"""Kinds of layers that look alike, among which one is looked for."""
+
+
+def _own(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by every name that they have."""
+    return dict((*module.named_parameters(remove_duplicate=False),
+                 *module.named_buffers(remove_duplicate=False)))
+
+
+class _Attributes:
+    """What hangs on a layer's modules, to put it back."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._held: list[tuple[Any, Any]] = []
+        for inner in module.modules():
+            self._held.append((inner.__dict__, dict(inner.__dict__)))
+            self._held += [(v, v.copy()) for v in inner.__dict__.values()
+                           if isinstance(v, (dict, list))]
+
+    def restore(self) -> None:
+        for now, before in self._held:
+            now.clear()
+            (now.update if isinstance(now, dict) else now.extend)(before)
+
+
+class Repeats:
+    """Runs the calls of layers while a model is traced.
+
+    Parameters
+    ----------
+    kept : dict of int to set of int
+        Which tensors others keep, of those that the n-th traced layer
+        makes. What is found out of that is added.
+
+    Attributes
+    ----------
+    tried : bool
+        Whether any layer was compared with another.
+    refused : str
+        Why the trace can't be used.
+    """
+
+    def __init__(self, kept: dict[int, set[int]]) -> None:
+        self.tried = False
+        self.refused = ""
+        self._kept = kept
+        self._inside = False
+        self._known: dict[Any, list[Known | None]] = {}
+        self._traced: list[Known | None] = []
+
+    def call(self, module: nn.Module, forward: Callable[..., Any], args: Any,
+             kwargs: Any) -> Any:
+        """``forward(module, *args, **kwargs)``, traced or mentioned."""
+        run = functools.partial(forward, module, *args, **kwargs)
+        if self._inside:
+            return run()
+        self._inside = True
+        try:
+            return self._run(run, module, (forward, args, kwargs))
+        finally:
+            self._inside = False
+
+    def _run(self, run: Callable[[], Any], module: nn.Module,
+             called: tuple[Any, ...]) -> Any:
+        leaves, tree = pytree.tree_flatten(called)
+        own = _own(module)
+        given = [*leaves, *own.values()]
+        variants = self._known.setdefault(
+            (tree, tuple(own), look_of(given), ambient()), [])
+        for known in variants:
+            alike, returned = self._repeated(known, run, module, given)
+            if alike:
+                return returned
+        if len(variants) == _MOST_VARIANTS or None in variants:
+            return run()
+        returned, known = traced_layer(run,
+                                       given,
+                                       kept=self._kept.get(
+                                           len(self._traced), ()))
+        after = pytree.tree_leaves(called)
+        unchanged = list(map(id, after)) == list(map(id, leaves))
+        variants.append(known if unchanged else None)
+        self._traced.append(known)
+        return returned
+
+    def _repeated(self, known: Known | None, run: Callable[[], Any],
+                  module: nn.Module, given: list[Any]) -> tuple[bool, Any]:
+        if known is None:
+            return False, None
+        self.tried = True
+        attributes = _Attributes(module)
+        try:
+            alike, returned = known.repeated(run, given)
+        except Kept as error:
+            self.refused = "a layer keeps values for others to read"
+            number = self._traced.index(known)
+            self._kept.setdefault(number, set()).update(error.numbers)
+            raise NotAlike(self.refused) from error
+        if not alike:
+            attributes.restore()
+        return alike, returned
+
+
+@contextlib.contextmanager
+def repeated_layers(model: nn.Module,
+                    kept: dict[int, set[int]]) -> Iterator[Repeats]:
+    """Let calls of layers that may be alike be looked at meanwhile."""
+    repeats = Repeats(kept)
+    layers = list(dict.fromkeys(_candidates(model)))
+    classes = {type(m): _watched(type(m), repeats) for m in layers}
+    for module in layers:
+        module.__class__ = classes[type(module)]
+    try:
+        yield repeats
+    finally:
+        for module in layers:
+            module.__class__ = type(module).__mro__[1]
+
+
+def _watched(cls: type[nn.Module], repeats: Repeats) -> type[nn.Module]:
+    original = cls.forward
+
+    @functools.wraps(original)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return repeats.call(self, original, args, kwargs)
+
+    return type(
+        cls.__name__, (cls, ), {
+            "forward": forward,
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__
+        })
+
+
+def _candidates(module: nn.Module) -> Iterator[nn.Module]:
+    """Children of lists that have others with the same state beside them."""
+    children = list(module.children())
+    alike: dict[Any, list[nn.Module]] = {}
+    if isinstance(module, (nn.ModuleList, nn.Sequential)):
+        for child in filter(_is_layer, children):
+            own = _own(child)
+            key = (type(child), tuple(own), look_of(list(own.values())))
+            alike.setdefault(key, []).append(child)
+    taken = {id(m) for ms in alike.values() if len(ms) > 1 for m in ms}
+    for child in children:
+        if id(child) in taken:
+            yield child
+        else:
+            yield from _candidates(child)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it has parts, and its class says what it computes."""
+    return (any(True for _ in module.children())
+            and "forward" not in module.__dict__
+            and not isinstance(module,
+                               (fx.GraphModule, torch.jit.ScriptModule)))

@@ -1,0 +1,207 @@
+"""What a layer calls while it runs: written down, and compared.
+
+Everything that is asked of a tensor goes through a ``TorchFunctionMode``,
+with the arguments as Python gave them; also properties such as shapes. Two
+runs that ask the same things of corresponding tensors are the same graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Differs", "Recording", "Replay", "ambient", "described"]
+
+_PLAIN = (bool, int, str, bytes, type(None), type(Ellipsis), torch.dtype,
+          torch.device, torch.layout, torch.memory_format)
+_SEQUENCES = (tuple, list, torch.Size)
+_SET_GRAD = torch._C._set_grad_enabled
+_MAKES_CONSTANTS = (torch.tensor, torch.as_tensor, torch.asarray,
+                    torch.from_numpy)
+
+
+class Differs(BaseException):
+    """Ends a run; no handler of the model's is meant to catch it."""
+
+
+def ambient() -> tuple[Any, ...]:
+    """What decides on a call besides its arguments."""
+    return (torch.is_grad_enabled(), torch.get_default_dtype(),
+            *((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d))
+              for d in ("cpu", "cuda")))
+
+
+def described(value: Any, names: Mapping[int, int]) -> Any:
+    """A value as plain data that compares by type and content.
+
+    Parameters
+    ----------
+    value : object
+    names : mapping of int to int
+        Tensors, by ``id``, that count as others. A tensor is its ``id``:
+        whoever compares keeps them alive.
+
+    Raises
+    ------
+    Differs
+        When the value holds what can't be compared.
+    """
+    if isinstance(value, torch.Tensor):
+        return "tensor", names.get(id(value), id(value))
+    if isinstance(value, float):
+        return "float", repr(value)
+    if type(value) in _PLAIN:
+        return type(value), value
+    if isinstance(value, _SEQUENCES):
+        return type(value), *(described(v, names) for v in value)
+    if type(value) is dict:
+        return dict, *((k, described(v, names)) for k, v in value.items())
+    if type(value) is slice:
+        return slice, *(described(v, names)
+                        for v in (value.start, value.stop, value.step))
+    raise Differs(f"a {type(value).__name__}")
+
+
+def _tensors(value: Any) -> Iterable[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (*_SEQUENCES, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    called: Any
+    arguments: Any
+    around: tuple[Any, ...]
+    result: Any
+
+
+class Recording(TorchFunctionMode):
+    """Runs a layer and writes down what it calls.
+
+    `steps` is complete where `usable` stays true. `taken` are the tensors
+    that come from outside, in the order of their use, with their versions
+    then; `made` are the others, by their ``id``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[_Step] = []
+        self.usable = True
+        self.taken: dict[int, tuple[torch.Tensor, int]] = {}
+        self.made: dict[int, torch.Tensor] = {}
+
+    def __torch_function__(self,
+                           func: Any,
+                           types: Any,
+                           args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is _SET_GRAD or not self.usable:
+            return func(*args, **kwargs)
+        around = ambient()
+        try:
+            arguments = described((args, kwargs), {})
+        except Differs:
+            arguments, self.usable = None, False
+        self._take((args, kwargs))
+        result = func(*args, **kwargs)
+        self._give(func, result)
+        self.steps.append(
+            _Step(called=func,
+                  arguments=arguments,
+                  around=around,
+                  result=result))
+        return result
+
+    def _take(self, value: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            for tensor in _tensors(value):
+                if id(tensor) not in self.made:
+                    self.taken.setdefault(id(tensor),
+                                          (tensor, tensor._version))
+
+    def _give(self, func: Any, result: Any) -> None:
+        self.usable &= func not in _MAKES_CONSTANTS
+        try:
+            described(result, {})
+        except Differs:
+            self.usable = False
+        for tensor in _tensors(result):
+            if id(tensor) not in self.taken:
+                self.made[id(tensor)] = tensor
+
+    def is_closed(self) -> bool:
+        """Whether nothing was written to, and only traced values read."""
+        with torch._C.DisableTorchFunction():
+            return self.usable and all(
+                isinstance(t, FakeTensor) and t._version == version
+                for t, version in self.taken.values())
+
+
+class Replay(TorchFunctionMode):
+    """Answers as in a recording, as long as the same things are asked.
+
+    Parameters
+    ----------
+    steps : list
+        Of the recording.
+    pairs : list of (Tensor, Tensor)
+        Recorded tensors and those that stand for them here: operands,
+        parameters, buffers, results. Others are the recorded ones.
+    """
+
+    def __init__(self, steps: list[_Step],
+                 pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        super().__init__()
+        self.steps = steps
+        self.pairs = pairs
+        self.names = {id(new): id(old) for old, new in pairs}
+        self.here = {id(old): new for old, new in pairs}
+        self.done = 0
+        self.differs = False
+
+    def __torch_function__(self,
+                           func: Any,
+                           types: Any,
+                           args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
+        if func is _SET_GRAD:
+            with torch._C.DisableTorchFunction():
+                return func(*args)
+        if not self.differs:
+            self.differs = not self._is_next(func, (args, kwargs or {}))
+        if self.differs:
+            raise Differs
+        self.done += 1
+        return self._stands_for(self.steps[self.done - 1].result)
+
+    def _stands_for(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self.here.get(id(value), value)
+        if isinstance(value, (tuple, list)) and any(
+                isinstance(x, torch.Tensor) for x in value):
+            return type(value)([self._stands_for(x) for x in value])
+        return list(value) if type(value) is list else value
+
+    def _is_next(self, func: Any, arguments: Any) -> bool:
+        if self.done == len(self.steps):
+            return False
+        step = self.steps[self.done]
+        if step.called != func or step.around != ambient():
+            return False
+        try:
+            return bool(step.arguments == described(arguments, self.names))
+        except Differs:
+            return False
+
+    def is_complete(self) -> bool:
+        """Whether everything recorded was asked for, and nothing else."""
+        return not self.differs and self.done == len(self.steps)

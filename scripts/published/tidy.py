@@ -1,0 +1,118 @@
+"""Bring what rows of published runs say into one form, or say why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from scripts.published.case import Unreadable
+
+__all__ = ["tidy"]
+
+_SECTIONS = ("source", "hardware", "model", "parallel", "measured")
+_WHOLE: Mapping[str, tuple[str, ...]] = {
+    "": ("global_batch", "micro_batch", "grad_accum", "local_batch"),
+    "hardware": ("count", "gpus_per_node"),
+    "model":
+    ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab",
+     "seq", "experts", "top_k", "moe_ffn", "expert_ffn", "shared_expert_ffn",
+     "dense_layers", "encoder_layers", "decoder_layers", "q_lora_rank",
+     "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+    "parallel": ("tp", "cp", "dp", "pp", "ep", "etp", "vpp", "fsdp"),
+}
+_SIGNED = ("zero1_group", "fsdp_group")  # -1 is all
+_RATES = ("iteration_time_s", "iteration_time_ms", "tokens_per_s_per_gpu",
+          "tokens_per_s", "sequences_per_s", "model_tflops_per_gpu",
+          "hw_tflops_per_gpu", "tflops_per_gpu", "peak_mem_bytes",
+          "peak_mem_gib", "peak_mem_gb")
+_MOST = 2**40
+_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
+
+
+def tidy(row: Any) -> dict[str, Any]:
+    """The row with mappings for sections and numbers for numbers.
+
+    Numbers may be text (``"1,024"``, ``"250k"``); what is empty or not a
+    number counts as not stated. Unknown fields are left as they are.
+
+    Raises
+    ------
+    Unreadable
+        For a row or a section of another kind, and for sizes that are no
+        whole numbers or negative.
+    """
+    if not isinstance(row, Mapping):
+        raise Unreadable(f"the row is no mapping but {row!r}")
+    found = dict(row)
+    for name in _SECTIONS:
+        found[name] = _section(found.get(name), name)
+    for name, fields in _WHOLE.items():
+        table = found[name] if name else found
+        for field in fields:
+            _replace(table, field, _whole(table.get(field), field))
+    for field in _SIGNED:
+        group = _number(found["parallel"].get(field), field)
+        _replace(found["parallel"], field,
+                 None if group is None else int(group))
+    for field in _RATES:
+        measured = found["measured"]
+        _replace(measured, field, _rate(measured.get(field), field))
+    return found
+
+
+def _section(value: Any, name: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if name == "source":
+        return {"name": str(value)}
+    raise Unreadable(f"{name} is no mapping but {value!r}")
+
+
+def _replace(table: dict[str, Any], field: str, value: Any) -> None:
+    """Without a field for what is not stated."""
+    if value is None:
+        table.pop(field, None)
+    else:
+        table[field] = value
+
+
+def _number(value: Any, field: str) -> float | None:
+    if isinstance(value, str):
+        text = value.strip().lower().replace(",", "").replace("_", "")
+        unit = _UNITS.get(text[-1:], 1.0)
+        text = text[:-1] if text[-1:] in _UNITS else text
+        if not text:
+            return None
+        try:
+            value = unit * float(text)
+        except ValueError:
+            raise Unreadable(f"{field} is no number: {value!r}") from None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unreadable(f"{field} is no number: {value!r}")
+    return None if math.isnan(value) else float(value)
+
+
+def _whole(value: Any, field: str) -> int | None:
+    number = _number(value, field)
+    if number is None:
+        return None
+    if not 0 <= number <= _MOST or number != int(number):
+        raise Unreadable(f"{field} is no whole number of things: {value!r}")
+    return int(number)
+
+
+def _rate(value: Any, field: str) -> Any:
+    """A positive number, or a list of such for repeats."""
+    several = value if isinstance(value, list) else [value]
+    numbers = [_number(v, field) for v in several]
+    known = [n for n in numbers if n is not None]
+    if not known:
+        return None
+    if any(n <= 0 or math.isinf(n) for n in known):
+        raise Unreadable(f"{field} must be more than nothing: {value!r}")
+    return known if isinstance(value, list) else known[0]

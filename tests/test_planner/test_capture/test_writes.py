@@ -1,0 +1,123 @@
+"""Writes into parts of tensors are captured with their derivatives."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from planner.capture.capture import capture
+from planner.ir.errors import CaptureError
+from planner.ir.program import Program
+from tests.test_planner.test_capture.eager import check_capture
+from tests.test_planner.test_capture.test_traps import module, rows
+
+MASK = torch.tensor([True, False, True])
+
+
+def calls(program: Program) -> set[str]:
+    return {
+        str(n.target)
+        for block in program.classes.values()
+        for n in block.graph.nodes if n.op == "call_function"
+    }
+
+
+class TestByMask(unittest.TestCase):
+    """``x[mask] = value`` where one value goes to all places."""
+
+    def _check(self, write: Callable[[Any, torch.Tensor], None],
+               called: str) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            write(self, y)
+            return (y * y).sum()
+
+        program = check_capture(self, module(forward), (rows(), ))
+        self.assertIn(called, calls(program))
+
+    def test_a_row(self) -> None:
+
+        def write(model: Any, y: torch.Tensor) -> None:
+            y[MASK] = model.linear.bias
+
+        self._check(write, "aten.where.self")
+
+    def test_a_row_of_one(self) -> None:
+
+        def write(model: Any, y: torch.Tensor) -> None:
+            y[MASK] = model.linear.weight[:1]
+
+        self._check(write, "aten.where.self")
+
+    def test_a_number_under_a_mask_of_all_dims(self) -> None:
+
+        def write(model: Any, y: torch.Tensor) -> None:
+            y[y > 0] = model.linear.bias[0]
+
+        self._check(write, "aten.where.self")
+
+    def test_columns(self) -> None:
+
+        def write(model: Any, y: torch.Tensor) -> None:
+            y[:, torch.tensor([True, False, False, True])] = \
+                model.linear.weight[:3, :1]
+
+        self._check(write, "aten.where.self")
+
+    def test_rows_by_number_stay(self) -> None:
+
+        def write(model: Any, y: torch.Tensor) -> None:
+            y[torch.tensor([0, 2])] = model.linear.weight[:2]
+
+        self._check(write, "aten.index_put.default")
+
+    def test_as_many_values_as_the_mask_has(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            y[x > 0] = x[x > 0]
+            return y.sum()
+
+        with self.assertRaisesRegex(CaptureError, "depends on the values"):
+            capture(module(forward), (rows(), ), opaque=False)
+
+
+class TestComplexParts(unittest.TestCase):
+    """Which have no derivative where they are written to a slice."""
+
+    def _check(self, write: Callable[[torch.Tensor, torch.Tensor],
+                                     None]) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            z = torch.fft.fft(self.linear(x))
+            y = torch.ones(3, 6, dtype=z.dtype) * z[0, 0]
+            write(y, z)
+            return (y.abs()**2).sum()
+
+        program = check_capture(self, module(forward), (rows(), ))
+        self.assertIn("aten.cat.default", calls(program))
+        self.assertFalse([c for c in calls(program) if "_scatter" in c])
+
+    def test_slices(self) -> None:
+        for first in (0, 1, 2):
+            with self.subTest(first=first):
+
+                def write(y: torch.Tensor, z: torch.Tensor) -> None:
+                    y[:, first:first + 4] = z
+
+                self._check(write)
+
+    def test_one_row(self) -> None:
+
+        def write(y: torch.Tensor, z: torch.Tensor) -> None:
+            y[-2, :4] = z[0]
+
+        self._check(write)
+
+
+if __name__ == "__main__":
+    unittest.main()
