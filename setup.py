@@ -41,6 +41,7 @@ setup(
             "flake8",
             "isort",
             "yapf",
+            "mkdocs",
             "mypy",
             "pre-commit",
             "types-PyYAML",

@@ -28,14 +28,18 @@ class Searched:
     visited : int
         Candidates that were priced.
     pruned : int
-        Meshes that were left out, since their bound shows that they can't
-        beat what was found.
+        Combinations that were left out, since their bound shows that they
+        can't beat what was found.
     seconds : float
+    bound_s : float
+        No combination takes less, whether visited or pruned; inf where
+        nothing fits.
     """
 
     visited: int = 0
     pruned: int = 0
     seconds: float = 0.0
+    bound_s: float = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)

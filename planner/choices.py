@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from planner.constraints import Constraints
 from planner.ir.mesh import MeshSpec
 from planner.recipes import RECIPES
+from planner.rules.ring import RING_LOWERINGS
 from planner.search.policy import Policy
 
 __all__ = [
-    "factorisations", "free_policies", "known_recipes", "recipe_policies"
+    "factorisations", "free_policies", "known_recipes", "recipe_policies",
+    "role_policies"
 ]
 
 _AXIS_RECIPES: Mapping[str, tuple[str, ...]] = {
@@ -36,6 +38,29 @@ def free_policies(mesh: MeshSpec) -> tuple[Policy, ...]:
                                use_shards=False,
                                name="auto-dp")
     return tuple(data if n == "dp" else Policy() for n in mesh.names)
+
+
+def role_policies(mesh: MeshSpec,
+                  constraints: Constraints) -> tuple[Policy, ...]:
+    """Policies by what the axes' names mean, the rest left to the search.
+
+    ``dp`` and ``ep`` divide the batch, ``cp`` the sequence; only ``ep`` and
+    ``tp`` use parameters in parts. How attention gets its keys, which way
+    tokens go to their experts and all of ``tp`` follow from cost.
+    """
+    ring = constraints.allows_recipe("ring")
+    roles = {
+        "dp":
+        Policy(name="auto-dp", input_dim=0, use_shards=False),
+        "ep":
+        Policy(name="auto-ep", input_dim=0),
+        "cp":
+        Policy(name="auto-cp",
+               input_dim=1,
+               use_shards=False,
+               avoided=frozenset(() if ring else RING_LOWERINGS)),
+    }
+    return tuple(roles.get(n, Policy()) for n in mesh.names)
 
 
 def recipe_policies(mesh: MeshSpec,

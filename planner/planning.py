@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from planner.candidate import Candidate, Searched
-from planner.choices import (factorisations, free_policies, known_recipes,
-                             recipe_policies)
+from planner.choices import factorisations, known_recipes
 from planner.cluster import axis_link
 from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import ClusterSpec, Link
@@ -24,10 +23,8 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH, on_axis
 from planner.ir.plan import Plan
 from planner.ir.program import Program
-from planner.joint.search import joint_candidates
-from planner.lighter import lighter
-from planner.pipeline.candidate import (pipeline_candidate,
-                                        pipeline_candidates, priced_pipeline)
+from planner.meshes import candidates_over
+from planner.pipeline.candidate import pipeline_candidate, priced_pipeline
 from planner.pipeline.means import count_ahead
 from planner.plans import candidate_of, plan_of
 from planner.recipes import Recipe, policies_for
@@ -64,11 +61,18 @@ class Planning:
         ``scaletorch.expert_load`` measures it.
     observer : callable, optional
         Called with every candidate that is priced, say to show progress.
+    time_limit_s : float, optional
+        After which a search ends with what it has found.
 
     Attributes
     ----------
     searched : Searched
         What the last :meth:`candidates` went through.
+    visited : int
+        Candidates that were priced.
+    batch_cuts : dict of (int, bool) to ProgramLayout
+        How the batch is cut, by micro-batches and whether that is exact,
+        as `planner.pipeline.microbatch` found it.
 
     Raises
     ------
@@ -85,7 +89,8 @@ class Planning:
                  memory_limit_bytes: int | None = None,
                  facts: Facts | None = None,
                  expert_imbalance: float = 1.0,
-                 observer: Callable[[Candidate], None] | None = None) -> None:
+                 observer: Callable[[Candidate], None] | None = None,
+                 time_limit_s: float | None = None) -> None:
         self.program = program
         self.cluster = cluster
         self.constraints = constraints or Constraints()
@@ -97,8 +102,10 @@ class Planning:
         self.constraints.check([n.partition(":")[2] for n in program.params],
                                known_recipes())
         self.observer = observer
+        self.time_limit_s = time_limit_s
         self.searched = Searched()
-        self._visited = 0
+        self.visited = 0
+        self.batch_cuts: dict[tuple[int, bool], ProgramLayout] = {}
         self._tables: dict[MeshSpec, ConversionTables] = {}
         self._bounds: dict[MeshSpec, float] = {}
 
@@ -123,7 +130,8 @@ class Planning:
                         or self.memory_limit_bytes,
                         facts=None if program else self.facts,
                         expert_imbalance=self.expert_imbalance,
-                        observer=self.observer)
+                        observer=self.observer,
+                        time_limit_s=self.time_limit_s)
 
     def tables(self, mesh: MeshSpec) -> ConversionTables:
         """Prices of conversions on a mesh, shared by all its candidates."""
@@ -155,7 +163,8 @@ class Planning:
                memory_price_s_per_byte: float = 0.0,
                fixed_rest: Mapping[str, Layout] | None = None,
                start: ProgramLayout | None = None,
-               reverse: bool = False) -> LayoutSolution:
+               reverse: bool = False,
+               axes: tuple[int, ...] | None = None) -> LayoutSolution:
         """Layouts under given policies; see :meth:`candidate`.
 
         The mesh may have an axis of micro-batches.
@@ -178,6 +187,7 @@ class Planning:
                     device=self.cluster.weakest(),
                     start=start,
                     reverse=reverse,
+                    axes=axes,
                     pressure=pressure,
                     fixed_rest=fixed_rest or {},
                     constraint=allowed if self.constraints.items else None))
@@ -241,7 +251,7 @@ class Planning:
 
     def noted(self, candidate: Candidate) -> Candidate:
         """A candidate that was priced; the observer sees it."""
-        self._visited += 1
+        self.visited += 1
         if self.observer is not None:
             self.observer(candidate)
         return candidate
@@ -264,7 +274,7 @@ class Planning:
 
     def from_recipe(self, chosen: Recipe, mesh: MeshSpec) -> Candidate:
         """The plan of a recipe, on the axes it is meant for."""
-        self._check_mesh(mesh)
+        self.check_mesh(mesh)
         if chosen.pipeline is not None:
             pipeline = on_axis(chosen.pipeline, mesh)
             policies = policies_for(
@@ -275,52 +285,16 @@ class Planning:
     def candidates(self, meshes: Sequence[MeshSpec]) -> list[Candidate]:
         """All candidates over some meshes, best first.
 
-        Meshes whose bound shows that they can't beat what was found are
-        left out. Where nothing fits, every candidate is considered again
-        with the repeated blocks recomputed, and then, where the split of
-        the devices is open, pipelines.
+        Where there are several, the split of the devices is open, and all
+        others that the joint search knows are looked at too. What can't
+        beat what was found, by a bound on it, is left out. Where nothing
+        fits, every candidate is considered again with the repeated blocks
+        recomputed.
         """
-        start, self._visited = time.perf_counter(), 0
-        self.constraints.check_axes({n for m in meshes for n in m.names})
-        allowed = [m for m in meshes if self.constraints.allows_mesh(m)]
-        errors, found, pruned = [], [], 0  # type: ignore[var-annotated]
-        ordered = sorted(allowed, key=lambda m: (self.bound_s(m), str(m)))
-        for number, mesh in enumerate(ordered):
-            if found and self.fits(found[0]) and (self.bound_s(mesh)
-                                                  > found[0].time_s):
-                pruned = len(ordered) - number
-                break
-            try:
-                self._check_mesh(mesh)
-                found = sorted(found + self._on_mesh(mesh), key=self.rank)
-            except InfeasiblePlan as error:
-                errors.append(error)
-        if not found and errors:
-            raise errors[0]
-        if found and not self.fits(found[0]):
-            found = sorted(found + self._again(found), key=self.rank)
-        self.searched = Searched(visited=self._visited,
-                                 pruned=pruned,
-                                 seconds=time.perf_counter() - start)
+        limit_s = self.time_limit_s or float("inf")
+        found, self.searched = candidates_over(self, meshes,
+                                               time.monotonic() + limit_s)
         return found
-
-    def _again(self, found: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates with repeated blocks recomputed, and lighter kin
-        of the free ones that do not fit even so."""
-        repeated = self.repeated_classes()
-        if not repeated or not self.constraints.allows_recompute():
-            return []
-        again = [self.recomputed(c, repeated) for c in found]
-        freed = [
-            c for c in again
-            if c.is_free and not c.is_lighter and c.pipeline is None
-        ]
-        for candidate in sorted(freed, key=lambda c: c.bound_s):
-            best = min(again, key=self.rank)
-            hopeless = self.fits(best) and (candidate.bound_s > best.time_s)
-            if not self.fits(candidate) and not hopeless:
-                again.append(lighter(self, candidate))
-        return again
 
     def repeated_classes(self) -> list[str]:
         """Block classes of which there are several blocks."""
@@ -368,41 +342,7 @@ class Planning:
             raise InfeasiblePlan(why_not(self, found[0]))
         return found[0], found
 
-    def _on_mesh(self, mesh: MeshSpec) -> list[Candidate]:
-        """Every product of recipes, what improves the best of them, the
-        free search, and, where the quickest does not fit, its lighter
-        kin. On a mesh with stages, every pipeline that is tried."""
-        if "pp" in mesh.names:
-            return self._with_stages(mesh)
-        found = [
-            self.candidate(mesh, p)
-            for p in recipe_policies(mesh, self.constraints)
-        ]
-        freed = self._freed(mesh, min(found, default=None, key=_time_s))
-        found.append(freed)
-        if not self.fits(freed):
-            found.append(lighter(self, freed))
-        return found
-
-    def _with_stages(self, mesh: MeshSpec) -> list[Candidate]:
-        sizes = dict(zip(mesh.names, mesh.sizes, strict=True))
-        known = ("pp", "dp", "tp")
-        if set(sizes) <= set(known):
-            fixed = {n: sizes.get(n, 1) for n in known}
-            return joint_candidates(self, mesh.world_size, fixed)
-        return list(pipeline_candidates(self, mesh))
-
-    def _freed(self, mesh: MeshSpec, recipe: Candidate | None) -> Candidate:
-        """The best of the free search from a few starts."""
-        free = free_policies(mesh)
-        tried = [self.candidate(mesh, free)]
-        if len(mesh.sizes) > 1:
-            tried.append(self.candidate(mesh, free, reverse=True))
-            if recipe is not None:
-                tried.append(self.candidate(mesh, free, start=recipe.layout))
-        return min(tried, key=_time_s)
-
-    def _check_mesh(self, mesh: MeshSpec) -> None:
+    def check_mesh(self, mesh: MeshSpec) -> None:
         """Constraints that leave a parameter no layout are named."""
         specs = {
             n.partition(":")[2]: self.program.specs[n]
@@ -420,7 +360,3 @@ def _recomputing(solution: LayoutSolution,
     layout = dataclasses.replace(solution.layout,
                                  recompute=frozenset(recompute))
     return dataclasses.replace(solution, layout=layout)
-
-
-def _time_s(candidate: Candidate) -> float:
-    return candidate.time_s

@@ -22,7 +22,9 @@ def binding_text(report: dict[str, Any]) -> Iterator[str]:
     binding, searched = report["binding"], report["solution"]
     yield f"held back by {_HEADS[binding['kind']]}: {binding['reason']}"
     yield (f"search: {searched['visited']} plans priced, "
-           f"{searched['pruned']} meshes left out by their bound")
+           f"{searched['pruned']} combinations left out; none of all takes "
+           f"less than {format_time(searched['bound'])} (gap "
+           f"{searched['gap']:.1%})")
 
 
 def what_fits_text(report: dict[str, Any]) -> Iterator[str]:

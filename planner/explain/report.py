@@ -109,10 +109,11 @@ def build_report(
 def _solution(planning: Planning, chosen: Candidate) -> dict[str, Any]:
     """Taken before the report prices anything more."""
     searched = planning.searched
+    bound_s = min(searched.bound_s, chosen.time_s)
     return {
         "value": chosen.time_s,
-        "bound": chosen.bound_s,
-        "gap": chosen.gap,
+        "bound": bound_s,
+        "gap": 1 - bound_s / max(chosen.time_s, 1e-30),
         "visited": searched.visited,
         "pruned": searched.pruned,
         "seconds": searched.seconds,

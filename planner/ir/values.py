@@ -65,8 +65,18 @@ def value_of(node: fx.Node) -> Value:
 
 def operands_of(node: fx.Node) -> tuple[Value, ...]:
     """Tensor operands in the order of the call's ``Arg`` numbers."""
-    leaves = pytree.tree_leaves((node.args, node.kwargs))
-    return tuple(value_of(x) for x in leaves if isinstance(x, fx.Node))
+    return tuple(map(value_of, _nodes_in((node.args, node.kwargs))))
+
+
+def _nodes_in(arg: Any) -> Iterator[fx.Node]:
+    """As pytree has them, at a fraction of its time."""
+    if isinstance(arg, fx.Node):
+        yield arg
+    elif isinstance(arg, (tuple, list)):
+        for part in arg:
+            yield from _nodes_in(part)
+    elif isinstance(arg, dict):
+        yield from _nodes_in(tuple(arg.values()))
 
 
 def outputs_of(node: fx.Node) -> tuple[Value, ...]:

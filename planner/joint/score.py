@@ -1,183 +1,228 @@
-"""Time and memory of a combination, from the block tables.
+"""Time and memory of a combination, from the table of its cell.
 
-Stages are runs of blocks of about equal work, the schedule takes its closed
-form with the slowest stage's times, and what data parallelism moves is paid
-once a step (for parameters that are gathered again, twice a micro-batch).
+Stages are runs of blocks of about equal work. Of the schedule only what no
+order can beat is counted, or it is simulated. What data parallelism moves is
+paid once a step, parameter by parameter (for parameters that are gathered
+again, twice a micro-batch besides).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.cluster import axis_link
-from planner.cluster.axis import AxisInfo
-from planner.cluster.spec import ClusterSpec
-from planner.cost.collective import collective_time_s
+from planner.joint.links import Links, Place, place_of
 from planner.joint.space import Point
+from planner.joint.stages import StageCuts, StageSums, least_step_s
 from planner.joint.tables import BlockTable
-from planner.schedule.estimate import estimate, peak_in_flight
+from planner.pipeline.cuts import Piece
+from planner.schedule.estimate import peak_in_flight
+from planner.schedule.graph import ActionGraph, build_graph
+from planner.schedule.named import make_schedule
+from planner.schedule.simulation import simulate
+from planner.schedule.times import StageTimes
 
-__all__ = ["Score", "Scorer", "cut_evenly"]
+__all__ = ["CellScores", "Graphs", "Score", "kept_whole"]
 
 Array = NDArray[np.float64]
-Places = NDArray[np.int64]
+
+_LONG = 2**13
+"""Stages times micro-batches, from which a bound must do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A combination with what it is expected to take."""
+    """A combination with what it takes at least.
+
+    Parameters
+    ----------
+    point : Point
+    time_s : float
+        Of a step, no more than it takes in these layouts.
+    memory_bytes : float
+        Of the rank that takes most.
+    """
 
     point: Point
     time_s: float
     memory_bytes: float
 
 
-class Scorer:
-    """Scores combinations on one cluster.
+class Graphs:
+    """Named schedules, each made once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int, int], ActionGraph] = {}
+
+    def __call__(self, point: Point, microbatches: int) -> ActionGraph:
+        key = (point.schedule, point.pp, microbatches, point.chunks)
+        if key not in self._known:
+            self._known[key] = build_graph(
+                make_schedule(point.schedule,
+                              ranks=point.pp,
+                              microbatches=microbatches,
+                              chunks=point.chunks))
+        return self._known[key]
+
+
+class CellScores:
+    """Scores the combinations of one cell.
 
     Parameters
     ----------
-    tables : mapping of (int, int) to BlockTable
-        By tensor-parallel size and rows.
-    cluster : ClusterSpec
+    table : BlockTable
+    links : Links
     repeated : array of bool
         Which blocks are of a class that repeats.
+    finer : callable, optional
+        From a number of stages to the blocks in pieces, where stages may
+        begin inside of blocks.
     """
 
-    def __init__(self, tables: Mapping[tuple[int, int], BlockTable],
-                 cluster: ClusterSpec, repeated: NDArray[np.bool_]) -> None:
-        self._tables = tables
-        self._cluster = cluster
+    def __init__(
+            self,
+            table: BlockTable,
+            links: Links,
+            repeated: NDArray[np.bool_],
+            finer: Callable[[int], Sequence[Piece]] | None = None) -> None:
+        self.table = table
+        self._links = links
         self._repeated = repeated
-        self._stages: dict[tuple[int, int, int, bool], Places] = {}
-        self._links: dict[tuple[tuple[int, ...], int], AxisInfo] = {}
+        self._finer = finer
+        self._cuts: dict[tuple[int, bool], StageCuts] = {}
+        self._moved: dict[tuple[str, Place], Array] = {}
+
+    def cuts(self, point: Point) -> StageCuts:
+        """Where a combination's stages begin."""
+        key = (point.pp * point.chunks, point.recompute)
+        if key not in self._cuts:
+            self._cuts[key] = StageCuts.of(
+                self.table.blocks, self.table.work_s + self._again_s(point),
+                key[0], self._finer)
+        return self._cuts[key]
 
     def score(self, point: Point) -> Score:
-        """Seconds of a step and bytes of the rank that takes most."""
-        table = self._tables[point.tp, point.rows]
-        again = np.where(self._repeated & point.recompute, 1.0, 0.0)
-        work = table.work_s + again * table.forward_s
-        count = point.pp * point.chunks
-        starts = self._cut(point, work, count)
-        add = np.add.reduceat
-        forward = add(table.forward_s, starts)
-        inputs = add(table.input_s + again * table.forward_s, starts)
-        weight = add(table.weight_s, starts)
-        slowest = int(np.argmax(forward + inputs + weight))
-        message_s = collective_time_s(
-            "send", float(table.taken_bytes[starts].max()), self._link(
-                point, 0)) if point.pp > 1 else 0.0
-        moved_s = self._gathers_s(point, table, starts)
-        made = estimate(point.schedule,
-                        ranks=point.pp,
-                        microbatches=point.microbatches,
-                        chunks=point.chunks,
-                        forward_s=forward[slowest] + moved_s,
-                        input_s=inputs[slowest] + moved_s,
-                        weight_s=weight[slowest],
-                        p2p_s=message_s)
+        """What a combination takes at least."""
+        makespan_s = least_step_s(self._stages(point), point.schedule,
+                                  point.microbatches)
         return Score(point=point,
-                     time_s=float(made.time_s) +
-                     self._once_s(point, table, starts),
-                     memory_bytes=self._memory(point, table, starts, again))
+                     time_s=makespan_s + self.once_s(point),
+                     memory_bytes=self._memory_bytes(point))
 
-    def _cut(self, point: Point, work: Array, count: int) -> Places:
-        key = (point.tp, point.rows, count, point.recompute)
-        if key not in self._stages:
-            self._stages[key] = np.array(cut_evenly(work, count),
-                                         dtype=np.int64)
-        return self._stages[key]
+    def simulated_s(self, point: Point, graphs: Graphs) -> float:
+        """Seconds of a step, its schedule simulated; 0 where it is long."""
+        if point.pp * point.chunks * point.microbatches > _LONG:
+            return 0.0
+        return self.once_s(point) + self.makespan_s(point, graphs,
+                                                    point.microbatches)
 
-    def _link(self, point: Point, axis: int) -> AxisInfo:
-        sizes = point.mesh.sizes
-        if (sizes, axis) not in self._links:
-            self._links[sizes, axis] = axis_link(self._cluster, sizes, axis)
-        return self._links[sizes, axis]
+    def makespan_s(self, point: Point, graphs: Graphs, count: int) -> float:
+        """Of the first micro-batches, without what is done once a step."""
+        stages = self._stages(point)
+        return simulate(
+            graphs(point, count),
+            StageTimes.in_parts(stages.forward_s.tolist(),
+                                stages.input_s.tolist(),
+                                stages.weight_s.tolist()),
+            p2p_s={
+                (i, i + 1): s
+                for i, s in enumerate(stages.message_s[1:].tolist())
+            }).makespan_s
 
-    def _of_rank(self, point: Point, values: Array, starts: Places) -> Array:
+    def _again_s(self, point: Point) -> Array:
+        """Forward of the blocks that run once more."""
+        return self.table.forward_s * (self._repeated & point.recompute)
+
+    def _stages(self, point: Point) -> StageSums:
+        table = self.table
+        gathers_s = self._gathers_s(point)
+        cuts = self.cuts(point)
+        messages = [0.0] * (point.pp * point.chunks)
+        for number, start in enumerate(cuts.starts.tolist()):
+            if number and cuts.share[start] == 1.0:
+                messages[number] = self._links.time_s(
+                    "send", float(table.taken_bytes[cuts.block[start]]),
+                    place_of(point, "pp"))
+        return StageSums(forward_s=cuts.sums(table.forward_s + gathers_s),
+                         input_s=cuts.sums(table.input_s + gathers_s +
+                                           self._again_s(point)),
+                         weight_s=cuts.sums(table.weight_s),
+                         message_s=np.array(messages),
+                         owner=_owners(point))
+
+    def _of_rank(self, point: Point, values: Array) -> Array:
         """Sums over the stages of each rank."""
-        sums = np.add.reduceat(values, starts)
-        rows = sums.reshape(point.chunks, point.pp)
-        if point.schedule == "zbv":
-            rows = np.stack([rows[0], rows[1][::-1]])
-        return rows.sum(0)
+        found = np.zeros(point.pp)
+        np.add.at(found, _owners(point), self.cuts(point).sums(values))
+        return found
 
-    def _gathers_s(self, point: Point, table: BlockTable,
-                   starts: Places) -> float:
+    def _gathers_s(self, point: Point) -> Array:
+        """Of each block's parameters, before either of its ways."""
         if point.sharding != "fsdp":
-            return 0.0
-        whole = float(np.add.reduceat(table.parameter_bytes, starts).max())
-        return collective_time_s("all_gather", whole, self._link(point, 1))
+            return np.zeros(len(self.table.forward_s))
+        return self._moves_s("all_gather", point)
 
-    def _once_s(self, point: Point, table: BlockTable,
-                starts: Places) -> float:
-        if point.dp == 1:
-            return 0.0
-        link = self._link(point, 1)
-        size = float(self._of_rank(point, table.gradient_bytes, starts).max())
+    def once_s(self, point: Point) -> float:
+        """What data parallelism and the cell's axes move once a step."""
+        table = self.table
         if point.sharding == "ddp":
-            return collective_time_s("all_reduce", size, link)
-        time_s = collective_time_s("reduce_scatter", size, link)
-        if point.sharding == "zero1":
-            time_s += collective_time_s("all_gather", size, link)
-        return time_s
+            each_s = table.once_s + self._moves_s("all_reduce", point)
+        else:
+            # Shards may be summed over the other axes after they are cut.
+            each_s = (table.once_s / point.dp +
+                      self._moves_s("reduce_scatter", point))
+            if point.sharding == "zero1":
+                each_s = each_s + self._moves_s("all_gather", point)
+        return float(self._of_rank(point, each_s).max())
 
-    def _memory(self, point: Point, table: BlockTable, starts: Places,
-                again: Array) -> float:
-        kept = np.where(again > 0, table.kept_bytes, table.saved_bytes)
-        peak = table.transient_bytes + np.where(again > 0, table.saved_bytes,
-                                                0.0)
-        sharded = {"ddp": (1, 1), "zero1": (1, point.dp)}
-        whole, state = sharded.get(point.sharding, (point.dp, point.dp))
-        rest = self._of_rank(point, table.parameter_bytes, starts)
-        total = (rest / whole +
-                 self._of_rank(point, table.gradient_bytes, starts) +
-                 self._of_rank(point, table.state_bytes, starts) / state)
-        if point.sharding != "ddp":
-            total += (rest if point.sharding == "zero1" else 2 *
-                      float(table.parameter_bytes.max()))
+    def _moves_s(self, kind: str, point: Point) -> Array:
+        """Of each block's parameters, one after the other."""
+        place = place_of(point, "dp")
+        key = (kind, place)
+        if key not in self._moved:
+            of_kind = np.array([
+                sum(
+                    self._links.time_s(kind, size, place)
+                    for size in sizes.tolist())
+                for sizes in self.table.trained_bytes
+            ])
+            self._moved[key] = of_kind[self.table.kind]
+        return self._moved[key]
+
+    def _memory_bytes(self, point: Point) -> float:
+        table = self.table
+        again = self._repeated & point.recompute
+        kept = np.where(again, table.kept_bytes, table.saved_bytes)
+        peak = table.transient_bytes + np.where(again, table.saved_bytes, 0.0)
+        rest, state = kept_whole(point.sharding, point.dp)
+        parameters = self._of_rank(point, table.parameter_bytes)
+        total = (parameters * rest +
+                 self._of_rank(point, table.gradient_bytes) +
+                 self._of_rank(point, table.state_bytes) * state)
+        if point.sharding == "zero1":
+            total += parameters
+        elif point.sharding == "fsdp":
+            total += float(table.parameter_bytes.max())
         flying = peak_in_flight(point.schedule,
                                 ranks=point.pp,
                                 microbatches=point.microbatches,
                                 chunks=point.chunks,
                                 rank=np.arange(point.pp))
-        each = self._of_rank(point, kept, starts) / point.chunks
+        each = self._of_rank(point, kept) / point.chunks
         return float((total + flying * each).max() + peak.max())
 
 
-def cut_evenly(work: Array, parts: int) -> list[int]:
-    """The first block of each part, the largest part as small as can be.
-
-    By bisection on its size, to within a millionth.
-    """
-    low, high = float(work.max()), float(work.sum())
-    for _ in range(40):
-        middle = (low + high) / 2
-        if len(_filled(work, middle)) <= parts:
-            high = middle
-        else:
-            low = middle
-        if high - low <= 1e-6 * high:
-            break
-    starts = _filled(work, high)
-    # Fewer parts than asked for: split what can be split, from the end.
-    taken = set(starts)
-    for candidate in range(len(work) - 1, 0, -1):
-        if len(taken) == parts:
-            break
-        taken.add(candidate)
-    return sorted(taken)
+def kept_whole(sharding: str, data_ranks: int) -> tuple[float, float]:
+    """What part of parameters, and of optimizer state, a rank has."""
+    return (1.0, 1.0) if sharding == "ddp" else (1.0 / data_ranks, ) * 2
 
 
-def _filled(work: Array, limit: float) -> list[int]:
-    starts, held = [0], 0.0
-    for i, size in enumerate(work.tolist()):
-        if held + size > limit * (1 + 1e-12) and i > starts[-1]:
-            starts.append(i)
-            held = 0.0
-        held += size
-    return starts
+def _owners(point: Point) -> NDArray[np.int64]:
+    """The rank of each stage."""
+    there = np.arange(point.pp)
+    if point.schedule == "zbv":
+        return np.concatenate([there, there[::-1]])
+    return np.tile(there, point.chunks)

@@ -1,27 +1,35 @@
-"""The best combination of stages, micro-batches, data and tensor parallelism.
+"""The best combination of everything that shares a program among ranks.
 
-Every combination is scored from the block tables; the best few that fit are
-laid out and simulated in full, in the order of their scores, until no score
-left is better than what was found.
+Stages, micro-batches, schedule, data, expert, context and tensor
+parallelism, what data parallelism shards at rest, recomputation, stage cuts
+and which axes span the slower links are chosen together, by branch and
+bound (`planner.joint.branch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from planner.candidate import Candidate
-from planner.choices import free_policies
-from planner.ir.errors import LayoutError, ScheduleError
+from planner.choices import role_policies
+from planner.constraints import Limit
+from planner.cost.optimizer import optimizer_bytes
+from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
 from planner.ir.mesh import MeshSpec
-from planner.ir.pipeline import PipelineSpec
-from planner.ir.program import Program
-from planner.joint.score import Score, Scorer
-from planner.joint.space import Point, points
-from planner.joint.tables import BlockTable, block_table
+from planner.ir.pipeline import PipelineSpec, inner_mesh
+from planner.ir.program import Program, value_kind
+from planner.joint.bounds import CellBounds, State
+from planner.joint.branch import Branching
+from planner.joint.links import Links
+from planner.joint.score import CellScores
+from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
+from planner.joint.tables import block_table
 from planner.pipeline.candidate import pipeline_candidate
+from planner.pipeline.cuts import Piece, finer_pieces
 from planner.pipeline.means import count_ahead
 from planner.recipes import RECIPES
 from planner.search.policy import Policy
@@ -29,112 +37,204 @@ from planner.search.policy import Policy
 if TYPE_CHECKING:
     from planner.planning import Planning
 
-__all__ = ["joint_candidates"]
+__all__ = ["JointFound", "joint_candidates", "space_of"]
 
-_FEWEST, _FINALISTS = 4, 8
-"""How many combinations are laid out and simulated in full."""
+_TOLERANCE = 0.005
+"""What promises to be better by less is not priced."""
+
+_EXPERTS = "scaletorch.experts.default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointFound:
+    """What the joint search found.
+
+    Parameters
+    ----------
+    candidates : tuple of Candidate
+        Priced in full, the best first; none where the program can't be cut
+        along the batch.
+    bound_s : float
+        No combination that fits takes less; inf where none was found.
+    pruned : int
+        Combinations that were not priced in full.
+    reason : str
+        Why the program can't be cut along the batch; empty if it can.
+    """
+
+    candidates: tuple[Candidate, ...]
+    bound_s: float
+    pruned: int
+    reason: str = ""
 
 
 def joint_candidates(
         planning: Planning,
         ranks: int,
-        fixed: Mapping[str, int] | None = None) -> list[Candidate]:
-    """Pipelines for a number of ranks, the best first.
+        mesh: MeshSpec | None = None,
+        *,
+        known_s: float = float("inf"),
+        until_s: float = float("inf"),
+) -> JointFound:
+    """Search the combinations for a number of ranks.
 
     Parameters
     ----------
     planning : Planning
     ranks : int
-    fixed : mapping of str to int, optional
-        Sizes of the axes ``pp``, ``dp`` and ``tp`` that are given.
-
-    Returns
-    -------
-    list of Candidate
-        At most a few; none where the program can't be cut into
-        micro-batches.
+    mesh : MeshSpec, optional
+        Where sizes and order of the axes are given, all named as in
+        `planner.joint.space.AXES`.
+    known_s : float
+        Of the best plan that is known already.
+    until_s : float
+        When to stop, by the monotonic clock.
     """
-    own = planning.of_program(count_ahead(planning.program))
-    batch = _batch(own.program)
-    every = list(points(ranks, batch, len(own.program.blocks), fixed=fixed))
-    tables = _tables(own, every, batch)
-    scorer = Scorer(tables, planning.cluster, _repeated(own))
-    scored = [
-        scorer.score(p) for p in every if (p.tp, p.rows) in tables and (
-            not p.recompute or planning.constraints.allows_recompute())
+    search = _Search(planning, ranks, mesh)
+    branching = Branching(space=search.space,
+                          bounds=search.bounds,
+                          scores=search.scores,
+                          price=search.price,
+                          fits=planning.fits,
+                          memory_limit_bytes=planning.memory_limit_bytes,
+                          tolerance=_TOLERANCE,
+                          known_s=known_s,
+                          until_s=until_s)
+    branching.run()
+    found = sorted(branching.found, key=planning.rank)
+    return JointFound(candidates=tuple(found),
+                      bound_s=branching.bound_s,
+                      pruned=search.space.count() - len(found),
+                      reason="" if found else search.reason)
+
+
+def space_of(planning: Planning,
+             ranks: int,
+             mesh: MeshSpec | None = None) -> Space:
+    """The combinations that a program and its constraints leave."""
+    program, lead = planning.program, planning.facts.lead
+    fixed: Mapping[str, int] = {}
+    orders: Mapping[str, object] = {}
+    if mesh is not None:
+        sizes = dict(zip(mesh.names, mesh.sizes, strict=True))
+        fixed = {n: sizes.get(n, 1) for n in AXES}
+        absent = tuple(n for n in AXES if n not in sizes)
+        orders = {"orders": ((*mesh.names, *absent), )}
+    limits = planning.constraints
+    if ranks <= planning.cluster.tiers[0].size:
+        # All links are alike, whichever axis spans them.
+        orders = orders or {"orders": (AXES, )}
+    return Space(
+        ranks=ranks,
+        batch=planning.facts.batch_rows,
+        blocks=len(program.blocks),
+        positions=lead.get(1, 1) if _has_sequence(program) else 1,
+        experts=_experts(planning),
+        fixed=fixed,
+        largest={i.axis: i.size
+                 for i in limits.items if isinstance(i, Limit)},
+        shardings=tuple(n for n in SHARDINGS if limits.allows_recipe(n)),
+        recompute=(limits.allows_recompute()
+                   and bool(planning.repeated_classes())),
+        **orders)  # type: ignore[arg-type]
+
+
+def _has_sequence(program: Program) -> bool:
+    """Whether the second dim of inputs is one of positions."""
+    return any(
+        value_kind(n) == "input" and s.ndim > 1 and (
+            s.ndim == 3 or not s.dtype.is_floating_point)
+        for n, s in program.specs.items())
+
+
+def _experts(planning: Planning) -> int:
+    """Of each mixture, as many as all have in common."""
+    found = [
+        call.operands[3].spec.shape[0]
+        for cls in planning.facts.classes.values()
+        for call in cls.calls.values() if str(call.node.target) == _EXPERTS
     ]
-    return _finalists(planning, scored)
+    return int(np.gcd.reduce(found)) if found else 1
 
 
-def _batch(program: Program) -> int:
-    rows = [
-        s.shape[0] for n, s in program.specs.items()
-        if n.startswith("input:") and s.ndim
-    ]
-    return max(set(rows), key=rows.count) if rows else 1
+class _Search:
+    """What branch and bound asks of a program."""
 
+    def __init__(self, planning: Planning, ranks: int,
+                 mesh: MeshSpec | None) -> None:
+        self.planning, self.given = planning, mesh
+        self.own = planning.of_program(count_ahead(planning.program))
+        self.space = space_of(planning, ranks, mesh)
+        self.links = Links(planning.cluster)
+        self.reason = ""
+        self.bounds = CellBounds(self.space, self.links, _state(planning),
+                                 planning.memory_limit_bytes)
+        names = planning.repeated_classes()
+        self.repeated = np.array(
+            [b.block_class in names for b in self.own.program.blocks])
 
-def _repeated(planning: Planning) -> np.ndarray:
-    names = planning.repeated_classes()
-    return np.array([b.block_class in names for b in planning.program.blocks])
-
-
-def _tables(planning: Planning, every: Sequence[Point],
-            batch: int) -> dict[tuple[int, int], BlockTable]:
-    found = {}
-    for tp, rows in sorted({(p.tp, p.rows) for p in every}):
+    def scores(self, cell: Cell) -> CellScores | None:
+        """Of a cell; None where these rows can't be cut so."""
         try:
-            found[tp, rows] = block_table(planning, tp, rows, batch)
-        except LayoutError:
-            continue  # these rows can't be cut so
-    return found
+            table = block_table(self.own, cell)
+        except (InfeasiblePlan, LayoutError) as error:
+            self.reason = str(error)
+            return None
 
+        def finer(stages: int) -> list[Piece]:
+            return finer_pieces(self.own.facts, table.call_times_s, stages)
 
-def _finalists(planning: Planning, scored: Sequence[Score]) -> list[Candidate]:
-    limit = planning.memory_limit_bytes
+        return CellScores(table, self.links, self.repeated, finer)
 
-    def rank(score: Score) -> tuple[float, float, str]:
-        return (max(0.0, score.memory_bytes - limit), score.time_s,
-                str(score.point))
-
-    found: list[Candidate] = []
-    for score in sorted(scored, key=rank):
-        best_s = min((c.time_s for c in found if planning.fits(c)),
-                     default=float("inf"))
-        enough = len(found) >= _FEWEST and score.time_s > best_s
-        if enough or len(found) >= _FINALISTS:
-            break
+    def price(self, point: Point, scores: CellScores) -> Candidate | None:
+        """The combination laid out, priced and simulated."""
+        planning, mesh = self.planning, self._mesh(point)
+        again = planning.repeated_classes() if point.recompute else ()
         try:
-            found.append(_exact(planning, score.point))
-        except (LayoutError, ScheduleError):
-            continue
-    return sorted(found, key=lambda c: (not planning.fits(c), c.time_s))
+            if not point.is_staged:
+                return planning.candidate(mesh,
+                                          self._policies(mesh, point),
+                                          recompute=again)
+            inner = inner_mesh(mesh, "pp")
+            return pipeline_candidate(planning,
+                                      self._pipeline(point, scores),
+                                      self._policies(inner, point),
+                                      mesh,
+                                      recompute=again,
+                                      bound_s=0.0)
+        except (InfeasiblePlan, LayoutError, ScheduleError):
+            return None
+
+    def _pipeline(self, point: Point, scores: CellScores) -> PipelineSpec:
+        return PipelineSpec(schedule=point.schedule,
+                            microbatches=point.microbatches,
+                            chunks=point.chunks,
+                            cuts=scores.cuts(point).cuts)
+
+    def _mesh(self, point: Point) -> MeshSpec:
+        """The given one, or without axes of one rank, but with stages and
+        one other."""
+        if self.given is not None:
+            return self.given
+        kept = {
+            n: s
+            for n, s in point.sizes.items()
+            if s > 1 or n == "pp" and point.is_staged
+        }
+        if not set(kept) - {"pp"}:
+            kept["dp"] = 1
+        return MeshSpec(tuple(kept), tuple(kept.values()))
+
+    def _policies(self, mesh: MeshSpec, point: Point) -> tuple[Policy, ...]:
+        data = RECIPES[point.sharding]().parts[0][1]
+        roles = role_policies(mesh, self.planning.constraints)
+        return tuple(data if n == "dp" else p
+                     for n, p in zip(mesh.names, roles, strict=True))
 
 
-def _exact(planning: Planning, point: Point) -> Candidate:
-    """The combination laid out, priced and simulated."""
-    mesh = _shortened(point)
-    inner = [n for n in mesh.names if n != "pp"]
-    policies = tuple(_policy(n, point) for n in inner)
-    spec = PipelineSpec(schedule=point.schedule,
-                        microbatches=point.microbatches,
-                        chunks=point.chunks)
-    found = pipeline_candidate(planning, spec, policies, mesh)
-    if not point.recompute:
-        return found
-    return planning.recomputed(found, planning.repeated_classes())
-
-
-def _shortened(point: Point) -> MeshSpec:
-    """The mesh without axes of one rank, but with stages and one other."""
-    sizes = {"pp": point.pp, "dp": point.dp, "tp": point.tp}
-    kept = {n: s for n, s in sizes.items() if s > 1 or n == "pp"}
-    if len(kept) == 1:
-        kept["dp"] = 1
-    return MeshSpec(tuple(kept), tuple(kept.values()))
-
-
-def _policy(axis: str, point: Point) -> Policy:
-    if axis == "dp":
-        return RECIPES[point.sharding]().parts[0][1]
-    return free_policies(MeshSpec((axis, ), (point.tp, )))[0]
+def _state(planning: Planning) -> State:
+    specs = [planning.program.specs[n] for n in planning.program.params]
+    trained = [s for s in specs if s.requires_grad]
+    return State(parameter_bytes=sum(s.size_bytes for s in specs),
+                 gradient_bytes=sum(s.size_bytes for s in trained),
+                 optimizer_bytes=optimizer_bytes(planning.optimizer, trained))

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planner.ir.mesh import MeshSpec
 
-__all__ = ["SHARDINGS", "Point", "points"]
+__all__ = ["AXES", "SHARDINGS", "Cell", "Point", "Space", "divisors"]
+
+AXES = ("pp", "dp", "ep", "cp", "tp")
+"""What the joint search gives ranks to, in the usual order."""
 
 SHARDINGS = ("ddp", "zero1", "fsdp")
 """Recipes of data parallelism: what is sharded at rest."""
 
 _SCHEDULES = (("1f1b", 1), ("zbh1", 1), ("interleaved1f1b", 2),
               ("interleaved1f1b", 4), ("zbv", 2))
-_MOST_TENSOR = 16
+_ORDERS = (AXES, ("dp", "pp", "ep", "cp", "tp"))
+"""Which axes span the slower links: stages, or data parallelism."""
 _MOST_PARTS = 32
 """Micro-batches for each stage, beyond which the bubble is small anyway."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What the layouts of blocks depend on.
+
+    Parameters
+    ----------
+    ep, cp, tp : int
+        Sizes of the axes that share the work of one data-parallel rank.
+    rows : int
+        Of the batch in a micro-batch, of one data-parallel rank.
+    """
+
+    ep: int = 1
+    cp: int = 1
+    tp: int = 1
+    rows: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """That share the work of one data-parallel rank."""
+        return self.ep * self.cp * self.tp
+
+    def is_part_of(self, other: Cell) -> bool:
+        """Whether all sizes divide those of `other`, which has no more rows
+        at a time: its ranks together take no less time for a row."""
+        return not (other.ep % self.ep or other.cp % self.cp
+                    or other.tp % self.tp or self.rows % other.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +60,9 @@ class Point:
 
     Parameters
     ----------
-    pp, dp, tp : int
-        Sizes of the axes, outermost first.
-    rows : int
-        Of the batch in a micro-batch of one data-parallel rank.
+    cell : Cell
+    pp, dp : int
+        Stages' ranks, and data-parallel ranks.
     microbatches : int
     schedule : str
     chunks : int
@@ -36,32 +70,46 @@ class Point:
         One of `SHARDINGS`.
     recompute : bool
         Whether repeated blocks run again in the backward.
+    order : tuple of str
+        All axes, the outermost first.
     """
 
+    cell: Cell
     pp: int
     dp: int
-    tp: int
-    rows: int
     microbatches: int
-    schedule: str
-    chunks: int
-    sharding: str
-    recompute: bool
+    schedule: str = "1f1b"
+    chunks: int = 1
+    sharding: str = SHARDINGS[0]
+    recompute: bool = False
+    order: tuple[str, ...] = AXES
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether it needs a schedule: stages, or several micro-batches."""
+        return self.pp > 1 or self.microbatches > 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of all axes, by name."""
+        known = {
+            "pp": self.pp,
+            "dp": self.dp,
+            "ep": self.cell.ep,
+            "cp": self.cell.cp,
+            "tp": self.cell.tp
+        }
+        return {n: known[n] for n in self.order}
 
     @property
     def mesh(self) -> MeshSpec:
-        return MeshSpec(("pp", "dp", "tp"), (self.pp, self.dp, self.tp))
+        """All axes, also those of one rank."""
+        return MeshSpec(self.order, tuple(self.sizes.values()))
 
 
-def points(ranks: int,
-           batch: int,
-           blocks: int,
-           *,
-           fixed: Mapping[str, int] | None = None) -> Iterator[Point]:
-    """All combinations for a number of ranks, in a fixed order.
-
-    A whole batch at once on one stage is not among them: it needs no
-    pipeline, and other searches know it better.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """All combinations for a number of ranks.
 
     Parameters
     ----------
@@ -70,42 +118,110 @@ def points(ranks: int,
         Rows of the global batch.
     blocks : int
         Of the program: there are not more stages.
-    fixed : mapping of str to int, optional
-        Axes (``pp``, ``dp``, ``tp``) whose size is given.
+    positions : int
+        Of a sequence, which ``cp`` divides; 1 where there is none.
+    experts : int
+        Of a mixture, which ``ep`` divides; 1 where there are none.
+    fixed : mapping of str to int
+        Axes whose size is given.
+    largest : mapping of str to int
+        Axes whose size is limited.
+    orders : tuple of tuple of str
+        Orders of the axes, outermost first.
+    shardings : tuple of str
+    schedules : tuple of (str, int)
+        With their stages on each rank.
+    recompute : bool
+        Whether blocks may run again in the backward.
     """
-    given = fixed or {}
-    for pp in _divisors(ranks):
-        for tp in _divisors(ranks // pp):
-            dp = ranks // pp // tp
-            sizes = {"pp": pp, "dp": dp, "tp": tp}
-            if tp > _MOST_TENSOR or batch % dp or any(
-                    sizes[n] != s for n, s in given.items()):
+
+    ranks: int
+    batch: int
+    blocks: int
+    positions: int = 1
+    experts: int = 1
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    largest: Mapping[str, int] = field(default_factory=dict)
+    orders: tuple[tuple[str, ...], ...] = _ORDERS
+    shardings: tuple[str, ...] = SHARDINGS
+    schedules: tuple[tuple[str, int], ...] = _SCHEDULES
+    recompute: bool = True
+
+    def cells(self) -> Iterator[Cell]:
+        """Those that have points, in a fixed order.
+
+        The fewest ranks and most rows come first, which bound the others.
+        """
+        yield from sorted(self._cells(),
+                          key=lambda c: (c.ranks, -c.rows, c.ep, c.cp))
+
+    def _cells(self) -> Iterator[Cell]:
+        for ep in self._sizes("ep", self.experts):
+            for cp in self._sizes("cp", self.positions):
+                for tp in self._sizes("tp", self.ranks):
+                    for rows in divisors(self.batch):
+                        cell = Cell(ep=ep, cp=cp, tp=tp, rows=rows)
+                        if rows % ep == 0 and any(self.splits(cell)):
+                            yield cell
+
+    def _sizes(self, axis: str, whole: int) -> list[int]:
+        """Sizes of an axis that divide what it divides and the ranks."""
+        if axis in self.fixed:
+            return [self.fixed[axis]]
+        return [
+            n for n in divisors(self.ranks)
+            if whole % n == 0 and n <= self.largest.get(axis, n)
+        ]
+
+    def splits(self, cell: Cell) -> Iterator[Point]:
+        """Points of a cell that differ in their stages and micro-batches."""
+        rest, left = divmod(self.ranks, cell.ranks)
+        if left:
+            return
+        for pp in self._sizes("pp", rest):
+            dp, left = divmod(rest, pp)
+            count, uneven = divmod(self.batch, dp * cell.rows)
+            if (left or uneven or pp > self.blocks
+                    or self.fixed.get("dp", dp) != dp
+                    or dp > self.largest.get("dp", dp)):
                 continue
-            yield from _on_mesh(pp, dp, tp, batch // dp, blocks)
+            if pp <= count <= _MOST_PARTS * pp:
+                yield Point(cell=cell, pp=pp, dp=dp, microbatches=count)
+
+    def count(self) -> int:
+        """Of all points."""
+        return sum(
+            len(self._schedules(s)) * len(self._shardings(s)) *
+            len(self._orders(s)) * (1 + self.recompute)
+            for cell in self.cells() for s in self.splits(cell))
+
+    def points(self, cell: Cell) -> Iterator[Point]:
+        """All points of a cell, in a fixed order."""
+        for split in self.splits(cell):
+            for (schedule,
+                 chunks), sharding, recompute, order in itertools.product(
+                     self._schedules(split), self._shardings(split),
+                     (False, True)[:1 + self.recompute], self._orders(split)):
+                yield dataclasses.replace(split,
+                                          schedule=schedule,
+                                          chunks=chunks,
+                                          sharding=sharding,
+                                          recompute=recompute,
+                                          order=order)
+
+    def _schedules(self, split: Point) -> list[tuple[str, int]]:
+        return [(name, chunks) for name, chunks in self.schedules if split.pp *
+                chunks <= self.blocks and (split.pp > 1 or name == "1f1b")]
+
+    def _shardings(self, split: Point) -> tuple[str, ...]:
+        return self.shardings if split.dp > 1 else SHARDINGS[:1]
+
+    def _orders(self, split: Point) -> tuple[tuple[str, ...], ...]:
+        one = split.pp == 1 or split.dp == 1
+        return self.orders[:1] if one else self.orders
 
 
-def _on_mesh(pp: int, dp: int, tp: int, share: int,
-             blocks: int) -> Iterator[Point]:
-    for rows in _divisors(share):
-        count = share // rows
-        if count > _MOST_PARTS * pp:
-            continue
-        for schedule, chunks in _SCHEDULES:
-            few = count < pp if pp > 1 else schedule != "1f1b"
-            if few or count == 1 or pp * chunks > blocks:
-                continue
-            for sharding in SHARDINGS if dp > 1 else SHARDINGS[:1]:
-                for recompute in (False, True):
-                    yield Point(pp=pp,
-                                dp=dp,
-                                tp=tp,
-                                rows=rows,
-                                microbatches=count,
-                                schedule=schedule,
-                                chunks=chunks,
-                                sharding=sharding,
-                                recompute=recompute)
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
+def divisors(n: int) -> list[int]:
+    """All divisors, from 1 on."""
+    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})

@@ -1,25 +1,29 @@
-"""What each block costs, by tensor-parallel size and rows of a micro-batch.
+"""What each block costs, by how the ranks of a stage share its work.
 
-A block's layouts over the tensor-parallel axis depend on how many rows of
-the batch come at once, and on nothing else that the joint search varies:
-stages only say where a block runs, data parallelism only what its
+A block's layouts over the axes ``ep``, ``cp`` and ``tp`` depend on how many
+rows of the batch come at once, and on nothing else that the joint search
+varies: stages only say where a block runs, data parallelism only what its
 parameters cost to move. So every distinct block is laid out and priced once
-for each pair, as a stage of its own, and thousands of combinations are sums
+for each cell, as a stage of its own, and thousands of combinations are sums
 over these tables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.choices import free_policies
+from planner.choices import role_policies
 from planner.cost.conversion import ConversionCost
+from planner.cost.memory_estimate import local_spec
 from planner.ir.mesh import MeshSpec
+from planner.joint.space import Cell
 from planner.pipeline.build import Pipelined
+from planner.pipeline.cuts import call_times_s
 from planner.pipeline.early_values import early_values
 from planner.pipeline.microbatch import with_microbatches
 from planner.pipeline.price import KnownByClass, stage_cost, taken_bytes
@@ -32,6 +36,10 @@ __all__ = ["BlockTable", "block_table"]
 
 Array = NDArray[np.float64]
 
+_COLUMNS = ("forward_s", "input_s", "weight_s", "once_s", "saved_bytes",
+            "kept_bytes", "transient_bytes", "parameter_bytes",
+            "gradient_bytes", "state_bytes", "taken_bytes")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockTable:
@@ -39,10 +47,16 @@ class BlockTable:
 
     Parameters
     ----------
-    tp, rows : int
-        Tensor-parallel size, and rows of the batch in a micro-batch.
+    cell : Cell
+        How many ranks share the work, and rows in a micro-batch.
+    blocks : tuple of str
+        Their names.
+    call_times_s : mapping of str to sequence of float
+        Compute of each call of each class, on one rank.
     forward_s, input_s, weight_s : array
-        Compute and communication over ``tp``.
+        Compute and communication over the axes of the cell.
+    once_s : array
+        What is moved over them once a step.
     saved_bytes, kept_bytes : array
         Kept for the backward: all, or what comes in where the block is
         recomputed.
@@ -53,13 +67,19 @@ class BlockTable:
         before they are reduced, and the optimizer's state.
     taken_bytes : array
         What comes in from the block before.
+    kind : array of int
+        Which blocks are alike.
+    trained_bytes : tuple of array
+        By kind, local sizes of the parameters with a gradient.
     """
 
-    tp: int
-    rows: int
+    cell: Cell
+    blocks: tuple[str, ...]
+    call_times_s: Mapping[str, Sequence[float]]
     forward_s: Array
     input_s: Array
     weight_s: Array
+    once_s: Array
     saved_bytes: Array
     kept_bytes: Array
     transient_bytes: Array
@@ -67,6 +87,8 @@ class BlockTable:
     gradient_bytes: Array
     state_bytes: Array
     taken_bytes: Array
+    kind: NDArray[np.int64]
+    trained_bytes: tuple[Array, ...]
 
     @property
     def work_s(self) -> Array:
@@ -74,61 +96,58 @@ class BlockTable:
         return self.forward_s + self.input_s + self.weight_s
 
 
-def block_table(planning: Planning, tp: int, rows: int,
-                batch: int) -> BlockTable:
+def block_table(planning: Planning, cell: Cell) -> BlockTable:
     """Lay out and price the blocks.
 
     Parameters
     ----------
     planning : Planning
         Of a program with the counts of its losses split off.
-    tp : int
-    rows : int
-        Of a micro-batch; divides `batch`.
-    batch : int
-        Rows of the captured batch.
+    cell : Cell
+        Whose rows divide the captured batch.
 
     Raises
     ------
     LayoutError
         When the program can't be cut into micro-batches.
     """
-    mesh = (MeshSpec(("tp", ), (tp, )) if tp > 1 else MeshSpec(("dp", ),
-                                                               (1, )))
-    layout = with_microbatches(planning, mesh, free_policies(mesh),
-                               batch // rows)
+    sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
+    kept = {n: s for n, s in sizes.items() if s > 1} or {"dp": 1}
+    mesh = MeshSpec(tuple(kept), tuple(kept.values()))
+    layout = with_microbatches(planning,
+                               mesh,
+                               role_policies(mesh, planning.constraints),
+                               planning.facts.batch_rows // cell.rows,
+                               settle=False)
     main, laid, prelude = early_values(planning.program, layout)
     stages = split_stages(main, laid, {
         b.name: i
         for i, b in enumerate(main.blocks)
     })
-    cost = planning.tables(layout.mesh).cost
     found = Pipelined(program=main,
                       layout=laid,
                       prelude=prelude,
                       stages=stages)
-    priced: dict[tuple[str, int], tuple[float, ...]] = {}
+    cost = planning.tables(layout.mesh).cost
+    rows: dict[tuple[str, int], tuple[float, ...]] = {}
+    trained: list[Array] = []
     known: KnownByClass = {}
-    columns = []
+    keys = []
     for block, stage in zip(main.blocks, stages, strict=True):
         # With what it recomputes of earlier blocks.
-        key = (block.block_class, len(stage.program.classes))
-        if key not in priced:
-            priced[key] = _row(planning, found, stage, cost, known)
-        columns.append(priced[key])
-    table = np.array(columns, dtype=np.float64).T
-    return BlockTable(tp=tp,
-                      rows=rows,
-                      forward_s=table[0],
-                      input_s=table[1],
-                      weight_s=table[2],
-                      saved_bytes=table[3],
-                      kept_bytes=table[4],
-                      transient_bytes=table[5],
-                      parameter_bytes=table[6],
-                      gradient_bytes=table[7],
-                      state_bytes=table[8],
-                      taken_bytes=table[9])
+        keys.append((block.block_class, len(stage.program.classes)))
+        if keys[-1] not in rows:
+            rows[keys[-1]] = _row(planning, found, stage, cost, known)
+            trained.append(_trained_bytes(stage))
+    columns = np.array([rows[k] for k in keys], dtype=np.float64).T
+    kinds = list(rows)
+    return BlockTable(cell=cell,
+                      blocks=tuple(b.name for b in main.blocks),
+                      call_times_s=call_times_s(planning.facts, layout,
+                                                planning.cluster.device),
+                      kind=np.array([kinds.index(k) for k in keys]),
+                      trained_bytes=tuple(trained),
+                      **dict(zip(_COLUMNS, columns, strict=True)))
 
 
 def _row(planning: Planning, found: Pipelined, stage: Stage,
@@ -136,7 +155,16 @@ def _row(planning: Planning, found: Pipelined, stage: Stage,
     priced = stage_cost(stage, found.program, cost, planning.optimizer, known)
     taken = float(taken_bytes(stage))
     memory = priced.memory
-    return (priced.forward_s, priced.input_s, priced.weight_s,
+    return (priced.forward_s, priced.input_s, priced.weight_s, priced.once_s,
             float(priced.saved_bytes), taken, float(memory.transient),
             float(memory.parameters), float(memory.gradients),
             float(memory.optimizer), taken)
+
+
+def _trained_bytes(stage: Stage) -> Array:
+    specs, sizes = stage.program.specs, stage.layout.mesh.sizes
+    return np.array([
+        local_spec(specs[n], stage.layout.at_rest[n], sizes).size_bytes
+        for n in stage.params if specs[n].requires_grad
+    ],
+                    dtype=np.float64)

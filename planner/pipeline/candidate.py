@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from planner.candidate import Candidate
@@ -39,9 +39,13 @@ _MOST_PARTS = 4
 """How many numbers of micro-batches a search tries."""
 
 
-def pipeline_candidate(planning: Planning, pipeline: PipelineSpec,
+def pipeline_candidate(planning: Planning,
+                       pipeline: PipelineSpec,
                        policies: Sequence[Policy],
-                       mesh: MeshSpec) -> Candidate:
+                       mesh: MeshSpec,
+                       *,
+                       recompute: Collection[str] = (),
+                       bound_s: float | None = None) -> Candidate:
     """One pipeline, laid out and priced.
 
     Parameters
@@ -52,6 +56,10 @@ def pipeline_candidate(planning: Planning, pipeline: PipelineSpec,
         One for each axis of a stage.
     mesh : MeshSpec
         The whole mesh.
+    recompute : collection of str
+        Block classes that run again in the backward.
+    bound_s : float, optional
+        What no plan beats, where that is known.
 
     Raises
     ------
@@ -61,13 +69,24 @@ def pipeline_candidate(planning: Planning, pipeline: PipelineSpec,
         When the schedule is not for these numbers.
     """
     found = pipeline_layout(planning, pipeline, tuple(policies), mesh)
-    return priced_pipeline(planning, found.program, found.layout,
-                           found.pipeline, policies, mesh)
+    layout = dataclasses.replace(found.layout, recompute=frozenset(recompute))
+    return priced_pipeline(planning,
+                           found.program,
+                           layout,
+                           found.pipeline,
+                           policies,
+                           mesh,
+                           bound_s=bound_s)
 
 
-def priced_pipeline(planning: Planning, program: Program,
-                    layout: ProgramLayout, pipeline: PipelineSpec,
-                    policies: Sequence[Policy], mesh: MeshSpec) -> Candidate:
+def priced_pipeline(planning: Planning,
+                    program: Program,
+                    layout: ProgramLayout,
+                    pipeline: PipelineSpec,
+                    policies: Sequence[Policy],
+                    mesh: MeshSpec,
+                    *,
+                    bound_s: float | None = None) -> Candidate:
     """The price of a pipeline whose layouts are given.
 
     Parameters
@@ -82,6 +101,8 @@ def priced_pipeline(planning: Planning, program: Program,
         these stages.
     policies : sequence of Policy
     mesh : MeshSpec
+    bound_s : float, optional
+        What no plan beats; that of all layouts on the mesh if left out.
     """
     own = planning.of_program(program)
     parts = pipelined(program, layout, pipeline)
@@ -96,6 +117,9 @@ def priced_pipeline(planning: Planning, program: Program,
             link,
             ranks=mesh.size(pipeline.axis),
             memory_limit_bytes=planning.memory_limit_bytes)
+    if bound_s is None:
+        bound_s = (own.bound_s(inner_mesh(mesh, pipeline.axis)) /
+                   mesh.size(pipeline.axis))
     step = _scheduled(pipeline, mesh, parts, costs, link)
     work = price(program,
                  layout,
@@ -110,8 +134,7 @@ def priced_pipeline(planning: Planning, program: Program,
                                           seconds=0.0),
                   price=_shared(work, mesh.size(pipeline.axis)),
                   memory=step.peak,
-                  bound_s=own.bound_s(inner_mesh(mesh, pipeline.axis)) /
-                  mesh.size(pipeline.axis),
+                  bound_s=bound_s,
                   pipeline=pipeline,
                   whole_mesh=mesh,
                   step=step))
@@ -157,7 +180,7 @@ def pipeline_candidates(planning: Planning,
         *recipe_policies(inner, planning.constraints),
         free_policies(inner)
     ]
-    counts = _part_counts(planning.program, mesh)
+    counts = _part_counts(planning.facts.batch_rows, mesh)
     for chosen, count in itertools.product(policies, counts):
         for name, chunks in _SCHEDULES:
             spec = PipelineSpec(schedule=name,
@@ -169,13 +192,8 @@ def pipeline_candidates(planning: Planning,
                 continue
 
 
-def _part_counts(program: Program, mesh: MeshSpec) -> list[int]:
+def _part_counts(rows: int, mesh: MeshSpec) -> list[int]:
     """Numbers of micro-batches: from the stages on, doubled."""
-    sizes = [
-        s.shape[0] for n, s in program.specs.items()
-        if n.startswith("input:") and s.ndim
-    ]
-    rows = max(sizes, default=1)
     data = mesh.size("dp") if "dp" in mesh.names else 1
     counts: list[int] = []
     count = mesh.size("pp")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from planner.cluster.spec import DeviceKind
-from planner.cost.compute import time_s
+from planner.cost.compute import time_s as work_time_s
 from planner.ir.errors import LayoutError
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import Program
@@ -16,8 +20,8 @@ from planner.ir.values import calls_of
 from planner.search.facts import ClassFacts, Facts
 
 __all__ = [
-    "balanced", "block_times_s", "call_times_s", "cuts_by_parameters",
-    "equal_cuts"
+    "Piece", "balanced", "block_times_s", "call_times_s", "cut_pieces",
+    "cuts_by_parameters", "equal_cuts", "finer_pieces"
 ]
 
 _UNEVEN = 1.5
@@ -29,12 +33,27 @@ _WIDE = 2
 _GRAIN = 16
 """Parts of a stage's work in each of which one cut is looked at."""
 
+_ROUNDING = 1e-12  # of the sum
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
-    """A run of calls that stays together, and the cut it begins with."""
+class Piece:
+    """A run of calls of one block that stays together.
+
+    Parameters
+    ----------
+    cut : str
+        With which a stage begins here.
+    block : int
+        Its number in the program.
+    share : float
+        Of the block's work.
+    time_s : float
+    """
 
     cut: str
+    block: int
+    share: float
     time_s: float
 
 
@@ -56,7 +75,7 @@ def call_times_s(facts: Facts, layout: ProgramLayout,
             chosen = layout.classes[name].calls[label]
             share = chosen.share(layout.mesh.sizes)
             times.append(
-                sum(time_s(call.work, device, call.dtype, share=share)))
+                sum(work_time_s(call.work, device, call.dtype, share=share)))
         found[name] = times
     return found
 
@@ -83,22 +102,50 @@ def equal_cuts(facts: Facts, layout: ProgramLayout, device: DeviceKind,
     """
     times = call_times_s(facts, layout, device)
     blocks = [
-        _Piece(cut=b.name, time_s=sum(times[b.block_class]))
-        for b in facts.program.blocks
+        Piece(cut=b.name, block=i, share=1.0, time_s=sum(times[b.block_class]))
+        for i, b in enumerate(facts.program.blocks)
     ]
-    if (len(blocks) >= stages and _longest_s(blocks, stages)
-            <= _UNEVEN * sum(p.time_s for p in blocks) / stages):
-        return _cuts(blocks, stages)
-    pieces = _pieces(facts, times, stages)
-    if len(pieces) < stages:
+    pieces, starts = cut_pieces(blocks, stages,
+                                lambda: finer_pieces(facts, times, stages))
+    if len(starts) < stages:
         raise LayoutError(
             f"pipeline: {facts.program.model_name} has {len(pieces)} calls "
             f"to cut at, too few for {stages} stages; use fewer ranks or "
             "chunks")
-    if len(blocks) >= stages and (_longest_s(blocks, stages)
-                                  <= _UNEVEN * _longest_s(pieces, stages)):
-        return _cuts(blocks, stages)
-    return _cuts(pieces, stages)
+    return tuple(pieces[i].cut for i in starts[1:])
+
+
+def cut_pieces(
+    blocks: Sequence[Piece], stages: int,
+    refine: Callable[[],
+                     Sequence[Piece]]) -> tuple[Sequence[Piece], list[int]]:
+    """Whole blocks where stages of them come out about even, else pieces.
+
+    Parameters
+    ----------
+    blocks : sequence of Piece
+        Whole.
+    stages : int
+    refine : callable
+        The same in pieces.
+
+    Returns
+    -------
+    sequence of Piece
+    list of int
+        The first piece of each stage; fewer where there are not as many.
+    """
+    whole = _starts(blocks, stages)
+    mean_s = sum(p.time_s for p in blocks) / stages
+    if (len(whole) == stages
+            and _longest_s(blocks, whole) <= _UNEVEN * mean_s):
+        return blocks, whole
+    pieces = refine()
+    finer = _starts(pieces, stages)
+    if len(whole) == stages and (len(finer) < stages or _longest_s(
+            blocks, whole) <= _UNEVEN * _longest_s(pieces, finer)):
+        return blocks, whole
+    return pieces, finer
 
 
 def cuts_by_parameters(program: Program,
@@ -150,24 +197,35 @@ def _reads(program: Program) -> Iterator[tuple[str, str, list[str]]]:
                    [bound[n] for n in node.all_input_nodes if n in bound])
 
 
-def _cuts(pieces: Sequence[_Piece], stages: int) -> tuple[str, ...]:
-    return tuple(pieces[i].cut
-                 for i in balanced([p.time_s for p in pieces], stages))
+def _starts(pieces: Sequence[Piece], stages: int) -> list[int]:
+    stages = min(stages, len(pieces))
+    return [0, *balanced([p.time_s for p in pieces], stages)]
 
 
-def _longest_s(pieces: Sequence[_Piece], stages: int) -> float:
+def _longest_s(pieces: Sequence[Piece], starts: Sequence[int]) -> float:
     times = [p.time_s for p in pieces]
-    ends = [0, *balanced(times, stages), len(times)]
-    return max(sum(times[a:b]) for a, b in itertools.pairwise(ends))
+    return max(
+        sum(times[a:b])
+        for a, b in itertools.pairwise([*starts, len(times)]))
 
 
-def _pieces(facts: Facts, times: Mapping[str, Sequence[float]],
-            stages: int) -> list[_Piece]:
-    """Blocks, divided at calls before which little is live."""
+def finer_pieces(facts: Facts, times: Mapping[str, Sequence[float]],
+                 stages: int) -> list[Piece]:
+    """Blocks, divided at calls before which little is live.
+
+    Parameters
+    ----------
+    facts : Facts
+    times : mapping of str to sequence of float
+        Of each call of each class.
+    stages : int
+        That are to be made of them.
+    """
     total_s = sum(sum(times[b.block_class]) for b in facts.program.blocks)
     found = []
-    for block in facts.program.blocks:
+    for number, block in enumerate(facts.program.blocks):
         of_calls = times[block.block_class]
+        whole_s = sum(of_calls) or 1.0
         cls = facts.classes[block.block_class]
         starts = _narrow_starts(cls, of_calls, total_s / stages / _GRAIN)
         if len(facts.program.blocks) + len(starts) < stages:
@@ -176,7 +234,12 @@ def _pieces(facts: Facts, times: Mapping[str, Sequence[float]],
         ends = [0, *starts, len(of_calls)]
         for begin, end in itertools.pairwise(ends):
             cut = f"{block.name}:{labels[begin]}" if begin else block.name
-            found.append(_Piece(cut=cut, time_s=sum(of_calls[begin:end])))
+            time_s = sum(of_calls[begin:end])
+            found.append(
+                Piece(cut=cut,
+                      block=number,
+                      share=time_s / whole_s,
+                      time_s=time_s))
     return found
 
 
@@ -225,7 +288,9 @@ def _live_bytes(cls: ClassFacts) -> dict[int, int]:
 def balanced(times_s: Sequence[float], parts: int) -> list[int]:
     """Where to cut a row so that its longest part is as short as can be.
 
-    Exact, by dynamic programming over (parts, end).
+    Exact: the longest part is one of the sums of neighbours, found by
+    bisection over them; what comes before the last part is balanced again
+    for itself.
 
     Returns
     -------
@@ -237,18 +302,29 @@ def balanced(times_s: Sequence[float], parts: int) -> list[int]:
     >>> balanced([1.0, 1.0, 2.0, 2.0], 3)
     [2, 3]
     """
-    count = len(times_s)
-    until = [0.0]
-    for time in times_s:
-        until.append(until[-1] + time)
-    best = {(1, end): (until[end], 0) for end in range(1, count + 1)}
-    for part in range(2, parts + 1):
-        for end in range(part, count + 1):
-            best[part, end] = min(
-                (max(best[part - 1, cut][0], until[end] - until[cut]), cut)
-                for cut in range(part - 1, end))
-    cuts, end = [], count
+    until = [0.0, *itertools.accumulate(times_s)]
+    sums = np.unique(np.abs(np.subtract.outer(until, until))).tolist()
+    slack = _ROUNDING * until[-1]
+    cuts, end = [], len(times_s)
     for part in range(parts, 1, -1):
-        end = best[part, end][1]
+        at = bisect.bisect_left(sums,
+                                True,
+                                key=functools.partial(_is_enough, until, end,
+                                                      part, slack))
+        longest = sums[min(at, len(sums) - 1)] + slack
+        first = bisect.bisect_left(until, until[end] - longest, 0, end)
+        end = max(first, part - 1)
         cuts.append(end)
     return cuts[::-1]
+
+
+def _is_enough(until: Sequence[float], end: int, parts: int, slack: float,
+               longest: float) -> bool:
+    """Whether parts of at most this length reach `end`."""
+    start = 0
+    for _ in range(parts):
+        most = until[start] + longest + slack
+        start = bisect.bisect_right(until, most, start, end + 1) - 1
+        if start == end:
+            return True
+    return False

@@ -73,7 +73,8 @@ def with_microbatches(planning: Planning,
                       count: int,
                       fixed_rest: Mapping[str, Layout] | None = None,
                       *,
-                      exact: bool = True) -> ProgramLayout:
+                      exact: bool = True,
+                      settle: bool = True) -> ProgramLayout:
     """Layouts over the axes of a stage and, last, over the micro-batches.
 
     The micro-batches are cut first; then the axes of the stage are laid
@@ -93,6 +94,9 @@ def with_microbatches(planning: Planning,
         Layouts at rest that must be kept, over the axes of the stage.
     exact : bool
         Whether no micro-batch may stand for the whole batch.
+    settle : bool
+        Whether the cut of the batch is looked at again once the axes of
+        the stage are laid out.
 
     Raises
     ------
@@ -101,48 +105,60 @@ def with_microbatches(planning: Planning,
     """
     facts, policy = planning.facts, _policy(exact=exact)
     whole = MeshSpec((*mesh.names, MICROBATCH), (*mesh.sizes, count))
-    alone = AxisProblem(facts=facts,
-                        layout=_extended(facts, replicated_layout(facts, mesh),
-                                         whole),
-                        axis=len(mesh.sizes),
-                        policy=policy,
-                        tables=planning.tables(whole),
-                        device=planning.cluster.device)
-    start, _ = solve_axis(alone)
-    solution = planning.search(whole, (*policies, policy),
-                               start=start,
-                               fixed_rest={
-                                   n: (*lay, R)
-                                   for n, lay in (fixed_rest or {}).items()
-                                   if value_kind(n) == "param"
-                               })
+    solution = planning.search(
+        whole, (*policies, policy),
+        start=_extended(facts, whole, _batch_cut(planning, count,
+                                                 exact=exact)),
+        axes=None if settle else tuple(range(len(mesh.sizes))),
+        fixed_rest={
+            n: (*lay, R)
+            for n, lay in (fixed_rest or {}).items()
+            if value_kind(n) == "param"
+        })
     solved = solution.layout
     _check_batch(facts.program, solved, count)
     _check_divided(facts, solved, policy, count)
     return _varying(facts.program, solved)
 
 
-def _extended(facts: Facts, layout: ProgramLayout,
-              mesh: MeshSpec) -> ProgramLayout:
-    """Every micro-batch computes everything."""
+def _batch_cut(planning: Planning, count: int, *,
+               exact: bool) -> ProgramLayout:
+    """Layouts over the micro-batches alone, found once for all meshes."""
+    if (count, exact) not in planning.batch_cuts:
+        mesh = MeshSpec((MICROBATCH, ), (count, ))
+        alone = AxisProblem(facts=planning.facts,
+                            layout=replicated_layout(planning.facts, mesh),
+                            axis=0,
+                            policy=_policy(exact=exact),
+                            tables=planning.tables(mesh),
+                            device=planning.cluster.device)
+        planning.batch_cuts[count, exact], _ = solve_axis(alone)
+    return planning.batch_cuts[count, exact]
 
-    def longer(hubs: dict[str, Layout]) -> dict[str, Layout]:
-        return {n: (*lay, R) for n, lay in hubs.items()}
+
+def _extended(facts: Facts, mesh: MeshSpec,
+              cut: ProgramLayout) -> ProgramLayout:
+    """The cut of the batch on a mesh whose other ranks do all the same."""
+    others = len(mesh.sizes) - 1
+
+    def longer(hubs: Mapping[str, Layout]) -> dict[str, Layout]:
+        return {n: (*(R, ) * others, *lay) for n, lay in hubs.items()}
 
     classes = {}
-    for name, cls in layout.classes.items():
-        calls = {
+    for name, cls in cut.classes.items():
+        calls = facts.classes[name].calls
+        classes[name] = ClassLayout(calls={
             label:
-            CallLayout(options=(
-                *chosen.options,
-                facts.classes[name].calls[label].options(1).options[0]))
+            CallLayout(
+                options=(*(calls[label].options(1).options[0], ) * others,
+                         *chosen.options))
             for label, chosen in cls.calls.items()
-        }
-        classes[name] = ClassLayout(calls=calls, hubs=longer(dict(cls.hubs)))
-    return dataclasses.replace(layout,
+        },
+                                    hubs=longer(cls.hubs))
+    return dataclasses.replace(cut,
                                mesh=mesh,
                                classes=classes,
-                               at_rest=longer(dict(layout.at_rest)))
+                               at_rest=longer(cut.at_rest))
 
 
 def _check_batch(program: Program, layout: ProgramLayout, count: int) -> None:

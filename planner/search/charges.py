@@ -89,9 +89,11 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
             draft.add((variable, ), extra)
     if problem.policy.lowerings is not None:
         draft.add((variable, ), _strange(problem.policy.lowerings, domain))
-    if call.work.forward_flops and problem.facts.counts[name] > 1:
+    counts = problem.facts.counts
+    if call.work.forward_flops and counts[name] >= min(
+            2, max(counts.values())):
         bad = misplaced(problem.policy, call, domain)
-        draft.add((variable, ), bad * RELUCTANT_S * problem.facts.counts[name])
+        draft.add((variable, ), bad * RELUCTANT_S * counts[name])
 
 
 def _strange(known: frozenset[str], domain: CallDomain) -> Array:

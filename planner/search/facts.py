@@ -128,6 +128,11 @@ class Facts:
         """All calls, for what prices layouts on its own."""
         return {n: tuple(c.calls.values()) for n, c in self.classes.items()}
 
+    @property
+    def batch_rows(self) -> int:
+        """Rows of the batch: the usual first dim of the inputs."""
+        return self.lead.get(0, 1)
+
     @staticmethod
     def of(program: Program) -> Facts:
         rest_of = _alike(program)

@@ -60,6 +60,8 @@ class Request:
     reverse : bool
         Whether the axes are solved in the other order, which may end in
         another optimum.
+    axes : tuple of int, optional
+        Those that are solved; over the others layouts stay as they start.
     """
 
     facts: Facts
@@ -72,6 +74,7 @@ class Request:
     fixed_rest: Mapping[str, Layout] = field(default_factory=dict)
     constraint: Constraint | None = None
     reverse: bool = False
+    axes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +151,10 @@ def _descend(request: Request,
     No solve makes anything worse, so that all are taken; an axis is
     settled when it stays as it is or gains nothing on its last turn.
     """
-    order = sorted(range(len(request.policies)),
-                   key=lambda a: (not request.policies[a].use_shards, a),
-                   reverse=request.reverse)
+    order = sorted(
+        range(len(request.policies)) if request.axes is None else request.axes,
+        key=lambda a: (not request.policies[a].use_shards, a),
+        reverse=request.reverse)
     last_s = {a: float("inf") for a in order}
     value_s, solves, settled = float("inf"), 0, 0
     while settled < len(order) and solves < _ROUNDS * len(order):

@@ -1,7 +1,8 @@
 """Products that a recipe means to be divided along another dim.
 
-Asked of blocks that repeat only: before and after them, as in a loss over
-flattened tokens, another dim may be the only good one.
+Asked of blocks that repeat, or of all where none does: before and after
+those, as in a loss over flattened tokens, another dim may be the only good
+one.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Policy:
         Whether an undivided product is priced.
     shard_weights : bool
         Whether a product that is divided otherwise than by its weight is
-        priced, in blocks that repeat.
+        priced, in blocks that repeat (in all where none does).
     preferred : frozenset of str
         Lowerings that a call is to take on this axis where it has one.
     avoided : frozenset of str

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ["example_integers", "example_values"]
+__all__ = ["example_integers", "example_tokens", "example_values"]
 
 
 def example_integers(model: nn.Module,
@@ -25,6 +25,13 @@ def example_integers(model: nn.Module,
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randint(high, tuple(shape), generator=generator,
                          device="cpu").to(device)
+
+
+def example_tokens(model: nn.Module, shape: Sequence[int],
+                   high: int) -> dict[str, torch.Tensor]:
+    """Tokens of a language model, which are their own labels."""
+    tokens = example_integers(model, shape, high)
+    return {"tokens": tokens, "labels": tokens}
 
 
 def example_values(model: nn.Module,

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scaletorch.models.checks import check_divides, check_positive
-from scaletorch.models.examples import example_integers
+from scaletorch.models.examples import example_tokens
 from scaletorch.models.hugging_face import Names, Pair
 from scaletorch.models.layers import Attention, Embedding, Mlp
 from scaletorch.models.losses import next_token
@@ -147,8 +147,7 @@ class GPT2(nn.Module):
             sequence_length: int | None = None) -> dict[str, torch.Tensor]:
         """Tokens and labels, of the config's context if not said."""
         shape = (batch_size, sequence_length or self.config.context)
-        tokens = example_integers(self, shape, self.config.vocabulary_size)
-        return {"tokens": tokens, "labels": tokens}
+        return example_tokens(self, shape, self.config.vocabulary_size)
 
 
 register(

@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from scaletorch.models.checks import check_divides, check_positive
-from scaletorch.models.examples import example_integers
+from scaletorch.models.examples import example_tokens
 from scaletorch.models.hugging_face import Names, Pair
-from scaletorch.models.layers import (Attention, Embedding, GatedMlp, Linear,
-                                      RotaryScaling, Rotation, rotation)
+from scaletorch.models.layers import (DecoderLayer, Embedding, GatedMlp,
+                                      Linear, RotaryScaling, Rotation,
+                                      rotation)
 from scaletorch.models.losses import next_token
 from scaletorch.models.output import Output
 from scaletorch.models.registry import register
@@ -110,28 +111,15 @@ class LlamaConfig:
             ))
 
 
-class LlamaLayer(nn.Module):
+class LlamaLayer(DecoderLayer):
     """Attention and a gated layer, each after a norm."""
 
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.norm_epsilon = config.norm_epsilon
-        self.attention_norm = self._norm(config.width)
-        self.attention = Attention(
-            config.width,
-            config.heads,
-            kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            causal=True,
-            norm=self._norm if config.head_norm else None)
-        self.mlp_norm = self._norm(config.width)
+        super().__init__(config)
         self.mlp = GatedMlp(config.width, config.hidden_width)
 
-    def _norm(self, width: int) -> nn.RMSNorm:
-        return nn.RMSNorm(width, eps=self.norm_epsilon)
-
     def forward(self, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation=rotation)
+        x = self.attended(x, rotation)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -180,8 +168,7 @@ class Llama(nn.Module):
             sequence_length: int | None = None) -> dict[str, torch.Tensor]:
         """Tokens and labels, of the config's context if not said."""
         shape = (batch_size, sequence_length or self.config.context)
-        tokens = example_integers(self, shape, self.config.vocabulary_size)
-        return {"tokens": tokens, "labels": tokens}
+        return example_tokens(self, shape, self.config.vocabulary_size)
 
 
 def _llama2(width: int, depth: int, heads: int, kv_heads: int,

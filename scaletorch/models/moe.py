@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from scaletorch.models.checks import check_divides, check_positive
-from scaletorch.models.examples import example_integers
-from scaletorch.models.layers import (Attention, Embedding, GatedMlp, Linear,
-                                      Rotation, rotation)
+from scaletorch.models.examples import example_tokens
+from scaletorch.models.layers import (DecoderLayer, Embedding, GatedMlp,
+                                      Linear, Rotation, rotation)
 from scaletorch.models.losses import next_token
 from scaletorch.models.moe_layers import Mixture, RouterConfig
 from scaletorch.models.output import Output
@@ -72,22 +72,12 @@ class MoeConfig:
                              "say their dense_width")
 
 
-class MoeLayer(nn.Module):
+class MoeLayer(DecoderLayer):
     """Attention, then experts (or one dense layer), each on what is added.
     """
 
     def __init__(self, config: MoeConfig, *, dense: bool) -> None:
-        super().__init__()
-        self.norm_epsilon = config.norm_epsilon
-        self.attention_norm = self._norm(config.width)
-        self.attention = Attention(
-            config.width,
-            config.heads,
-            kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            causal=True,
-            norm=self._norm if config.head_norm else None)
-        self.mlp_norm = self._norm(config.width)
+        super().__init__(config)
         self.dense = GatedMlp(config.width,
                               config.dense_width) if dense else None
         self.mixture = None if dense else Mixture(config.width,
@@ -95,13 +85,10 @@ class MoeLayer(nn.Module):
                                                   config.router,
                                                   shared=config.shared)
 
-    def _norm(self, width: int) -> nn.RMSNorm:
-        return nn.RMSNorm(width, eps=self.norm_epsilon)
-
     def forward(self, x: torch.Tensor,
                 turn: Rotation) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The next layer's input, and this one's penalty, if it has one."""
-        x = x + self.attention(self.attention_norm(x), rotation=turn)
+        x = self.attended(x, turn)
         if self.mixture is None:
             assert self.dense is not None
             return x + self.dense(self.mlp_norm(x)), None
@@ -158,8 +145,7 @@ class Moe(nn.Module):
             sequence_length: int | None = None) -> dict[str, torch.Tensor]:
         """Tokens and labels, of the config's context if not said."""
         shape = (batch_size, sequence_length or self.config.context)
-        tokens = example_integers(self, shape, self.config.vocabulary_size)
-        return {"tokens": tokens, "labels": tokens}
+        return example_tokens(self, shape, self.config.vocabulary_size)
 
 
 def _mixtral(width: int, depth: int, heads: int,

@@ -7,7 +7,11 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Batch", "Batches", "endless", "first", "loss_of"]
+from scaletorch.data import Loader
+from scaletorch.feed import Feed
+from scaletorch.module import ParallelModule
+
+__all__ = ["Batch", "Batches", "endless", "example_of", "loss_of", "own_part"]
 
 Batch = Mapping[str, torch.Tensor]
 """The global batch, on the host: the model's arguments by name."""
@@ -47,12 +51,26 @@ def endless(batches: Batches) -> Iterator[Batch]:
                              "samples or a smaller batch_size")
 
 
-def first(batches: Batches) -> Batch:
-    """The next batch, which stays the next."""
+def example_of(batches: Batches) -> Batch:
+    """Tensors like those of a global batch; the next batch stays the next."""
+    if isinstance(batches, Loader):
+        return batches.example()
     state = batches.state_dict()
     batch = next(endless(batches))
     batches.load_state_dict(state)
     return batch
+
+
+def own_part(batches: Batches, module: ParallelModule) -> Feed | None:
+    """What reads this rank's part of every batch and no more.
+
+    None where it can't be read apart: the batches are not a ``Loader``'s, or
+    an epoch's last one is smaller, which the plan may not divide.
+    """
+    if not isinstance(batches, Loader):
+        return None
+    whole = batches.drop_last or len(batches.source) % batches.batch_size == 0
+    return Feed(batches, module) if whole else None
 
 
 def loss_of(output: Any) -> torch.Tensor:

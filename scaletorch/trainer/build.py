@@ -27,7 +27,7 @@ from scaletorch.trainer.config import Config, ModelConfig
 from scaletorch.trainer.plans import parse_plan
 from scaletorch.trainer.precision import autocast
 
-__all__ = ["build_mesh", "build_model", "build_module"]
+__all__ = ["build_mesh", "build_model", "build_module", "fields_of"]
 
 _LOGGER = logging.getLogger("scaletorch")
 
@@ -77,7 +77,8 @@ def build_model(config: ModelConfig) -> nn.Module:
     with torch.device("meta"):
         if config.name is not None:
             base = models.config(config.name)
-            return models.build(config.name, **_fields(base, config.overrides))
+            return models.build(config.name,
+                                **fields_of(base, config.overrides))
         assert config.hugging_face is not None
         return _hugging_face(Path(config.hugging_face), config.overrides)
 
@@ -143,7 +144,7 @@ def _hugging_face(path: Path, overrides: Mapping[str, Any]) -> nn.Module:
     return cls(config)
 
 
-def _fields(base: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(base: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Values for a config's fields: it has tuples where YAML has lists, and
     configs where YAML has mappings."""
     found = {}
@@ -159,6 +160,6 @@ def _fields(base: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
                                      f"{key!r}: {nearest(key, known)}")
             value = dataclasses.replace(
                 old,  # type: ignore[type-var]
-                **_fields(old, value))
+                **fields_of(old, value))
         found[name] = value
     return found

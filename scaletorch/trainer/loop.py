@@ -14,7 +14,8 @@ import torch
 
 from scaletorch import data
 from scaletorch.grad_norm import clip_grad_norm_
-from scaletorch.trainer.batches import Batch, Batches, endless, first, loss_of
+from scaletorch.trainer.batches import (Batch, Batches, endless, example_of,
+                                        loss_of, own_part)
 from scaletorch.trainer.buffers import WrittenBuffers
 from scaletorch.trainer.build import build_module
 from scaletorch.trainer.checkpoints import Best, Checkpoints
@@ -96,7 +97,10 @@ class Trainer:
         self._evaluation = evaluation
         if evaluation is None and config.evaluation_data is not None:
             self._evaluation = data.build(config.evaluation_data)
-        self.module = build_module(config, first(self._batches))
+        example = example_of(self._batches)
+        self.module = build_module(config, example)
+        self._feed = own_part(self._batches, self.module)
+        self._tokens = tokens_of(example) if self._feed else None
         self.optimizer = build_optimizer(self.module, config.optimizer,
                                          config.train.lr)
         self.stop = Stop(self.module.agreement)
@@ -150,7 +154,7 @@ class Trainer:
         return self.config.train.lr * self._share(self.step)
 
     def _steps(self, window: Window) -> Ended:
-        batches = endless(self._batches)
+        batches = endless(self._feed or self._batches)
         self._speed.restart()
         while self.step < self.config.train.steps:
             rate = self.learning_rate
@@ -174,12 +178,13 @@ class Trainer:
     def _update(self, batches: Iterator[Batch]) -> Update:
         """One step of the optimizer; none where it is not finite."""
         train, total = self.config.train, 0.0
+        inputs = "local" if self._feed else "global"
         for _ in range(train.accumulation):
             batch = next(batches)
-            loss = self._loss(batch) / train.accumulation
+            loss = self._loss(batch, inputs) / train.accumulation
             (loss * self._scale.value).backward()
             total += loss.item()
-            self._speed.batch(tokens_of(batch))
+            self._speed.batch(self._tokens or tokens_of(batch))
         parameters = list(self.module.parameters())
         self._scale.unscale(parameters)
         norm = clip_grad_norm_(parameters, train.clip or math.inf)
@@ -190,11 +195,12 @@ class Trainer:
         self.optimizer.zero_grad()
         return update
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
+    def _loss(self, batch: Batch, inputs: str = "global") -> torch.Tensor:
         with autocast(self.module.device, self.config.train.dtype):
             # Nobody looks at the logits.
             outputs = "sharded" if self.module.plan.pipeline is None else "loss"
-            return loss_of(self.module(**batch, outputs=outputs))
+            return loss_of(self.module(**batch, inputs=inputs,
+                                       outputs=outputs))
 
     def _accepted(self, update: Update) -> bool:
         """Whether the run goes on after an update, or what was one."""

@@ -66,6 +66,8 @@ class Speed:
         """The speed since the start, and start again."""
         seconds = max(self._clock() - self._since, 1e-9)
         found = {"tokens_per_s": self._tokens / seconds}
+        if self._batches:
+            found["batch_s"] = seconds / self._batches
         if self._peak:
             found["mfu"] = self._flops * self._batches / seconds / self._peak
         self.restart()

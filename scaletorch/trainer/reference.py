@@ -12,7 +12,7 @@ from typing import Any
 from scaletorch.trainer.config import Config
 from scaletorch.trainer.typed import described, to_mapping
 
-__all__ = ["reference"]
+__all__ = ["parameter_texts", "reference"]
 
 
 def reference() -> str:
@@ -24,7 +24,7 @@ def reference() -> str:
 
 def _rows(cls: type, path: str) -> Iterator[tuple[str, str, str, str]]:
     hints = typing.get_type_hints(cls)
-    texts = _texts(cls)
+    texts = parameter_texts(cls)
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], f"{path}{field.name}"
         if dataclasses.is_dataclass(hint):
@@ -35,7 +35,7 @@ def _rows(cls: type, path: str) -> Iterator[tuple[str, str, str, str]]:
                    texts[field.name])
 
 
-def _texts(cls: type) -> dict[str, str]:
+def parameter_texts(cls: type) -> dict[str, str]:
     """What the docstring says of each parameter."""
     section = (inspect.getdoc(cls) or "").partition("----------\n")[2]
     found: dict[str, list[str]] = {}

@@ -5,9 +5,29 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
+from pathlib import Path
 
+import torch
+import transformers
+
+from tests.e2e.example_ranks import run_example
+from tests.launch import launch
+from tests.markers import nightly
 from tests.tree import ROOT
+
+RECIPES = {
+    "ddp": 2,
+    "fsdp": 3,
+    "zero1": 2,
+    "megatron": 2,
+    "megatron(sequence_parallel=True)": 4,
+    "ulysses": 2,
+    "gather_kv": 2,
+    "ring": 2,
+}
+"""By recipe, on how many ranks."""
 
 
 class TestExamples(unittest.TestCase):
@@ -51,6 +71,107 @@ class TestExamples(unittest.TestCase):
                             "examples/explain_llama.py", "--mesh", "dp=4,tp=8")
         self.assertIn("Llama on h100-sxm, dp=4 x tp=8", text)
         self.assertIn("LlamaLayer x 32", text)
+
+
+class TestOnRanks(unittest.TestCase):
+    """Examples whose ranks are forked instead of started by torchrun."""
+
+    def printed(self, ranks: int, name: str, *options: str) -> str:
+        return launch(ranks,
+                      run_example,
+                      name,
+                      *options,
+                      timeout_s=200,
+                      group_timeout_s=100)[0]
+
+    def check_recipe(self, ranks: int, *options: str) -> None:
+        text = self.printed(ranks, "by_recipe.py", *options, "--steps", "3")
+        rows = re.findall(r"loss ([\d.]+)  alone ([\d.]+)", text)
+        self.assertEqual(len(rows), 3)
+        for ours, alone in rows:
+            self.assertAlmostEqual(float(ours), float(alone), delta=2e-4)
+        self.assertLess(float(text.split()[-1]), 1e-4)
+
+    def test_two_recipes(self) -> None:
+        self.check_recipe(4, "fsdp * megatron(sequence_parallel=True)",
+                          "--mesh", "dp=2,tp=2")
+
+    @nightly
+    def test_every_recipe(self) -> None:
+        for recipe, ranks in RECIPES.items():
+            with self.subTest(recipe):
+                self.check_recipe(ranks, recipe)
+
+    def test_draw(self) -> None:
+        text = self.printed(2, "by_recipe.py", "megatron", "--steps", "1",
+                            "--draw")
+        self.assertEqual(text.count("all_reduce forward"), 2)
+
+    @nightly
+    def test_auto_or_manual(self) -> None:
+        text = self.printed(2, "auto_or_manual.py", "--steps", "1", "--width",
+                            "32", "--depth", "2")
+        rows = re.findall(r"([\d.]+) ms +([\d.]+) ms +([\d.]+) MiB", text)
+        self.assertEqual(len(rows), 7)
+        measured = [float(found) for _, found, _ in rows]
+        self.assertEqual(measured, sorted(measured))
+        self.assertIn("auto", text)
+
+    def test_fine_tune(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            out = str(Path(folder, "tuned"))
+            text = self.printed(2, "fine_tune.py", "--steps", "10", "--recipe",
+                                "fsdp", "--output", out)
+            losses = [float(x) for x in re.findall(r"loss ([\d.]+)", text)]
+            self.assertLess(losses[-1], losses[0] - 0.5)
+            tuned = transformers.AutoModelForCausalLM.from_pretrained(out)
+            tokens = torch.tensor([list(b"The following section describes")])
+            loss = tuned(input_ids=tokens, labels=tokens).loss.item()
+            self.assertLess(loss, losses[0] - 0.5)
+            # What was tuned can be tuned on, under another plan.
+            text = self.printed(2, "fine_tune.py", "--model", out, "--steps",
+                                "1", "--recipe", "megatron")
+            again = re.findall(r"loss ([\d.]+)", text)
+            self.assertLess(float(again[0]), losses[0] - 0.5)
+
+    @nightly
+    def test_imagenet(self) -> None:
+        vit = ("width=64", "depth=2", "heads=4", "patch=8")
+        for model, small in (("resnet18", ("width=16", )), ("vit-b16", vit)):
+            with self.subTest(model), tempfile.TemporaryDirectory() as folder:
+                text = self.printed(2, "imagenet.py", folder, "--make",
+                                    "--model", model, "--size", "32",
+                                    "--batch", "16", "--epochs", "10", "--lr",
+                                    "0.01", "--overrides", *small)
+                rows = re.findall(r"loss ([\d.]+)  right ([\d.]+)%", text)
+                self.assertEqual(len(rows), 10)
+                self.assertLess(float(rows[-1][0]), float(rows[0][0]))
+                self.assertGreater(float(rows[-1][1]), 25)
+
+    @nightly
+    def test_two_nodes(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run([
+                sys.executable, "examples/two_nodes.py",
+                "examples/configs/gpt_tiny.yaml", "train.steps=6",
+                f"checkpoint.folder={folder}"
+            ],
+                                  cwd=ROOT,
+                                  capture_output=True,
+                                  text=True,
+                                  timeout=300,
+                                  check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            rows = Path(folder, "metrics.jsonl").read_text().splitlines()
+            self.assertIn('"step": 6', rows[-1])
+
+
+class TestSize(unittest.TestCase):
+
+    def test_examples_are_short(self) -> None:
+        for path in (ROOT / "examples").glob("*.py"):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            self.assertLessEqual(len(lines), 120, path.name)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Layers that the models share."""
 
 from scaletorch.models.layers.attention import Attention, Rotation
+from scaletorch.models.layers.decoder import DecoderLayer
 from scaletorch.models.layers.linear import Embedding, Linear, Table
 from scaletorch.models.layers.mlp import GatedMlp, Mlp
 from scaletorch.models.layers.rotary import RotaryScaling, rotation
 
 __all__ = [
-    "Attention", "Embedding", "GatedMlp", "Linear", "Mlp", "RotaryScaling",
-    "Rotation", "Table", "rotation"
+    "Attention", "DecoderLayer", "Embedding", "GatedMlp", "Linear", "Mlp",
+    "RotaryScaling", "Rotation", "Table", "rotation"
 ]

@@ -45,7 +45,7 @@ class TestText(TestCase):
               communication tp   0.63 us  18.7%  ######........................
 
             held back by nothing: no quicker plan was left out
-            search: 9 plans priced, 0 meshes left out by their bound
+            search: 9 plans priced, 0 combinations left out; none of all takes less than 0.827 us (gap 75.5%)
 
             mesh axes (a step, one rank)
               axis  size  use       link  bytes     time  repeated work

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
+import math
 import unittest
 
 import numpy as np
 import torch
 import transformers as hf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from planner.capture.capture import capture
 from planner.cluster import load_cluster
+from planner.constraints import Constraints, forbid
+from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
-from planner.joint.score import cut_evenly
-from planner.joint.search import joint_candidates
-from planner.joint.space import points
+from planner.joint.search import joint_candidates, space_of
+from planner.joint.space import AXES, Cell, Space
 from planner.joint.tables import block_table
 from planner.pipeline.means import count_ahead
 from planner.planning import Planning
 from tests.model_zoo import MODELS
 
-BATCH, LAYERS = 8, 4
+BATCH, LAYERS = 4, 4
 
 
+@functools.cache
 def llama() -> Program:
     config = hf.LlamaConfig(hidden_size=512,
                             intermediate_size=1408,
@@ -38,38 +39,55 @@ def llama() -> Program:
     return capture(model, {"input_ids": tokens, "labels": tokens})
 
 
-class TestCuts(unittest.TestCase):
-
-    @settings(max_examples=60, deadline=None)
-    @given(st.lists(st.integers(1, 20), min_size=1, max_size=8),
-           st.integers(1, 5))
-    def test_the_longest_part_is_shortest(self, work: list[int],
-                                          parts: int) -> None:
-        parts = min(parts, len(work))
-        starts = cut_evenly(np.array(work, dtype=np.float64), parts)
-        self.assertEqual(len(starts), parts)
-        self.assertEqual(starts[0], 0)
-        found = np.add.reduceat(work, starts).max()
-        best = min(
-            np.add.reduceat(work, [0, *cut]).max()
-            for cut in itertools.combinations(range(1, len(work)), parts - 1))
-        self.assertEqual(found, best)
-
-
 class TestSpace(unittest.TestCase):
 
     def test_every_point_uses_all_ranks_and_the_whole_batch(self) -> None:
-        found = list(points(8, 16, 10))
-        self.assertGreater(len(found), 50)
+        space = Space(ranks=8, batch=16, blocks=10, positions=4, experts=2)
+        found = [p for c in space.cells() for p in space.points(c)]
+        self.assertEqual(len(found), space.count())
         self.assertEqual(len(found), len(set(found)))
         for point in found:
-            self.assertEqual(point.pp * point.dp * point.tp, 8)
-            self.assertEqual(point.rows * point.microbatches * point.dp, 16)
+            self.assertEqual(math.prod(point.sizes.values()), 8)
+            self.assertEqual(point.cell.rows * point.microbatches * point.dp,
+                             16)
             self.assertLessEqual(point.pp * point.chunks, 10)
+            self.assertLessEqual(point.cell.cp, 4)
+            self.assertEqual(point.cell.rows % point.cell.ep, 0)
+        meshes = {p.mesh for p in found}
+        self.assertIn(MeshSpec(AXES, (1, 8, 1, 1, 1)), meshes)
+        self.assertIn(MeshSpec(AXES, (2, 1, 2, 2, 1)), meshes)
 
-    def test_given_sizes(self) -> None:
-        found = list(points(8, 16, 10, fixed={"pp": 2, "tp": 2}))
-        self.assertEqual({(p.pp, p.dp, p.tp) for p in found}, {(2, 2, 2)})
+    def test_given_and_limited_sizes(self) -> None:
+        given = Space(ranks=8,
+                      batch=16,
+                      blocks=10,
+                      fixed={
+                          "pp": 2,
+                          "dp": 2,
+                          "ep": 1,
+                          "cp": 1,
+                          "tp": 2
+                      })
+        self.assertEqual(
+            {(p.pp, p.dp, p.cell.tp)
+             for c in given.cells()
+             for p in given.points(c)}, {(2, 2, 2)})
+        limited = Space(ranks=8, batch=16, blocks=10, largest={"tp": 2})
+        self.assertEqual({c.tp for c in limited.cells()}, {1, 2})
+
+    def test_of_a_program(self) -> None:
+        planning = Planning(llama(), load_cluster("h100-sxm").resized(16))
+        space = space_of(planning, 16)
+        self.assertEqual((space.batch, space.positions, space.experts),
+                         (BATCH, 512, 1))
+        self.assertEqual(len(space.orders), 2)
+        without = Planning(llama(),
+                           planning.cluster,
+                           constraints=Constraints(forbid("recompute"),
+                                                   forbid("fsdp")))
+        found = space_of(without, 16)
+        self.assertFalse(found.recompute)
+        self.assertEqual(found.shardings, ("ddp", "zero1"))
 
 
 class TestTables(unittest.TestCase):
@@ -78,11 +96,11 @@ class TestTables(unittest.TestCase):
             self) -> None:
         cluster = load_cluster("h100-sxm").resized(4)
         planning = Planning(count_ahead(llama()), cluster)
-        one, two = (block_table(planning, 1, n, BATCH) for n in (1, 2))
+        one, two = (block_table(planning, Cell(rows=n)) for n in (1, 2))
         self.assertEqual(len(one.forward_s), LAYERS + 2)
         self.assertLess(one.forward_s.sum(), two.forward_s.sum())
         self.assertEqual(one.parameter_bytes.sum(), two.parameter_bytes.sum())
-        half = block_table(planning, 2, 2, BATCH)
+        half = block_table(planning, Cell(tp=2, rows=2))
         self.assertLessEqual(half.work_s.sum(), two.work_s.sum())
         layers = one.forward_s[1:-1]
         np.testing.assert_allclose(layers, layers[0])
@@ -94,12 +112,11 @@ class TestSearch(unittest.TestCase):
         program = llama()
         cluster = load_cluster("h100-sxm").resized(4)
         free = Planning(program, cluster)
-        found = joint_candidates(free, 4)
-        self.assertEqual(
-            found, sorted(found, key=lambda c: (not free.fits(c), c.time_s)))
-        least = min(c.memory.total for c in found)
+        found = joint_candidates(free, 4).candidates
+        self.assertEqual(list(found), sorted(found, key=free.rank))
+        least = min(c.memory.total for c in found) // 2
         tight = Planning(program, cluster, memory_limit_bytes=least)
-        best = joint_candidates(tight, 4)[0]
+        best = joint_candidates(tight, 4).candidates[0]
         self.assertLessEqual(best.memory.total, least)
         plan = tight.plan_of(best)
         again = tight.of_plan(plan)
@@ -110,7 +127,9 @@ class TestSearch(unittest.TestCase):
         model, inputs, loss_fn = MODELS["clip"]()
         planning = Planning(capture(model, inputs, loss_fn=loss_fn),
                             load_cluster("h100-sxm").resized(2))
-        self.assertEqual(joint_candidates(planning, 2), [])
+        found = joint_candidates(planning, 2)
+        self.assertEqual(found.candidates, ())
+        self.assertIn("run this model without a pipeline", found.reason)
 
 
 if __name__ == "__main__":

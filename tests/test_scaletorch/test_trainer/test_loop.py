@@ -33,6 +33,29 @@ def alone() -> tuple[float, ...]:
     return tuple(losses(train_alone(tiny())[1]))
 
 
+class Noted:
+    """Made-up tokens that note which samples were read."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        self.read.append(index)
+        tokens = torch.arange(index, index + 8) % 32
+        return {"tokens": tokens, "labels": tokens}
+
+
+def read_and_trained(**keys: Any) -> tuple[list[int], list[float]]:
+    """Which samples a rank read, in order, and the curve."""
+    source = Noted()
+    loader = data.Loader(source, batch_size=4)
+    trained = losses(train(tiny(**keys), batches=loader)[1])
+    return source.read, trained
+
+
 class InFolder(unittest.TestCase):
 
     def setUp(self) -> None:
@@ -96,6 +119,40 @@ class TestPlans(InFolder):
                        "accumulation": 2,
                        "steps": 6
                    })
+
+
+class TestReading(unittest.TestCase):
+
+    def check(self, ranks: int, share: int, **keys: Any) -> None:
+        """Each rank reads one of `share` parts of what one would read."""
+        whole, expected = run_ranks(1, lambda rank: read_and_trained())[0]
+        found = run_ranks(ranks, lambda rank: read_and_trained(**keys))
+        rows = 4 // share
+        # Before, one is read to see what samples look like.
+        whole = whole[-6 * 4:]
+        parts = {tuple(read[-6 * rows:]) for read, _ in found}
+        self.assertLessEqual(len(found[0][0]), 6 * rows + 2)
+        self.assertEqual(len(parts), share)
+        batches = [whole[i:i + 4] for i in range(0, len(whole), 4)]
+        for part in parts:
+            place = batches[0].index(part[0])
+            self.assertEqual(
+                list(part),
+                [x for b in batches for x in b[place:place + rows]])
+        for _, trained in found:
+            for a, b in zip(trained, expected, strict=True):
+                self.assertAlmostEqual(a, b, delta=2e-5)
+
+    def test_data_and_tensor_parallel(self) -> None:
+        self.check(4, 2, plan="fsdp * megatron", mesh={"dp": 2, "tp": 2})
+
+    @nightly
+    def test_pipeline(self) -> None:
+        self.check(2, 1, plan=PIPELINE)
+
+    @nightly
+    def test_sequence(self) -> None:
+        self.check(2, 1, plan="ulysses")
 
 
 class TestResume(InFolder):

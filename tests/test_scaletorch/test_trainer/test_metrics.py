@@ -25,7 +25,11 @@ class TestSpeed(unittest.TestCase):
         speed.batch(30)
         speed.batch(10)
         now[0] = 12.0
-        self.assertEqual(speed.row(), {"tokens_per_s": 20.0, "mfu": 0.25})
+        self.assertEqual(speed.row(), {
+            "tokens_per_s": 20.0,
+            "batch_s": 1.0,
+            "mfu": 0.25
+        })
         speed.batch(7)
         speed.restart()
         speed.batch(3)
@@ -73,6 +77,20 @@ class TestWriters(unittest.TestCase):
             lines = path.read_text().splitlines()
             self.assertEqual([json.loads(x)["loss"] for x in lines],
                              [0.1, None])
+
+    @unittest.skipUnless(importlib.util.find_spec("tensorboard"),
+                         "TensorBoard is not installed")
+    def test_tensorboard(self) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import \
+            EventAccumulator
+        with tempfile.TemporaryDirectory() as folder:
+            write = tensorboard(Path(folder))
+            for step, loss in ((1, 0.5), (2, 0.25)):
+                write({"step": step, "loss": loss})
+            events = EventAccumulator(folder).Reload()
+            self.assertEqual([(e.step, e.value)
+                              for e in events.Scalars("loss")], [(1, 0.5),
+                                                                 (2, 0.25)])
 
     @unittest.skipIf(importlib.util.find_spec("tensorboard"),
                      "TensorBoard is installed")

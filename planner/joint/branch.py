@@ -1,0 +1,174 @@
+"""Branch and bound over combinations, the most promising first.
+
+A combination is bounded more and more closely, each time it comes up: with
+its cell, by tables of cells whose ranks do at least as well for a row of the
+batch; by its cell's own table; with its schedule simulated; and at last it
+is laid out and priced in full. What is never taken up again can't be much
+better than what was found, and the least of its bounds says how much.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar
+
+from planner.joint.bounds import CellBounds
+from planner.joint.score import CellScores, Graphs, Score
+from planner.joint.space import Cell, Point, Space
+
+__all__ = ["Branching", "Priced"]
+
+
+class Priced(Protocol):
+    """A combination priced in full."""
+
+    @property
+    def time_s(self) -> float:
+        ...
+
+
+Found = TypeVar("Found", bound=Priced)
+
+_LEAST = 4
+"""How many are priced where none fits."""
+
+_Entry = tuple[float, float, int, "Cell | Score | _Simulated"]
+"""Bytes too many, a bound on its time, a number that breaks ties."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Simulated:
+    """A combination whose schedule was simulated."""
+
+    score: Score
+
+
+@dataclass(kw_only=True)
+class Branching(Generic[Found]):
+    """What is asked, and once it has run, what was found.
+
+    Parameters
+    ----------
+    space : Space
+    bounds : CellBounds
+    scores : callable
+        What scores a cell's combinations; None where it can't be laid out.
+    price : callable
+        A combination priced in full; None where it turns out illegal.
+    fits : callable
+        Whether it keeps the memory limit.
+    memory_limit_bytes : float
+    tolerance : float
+        By what part a combination must promise to be better than the best,
+        or it is not priced.
+    known_s : float
+        Of the best plan that is known already.
+    until_s : float
+        When to stop, by the monotonic clock.
+
+    Attributes
+    ----------
+    found : list
+        What was priced in full.
+    bound_s : float
+        No combination takes less.
+    """
+
+    space: Space
+    bounds: CellBounds
+    scores: Callable[[Cell], CellScores | None]
+    price: Callable[[Point, CellScores], Found | None]
+    fits: Callable[[Found], bool]
+    memory_limit_bytes: float
+    tolerance: float = 0.0
+    known_s: float = float("inf")
+    until_s: float = float("inf")
+    found: list[Found] = field(default_factory=list)
+    bound_s: float = float("inf")
+    _heap: list[_Entry] = field(default_factory=list)
+    _known: dict[Cell, CellScores | None] = field(default_factory=dict)
+    _graphs: Graphs = field(default_factory=Graphs)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def run(self) -> None:
+        """Until no bound is better than what was found, or time is up."""
+        self._learn(Cell(rows=self.space.batch))
+        for cell in self.space.cells():
+            self._push(*self.bounds.of(cell), cell)
+        while self._heap and not self._is_done():
+            self._step()
+        left = [b for excess, b, _, _ in self._heap if excess == 0.0]
+        self.bound_s = min(self.bound_s, self.best_s, *left)
+
+    @property
+    def best_s(self) -> float:
+        """Of what is known and fits."""
+        return min(
+            [self.known_s, *(f.time_s for f in self.found if self.fits(f))])
+
+    def _is_done(self) -> bool:
+        excess, bound_s, _, _ = self._heap[0]
+        best_s = self.best_s
+        if time.monotonic() > self.until_s:
+            return True
+        if best_s < float("inf"):
+            return excess > 0.0 or bound_s >= best_s * (1 - self.tolerance)
+        return excess > 0.0 and len(self.found) >= _LEAST
+
+    def _push(self, excess: float, bound_s: float,
+              item: Cell | Score | _Simulated) -> None:
+        heapq.heappush(self._heap,
+                       (excess, bound_s, next(self._numbers), item))
+
+    def _step(self) -> None:
+        """Bound what comes first more closely, or price it."""
+        excess, bound_s, _, item = heapq.heappop(self._heap)
+        if isinstance(item, Cell):
+            now = self.bounds.of(item)
+            if now > (excess, bound_s):
+                self._push(*now, item)
+            elif self._root(item) in self._known:
+                self._open(item)
+            else:
+                self._learn(self._root(item))
+                self._push(*self.bounds.of(item), item)
+        elif isinstance(item, Score):
+            scores = self._known[item.point.cell]
+            assert scores is not None
+            if item.point.is_staged:
+                bound_s = max(bound_s,
+                              scores.simulated_s(item.point, self._graphs))
+            self._push(excess, bound_s, _Simulated(item))
+        else:
+            self._price(item.score, bound_s)
+
+    def _root(self, cell: Cell) -> Cell:
+        """With the whole batch at once: it bounds all with fewer rows."""
+        return replace(cell, rows=self.space.batch)
+
+    def _learn(self, cell: Cell) -> CellScores | None:
+        if cell not in self._known:
+            self._known[cell] = scores = self.scores(cell)
+            if scores is not None:
+                self.bounds.learn(scores.table)
+        return self._known[cell]
+
+    def _open(self, cell: Cell) -> None:
+        scores = self._learn(cell)
+        if scores is None:
+            return
+        for point in self.space.points(cell):
+            score = scores.score(point)
+            excess = max(0.0, score.memory_bytes - self.memory_limit_bytes)
+            self._push(excess, score.time_s, score)
+
+    def _price(self, score: Score, bound_s: float) -> None:
+        scores = self._known[score.point.cell]
+        assert scores is not None
+        priced = self.price(score.point, scores)
+        if priced is not None:
+            self.found.append(priced)

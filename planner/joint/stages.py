@@ -1,0 +1,120 @@
+"""Stages made of blocks: where they are cut, and what no schedule beats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.pipeline.cuts import Piece, cut_pieces
+
+__all__ = ["StageCuts", "StageSums", "least_step_s"]
+
+Array = NDArray[np.float64]
+
+_SPLIT = ("zbh1", "zbv")
+"""Schedules that put off the gradients of weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSums:
+    """Seconds of every stage, for one micro-batch.
+
+    Parameters
+    ----------
+    forward_s, input_s, weight_s : array
+    message_s : array
+        Until what a stage takes is there; the first stage takes nothing.
+    owner : array of int
+        The rank of each stage.
+    """
+
+    forward_s: Array
+    input_s: Array
+    weight_s: Array
+    message_s: Array
+    owner: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCuts:
+    """Stages as runs of blocks, or of pieces of blocks.
+
+    Parameters
+    ----------
+    cuts : tuple of str
+        With which each stage but the first begins.
+    starts : array of int
+        The first piece of each stage.
+    block : array of int
+        Of each piece.
+    share : array of float
+        What each piece is of its block.
+    """
+
+    cuts: tuple[str, ...]
+    starts: NDArray[np.int64]
+    block: NDArray[np.int64]
+    share: Array
+
+    @staticmethod
+    def of(names: Sequence[str], work_s: Array, stages: int,
+           finer: Callable[[int], Sequence[Piece]] | None) -> StageCuts:
+        """The longest stage as short as can be.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of the blocks.
+        work_s : array of float
+            Seconds of each block.
+        stages : int
+        finer : callable, optional
+            From a number of stages to the blocks in pieces.
+        """
+        blocks = [
+            Piece(cut=n, block=i, share=1.0, time_s=s)
+            for i, (n, s) in enumerate(zip(names, work_s.tolist()))
+        ]
+
+        def refine() -> list[Piece]:
+            return [] if finer is None else [
+                replace(p, time_s=float(work_s[p.block]) * p.share)
+                for p in finer(stages)
+            ]
+
+        pieces, starts = cut_pieces(blocks, stages, refine)
+        return StageCuts(cuts=tuple(pieces[i].cut for i in starts[1:]),
+                         starts=np.array(starts),
+                         block=np.array([p.block for p in pieces]),
+                         share=np.array([p.share for p in pieces]))
+
+    def sums(self, of_blocks: Array) -> Array:
+        """Of each stage, from what blocks have."""
+        return np.add.reduceat(of_blocks[self.block] * self.share, self.starts)
+
+
+def least_step_s(stages: StageSums, schedule: str, microbatches: int) -> float:
+    """Seconds that no order of the actions beats.
+
+    A rank can start when the first micro-batch has reached its first stage;
+    then it has the work of all its stages to do, and when it has ended the
+    last micro-batch goes back through the stages before. Gradients of
+    weights that a schedule puts off may be computed meanwhile.
+    """
+    each_s = stages.forward_s + stages.input_s + stages.weight_s
+    ranks = int(stages.owner.max()) + 1
+    work_s = microbatches * np.bincount(stages.owner, each_s, ranks)
+    late_s = microbatches * np.bincount(stages.owner, stages.weight_s, ranks)
+    is_split = schedule in _SPLIT
+    back_s = stages.input_s + (0.0 if is_split else stages.weight_s)
+    there_s = np.cumsum(stages.message_s)
+    # A rank's first stage has its own number in all named schedules.
+    head_s = (np.cumsum(stages.forward_s) - stages.forward_s + there_s)[:ranks]
+    tail_s = (np.cumsum(back_s) - back_s + there_s)[:ranks]
+    if not is_split:
+        return float((head_s + work_s + tail_s).max())
+    through_s = head_s + work_s - late_s + tail_s
+    return float(max((head_s + work_s).max(), through_s.max()))

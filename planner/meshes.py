@@ -1,0 +1,213 @@
+"""Candidates over meshes: given ones, or all that a number of ranks allows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from planner.candidate import Candidate, Searched
+from planner.choices import free_policies, recipe_policies
+from planner.ir.errors import InfeasiblePlan
+from planner.ir.mesh import MeshSpec
+from planner.joint.search import JointFound, joint_candidates
+from planner.joint.space import AXES
+from planner.lighter import lighter
+from planner.pipeline.candidate import pipeline_candidates
+
+if TYPE_CHECKING:
+    from planner.planning import Planning
+
+__all__ = ["candidates_over"]
+
+
+def candidates_over(planning: Planning, meshes: Sequence[MeshSpec],
+                    until_s: float) -> tuple[list[Candidate], Searched]:
+    """All candidates over some meshes, best first, and what is proven.
+
+    Parameters
+    ----------
+    planning : Planning
+    meshes : sequence of MeshSpec
+        Where there are several, the split of the ranks is open: these are
+        looked at, and all others that the joint search knows.
+    until_s : float
+        When to stop, by the monotonic clock.
+
+    Raises
+    ------
+    InfeasiblePlan
+        When constraints leave some parameter no layout on any mesh.
+    """
+    is_open = len(meshes) > 1
+    planning.constraints.check_axes({n
+                                     for m in meshes
+                                     for n in m.names}
+                                    | set(AXES if is_open else ()))
+    search = _Search(planning, until_s)
+    allowed = [m for m in meshes if planning.constraints.allows_mesh(m)]
+    if is_open and allowed:
+        search.split(allowed)
+    elif allowed:
+        search.given(allowed[0])
+    return search.finished()
+
+
+class _Search:
+    """What was found so far."""
+
+    def __init__(self, planning: Planning, until_s: float) -> None:
+        self.planning, self.until_s = planning, until_s
+        self.start_s = time.monotonic()
+        self.visited_before = planning.visited
+        self.found: list[Candidate] = []
+        self.errors: list[InfeasiblePlan] = []
+        self.bound_s, self.pruned = float("inf"), 0
+
+    @property
+    def best(self) -> Candidate | None:
+        """Of what fits."""
+        fitting = filter(self.planning.fits, self.found)
+        return min(fitting, default=None, key=self.planning.rank)
+
+    def given(self, mesh: MeshSpec) -> None:
+        """One mesh, all of whose candidates are priced."""
+        planning = self.planning
+        with self._noting():
+            planning.check_mesh(mesh)
+            if "pp" not in mesh.names:
+                self.found += _without_stages(planning, mesh)
+                self.bound_s = planning.bound_s(mesh)
+            elif set(mesh.names) <= set(AXES):
+                self._joint(mesh.world_size, mesh)
+            else:
+                self.found += pipeline_candidates(planning, mesh)
+
+    def split(self, meshes: Sequence[MeshSpec]) -> None:
+        """All that the joint search knows, and recipes on the meshes that
+        it could not leave out."""
+        priced = self._free(meshes)
+        made = self._joint(meshes[0].world_size)
+        promising = {c.mesh for c in made.candidates if c.pipeline is None}
+        if self.best is not None:
+            promising.add(self.best.mesh)
+        for mesh in priced:
+            if made.reason or mesh in promising:
+                with self._noting():
+                    self.found += _without_stages(self.planning, mesh)
+
+    def _free(self, meshes: Sequence[MeshSpec]) -> list[MeshSpec]:
+        """The free search on meshes in the order of their bounds, while
+        these are better than what was found."""
+        planning, priced = self.planning, []
+        known = {m: planning.bound_s(m) for m in meshes}
+        for mesh in sorted(meshes, key=lambda m: (known[m], str(m))):
+            late = bool(self.found) and time.monotonic() > self.until_s
+            if late or (self.best is not None
+                        and known[mesh] > self.best.time_s):
+                self.pruned += 1
+                self.bound_s = min(self.bound_s, known[mesh])
+                continue
+            with self._noting():
+                planning.check_mesh(mesh)
+                self.found.append(planning.candidate(mesh,
+                                                     free_policies(mesh)))
+                priced.append(mesh)
+        return priced
+
+    def _joint(self, ranks: int, mesh: MeshSpec | None = None) -> JointFound:
+        best = self.best
+        made = joint_candidates(
+            self.planning,
+            ranks,
+            mesh,
+            known_s=float("inf") if best is None else best.time_s,
+            until_s=self.until_s)
+        if mesh is not None and made.reason:
+            raise InfeasiblePlan(made.reason)
+        self.found += made.candidates
+        self.pruned += made.pruned
+        self.bound_s = min(self.bound_s, made.bound_s)
+        return made
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Constraints that leave no layout on one mesh may do on others."""
+        try:
+            yield
+        except InfeasiblePlan as error:
+            self.errors.append(error)
+
+    def finished(self) -> tuple[list[Candidate], Searched]:
+        """The candidates, with recomputation where nothing fits."""
+        planning = self.planning
+        if not self.found and self.errors:
+            raise self.errors[0]
+        if self.found and self.best is None:
+            self.found += _again(planning, self.found)
+        best, bound_s = self.best, self.bound_s
+        if best is not None:
+            bound_s = min(bound_s, best.time_s)
+        found = [
+            c if c.bound_s else dataclasses.replace(
+                c, bound_s=min(bound_s, c.time_s))
+            for c in sorted(self.found, key=planning.rank)
+        ]
+        return found, Searched(visited=planning.visited - self.visited_before,
+                               pruned=self.pruned,
+                               seconds=time.monotonic() - self.start_s,
+                               bound_s=bound_s)
+
+
+def _without_stages(planning: Planning, mesh: MeshSpec) -> list[Candidate]:
+    """Every product of recipes, what improves the best of them, the free
+    search, and, where the quickest does not fit, its lighter kin."""
+    found = [
+        planning.candidate(mesh, p)
+        for p in recipe_policies(mesh, planning.constraints)
+    ]
+    freed = _freed(planning, mesh, min(found, default=None, key=_time_s))
+    found.append(freed)
+    if not planning.fits(freed):
+        found.append(lighter(planning, freed))
+    return found
+
+
+def _freed(planning: Planning, mesh: MeshSpec,
+           recipe: Candidate | None) -> Candidate:
+    """The best of the free search from a few starts."""
+    free = free_policies(mesh)
+    tried = [planning.candidate(mesh, free)]
+    if len(mesh.sizes) > 1:
+        tried.append(planning.candidate(mesh, free, reverse=True))
+        if recipe is not None:
+            tried.append(planning.candidate(mesh, free, start=recipe.layout))
+    return min(tried, key=_time_s)
+
+
+def _again(planning: Planning, found: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with repeated blocks recomputed, and lighter kin of
+    the free ones that do not fit even so."""
+    repeated = planning.repeated_classes()
+    if not repeated or not planning.constraints.allows_recompute():
+        return []
+    again = [
+        planning.recomputed(c, repeated) for c in found
+        if not c.layout.recompute
+    ]
+    freed = [
+        c for c in again
+        if c.is_free and not c.is_lighter and c.pipeline is None
+    ]
+    for candidate in sorted(freed, key=lambda c: c.bound_s):
+        best = min(again, key=planning.rank)
+        hopeless = planning.fits(best) and (candidate.bound_s > best.time_s)
+        if not planning.fits(candidate) and not hopeless:
+            again.append(lighter(planning, candidate))
+    return again
+
+
+def _time_s(candidate: Candidate) -> float:
+    return candidate.time_s

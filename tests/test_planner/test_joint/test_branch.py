@@ -1,0 +1,124 @@
+"""Branch and bound finds what trying everything finds."""
+
+from __future__ import annotations
+
+import unittest
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.joint.links import Links
+from planner.joint.score import CellScores
+from planner.joint.space import Space
+from tests.test_planner.test_joint.made_up import (MadeUp, Sum, search,
+                                                   two_nodes)
+
+TIMES = st.floats(1e-4, 1e-2)
+SIZES = st.floats(1e3, 1e8)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> MadeUp:
+    count = draw(st.integers(1, 4))
+
+    def row(values: st.SearchStrategy[float]) -> tuple[float, ...]:
+        return tuple(draw(st.lists(values, min_size=count, max_size=count)))
+
+    return MadeUp(forward_s=row(TIMES),
+                  input_s=row(TIMES),
+                  weight_s=row(TIMES),
+                  parameter_bytes=row(SIZES),
+                  saved_bytes=row(SIZES),
+                  losses=draw(st.tuples(*[st.floats(1.0, 2.5)] * 3)),
+                  start_s=draw(st.floats(0.0, 1e-3)))
+
+
+def spaces(program: MadeUp, ranks: int, batch: int) -> Space:
+    return Space(ranks=ranks,
+                 batch=batch,
+                 blocks=len(program.forward_s),
+                 positions=2,
+                 experts=2)
+
+
+def everything(program: MadeUp, space: Space, links: Links) -> list[Sum]:
+    repeated = np.ones(len(program.forward_s), dtype=np.bool_)
+    found = []
+    for cell in space.cells():
+        scores = CellScores(program.table(cell), links, repeated)
+        found += [Sum.of(p, scores) for p in space.points(cell)]
+    return found
+
+
+class TestExactness(unittest.TestCase):
+
+    @settings(max_examples=12, deadline=None)
+    @given(programs(), st.sampled_from([2, 4, 8]), st.sampled_from([4, 8]),
+           st.sampled_from([1e8, 1e10]), st.floats(0.3, 1.2))
+    def test_equals_trying_everything(self, program: MadeUp, ranks: int,
+                                      batch: int, rate: float,
+                                      room: float) -> None:
+        cluster = two_nodes(max(1, ranks // 2), rate)
+        space = spaces(program, ranks, batch)
+        every = everything(program, space, Links(cluster))
+        sizes = sorted(s.memory_bytes for s in every)
+        limit = room * sizes[len(sizes) // 2]
+        fitting = [s for s in every if s.memory_bytes <= limit]
+        found = search(program, space, cluster, limit)
+        if not fitting:
+            self.assertEqual(min(f.memory_bytes for f in found.found),
+                             sizes[0])
+            return
+        best_s = min(s.time_s for s in fitting)
+        self.assertAlmostEqual(found.best_s, best_s, delta=1e-9 * best_s)
+        self.assertAlmostEqual(found.bound_s, best_s, delta=1e-9 * best_s)
+        self.assertLessEqual(len(found.found), len(every))
+
+    @settings(max_examples=5, deadline=None)
+    @given(programs(), st.sampled_from([1e8, 1e10]))
+    def test_no_schedule_beats_the_bound(self, program: MadeUp,
+                                         rate: float) -> None:
+        links, space = Links(two_nodes(2, rate)), spaces(program, 4, 16)
+        repeated = np.ones(len(program.forward_s), dtype=np.bool_)
+        for cell in space.cells():
+            scores = CellScores(program.table(cell), links, repeated)
+            for point in space.points(cell):
+                whole = Sum.of(point, scores).time_s
+                self.assertLessEqual(
+                    scores.score(point).time_s, whole * (1 + 1e-9))
+
+
+class TestCertificate(unittest.TestCase):
+
+    PROGRAM = MadeUp(forward_s=(1e-3, ) * 4,
+                     input_s=(1e-3, ) * 4,
+                     weight_s=(1e-3, ) * 4,
+                     parameter_bytes=(1e6, ) * 4,
+                     saved_bytes=(1e5, ) * 4)
+
+    def test_most_is_pruned(self) -> None:
+        space = spaces(self.PROGRAM, 8, 32)
+        found = search(self.PROGRAM, space, two_nodes(4, 1e10))
+        self.assertEqual(found.bound_s, found.best_s)
+        self.assertLess(len(found.found), space.count() / 20)
+
+    def test_tolerance_is_what_is_left(self) -> None:
+        space = spaces(self.PROGRAM, 8, 32)
+        exact = search(self.PROGRAM, space, two_nodes(4, 1e10))
+        rough = search(self.PROGRAM, space, two_nodes(4, 1e10), tolerance=0.05)
+        self.assertLessEqual(len(rough.found), len(exact.found))
+        self.assertLessEqual(rough.bound_s, exact.best_s)
+        self.assertGreaterEqual(rough.bound_s, 0.95 * rough.best_s)
+
+    def test_stops_in_time_with_a_bound(self) -> None:
+        space = spaces(self.PROGRAM, 8, 32)
+        whole = search(self.PROGRAM, space, two_nodes(4, 1e10))
+        stopped = search(self.PROGRAM, space, two_nodes(4, 1e10), until_s=0.0)
+        self.assertEqual(stopped.found, [])
+        self.assertLessEqual(stopped.bound_s, whole.best_s)
+        self.assertGreater(stopped.bound_s, 0.0)
+
+
+if __name__ == "__main__":
+    unittest.main()
