@@ -15,6 +15,7 @@ from planner.capture.copies import copied
 from planner.capture.entry import Call
 from planner.ir.program import Program
 from planner.ir.values import calls_of, outputs_of
+from scaletorch.module import ParallelModule
 
 __all__ = [
     "VerifyReport", "backward_of", "coarsest", "compare_on_mesh", "held",
@@ -55,7 +56,7 @@ class VerifyReport:
     compared: int
 
 
-def compare_on_mesh(model: nn.Module, module: nn.Module, call: Call,
+def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
                     loss_fn: Callable[..., Any] | None) -> None:
     """Compare on the ranks of a running job; raise where they differ.
 
@@ -64,8 +65,8 @@ def compare_on_mesh(model: nn.Module, module: nn.Module, call: Call,
     Raises
     ------
     ValueError
-        Naming the first output or parameter that differs, or when there
-        are no real values to compare.
+        On every rank, naming the first output or parameter that differs on
+        some rank, or when there are no real values to compare.
     """
     if any(t.is_meta
            for t in call.tensors) or any(p.is_meta
@@ -82,13 +83,16 @@ def compare_on_mesh(model: nn.Module, module: nn.Module, call: Call,
     for name, buffer in module.named_buffers():
         buffer.copy_(kept[name])
     module.zero_grad(set_to_none=True)
-    result = report(expected, found, computed_in=coarsest(module))
-    if not result.equal:
-        raise ValueError(
-            f"the parallel program differs from the single-device one, "
-            f"first at {result.first_difference} (relative error "
-            f"{result.worst_error:.2e}); is there dropout in the model? If "
-            "not, please report the model and the plan")
+    # A rank may hold what the others do not; the verdict is everybody's.
+    results = module.agreement.gather(
+        report(expected, found, computed_in=coarsest(module)))
+    for rank, result in zip(module.agreement.ranks, results, strict=True):
+        if not result.equal:
+            raise ValueError(
+                f"the parallel program differs from the single-device one, "
+                f"first at {result.first_difference} on rank {rank} (relative "
+                f"error {result.worst_error:.2e}); is there dropout in the "
+                "model? If not, please report the model and the plan")
 
 
 def reference(model: nn.Module, call: Call,

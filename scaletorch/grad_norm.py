@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.distributed.tensor import DTensor
 
+from scaletorch.runtime.lost import Watched
+
 __all__ = ["PipelineShare", "clip_grad_norm_", "mark_pipeline"]
 
 
@@ -131,7 +133,8 @@ def _reduced(value: torch.Tensor, group: torch.distributed.ProcessGroup,
              norm_type: float) -> torch.Tensor:
     kind = (torch.distributed.ReduceOp.MAX
             if math.isinf(norm_type) else torch.distributed.ReduceOp.SUM)
-    torch.distributed.all_reduce(value, kind, group=group)
+    with Watched("adding up the gradients' norms", group):
+        torch.distributed.all_reduce(value, kind, group=group)
     return value
 
 

@@ -228,8 +228,8 @@ class ParallelModule(nn.Module):
             that every rank returns what the single-device model returns,
             or stay as they are computed, as DTensors of the global shape:
             nothing is sent for what the loop does not look at. ``loss``
-            is for pipelines: every rank gets the loss, and None in place
-            of other outputs. Left out: ``global``, but ``loss`` where a
+            is for pipelines: every rank gets the loss, and other outputs
+            can't be used. Left out: ``global``, but ``loss`` where a
             pipeline trains.
 
         Raises

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program
 from planner.pipeline.cuts import equal_cuts
-from planner.pipeline.early_values import Prelude, early_values
+from planner.pipeline.early_values import Prelude, Rehearsal, early_values
 from planner.pipeline.means import count_ahead
 from planner.pipeline.microbatch import with_microbatches
 from planner.pipeline.refine import refined
@@ -99,12 +100,16 @@ class Pipelined:
     layout : ProgramLayout
     prelude : Prelude
     stages : tuple of Stage
+    rehearsal : Pipelined or None
+        The stages of the prelude's rehearsal, each beside that of the same
+        number.
     """
 
     program: Program
     layout: ProgramLayout
     prelude: Prelude
     stages: tuple[Stage, ...]
+    rehearsal: Pipelined | None = None
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
@@ -137,5 +142,29 @@ def pipelined(program: Program, layout: ProgramLayout,
     main, laid, prelude = early_values(program,
                                        layout,
                                        exact=pipeline.is_exact)
-    stages = split_stages(main, laid, stages_of_blocks(main, pipeline.cuts))
-    return Pipelined(program=main, layout=laid, prelude=prelude, stages=stages)
+    stage_of = stages_of_blocks(main, pipeline.cuts)
+    return Pipelined(program=main,
+                     layout=laid,
+                     prelude=prelude,
+                     stages=split_stages(main, laid, stage_of),
+                     rehearsal=_rehearsed(prelude.rehearsal, stage_of))
+
+
+def _rehearsed(rehearsal: Rehearsal | None,
+               stage_of: Mapping[str, int]) -> Pipelined | None:
+    """A rehearsal, cut where the program is."""
+    if rehearsal is None:
+        return None
+    main, laid, prelude = early_values(rehearsal.program, rehearsal.layout)
+    if prelude.rehearsal is not None:
+        name = prelude.rehearsal.program.outputs[0]
+        raise LayoutError(
+            f"{name} of the whole batch is needed by every micro-batch, and "
+            "by a later value that is, so that one forward pass does not find "
+            "both; run this model without a pipeline, or let each micro-batch "
+            'stand for the batch: pipeline(batch_statistics="microbatch")')
+    own = {b.name: stage_of[b.name.removesuffix(".part")] for b in main.blocks}
+    return Pipelined(program=main,
+                     layout=laid,
+                     prelude=prelude,
+                     stages=split_stages(main, laid, own))

@@ -4,7 +4,9 @@ Needs layouts over a mesh whose last axis is the micro-batches. Leaves a
 main program in which no value moves between micro-batches, and a prelude:
 the program of the values that would (counts of tokens, masks and positions
 of the whole batch), which depend on the batch alone. The main program takes
-them as it takes inputs.
+them as it takes inputs. What depends on parameters too, but has no gradient
+(how many tokens each expert gets), takes a forward pass of all micro-batches:
+the program of that is the rehearsal.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from planner.pipeline.slices import inner_name, slice_layouts, slice_of
 from planner.rules.draws import draws
 from planner.rules.registry import TensorSpec
 
-__all__ = ["EarlyValue", "Prelude", "early_values"]
+__all__ = ["EarlyValue", "Prelude", "Rehearsal", "early_values"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,23 @@ class EarlyValue:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """Values that a forward pass of all micro-batches finds.
+
+    Parameters
+    ----------
+    program : Program
+        Its outputs are sources; its blocks are cut from those of its own,
+        called so with ``.part``.
+    layout : ProgramLayout
+        Over the axes of a stage and the micro-batches.
+    """
+
+    program: Program
+    layout: ProgramLayout
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prelude:
     """What is known before the first micro-batch.
 
@@ -65,11 +84,14 @@ class Prelude:
         Over the axes of a stage.
     values : dict of str to EarlyValue
         By their names in the main program.
+    rehearsal : Rehearsal or None
+        Of those sources that depend on parameters.
     """
 
     program: Program | None
     layout: ProgramLayout | None
     values: dict[str, EarlyValue]
+    rehearsal: Rehearsal | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,7 +123,7 @@ def early_values(program: Program,
     Raises
     ------
     LayoutError
-        When a value that depends on parameters would have to move between
+        When a value that is drawn at random would have to move between
         micro-batches, naming it.
     """
     for cls in program.classes.values():
@@ -263,17 +285,29 @@ class _Split:
         return program, layout, self._prelude()
 
     def _prelude(self) -> Prelude:
-        if not self.values:
-            return Prelude(program=None, layout=None, values={})
         sources = sorted({v.source for v in self.values.values()})
-        part = slice_of(self.program, sources, self.inner)
-        if part.reads_parameters or part.draws:
-            self._refuse(sources)
+        late = [s for s in sources if self._is_late(s)]
+        early = [s for s in sources if s not in late]
+        program = layout = rehearsal = None
+        if early:
+            whole = without_axis(self.layout, len(self.layout.mesh.sizes) - 1)
+            program, layout = self._program(early, whole)
+        if late:
+            main, laid = self._program(late, self.layout)
+            rehearsal = Rehearsal(program=main, layout=laid)
+        return Prelude(program=program,
+                       layout=layout,
+                       values=self.values,
+                       rehearsal=rehearsal)
+
+    def _program(self, sources: list[str],
+                 layout: ProgramLayout) -> tuple[Program, ProgramLayout]:
+        """What makes some values, and no more."""
+        part = slice_of(self.program, sources, self._own(sources))
         specs = {
             n: s
             for n, s in self.program.specs.items() if n in part.leaves
         }
-        whole = without_axis(self.layout, len(self.layout.mesh.sizes) - 1)
         program = dataclasses.replace(self.program,
                                       classes=part.classes,
                                       blocks=tuple(part.blocks),
@@ -282,31 +316,32 @@ class _Split:
                                       output_constants=(None, ) * len(sources),
                                       mutations={},
                                       loss=None)
-        layout = dataclasses.replace(
-            whole,
-            classes=slice_layouts(part, whole),
-            at_rest={n: whole.at_rest[n]
+        return program, dataclasses.replace(
+            layout,
+            classes=slice_layouts(part, layout),
+            at_rest={n: layout.at_rest[n]
                      for n in specs},
-            regather=frozenset())
-        return Prelude(program=program, layout=layout, values=self.values)
+            regather=layout.regather & frozenset(specs),
+            recompute=frozenset())
 
-    def _refuse(self, sources: list[str]) -> None:
-        for source in sources:
-            own = {
-                b: [v for v in vs if f"{b}/{v.label}" == source]
-                for b, vs in self.inner.items()
-            }
-            part = slice_of(self.program, [source], own)
-            if not part.reads_parameters and not part.draws:
-                continue
-            why = ("depends on parameters"
-                   if part.reads_parameters else "is drawn at random")
+    def _own(self, sources: list[str]) -> dict[str, list[Value]]:
+        """The values inside of blocks that have these names."""
+        return {
+            b: [v for v in vs if f"{b}/{v.label}" in sources]
+            for b, vs in self.inner.items()
+        }
+
+    def _is_late(self, source: str) -> bool:
+        """Whether a value depends on parameters."""
+        part = slice_of(self.program, [source], self._own([source]))
+        if part.draws:
             raise LayoutError(
                 f"{source} of the whole batch is needed by every micro-batch, "
-                f"but it {why}, so that it can't be known before the first "
-                "one; run this model without a pipeline, let the layer treat "
-                "samples apart, or let each micro-batch stand for the batch: "
+                "but depends on random numbers (dropout), so that it can't be "
+                "known before the first one; run this model without a "
+                "pipeline, or let each micro-batch stand for the batch: "
                 'pipeline(batch_statistics="microbatch")')
+        return part.reads_parameters
 
 
 def _at_rest(layout: Layout) -> Layout:

@@ -245,11 +245,24 @@ def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
     return PipelinePrice(stages=tuple(costs),
                          schedule=schedule,
                          simulation=simulation,
-                         once_s=max(once),
+                         once_s=max(once) +
+                         _rehearsal_s(found, times, schedule, message_s),
                          message_s=message_s,
                          memory=tuple(
                              _rank_memory(costs, owner, rank, simulation)
                              for rank in range(ranks)))
+
+
+def _rehearsal_s(found: Pipelined, times: StageTimes, schedule: Schedule,
+                 message_s: dict[tuple[int, int], float]) -> float:
+    """A forward pass of all micro-batches, where one is made before."""
+    if found.rehearsal is None:
+        return 0.0
+    forward = Schedule(
+        tuple(
+            tuple(a for a in row if a.kind == "F") for row in schedule.ranks))
+    return simulate(forward, times, edges=found.edges,
+                    p2p_s=message_s).makespan_s
 
 
 def message_times_s(found: Pipelined,

@@ -122,9 +122,12 @@ class Router(nn.Module):
         if config.normalised:
             weights = weights / weights.sum(-1, keepdim=True)
         with torch.no_grad():
-            load = scores.new_zeros(config.experts).scatter_add(
-                0, index.flatten(),
-                torch.ones_like(weights).flatten())
+            # Of no scores, so that its sum over parts of a batch is the load's.
+            load = torch.zeros(config.experts,
+                               dtype=scores.dtype,
+                               device=scores.device).scatter_add(
+                                   0, index.flatten(),
+                                   torch.ones_like(weights).flatten())
         penalty = self._penalty(wide, scores, load / index.numel())
         if self.training and config.correction_rate:
             self._correct(load)

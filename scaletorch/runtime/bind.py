@@ -15,6 +15,7 @@ from passes.split_backward import SplitBlock
 from scaletorch.runtime.expert_counts import (CountedCall, ExpertCounts,
                                               is_counted)
 from scaletorch.runtime.groups import Groups
+from scaletorch.runtime.lost import Watched
 from scaletorch.runtime.pieces import compiled_pieces
 from scaletorch.runtime.random import SeededCall, mix
 from scaletorch.runtime.seeded_op import seeded_op
@@ -125,12 +126,43 @@ def bind(graph: fx.Graph,
         if counts is not None and is_counted(node):
             made[node].target = CountedCall(node, counts)
     if not compile:
-        return fx.GraphModule(torch.nn.Module(), bound).forward
-    draws = bool(seed.users)
-    if not draws:
-        bound.erase_node(seed)
-    module = fx.GraphModule(torch.nn.Module(), bound)
-    return _compiled(module, draws)
+        kernel: Kernel = fx.GraphModule(torch.nn.Module(), bound).forward
+    else:
+        draws = bool(seed.users)
+        if not draws:
+            bound.erase_node(seed)
+        kernel = _compiled(fx.GraphModule(torch.nn.Module(), bound), draws)
+    return _watched(kernel, graph, groups, compile)
+
+
+def _watched(kernel: Kernel, graph: fx.Graph, groups: Groups,
+             compile: bool) -> Kernel:
+    """Name lost ranks where exchanges do not go through `StartedCall`."""
+    axes = {
+        groups.named(str(name))
+        for node in graph.nodes
+        for name in _unwatched(node, compile)
+    }
+    if not axes:
+        return kernel
+    watched = Watched("an exchange inside of the model",
+                      *(groups.groups[a] for a in sorted(axes)))
+
+    def run(*args: Any) -> tuple[Any, ...]:
+        with watched:
+            return kernel(*args)
+
+    return run
+
+
+def _unwatched(node: fx.Node, compile: bool) -> Sequence[Any]:
+    """The axes over which a node exchanges something, unless it is started
+    as a call of its own."""
+    if node.target in AXES_POSITION:
+        return node.args[AXES_POSITION[node.target]]  # type: ignore
+    if compile and node.target in GROUP_POSITION:
+        return (node.args[GROUP_POSITION[node.target]], )  # type: ignore
+    return ()
 
 
 def _direct(operator: torch._ops.OpOverload) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from planner.ir.values import value_of
 from planner.rules.registry import TensorSpec
 from scaletorch.mesh import mesh_device, mesh_rank
 from scaletorch.runtime.executor import Executor
+from scaletorch.runtime.lost import limit_waits
 
 __all__ = ["Compiled", "TRACING", "compiled"]
 
@@ -94,6 +95,7 @@ def compiled(program: Program, layout: ProgramLayout, mesh: DeviceMesh, *,
                     sharded_outputs=outputs == "sharded")
     names = layout.mesh.names
     groups = [mesh.get_group(n) for n in names]
+    limit_waits(groups, device)
     axes = [
         AxisRef(name=g.group_name, size=size, coordinate=place)
         for g, size, place in zip(groups,

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["limit_waits", "naming_the_lost"]
+__all__ = ["Watched", "limit_waits", "message_limit", "naming_the_lost"]
 
 _KEY = "scaletorch/lost/"
 _PAUSE_S = 0.05
@@ -48,13 +49,58 @@ def naming_the_lost(what: str,
     try:
         yield
     except RuntimeError as error:
-        called = dict(zip(ranks, names or (), strict=False))
-        lost = _lost(ranks)
-        who = " and ".join(_called(r, called) for r in lost)
-        raise RuntimeError(
-            f"{what} failed: {who} is gone or does not answer; look for its "
-            "own error, and start all ranks again "
-            f"({str(error).splitlines()[0]})") from error
+        raise _named(error, what, ranks, names or ()) from error
+
+
+class Watched:
+    """Says which rank is lost where an exchange of a group's ranks fails.
+
+    Entered around code that may fail for other reasons too, whose errors
+    pass, as do those that name a rank already. May be entered many times.
+
+    Parameters
+    ----------
+    what : str
+        What is done inside, for the message.
+    *groups : ProcessGroup or None
+        Whose ranks exchange something inside; None for an axis without.
+    """
+
+    __slots__ = ("_groups", "_what")
+
+    def __init__(self, what: str, *groups: Any) -> None:
+        self._what = what
+        self._groups = tuple(g for g in groups if g is not None)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None,
+                 trace: Any) -> None:
+        if (not isinstance(error, RuntimeError) or error.__cause__ is not None
+                or not _is_of_exchange(error)):
+            return
+        ranks = dict.fromkeys(r for g in self._groups
+                              for r in dist.get_process_group_ranks(g))
+        raise _named(error, self._what, tuple(ranks), ()) from error
+
+
+def _is_of_exchange(error: RuntimeError) -> bool:
+    """Whether a library of collectives has raised an error.
+
+    Gloo raises plain errors, which start with a place in its own source.
+    """
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
+def _named(error: RuntimeError, what: str, ranks: Sequence[int],
+           names: Sequence[str]) -> RuntimeError:
+    called = dict(zip(ranks, names, strict=False))
+    who = " and ".join(_called(r, called) for r in _lost(ranks))
+    return RuntimeError(
+        f"{what} failed: {who} is gone or does not answer; look for its "
+        "own error, and start all ranks again "
+        f"({str(error).splitlines()[0]})")
 
 
 def limit_waits(groups: Iterable[Any], device: torch.device) -> None:
@@ -71,6 +117,17 @@ def limit_waits(groups: Iterable[Any], device: torch.device) -> None:
         if group is not None and group is not whole:
             own = group._get_backend(device).options._timeout
             group.set_timeout(min(own, limit))
+
+
+def message_limit(group: Any, device: torch.device) -> timedelta | None:
+    """How long to wait for a message of a group; None: as its library does.
+
+    Gloo's collectives follow the timeout that a group was given later, its
+    messages only what a wait is told. To other libraries a limit would mean
+    that the host waits too.
+    """
+    backend = group._get_backend(device)
+    return backend.options._timeout if backend.name() == "gloo" else None
 
 
 def _called(rank: int, called: dict[int, str]) -> str:

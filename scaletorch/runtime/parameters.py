@@ -19,8 +19,11 @@ from passes.collectives import apply_move
 from passes.shard_parameters import ParameterMove
 from planner.ir.convert import Step
 from scaletorch.runtime.groups import Groups
+from scaletorch.runtime.lost import Watched
 
 __all__ = ["Feed", "Unit", "plan_units"]
+
+_WHAT = "gathering parameters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,12 +185,14 @@ class _Gather:
 
     def _start(self, axis: int) -> None:
         flat = torch.cat([x.reshape(-1) for x in self.local])
-        size = self.groups.axes[axis].size
+        size, group = self.groups.axes[axis].size, self.groups.groups[axis]
         self.whole = flat.new_empty(size * flat.numel())
-        self.work = dist.all_gather_single(self.whole,
-                                           flat,
-                                           group=self.groups.groups[axis],
-                                           async_op=True)
+        self.watched = Watched(_WHAT, group)
+        with self.watched:
+            self.work = dist.all_gather_single(self.whole,
+                                               flat,
+                                               group=group,
+                                               async_op=True)
 
     def finish(self) -> dict[str, torch.Tensor]:
         """Wait, and give the values in use by name."""
@@ -197,7 +202,8 @@ class _Gather:
                 for (name, move
                      ), x in zip(self.moves.items(), self.local, strict=True)
             }
-        self.work.wait()
+        with self.watched:
+            self.work.wait()
         size = self.groups.axes[self.step.axis].size
         sizes = [x.numel() for x in self.local]
         parts = self.whole.view(size, -1).split_with_sizes(sizes, 1)
@@ -228,5 +234,6 @@ def _joined(part: torch.Tensor, local: torch.Tensor,
 def _moved(x: torch.Tensor, move: ParameterMove,
            groups: Groups) -> torch.Tensor:
     for step in move.steps:
-        x = apply_move(x, step.forward, groups.axes[step.axis])
+        with Watched(_WHAT, groups.groups[step.axis]):
+            x = apply_move(x, step.forward, groups.axes[step.axis])
     return x

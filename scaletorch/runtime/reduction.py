@@ -18,10 +18,12 @@ from passes.collectives import apply_move
 from passes.shard_parameters import ParameterMove
 from planner.ir.convert import Step
 from scaletorch.runtime.groups import Groups
+from scaletorch.runtime.lost import Watched
 
 __all__ = ["Reducer", "Route"]
 
 _PACKED = ("all_reduce", "reduce_scatter")
+_WHAT = "reducing gradients"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +103,9 @@ class Reducer:
         """Take a local gradient; all ranks add the same ones in order."""
         if route.packed is None:
             for step in route.steps:
-                grad = apply_move(grad, step.backward,
-                                  self._groups.axes[step.axis])
+                with Watched(_WHAT, self._groups.groups[step.axis]):
+                    grad = apply_move(grad, step.backward,
+                                      self._groups.axes[step.axis])
             self._done.append((route.source, grad))
             return
         bucket = self._open.get(route.packed)
@@ -160,6 +163,11 @@ class _Sent:
         """Start the next collective on the packed buffer."""
         step = self.todo.pop(0)
         group = self.groups.groups[step.axis]
+        self.watched = Watched(_WHAT, group)
+        with self.watched:
+            self._start(step, group)
+
+    def _start(self, step: Step, group: Any) -> None:
         if step.backward.kind == "all_reduce":
             self.work = dist.all_reduce(self.buffer,
                                         group=group,
@@ -175,11 +183,15 @@ class _Sent:
 
     def finish(self) -> list[tuple[str, torch.Tensor]]:
         """Wait, and give the gradients at rest by parameter."""
-        self.work.wait()
+        self._wait()
         while self.todo:
             self._advance()
-            self.work.wait()
+            self._wait()
         parts = self.buffer.view(-1).split([s.numel() for s in self.shapes])
         return [(n, p.view(s))
                 for n, p, s in zip(self.names, parts, self.shapes, strict=True)
                 ]
+
+    def _wait(self) -> None:
+        with self.watched:
+            self.work.wait()

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import fx
 
+from scaletorch.runtime.lost import Watched
+
 __all__ = ["GROUP_POSITION", "StartedCall", "is_overwritable", "wait"]
 
 _OPS = torch.ops._c10d_functional
@@ -41,13 +43,17 @@ _FRESH = frozenset({
 })
 """What gives new memory; other operators may return an operand itself."""
 
-Started = tuple[torch.Tensor, Any]
+Started = tuple[torch.Tensor, Any, Watched]
+"""The result that will be there, the work, and who watches it."""
+
+_Running = tuple[torch.Tensor, Any]
 
 
 def wait(started: Started) -> torch.Tensor:
     """The result of a started collective."""
-    out, work = started
-    work.wait()
+    out, work, watched = started
+    with watched:
+        work.wait()
     return out
 
 
@@ -65,6 +71,7 @@ class StartedCall:
 
     def __init__(self, node: fx.Node, group: Any, *, in_place: bool) -> None:
         self.group = group
+        self.watched = Watched("a collective of the model", group)
         self.in_place = in_place
         self.reduce = _REDUCE.get(node.args[1])  # type: ignore[arg-type]
         self.size = group.size()
@@ -76,23 +83,25 @@ class StartedCall:
         self.__module__ = __name__
 
     def __call__(self, x: torch.Tensor) -> Started:
-        return self.run(x.contiguous())
+        x = x.contiguous()
+        with self.watched:
+            return (*self.run(x), self.watched)
 
-    def _all_reduce(self, x: torch.Tensor) -> Started:
+    def _all_reduce(self, x: torch.Tensor) -> _Running:
         out = x if self.in_place else x.clone()
         return out, dist.all_reduce(out,
                                     op=self.reduce,
                                     group=self.group,
                                     async_op=True)
 
-    def _all_gather_into_tensor(self, x: torch.Tensor) -> Started:
+    def _all_gather_into_tensor(self, x: torch.Tensor) -> _Running:
         out = x.new_empty((x.shape[0] * self.size, *x.shape[1:]))
         return out, dist.all_gather_single(out,
                                            x,
                                            group=self.group,
                                            async_op=True)
 
-    def _reduce_scatter_tensor(self, x: torch.Tensor) -> Started:
+    def _reduce_scatter_tensor(self, x: torch.Tensor) -> _Running:
         out = x.new_empty((x.shape[0] // self.size, *x.shape[1:]))
         return out, dist.reduce_scatter_single(out,
                                                x,
@@ -100,7 +109,7 @@ class StartedCall:
                                                group=self.group,
                                                async_op=True)
 
-    def _all_to_all_single(self, x: torch.Tensor) -> Started:
+    def _all_to_all_single(self, x: torch.Tensor) -> _Running:
         out = torch.empty_like(x)
         takes, gives = self.splits
         return out, dist.all_to_all_single(out,

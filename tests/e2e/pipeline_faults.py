@@ -18,8 +18,19 @@ from torch.distributed.device_mesh import init_device_mesh
 import scaletorch
 from scaletorch import parallel
 from scaletorch.runtime.pipeline.stage import StageExecutor
+from scaletorch.runtime.reduction import Reducer
 
-__all__ = ["fail_between_steps", "signal_in_mid_schedule", "timeouts_s"]
+__all__ = [
+    "PLANS", "fail_between_steps", "signal_in_collective",
+    "signal_in_mid_schedule", "timeouts_s"
+]
+
+PLANS: dict[str, Any] = {
+    "a collective of the model": parallel.megatron(),
+    "gathering parameters": parallel.fsdp(),
+    "reducing gradients": parallel.ddp(),
+}
+"""By what the rank dies before, in a pipeline of two with this beside."""
 
 
 class _Layers(nn.Module):
@@ -105,6 +116,47 @@ def _released(rank: int, lost: int, store: dist.Store) -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(store.get(f"pid{lost}")), signal.SIGKILL)
         raise
+
+
+def signal_in_collective(rank: int, what: str, axis: str, number: int,
+                         compile: bool) -> None:
+    """Rank 3 of two stages of two ranks sends itself a signal when it would
+    start its next collective over the stage's axis."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, x = _Layers(2), torch.randn(8, 8)
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", axis))
+    plan = parallel.pipeline(microbatches=2) * PLANS[what]
+    module = scaletorch.auto_parallelize(model,
+                                         mesh,
+                                         example_inputs=(x, ),
+                                         plan=plan,
+                                         compile=compile,
+                                         cluster="cpu-gloo")
+    module(x).backward()
+    store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    store.set(f"pid{rank}", str(os.getpid()))
+    dist.barrier()
+    if rank == 3:
+        _signal_in_start(what, signal.Signals(number))
+    with _released(rank, 3, store):
+        module(x).backward()
+
+
+_STARTS: dict[str, tuple[Any, str]] = {
+    "a collective of the model": (StageExecutor, "forward_part"),
+    "gathering parameters": (StageExecutor, "begin"),
+    "reducing gradients": (Reducer, "finish"),
+}
+
+
+def _signal_in_start(what: str, which: signal.Signals) -> None:
+    owner, name = _STARTS[what]
+
+    def run(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), which)
+
+    setattr(owner, name, run)
 
 
 def fail_between_steps(rank: int, lost: int) -> None:

@@ -15,10 +15,17 @@ _GROUP_TIMEOUT_S = 6.0
 
 class TestPipelineFaults(unittest.TestCase):
 
-    def failures(self, ranks: int, function: Any, *args:
-                 Any) -> dict[int, str]:
+    def failures(self,
+                 ranks: int,
+                 function: Any,
+                 *args: Any,
+                 group_timeout_s: float = _GROUP_TIMEOUT_S) -> dict[int, str]:
         with self.assertRaises(LaunchError) as caught:
-            launch(ranks, function, *args, group_timeout_s=_GROUP_TIMEOUT_S)
+            launch(ranks,
+                   function,
+                   *args,
+                   timeout_s=60 + 10 * group_timeout_s,
+                   group_timeout_s=group_timeout_s)
         return caught.exception.failures
 
     def check_named(self, failures: dict[int, str], ranks: int,
@@ -55,6 +62,46 @@ class TestPipelineFaults(unittest.TestCase):
 
     def test_stopped_of_three(self) -> None:
         self.check_signal(signal.SIGSTOP, 3, 2)
+
+    def check_collective(self,
+                         what: str,
+                         axis: str,
+                         which: signal.Signals,
+                         *,
+                         compile: bool = False) -> None:
+        # A lost connection is noticed at once, a hanging rank in the end.
+        limit_s = 30.0 if which == signal.SIGKILL else 15.0
+        failures = self.failures(4,
+                                 pipeline_faults.signal_in_collective,
+                                 what,
+                                 axis,
+                                 int(which),
+                                 compile,
+                                 group_timeout_s=limit_s)
+        self.assertEqual(failures[3], "died")
+        self.check_named(failures, 4, 3)
+        self.assertIn(what, failures[2].strip().splitlines()[-1])
+
+    def test_killed_before_a_collective_of_the_model(self) -> None:
+        self.check_collective("a collective of the model", "tp",
+                              signal.SIGKILL)
+
+    @nightly
+    def test_stopped_before_a_collective_of_the_model(self) -> None:
+        self.check_collective("a collective of the model", "tp",
+                              signal.SIGSTOP)
+
+    @nightly
+    def test_killed_before_gathering(self) -> None:
+        self.check_collective("gathering parameters", "dp", signal.SIGKILL)
+
+    @nightly
+    def test_killed_before_reducing(self) -> None:
+        self.check_collective("reducing gradients", "dp", signal.SIGKILL)
+
+    @nightly
+    def test_stopped_before_reducing(self) -> None:
+        self.check_collective("reducing gradients", "dp", signal.SIGSTOP)
 
     def test_own_exception(self) -> None:
         failures = self.failures(2, pipeline_faults.fail_between_steps, 1)

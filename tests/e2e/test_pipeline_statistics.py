@@ -14,7 +14,9 @@ from planner.ir.errors import LayoutError
 from planner.ir.pipeline import PipelineSpec
 from planner.pipeline.build import pipelined
 from planner.recipes import RECIPES
-from tests.e2e.pipelines import joined
+from tests.e2e.equality import Subject
+from tests.e2e.pipelines import check_planned, joined
+from tests.model_zoo import example
 from tests.test_planner.test_pipeline.models import captured, laid_out, normed
 from tests.test_scaletorch.small import on_ranks, seeded, whole
 
@@ -101,14 +103,40 @@ class TestMicrobatchStatistics(unittest.TestCase):
         self.check(seeded(Balanced), inputs, None, recipe, pp=2)
 
 
+class TestRehearsed(unittest.TestCase):
+    """What has no gradient is found in a forward pass before the step."""
+
+    def test_balance_over_the_batch(self) -> None:
+
+        def build() -> Any:
+            return Balanced(), (torch.randn(16, 8), torch.randn(16, 8)), None
+
+        subject = Subject(example(build))
+        check_planned(self,
+                      subject,
+                      RECIPES["pipeline"]("zbh1", microbatches=_COUNT),
+                      close=1e-9,
+                      pp=2)
+
+
 class TestRefused(unittest.TestCase):
 
     def test_what_needs_the_batch_is_refused_with_the_way_out(self) -> None:
+        with self.assertRaisesRegex(LayoutError,
+                                    'batch_statistics="microbatch"'):
+            laid_out_and_cut(normed())
+
+    def test_balance_after_dropout(self) -> None:
+
+        class Dropped(Balanced):
+
+            def forward(self, x: torch.Tensor,
+                        y: torch.Tensor) -> torch.Tensor:
+                return super().forward(F.dropout(x), y)
+
         inputs = (torch.randn(16, 8).double(), torch.randn(16, 8).double())
-        for example in (normed(), (seeded(Balanced), inputs, None)):
-            with self.assertRaisesRegex(LayoutError,
-                                        'batch_statistics="microbatch"'):
-                laid_out_and_cut(example)
+        with self.assertRaisesRegex(LayoutError, "random numbers"):
+            laid_out_and_cut((seeded(Dropped), inputs, None))
 
     def test_unknown_value(self) -> None:
         with self.assertRaisesRegex(ValueError, "'exact' or 'microbatch'"):

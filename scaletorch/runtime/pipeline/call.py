@@ -17,6 +17,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
+from scaletorch.runtime.pipeline.not_returned import NotReturned
 from scaletorch.runtime.pipeline.program import PipelineProgram
 from scaletorch.sharding import from_local
 
@@ -41,8 +42,8 @@ def run_pipeline_call(compiled: PipelineProgram, state: Sequence[torch.Tensor],
     Returns
     -------
     object
-        What the single-device model returns; None in place of outputs that
-        were not asked for.
+        What the single-device model returns; in place of outputs that were
+        not asked for something that can't be used.
 
     Raises
     ------
@@ -64,7 +65,7 @@ def run_pipeline_call(compiled: PipelineProgram, state: Sequence[torch.Tensor],
             _Call.apply(compiled, seed, keep, tuple(returned), anchor, *state,
                         *inputs)))
     leaves = [
-        found.get(i) if name is not None else constant
+        found.get(i, NotReturned()) if name is not None else constant
         for i, (name, constant) in enumerate(
             zip(program.outputs, program.output_constants, strict=True))
     ]

@@ -26,7 +26,7 @@ from scaletorch.runtime.pipeline.engine import Engine, Wire
 from scaletorch.runtime.pipeline.program import (Parts, PipelineProgram,
                                                  values_of_stages)
 from scaletorch.runtime.pipeline.stage import StageExecutor
-from scaletorch.runtime.pipeline.transport import transport_of
+from scaletorch.runtime.pipeline.transport import Transport, transport_of
 
 __all__ = ["pipeline_program"]
 
@@ -81,6 +81,14 @@ def pipeline_program(program: Program, layout: ProgramLayout,
                       found.edges, transport, place.device,
                       _carried(program, pipeline))
 
+    rehearsal = None if found.rehearsal is None else _rehearsal(
+        found.rehearsal,
+        infer,
+        pipeline,
+        place,
+        transport,
+        compile=compile,
+        local_inputs=local_inputs)
     return PipelineProgram(program,
                            layout,
                            pipeline,
@@ -89,7 +97,44 @@ def pipeline_program(program: Program, layout: ProgramLayout,
                                  executors=executors,
                                  prelude=_prelude(found, place, compile),
                                  train=engine(train),
-                                 infer=engine(infer)),
+                                 infer=engine(infer),
+                                 rehearsal=rehearsal),
+                           local_inputs=local_inputs)
+
+
+def _rehearsal(found: Pipelined, schedule: Schedule, pipeline: PipelineSpec,
+               place: StageAxes, transport: Transport, *, compile: bool,
+               local_inputs: bool) -> PipelineProgram:
+    """The forward pass that finds values of the whole batch; its stages
+    may end before the last one."""
+    schedule = Schedule(
+        tuple(
+            tuple(a for a in row if a.stage < len(found.stages))
+            for row in schedule.ranks))
+    check_schedule(schedule, edges=found.edges, inference=True)
+    known = KernelCache()
+    executors = {
+        number:
+        StageExecutor(_lowered(stage, found, place, found.program, known),
+                      place.axes,
+                      place.names,
+                      place.groups,
+                      compile=compile)
+        for number, stage in enumerate(found.stages)
+        if schedule.stage_rank[number] == place.rank
+    }
+    engine = Engine(schedule, place.rank, found.stages, executors,
+                    _wires(found, found.layout), found.edges, transport,
+                    place.device, frozenset())
+    return PipelineProgram(found.program,
+                           found.layout,
+                           pipeline,
+                           place,
+                           Parts(whole=found,
+                                 executors=executors,
+                                 prelude=_prelude(found, place, compile),
+                                 train=None,
+                                 infer=engine),
                            local_inputs=local_inputs)
 
 

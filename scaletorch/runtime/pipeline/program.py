@@ -18,7 +18,7 @@ from planner.pipeline.build import Pipelined
 from planner.pipeline.stages import Stage
 from planner.rules.registry import TensorSpec
 from scaletorch.runtime.executor import Executor
-from scaletorch.runtime.lost import naming_the_lost
+from scaletorch.runtime.lost import Watched, naming_the_lost
 from scaletorch.runtime.pipeline.axes import StageAxes
 from scaletorch.runtime.pipeline.engine import Engine
 from scaletorch.runtime.pipeline.results import (cut, joined, loss_tangent,
@@ -27,6 +27,8 @@ from scaletorch.runtime.pipeline.stage import StageExecutor
 from scaletorch.runtime.pipeline.ties import Ties
 
 __all__ = ["Parts", "PipelineProgram", "values_of_stages"]
+
+_RETURNING = "returning the model's outputs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Parts:
     prelude: Executor | None
     train: Engine | None
     infer: Engine
+    rehearsal: PipelineProgram | None = None
 
 
 class PipelineProgram:
@@ -79,13 +82,19 @@ class PipelineProgram:
             n: t.to(device)
             for n, t in program.constants.items()
         }
-        own = {n for s in self._stages.values() for n in s.program.specs}
+        self.reads = {
+            n
+            for s in self._stages.values()
+            for n in s.program.specs
+        }
         prelude = parts.whole.prelude.program
         if prelude is not None:
-            own |= set(prelude.specs)
+            self.reads |= set(prelude.specs)
+        if parts.rehearsal is not None:
+            self.reads |= parts.rehearsal.reads
         self._ties = Ties(parts.whole.stages, parts.infer.owner, place,
                           parts.infer.transport)
-        own |= set(self._ties.held)
+        own = self.reads | set(self._ties.held)
         self.state = tuple(
             n for n in program.specs
             if n in own and value_kind(n) in ("param", "buffer"))
@@ -100,6 +109,7 @@ class PipelineProgram:
             for i in stage.outputs
         }
         self._held = values_of_stages(parts.whole.stages)
+        self._watched = Watched(_RETURNING, *place.groups)
 
     def tie(self, state: Sequence[torch.Tensor]) -> None:
         """Give tied parameters the values of their first stage.
@@ -155,7 +165,10 @@ class PipelineProgram:
         """
         state = {**self._constants, **local}
         shares = self._shares(local)
-        early = self._early(state, shares, seed)
+        early = {
+            **self._early(state, shares, seed),
+            **self._rehearsed(local, seed)
+        }
         for executor in self._parts.executors.values():
             executor.begin(state)
         engine = self._parts.train if keep else self._parts.infer
@@ -209,6 +222,27 @@ class PipelineProgram:
             if n is not None
         }
 
+    def _rehearsed(self, local: Mapping[str, torch.Tensor],
+                   seed: int) -> dict[str, torch.Tensor]:
+        """What a forward pass of the whole batch finds, by source."""
+        rehearsal = self._parts.rehearsal
+        if rehearsal is None:
+            return {}
+        names = rehearsal.program.outputs
+        outputs, _, _ = rehearsal.run(local,
+                                      seed,
+                                      keep=False,
+                                      returned=range(len(names)),
+                                      scale=1.0)
+        rest = {
+            v.source: self._parts.whole.layout.at_rest[n]
+            for n, v in self._parts.whole.prelude.values.items()
+        }
+        return {
+            name: cut(outputs[i], rest[name][:-1], self.place.axes[:-1])
+            for i, name in enumerate(names) if name is not None
+        }
+
     def _feed(self, number: int, part: int, shares: Mapping[str, torch.Tensor],
               early: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A stage's inputs for one micro-batch."""
@@ -249,14 +283,15 @@ class PipelineProgram:
             spec, layout = self._held[name]
             if name in outputs:
                 value = joined(outputs[name], layout[-1])
-                value = whole(value, layout[:-1],
-                              self.place.axes[:-1]).contiguous()
+                with self._watched:
+                    value = whole(value, layout[:-1],
+                                  self.place.axes[:-1]).contiguous()
             else:
                 value = torch.empty(spec.shape,
                                     dtype=spec.dtype,
                                     device=self.place.device)
             if len(ranks) > 1:
-                with naming_the_lost("returning the model's outputs", ranks):
+                with naming_the_lost(_RETURNING, ranks):
                     dist.broadcast(value,
                                    ranks[self.owner[i]],
                                    group=self.place.pipeline)

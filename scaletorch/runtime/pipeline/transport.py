@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
-from scaletorch.runtime.lost import naming_the_lost
+from scaletorch.runtime.lost import message_limit, naming_the_lost
 from scaletorch.runtime.ranks import Mailbox, mailbox
 
 __all__ = [
@@ -73,10 +74,14 @@ class _Work:
     work: Any
     what: str
     peer: _Peer
+    limit: timedelta | None
 
     def wait(self) -> torch.Tensor:
         with self.peer.watched(self.what):
-            self.work.wait()
+            if self.limit is None:
+                self.work.wait()
+            else:
+                self.work.wait(self.limit)
         return self.tensor
 
     def is_done(self) -> bool:
@@ -88,6 +93,7 @@ class GroupTransport:
 
     def __init__(self, group: Any, names: Sequence[str]) -> None:
         self._group = group
+        self._limits: dict[torch.device, timedelta | None] = {}
         self._peers = [
             _Peer(rank, name) for rank, name in zip(
                 dist.get_process_group_ranks(group), names, strict=True)
@@ -97,7 +103,7 @@ class GroupTransport:
         sent, to = tensor.contiguous(), self._peers[peer]
         with to.watched("sending to"):
             work = dist.isend(sent, to.rank, group=self._group)
-        return _Work(sent, work, "sending to", to)
+        return _Work(sent, work, "sending to", to, self._limit(sent.device))
 
     def receive(self, shape: Sequence[int], dtype: torch.dtype,
                 device: torch.device, peer: int) -> Pending:
@@ -105,7 +111,12 @@ class GroupTransport:
         of = self._peers[peer]
         with of.watched("receiving from"):
             work = dist.irecv(out, of.rank, group=self._group)
-        return _Work(out, work, "receiving from", of)
+        return _Work(out, work, "receiving from", of, self._limit(device))
+
+    def _limit(self, device: torch.device) -> timedelta | None:
+        if device not in self._limits:
+            self._limits[device] = message_limit(self._group, device)
+        return self._limits[device]
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import unittest
 from collections.abc import Callable
@@ -116,7 +117,11 @@ class TestLoop(unittest.TestCase):
                                      m(*rows(), outputs="global")["found"]))
         expected = seeded(Trained)(*rows())["found"]
         for short, full in found:
-            self.assertIsNone(short)
+            for use in (lambda x: x.argmax(-1), lambda x: x[0], torch.argmax,
+                        lambda x: x * 2, bool):
+                with self.assertRaisesRegex(RuntimeError, 'outputs="global"'):
+                    use(short)
+            self.assertEqual(repr(copy.copy(short)), repr(short))
             torch.testing.assert_close(full, expected)
 
     def test_autocast(self) -> None:
