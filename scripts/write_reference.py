@@ -73,14 +73,8 @@ def as_markdown(text: str) -> str:
 
     Examples
     --------
-    >>> print(as_markdown("Of :mod:`a`: ``b``.\\n\\n>>> 1\\n1\\n"))
-    Of `a`: `b`.
-    <BLANKLINE>
-    ```pycon
-    >>> 1
-    1
-    ```
-    <BLANKLINE>
+    >>> as_markdown("Of :mod:`a`: ``b``.")
+    'Of `a`: `b`.\\n'
     """
     text = inspect.cleandoc(text).replace("Examples\n--------\n", "")
     lines = []
