@@ -27,7 +27,7 @@ __all__ = [
 
 PLANS: dict[str, Any] = {
     "a collective of the model": parallel.megatron(),
-    "gathering parameters": parallel.fsdp(),
+    "gathering parameters": parallel.zero1(),
     "reducing gradients": parallel.ddp(),
 }
 """By what the rank dies before, in a pipeline of two with this beside."""
@@ -126,7 +126,10 @@ def signal_in_collective(rank: int, what: str, axis: str, number: int,
     torch.manual_seed(0)
     model, x = _Layers(2), torch.randn(8, 8)
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", axis))
-    plan = parallel.pipeline(microbatches=2) * PLANS[what]
+    # Each stage has parameters.
+    stages = parallel.pipeline(microbatches=2,
+                               cuts=("glue.0:layers.1.linear", ))
+    plan = stages * PLANS[what]
     module = scaletorch.auto_parallelize(model,
                                          mesh,
                                          example_inputs=(x, ),
