@@ -64,7 +64,7 @@ class Replanned:
     work: Work
 
     def __str__(self) -> str:
-        return "\n".join(self._lines()) + "\n"
+        return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
         moves = self.moves
@@ -147,7 +147,8 @@ def replan(
     ...            regather=(), blocks={"Linear": {}})
     >>> new = replan(old, 2, model=model, example_inputs=(x, x),
     ...              loss_fn=nn.functional.mse_loss, cluster="h100-sxm")
-    >>> print(new)
+    >>> new.work.count, new.plan.mesh.world_size
+    (4, 2)
     """
     mesh = _mesh(new_mesh)
     if isinstance(plan, ParallelModule):
