@@ -89,7 +89,13 @@ def choose(planning: Planning,
     meshes = searched_meshes(mesh, flat=flat)
     best, found = planning.best(meshes)
     others = [c for c in found if c is not best and planning.fits(c)]
-    return [_chosen(planning, c) for c in [best, *others][:count]]
+    # A loop that clips with torch sees its own stage's gradients alone, so
+    # pipelines run where they were asked for, or where nothing else fits.
+    if flat:
+        ranked = sorted([best, *others], key=lambda c: c.pipeline is not None)
+    else:
+        ranked = [best, *others]
+    return [_chosen(planning, c) for c in ranked[:count]]
 
 
 def searched_meshes(mesh: MeshSpec, *, flat: bool) -> list[MeshSpec]:

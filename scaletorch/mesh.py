@@ -45,7 +45,7 @@ def _device_type() -> str:
     backend = dist.get_backend()
     if backend in ("gloo", "threaded", "fake"):
         return "cpu"
-    accelerator = torch.accelerator.current_accelerator()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator.type if accelerator is not None else "cpu"
 
 

@@ -35,7 +35,7 @@ def call_signature(call: Call, modes: Sequence[bool],
 
 
 def _autocast() -> tuple[tuple[str, str], ...]:
-    accelerator = torch.accelerator.current_accelerator()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     kinds = ("cpu", accelerator.type) if accelerator else ("cpu", )
     return tuple((kind, str(torch.get_autocast_dtype(kind))) for kind in kinds
                  if torch.is_autocast_enabled(kind))
