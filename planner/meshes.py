@@ -111,7 +111,7 @@ class _Search:
         known = {m: planning.bound_s(m) for m in meshes}
         for mesh in sorted(meshes, key=lambda m: (known[m], str(m))):
             late = bool(self.found) and time.monotonic() > self.until_s
-            if late or (self.best is not None and known[mesh] > self.least_s):
+            if late or known[mesh] > self.least_s:
                 self.pruned += 1
                 self.bound_s = min(self.bound_s, known[mesh])
                 continue

@@ -91,10 +91,8 @@ def choose(planning: Planning,
     others = [c for c in found if c is not best and planning.fits(c)]
     # A loop that clips with torch sees its own stage's gradients alone, so
     # pipelines run where they were asked for, or where nothing else fits.
-    if flat:
-        ranked = sorted([best, *others], key=lambda c: c.pipeline is not None)
-    else:
-        ranked = [best, *others]
+    ranked = sorted([best, *others],
+                    key=lambda c: flat and c.pipeline is not None)
     return [_chosen(planning, c) for c in ranked[:count]]
 
 

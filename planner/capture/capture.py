@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
+from planner.capture.autocast import ambient_autocast
 from planner.capture.builder import build_program
 from planner.capture.entry import (Call, Entry, bind_inputs,
                                    default_example_inputs, split_example)
@@ -75,12 +75,5 @@ def capture_call(model: nn.Module,
     model = unwrap(model)
     check_model(model)
     check_loss(loss_fn)
-    entry = Entry(model, call, loss_fn, autocast=_ambient_autocast())
+    entry = Entry(model, call, loss_fn, autocast=ambient_autocast())
     return build_program(entry, trace(entry, opaque=opaque))
-
-
-def _ambient_autocast() -> torch.dtype | None:
-    for device in ("cuda", "cpu"):
-        if torch.is_autocast_enabled(device):
-            return torch.get_autocast_dtype(device)
-    return None

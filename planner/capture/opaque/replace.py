@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.autocast import ambient_autocast
 from planner.capture.opaque.call import (LEAF, Ended, NotIsolated, OpaqueCall,
                                          Settled, is_plain, state_names)
 from planner.capture.opaque.operator import OPAQUE, registered
@@ -76,7 +77,7 @@ class Opaque:
 
     def _call_of(self, constants: tuple[Any, ...], tree: pytree.TreeSpec,
                  tensors: Sequence[torch.Tensor]) -> tuple[OpaqueCall, Work]:
-        autocast = _autocast()
+        autocast = ambient_autocast()
         known = (repr(constants), str(tree), autocast,
                  repr([_shape(t) for t in tensors]))
         if known not in self._known:
@@ -139,13 +140,6 @@ class Opaque:
         return pytree.tree_unflatten(
             [next(supply) if x == LEAF else x for x in call.leaves],
             call.result_tree)
-
-
-def _autocast() -> torch.dtype | None:
-    for device in ("cuda", "cpu"):
-        if torch.is_autocast_enabled(device):
-            return torch.get_autocast_dtype(device)
-    return None
 
 
 def _shape(tensor: torch.Tensor) -> tuple[Any, ...]:
