@@ -92,10 +92,8 @@ def main() -> None:
     train, validate = loader(args, "train"), loader(args, "val")
     torch.manual_seed(0)
     classes = len([p for p in Path(args.data, "train").iterdir()])
-    overrides = {
-        n: int(v)
-        for n, _, v in (x.partition("=") for x in args.overrides)
-    }
+    pairs = [text.split("=") for text in args.overrides]
+    overrides = {name: int(value) for name, value in pairs}
     model = scaletorch.auto_parallelize(
         models.build(args.model, image=args.size, classes=classes,
                      **overrides),
@@ -104,15 +102,17 @@ def main() -> None:
         plan=parse_recipe(args.recipe) if args.recipe else None)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
     for epoch in range(args.epochs):
+        losses = []
         for batch in train:
             loss = model(**batch).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+            losses.append(loss.detach())
+        mean = torch.stack(losses).mean().item()
         found = accuracy(model, validate)
         if process.is_main:
-            print(
-                f"epoch {epoch:3}  loss {loss.item():.4f}  right {found:.1%}")
+            print(f"epoch {epoch:3}  loss {mean:.4f}  right {found:.1%}")
     dist.shutdown()
 
 

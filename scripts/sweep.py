@@ -75,7 +75,8 @@ def run(config: str, plan: str, ranks: int, overrides: Sequence[str],
             str(ranks), "-m", "scaletorch.train", config, *overrides,
             f"plan={plan}", f"train.steps={_WARMUP + steps}",
             f"checkpoint.folder={folder}", "metrics.progress=false",
-            "train.evaluate_every=0", "schedule={name: constant}"
+            "train.evaluate_every=0", "checkpoint.best=false",
+            "schedule={name: constant}"
         ],
                               env=os.environ | {
                                   "PYTHONPATH": str(ROOT),
