@@ -11,7 +11,7 @@ from scaletorch.models.dit import DiT, DiTConfig
 from scaletorch.models.dlrm import DLRM, DLRMConfig
 from scaletorch.models.gpt2 import GPT2, GPT2Config
 from scaletorch.models.hugging_face import from_hugging_face, to_hugging_face
-from scaletorch.models.layers import RotaryScaling
+from scaletorch.models.layers import LatentConfig, RotaryScaling, Yarn
 from scaletorch.models.llama import Llama, LlamaConfig
 from scaletorch.models.moe import Moe, MoeConfig
 from scaletorch.models.moe_layers import RouterConfig
@@ -25,9 +25,9 @@ from scaletorch.models.vit import ViT, ViTConfig
 
 __all__ = [
     "Bert", "BertConfig", "DLRM", "DLRMConfig", "DiT", "DiTConfig", "GPT2",
-    "GPT2Config", "Llama", "LlamaConfig", "Moe", "MoeConfig", "Output",
-    "Qwen3", "Qwen3Config", "ResNet", "ResNetConfig", "RotaryScaling",
-    "RouterConfig", "T5", "T5Config", "ViT", "ViTConfig", "build", "config",
-    "from_hugging_face", "names", "parameter_count", "register",
-    "to_hugging_face"
+    "GPT2Config", "LatentConfig", "Llama", "LlamaConfig", "Moe", "MoeConfig",
+    "Output", "Qwen3", "Qwen3Config", "ResNet", "ResNetConfig",
+    "RotaryScaling", "RouterConfig", "T5", "T5Config", "ViT", "ViTConfig",
+    "Yarn", "build", "config", "from_hugging_face", "names", "parameter_count",
+    "register", "to_hugging_face"
 ]

@@ -6,6 +6,7 @@ directions follow from that one table.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Names", "Pair", "from_hugging_face", "to_hugging_face"]
+__all__ = ["Names", "Pair", "Stack", "from_hugging_face", "to_hugging_face"]
 
 State = Mapping[str, torch.Tensor]
 
@@ -24,8 +25,8 @@ class Pair:
 
     Parameters
     ----------
-    theirs : str
-        With ``*`` for a number. What names a module stands for each of
+    theirs : tuple of str
+        One, with ``*`` for a number. What names a module stands for each of
         its tensors.
     ours : tuple of str
         With the same numbers. Several are one there, joined along the
@@ -34,14 +35,56 @@ class Pair:
         Whether matrices are.
     """
 
-    theirs: str
+    theirs: tuple[str]
     ours: tuple[str, ...]
     transposed: bool = False
 
     @classmethod
     def of(cls, theirs: str, ours: str) -> Pair:
         """One that differs in its name only."""
-        return cls(theirs=theirs, ours=(ours, ))
+        return cls(theirs=(theirs, ), ours=(ours, ))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Tensors of single experts there, which are one tensor here.
+
+    Parameters
+    ----------
+    theirs : tuple of str
+        With a ``*`` for each number, the last one that of the expert. Rows
+        of several take turns here.
+    ours : tuple of str
+        One, of shape (experts, rows, columns).
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str]
+
+    def split(self,
+              tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each one's name, with its expert's number, and what is in it."""
+        step = len(self.theirs)
+        for number, expert in enumerate(tensor):
+            for place, theirs in enumerate(self.theirs):
+                head, _, tail = theirs.rpartition("*")
+                yield f"{head}{number}{tail}", expert[place::step].contiguous()
+
+    def joined(self, parts: Mapping[tuple[int, int], torch.Tensor],
+               name: str) -> torch.Tensor:
+        """The inverse, of parts by the expert's number and their place."""
+        step = len(self.theirs)
+        count = 1 + max(number for number, _ in parts)
+        for number, place in itertools.product(range(count), range(step)):
+            if (number, place) not in parts:
+                raise ValueError(
+                    f"the checkpoint lacks {self.theirs[place]} of expert "
+                    f"{number}, a part of {name}; give all of it")
+        return torch.stack([
+            torch.stack([parts[number, place]
+                         for place in range(step)], 1).flatten(0, 1)
+            for number in range(count)
+        ])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +95,15 @@ class Names:
     ----------
     prefix : str
         That checkpoints of the model without its head leave out.
-    pairs : tuple of Pair
+    pairs : tuple of Pair or Stack
+        The first that fits a name is the one.
     ignored : tuple of str
         Theirs that hold nothing of ours: buffers, and copies of tied
         parameters.
     """
 
     prefix: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair | Stack, ...]
     ignored: tuple[str, ...] = ()
 
 
@@ -91,6 +135,10 @@ def to_hugging_face(state: State, config: Any) -> dict[str, torch.Tensor]:
         pair, place, numbers, leaf = _matched(
             key, [(ours, (pair, i)) for pair in table.pairs
                   for i, ours in enumerate(pair.ours)], config)
+        if isinstance(pair, Stack):
+            for name, part in pair.split(state[key]):
+                found[_filled(name, numbers)] = part
+            continue
         if place:
             continue
         parts = [
@@ -99,7 +147,7 @@ def to_hugging_face(state: State, config: Any) -> dict[str, torch.Tensor]:
             for ours in pair.ours
         ]
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        found[_filled(pair.theirs, numbers) + leaf] = _turned(whole, pair)
+        found[_filled(pair.theirs[0], numbers) + leaf] = _turned(whole, pair)
     return found
 
 
@@ -121,16 +169,25 @@ def from_hugging_face(state: State, config: Any) -> dict[str, torch.Tensor]:
     table = _names(config)
     bare = not any(key.startswith(table.prefix) for key in state)
     found: dict[str, torch.Tensor] = {}
+    stacks: dict[tuple[Stack, str], dict[tuple[int, int], torch.Tensor]] = {}
     for key, tensor in state.items():
         if any(
                 _fits(pattern, name) for pattern in table.ignored
                 for name in (key, table.prefix + key)):
             continue
-        pair, _, numbers, leaf = _matched(table.prefix + key if bare else key,
-                                          [(pair.theirs, (pair, 0))
-                                           for pair in table.pairs], config)
+        pair, place, numbers, leaf = _matched(
+            table.prefix + key if bare else key,
+            [(theirs, (pair, i)) for pair in table.pairs
+             for i, theirs in enumerate(pair.theirs)], config)
+        if isinstance(pair, Stack):
+            name = _filled(pair.ours[0], numbers)
+            parts = stacks.setdefault((pair, name), {})
+            parts[int(numbers[-1]), place] = tensor
+            continue
         for ours, part in zip(pair.ours, _parts(tensor, pair), strict=True):
             found[_filled(ours, numbers) + leaf] = part
+    for (stack, name), parts in stacks.items():
+        found[name] = stack.joined(parts, name)
     return found
 
 
@@ -142,8 +199,8 @@ def _names(config: Any) -> Names:
     return config.hugging_face()
 
 
-def _matched(key: str, patterns: list[tuple[str, tuple[Pair, int]]],
-             config: Any) -> tuple[Pair, int, tuple[str, ...], str]:
+def _matched(key: str, patterns: list[tuple[str, tuple[Pair | Stack, int]]],
+             config: Any) -> tuple[Pair | Stack, int, tuple[str, ...], str]:
     """The pair whose pattern a name has, its numbers, and its last part
     where the pattern names a module."""
     for name, leaf in _splits(key):

@@ -52,14 +52,16 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.norm_epsilon = config.norm_epsilon
         self.attention_norm = self._norm(config.width)
-        self.attention = Attention(
-            config.width,
-            config.heads,
-            kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            causal=True,
-            norm=self._norm if config.head_norm else None)
+        self.attention = self._attention(config)
         self.mlp_norm = self._norm(config.width)
+
+    def _attention(self, config: DecoderConfig) -> nn.Module:
+        return Attention(config.width,
+                         config.heads,
+                         kv_heads=config.kv_heads,
+                         head_dim=config.head_dim,
+                         causal=True,
+                         norm=self._norm if config.head_norm else None)
 
     def _norm(self, width: int) -> nn.RMSNorm:
         return nn.RMSNorm(width, eps=self.norm_epsilon)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Rotation", "RotaryScaling", "rotated", "rotation"]
+__all__ = ["Rotation", "RotaryScaling", "Yarn", "rotated", "rotation"]
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, each of shape (sequence, head_dim)."""
@@ -48,9 +48,75 @@ class RotaryScaling:
                 f"high_frequency_factor, got {self.low_frequency_factor} and "
                 f"{self.high_frequency_factor}")
 
+    def stretched(self, frequencies: torch.Tensor,
+                  theta: float) -> torch.Tensor:
+        """The frequencies of a head's pairs, the low ones divided."""
+        del theta
+        waves = self.original_context * frequencies / (2 * math.pi)
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        keep = ((waves - low) / (high - low)).clamp(0.0, 1.0)
+        return frequencies * (keep + (1 - keep) / self.factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yarn:
+    """How DeepSeek stretches the low frequencies to a longer context.
+
+    Parameters
+    ----------
+    factor : float
+        By which frequencies with few turns are divided.
+    fast, slow : float
+        Pairs that turn more often than `fast` over the original context
+        stay, those that turn less than `slow` times are stretched, and
+        those between are blended by their place in the head.
+    original_context : int
+        In tokens.
+    scale : float
+        How much products of queries and keys grow with the factor.
+
+    Source: Peng et al., "YaRN: Efficient Context Window Extension of Large
+    Language Models", 2023.
+    """
+
+    factor: float = 40.0
+    fast: float = 32.0
+    slow: float = 1.0
+    original_context: int = 4096
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.factor >= 1 and 0 < self.slow < self.fast):
+            raise ValueError("Yarn needs factor >= 1 and 0 < slow < fast, got "
+                             f"{self.factor}, {self.slow} and {self.fast}")
+
+    def stretched(self, frequencies: torch.Tensor,
+                  theta: float) -> torch.Tensor:
+        """The frequencies of a head's pairs, the low ones divided.
+
+        They are powers of `theta`, evenly spaced in their logarithm.
+        """
+        count = len(frequencies)
+        first, last = (count * math.log(self.original_context /
+                                        (2 * math.pi * turns)) /
+                       math.log(theta) for turns in (self.fast, self.slow))
+        low, high = max(math.floor(first), 0), min(math.ceil(last),
+                                                   2 * count - 1)
+        places = torch.arange(count,
+                              dtype=frequencies.dtype,
+                              device=frequencies.device)
+        stretch = ((places - low) / max(high - low, 0.001)).clamp(0.0, 1.0)
+        return frequencies * (1 - stretch + stretch / self.factor)
+
+    @property
+    def product_scale(self) -> float:
+        """By which products of queries and keys are multiplied."""
+        return (0.1 * self.scale * math.log(self.factor) + 1.0)**2
+
 
 def rotation(length: int, head_dim: int, *, theta: float,
-             scaling: RotaryScaling | None, like: torch.Tensor) -> Rotation:
+             scaling: RotaryScaling | Yarn | None,
+             like: torch.Tensor) -> Rotation:
     """Cosines and sines of the first `length` places.
 
     Computed in float32, then cast to the dtype of `like` and on its device.
@@ -63,19 +129,11 @@ def rotation(length: int, head_dim: int, *, theta: float,
                         device=like.device)
     frequencies = theta**(-even / head_dim)
     if scaling is not None:
-        frequencies = _stretched(frequencies, scaling)
+        frequencies = scaling.stretched(frequencies, theta)
     places = torch.arange(length, dtype=torch.float32, device=like.device)
     angles = places[:, None] * frequencies
     angles = torch.cat([angles, angles], -1)
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
-
-
-def _stretched(frequencies: torch.Tensor,
-               scaling: RotaryScaling) -> torch.Tensor:
-    waves = scaling.original_context * frequencies / (2 * math.pi)
-    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    keep = ((waves - low) / (high - low)).clamp(0.0, 1.0)
-    return frequencies * (keep + (1 - keep) / scaling.factor)
 
 
 def rotated(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from scaletorch import models
 from tests.test_scaletorch.test_models.tiny import TINY, tiny
 
-IDS = dict(pad_token_id=None, bos_token_id=1, eos_token_id=2)
+IDS: dict[str, Any] = dict(pad_token_id=None, bos_token_id=1, eos_token_id=2)
 DECODER: dict[str, Any] = dict(vocab_size=64,
                                hidden_size=32,
                                num_hidden_layers=2,
@@ -35,6 +35,22 @@ LLAMA31 = dict(rope_type="llama3",
                high_freq_factor=4.0,
                original_max_position_embeddings=32,
                rope_theta=500_000.0)
+TURNS = dict(rope_type="default", rope_theta=1_000_000.0)
+YARN = dict(rope_type="yarn",
+            rope_theta=10_000.0,
+            factor=4.0,
+            beta_fast=32.0,
+            beta_slow=1.0,
+            mscale=1.0,
+            mscale_all_dim=1.0,
+            original_max_position_embeddings=32)
+LATENT: dict[str, Any] = dict(kv_lora_rank=24,
+                              qk_nope_head_dim=8,
+                              qk_rope_head_dim=4,
+                              v_head_dim=6,
+                              moe_intermediate_size=48,
+                              intermediate_size=40,
+                              rms_norm_eps=1e-6)
 
 
 def setUpModule() -> None:
@@ -141,6 +157,75 @@ class TestHuggingFace(unittest.TestCase):
                                   "qwen3-0.6b",
                                   tied=tied)
 
+    def test_mixtral(self) -> None:
+        config = hf.MixtralConfig(experts_implementation="eager",
+                                  **DECODER,
+                                  num_local_experts=4,
+                                  rms_norm_eps=1e-5,
+                                  rope_parameters=TURNS)
+        self.check_tokens(hf.MixtralForCausalLM(config), "mixtral-8x7b")
+
+    def test_qwen3_moe(self) -> None:
+        config = hf.Qwen3MoeConfig(experts_implementation="eager",
+                                   **DECODER,
+                                   head_dim=16,
+                                   num_experts=4,
+                                   num_experts_per_tok=2,
+                                   norm_topk_prob=True,
+                                   moe_intermediate_size=48,
+                                   rope_parameters=TURNS)
+        self.check_tokens(hf.Qwen3MoeForCausalLM(config), "qwen3-30b-a3b")
+
+    def test_deepseek_v2(self) -> None:
+        config = hf.DeepseekV2Config(experts_implementation="eager",
+                                     **{
+                                         **DECODER,
+                                         **LATENT, "q_lora_rank": None,
+                                         "num_key_value_heads": 4
+                                     },
+                                     n_routed_experts=4,
+                                     num_experts_per_tok=2,
+                                     n_shared_experts=2,
+                                     routed_scaling_factor=1.0,
+                                     topk_method="greedy",
+                                     first_k_dense_replace=1,
+                                     rope_parameters={
+                                         "rope_type": "default",
+                                         "rope_theta": 10_000.0
+                                     })
+        self.check_tokens(hf.DeepseekV2ForCausalLM(config),
+                          "deepseek-v2-lite",
+                          dense_depth=1,
+                          rotary_scaling=None)
+
+    def test_deepseek_v3(self) -> None:
+        for turns, scaling in (({
+                "rope_type": "default",
+                "rope_theta": 10_000.0
+        }, None), (YARN, models.Yarn(factor=4.0, original_context=32))):
+            config = hf.DeepseekV3Config(experts_implementation="eager",
+                                         **{
+                                             **DECODER,
+                                             **LATENT, "q_lora_rank": 20,
+                                             "num_hidden_layers": 3,
+                                             "num_key_value_heads": 4
+                                         },
+                                         n_routed_experts=8,
+                                         num_experts_per_tok=3,
+                                         n_shared_experts=1,
+                                         n_group=4,
+                                         topk_group=2,
+                                         routed_scaling_factor=2.5,
+                                         norm_topk_prob=True,
+                                         first_k_dense_replace=1,
+                                         rope_interleave=True,
+                                         max_position_embeddings=128,
+                                         rope_parameters=turns)
+            with self.subTest(turns["rope_type"]):
+                self.check_tokens(hf.DeepseekV3ForCausalLM(config),
+                                  "deepseek-v3",
+                                  rotary_scaling=scaling)
+
     def test_gpt2(self) -> None:
         config = hf.GPT2Config(n_embd=32,
                                n_layer=2,
@@ -236,6 +321,15 @@ class TestNames(unittest.TestCase):
         with self.assertRaisesRegex(
                 ValueError, "lacks layers.1.attention.key.bias, which"):
             models.to_hugging_face(state, ours.config)
+
+    def test_a_missing_expert(self) -> None:
+        ours: Any = tiny("mixtral-8x7b")
+        file = models.to_hugging_face(ours.state_dict(), ours.config)
+        del file["model.layers.1.block_sparse_moe.experts.2.w3.weight"]
+        with self.assertRaisesRegex(
+                ValueError, r"lacks model.layers.*w3.weight of expert 2, a "
+                "part of layers.1.mixture.experts.gate_up"):
+            models.from_hugging_face(file, ours.config)
 
     def test_a_family_that_is_not_there(self) -> None:
         with self.assertRaisesRegex(ValueError, "DLRMConfig is of a family"):

@@ -47,6 +47,9 @@ class TestPlans(unittest.TestCase):
     def test_qwen3(self) -> None:
         self.check("qwen3-0.6b", TWO)
 
+    def test_deepseek(self) -> None:
+        self.check("deepseek-v3", TWO)
+
     def test_gpt2(self) -> None:
         self.check("gpt2", FOUR)
 

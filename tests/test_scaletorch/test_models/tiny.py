@@ -19,7 +19,18 @@ _DECODER: dict[str, Any] = dict(vocabulary_size=64,
                                 hidden_width=48,
                                 context=16)
 _ENCODER: dict[str, Any] = dict(width=32, depth=2, heads=4)
+_LATENT: dict[str, Any] = dict(plain_dim=8, rotary_dim=4, value_dim=6)
 _IMAGES: dict[str, Any] = dict(image=8, classes=8)
+
+
+def _router(**fields: Any) -> models.RouterConfig:
+    return models.RouterConfig(**{
+        "experts": 4,
+        "active": 2,
+        "balance_weight": 0.0,
+        **fields
+    })
+
 
 TINY: dict[str, dict[str, Any]] = {
     "llama3-8b":
@@ -27,6 +38,28 @@ TINY: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
         **_DECODER, "head_dim": 16
     },
+    "mixtral-8x7b":
+    dict(_DECODER, head_dim=8, router=_router()),
+    "qwen3-30b-a3b":
+    dict(_DECODER, head_dim=16, router=_router()),
+    "deepseek-v2-lite":
+    dict(_DECODER,
+         dense_width=40,
+         latent=models.LatentConfig(width=24, **_LATENT),
+         router=_router(normalised=False)),
+    "deepseek-v3":
+    dict(_DECODER,
+         depth=3,
+         dense_depth=1,
+         dense_width=40,
+         latent=models.LatentConfig(width=24, query_width=20, **_LATENT),
+         router=_router(experts=8,
+                        active=3,
+                        kind="sigmoid",
+                        scale=2.5,
+                        groups=4,
+                        active_groups=2,
+                        corrected=True)),
     "gpt2":
     dict(_ENCODER, vocabulary_size=64, context=16),
     "bert-base":
