@@ -40,18 +40,20 @@ class Case:
     ----------
     config : dict
         Of a model of Hugging Face.
-    devices : int
-        H100s; how they are divided is searched.
+    mesh : str
+        Of H100s, as ``--mesh`` of ``planner.explain`` has it: of a number
+        alone the division is searched.
     batch, sequence : int
         Global batch, in sequences or images, and tokens of each.
     """
 
     config: dict[str, Any]
-    devices: int
+    mesh: str
     batch: int
     sequence: int = 4096
 
 
+_GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
 _LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -131,22 +133,30 @@ _T5_11B = {
     "dtype": "bfloat16"
 }
 CASES = {
+    "GPT-2 on 8":
+    Case(config=_GPT2, mesh="8", batch=64, sequence=1024),
     "Llama 8B on 8":
-    Case(config=_LLAMA_8B, devices=8, batch=8),
+    Case(config=_LLAMA_8B, mesh="8", batch=8),
+    "Llama 8B on 32x8":
+    Case(config=_LLAMA_8B, mesh="32x8", batch=256),
+    "Llama 8B on 16x2x8":
+    Case(config=_LLAMA_8B, mesh="16x2x8", batch=256),
     "Llama 8B on 256":
-    Case(config=_LLAMA_8B, devices=256, batch=256),
+    Case(config=_LLAMA_8B, mesh="256", batch=256),
+    "Llama 70B on 32x8":
+    Case(config=_LLAMA_70B, mesh="32x8", batch=256),
     "Llama 70B on 1024":
-    Case(config=_LLAMA_70B, devices=1024, batch=1024),
+    Case(config=_LLAMA_70B, mesh="1024", batch=1024),
     "Llama 405B on 16384":
-    Case(config=_LLAMA_405B, devices=16384, batch=2048, sequence=8192),
+    Case(config=_LLAMA_405B, mesh="16384", batch=2048, sequence=8192),
     "Mixtral 8x7B on 256":
-    Case(config=_MIXTRAL_8X7B, devices=256, batch=256),
+    Case(config=_MIXTRAL_8X7B, mesh="256", batch=256),
     "DeepSeek 671B on 2048":
-    Case(config=_DEEPSEEK_671B, devices=2048, batch=4096),
+    Case(config=_DEEPSEEK_671B, mesh="2048", batch=4096),
     "ViT 22B on 1024":
-    Case(config=_VIT_22B, devices=1024, batch=65536),
+    Case(config=_VIT_22B, mesh="1024", batch=65536),
     "T5 11B on 256":
-    Case(config=_T5_11B, devices=256, batch=2048, sequence=512),
+    Case(config=_T5_11B, mesh="256", batch=2048, sequence=512),
 }
 
 _PHASES = ("build", "capture", "facts", "search", "plan")
@@ -168,8 +178,8 @@ def built(case: Case) -> Loaded:
 
 def _row(name: str) -> str:
     case = CASES[name]
-    meshes = parse_mesh(str(case.devices))
-    cluster = load_cluster("h100-sxm").resized(case.devices)
+    meshes = parse_mesh(case.mesh)
+    cluster = load_cluster("h100-sxm").resized(meshes[0].world_size)
     loaded, build_s = _timed(lambda: built(case))
     program, capture_s = _timed(lambda: capture(loaded.model, loaded.inputs))
     planning, facts_s = _timed(lambda: Planning(program, cluster))
