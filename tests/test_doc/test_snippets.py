@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import re
 import runpy
 import shlex
@@ -64,9 +65,17 @@ class TestPython(unittest.TestCase):
                                "python",
                                marked=True):
                 with self.subTest(f"{page.name}: {text[:60]}"):
-                    run_text(text)
+                    self.check_runs(text)
                     count += 1
         self.assertGreaterEqual(count, 5)
+
+    def check_runs(self, text: str) -> None:
+        # In a process of its own: what it registers must not stay.
+        process = multiprocessing.get_context("forkserver").Process(
+            target=run_text, args=(text, ))
+        process.start()
+        process.join()
+        self.assertEqual(process.exitcode, 0)
 
     def test_every_block_is_python(self) -> None:
         for page in pages():
