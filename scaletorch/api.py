@@ -20,7 +20,9 @@ from planner.capture.refuse import check_model, unwrap
 from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
 from planner.cost.optimizer import optimizer_bytes
+from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
+from planner.ir.program import Program
 from planner.objective import OBJECTIVES
 from planner.planning import Planning
 from planner.recipes import Recipe
@@ -148,54 +150,42 @@ def auto_parallelize(
                        constraints=limits,
                        optimizer=optimizer,
                        memory_limit_bytes=memory_limit_bytes)
-        call, rows = given.call(), None
         check_model(model)
-        if global_batch is None:
-            planning = given.planning()
-        else:
-            meshes = searched_meshes(spec_of(devices), flat=flat)
-            sized = best_batch(
-                search_batches(global_batch, given.planning, meshes))
-            planning, rows = sized.planning, sized.rows
-            call = given.call(rows)
-        program = planning.program
-        if agreement.is_first:
-            for note in program.notes:
-                _LOGGER.warning("%s: %s", program.model_name, note)
-        finalists = choose(planning,
+        planned = _planned(given,
                            plan,
                            spec_of(devices),
                            flat=flat,
-                           count=max(tune, 1))
-        if rows is not None:
-            finalists = [c.noting(global_batch=rows) for c in finalists]
-        for chosen in finalists:
-            chosen.plan.resolve(chosen.program(program))
-    agreement.check(fingerprint(program, with_shapes=True),
+                           count=max(tune, 1),
+                           global_batch=global_batch)
+        if agreement.is_first:
+            for note in planned.program.notes:
+                _LOGGER.warning("%s: %s", planned.program.model_name, note)
+    agreement.check(fingerprint(planned.program, with_shapes=True),
                     what="pass different models or example inputs",
                     remedy="build the same model on every rank")
-    finalists = agreement.first(finalists)
+    finalists = agreement.first(planned.finalists)
     seed = agreement.first(torch.initial_seed())
 
     def build(chosen: Chosen) -> ParallelModule:
-        form = chosen.program(program)
+        form = chosen.program(planned.program)
         return ParallelModule(model,
                               reshaped(devices, chosen.plan.device_mesh),
-                              call,
+                              planned.call,
                               form,
                               chosen.plan.resolve(form),
                               loss_fn=loss_fn,
-                              replan=Replan(planning, program, chosen),
+                              replan=Replan(planned.planning, planned.program,
+                                            chosen),
                               plan=chosen.plan,
                               agreement=agreement,
                               seed=seed,
                               compile=compile,
                               opaque=limits.allows_opaque())
 
-    module = (quickest(build, finalists, call, agreement)
+    module = (quickest(build, finalists, planned.call, agreement)
               if tune else build(finalists[0]))
     if verify:
-        compare_on_mesh(model, module, call, loss_fn)
+        compare_on_mesh(model, module, planned.call, loss_fn)
     return module
 
 
@@ -230,6 +220,47 @@ class _Given:
                         constraints=self.constraints,
                         optimizer=self.optimizer,
                         memory_limit_bytes=self.memory_limit_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """The plans to run, best first, and what they are for."""
+
+    planning: Planning
+    call: Call
+    finalists: list[Chosen]
+
+    @property
+    def program(self) -> Program:
+        """The model as captured."""
+        return self.planning.program
+
+
+def _planned(given: _Given, plan: Plan | Recipe | str | Path | None,
+             mesh: MeshSpec, *, flat: bool, count: int,
+             global_batch: range | None) -> _Planned:
+    """The plan that was passed, or those that the search finds.
+
+    All of them are known to fit the program.
+    """
+    rows, numbers = None, {}
+    if global_batch is None:
+        planning = given.planning()
+    else:
+        sized = best_batch(
+            search_batches(global_batch, given.planning,
+                           searched_meshes(mesh, flat=flat)))
+        planning, rows = sized.planning, sized.rows
+        numbers["global_batch"] = rows
+    finalists = [
+        chosen.noting(**numbers)
+        for chosen in choose(planning, plan, mesh, flat=flat, count=count)
+    ]
+    for chosen in finalists:
+        chosen.plan.resolve(chosen.program(planning.program))
+    return _Planned(planning=planning,
+                    call=given.call(rows),
+                    finalists=finalists)
 
 
 def _check_options(plan: Any, optimizer: str, memory_limit_bytes: int | None,

@@ -7,8 +7,7 @@ line of it before anything runs.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,13 @@ import yaml
 
 from planner.cluster.names import nearest
 from planner.ir.errors import LayoutError
-from planner.ir.layout import (Layout, R, format_layout, local_shape,
-                               parse_layout)
-from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
+from planner.ir.layout import Layout, R, format_layout, local_shape
+from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh, layout_mesh
-from planner.ir.program import BlockClass, Program, source_of, value_kind
-from planner.ir.values import Value, call_of, calls_of, outputs_of
-from planner.rules import options
-from planner.rules.registry import OpCall, Option
+from planner.ir.plan_lines import class_layout, class_lines, read_layout
+from planner.ir.plan_names import folded, matching, plain
+from planner.ir.program import Program, value_kind
 
 __all__ = ["Plan", "VERSION"]
 
@@ -99,12 +96,12 @@ class Plan:
         With a `pipeline`, `mesh` is the whole mesh.
         """
         rest = {
-            _plain(program, n): format_layout(lay)
+            plain(program, n): format_layout(lay)
             for n, lay in layout.at_rest.items()
             if value_kind(n) in ("param", "input") and set(lay) != {R}
         }
         every = [
-            _plain(program, n) for n in layout.at_rest
+            plain(program, n) for n in layout.at_rest
             if value_kind(n) == "param"
         ]
         return Plan(
@@ -112,14 +109,14 @@ class Plan:
             mesh=mesh or layout.mesh,
             pipeline=pipeline,
             axes=dict(axes),
-            at_rest=_folded(rest, every),
+            at_rest=folded(rest, every),
             recompute=tuple(sorted(layout.recompute)),
             regather=tuple(
-                _folded(
-                    {_plain(program, n): ""
+                folded(
+                    {plain(program, n): ""
                      for n in sorted(layout.regather)}, every)),
             blocks={
-                n: _class_lines(c, layout.classes[n])
+                n: class_lines(c, layout.classes[n])
                 for n, c in program.classes.items()
             },
             prediction=dict(prediction or {}))
@@ -224,7 +221,7 @@ class Plan:
         """
         self._check_model(program)
         classes = {
-            n: self._class_layout(n, c)
+            n: class_layout(n, c, self.blocks[n], self.layout_mesh)
             for n, c in program.classes.items()
         }
         at_rest, regather = self._rest(program)
@@ -256,18 +253,19 @@ class Plan:
         whole = (R, ) * len(self.layout_mesh.sizes)
         at_rest = {n: whole for n in program.specs}
         names = {
-            _plain(program, n): n
+            plain(program, n): n
             for n in program.specs if value_kind(n) in ("param", "input")
         }
         for pattern, text in self.at_rest.items():
-            for name in _matching(pattern, names):
-                layout = self._layout(text, f"at_rest: {pattern}")
+            for name in matching(pattern, names):
+                layout = read_layout(text, self.layout_mesh,
+                                     f"at_rest: {pattern}")
                 self._check_divides(program, names[name], layout)
                 at_rest[names[name]] = layout
         again = {
             names[n]
             for pattern in self.regather
-            for n in _matching(pattern, names)
+            for n in matching(pattern, names)
         }
         return at_rest, frozenset(again)
 
@@ -287,53 +285,6 @@ class Plan:
         except ValueError as error:
             raise LayoutError(f"{name}: {error}") from None
 
-    def _layout(self, text: str, where: str) -> Layout:
-        try:
-            layout = parse_layout(text)
-        except ValueError as error:
-            raise LayoutError(f"{where}: {error}") from None
-        mesh = self.layout_mesh
-        if len(layout) != len(mesh.sizes):
-            raise LayoutError(
-                f"{where}: {text!r} has {len(layout)} placements for "
-                f"{len(mesh.sizes)} axes ({mesh})")
-        return layout
-
-    def _class_layout(self, name: str, cls: BlockClass) -> ClassLayout:
-        lines = dict(self.blocks[name])
-        whole = (R, ) * len(self.layout_mesh.sizes)
-        calls, hubs = {}, {}
-        for node in cls.placeholders:
-            label = Value(node).label
-            text = lines.pop(f"hold {label}", None)
-            hubs[label] = whole if text is None else self._layout(
-                text, f"blocks: {name}: hold {label}")
-        for node in calls_of(cls.graph):
-            label = node.meta["label"]
-            where = f"blocks: {name}: {label} at {source_of(node)}"
-            calls[label] = self._options(call_of(node), lines.pop(label, None),
-                                         where)
-            for number, value in enumerate(outputs_of(node)):
-                text = lines.pop(f"hold {value.label}", None)
-                hubs[value.label] = (calls[label].output(number) if text
-                                     is None else self._layout(text, where))
-        if lines:
-            raise LayoutError(f"blocks: {name}: there is no "
-                              f"{sorted(lines)[0]!r} in this block")
-        return ClassLayout(calls=calls, hubs=hubs)
-
-    def _options(self, call: OpCall, text: str | None,
-                 where: str) -> CallLayout:
-        mesh = self.layout_mesh
-        parts = (text.split(" | ") if text is not None else ["R"] *
-                 len(mesh.sizes))
-        if len(parts) != len(mesh.sizes):
-            raise LayoutError(f"{where}: {text!r} has {len(parts)} options "
-                              f"for {len(mesh.sizes)} axes ({mesh})")
-        return CallLayout(options=tuple(
-            _option(call, part.strip(), size, axis, where) for part, size, axis
-            in zip(parts, mesh.sizes, mesh.names, strict=True)))
-
 
 class _Dumper(yaml.SafeDumper):
     """Texts of several lines are written as they are, line by line."""
@@ -345,84 +296,6 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
-
-
-def _option(call: OpCall, text: str, size: int, axis: str,
-            where: str) -> Option:
-    legal = options(call, size)
-    for option in legal:
-        if _short(option) == text:
-            return option
-    raise LayoutError(
-        f"{where}: {text!r} is no option of {call.target} over {axis} "
-        f"({size} ranks); its options are "
-        f"{'; '.join(_short(o) for o in legal)}")
-
-
-def _short(option: Option) -> str:
-    """``R`` or ``V`` where everything is, else the option in full."""
-    if option.lowering is None and not option.is_sharded:
-        kinds = {str(p)
-                 for p in option.outputs} | {str(p)
-                                             for p in option.inputs}
-        if kinds == {"R"} or not kinds:
-            return "R"
-        if kinds <= {"R", "V"} and "V" in {str(p) for p in option.outputs}:
-            return "V"
-    return str(option)
-
-
-def _class_lines(cls: BlockClass, layout: ClassLayout) -> dict[str, str]:
-    lines = {}
-    for node in cls.placeholders:
-        label = Value(node).label
-        if set(layout.hubs[label]) != {R}:
-            lines[f"hold {label}"] = format_layout(layout.hubs[label])
-    for node in calls_of(cls.graph):
-        chosen = layout.calls[node.meta["label"]]
-        text = [_short(o) for o in chosen.options]
-        if set(text) != {"R"}:
-            lines[node.meta["label"]] = " | ".join(text)
-        for number, value in enumerate(outputs_of(node)):
-            held = layout.hubs.get(value.label, chosen.output(number))
-            if held != chosen.output(number):
-                lines[f"hold {value.label}"] = format_layout(held)
-    return lines
-
-
-def _plain(program: Program, name: str) -> str:
-    """A global name as the user knows it."""
-    kind, _, target = name.partition(":")
-    return (f"input {program.leaves[int(target)].path}"
-            if kind == "input" else target)
-
-
-def _starred(name: str) -> str:
-    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
-
-
-def _folded(rest: Mapping[str, str], every: Iterable[str]) -> dict[str, str]:
-    """Names of repeated blocks as one pattern, where they agree."""
-    groups: dict[str, list[str]] = {}
-    for name in every:
-        groups.setdefault(_starred(name), []).append(name)
-    folded: dict[str, str] = {}
-    for name, text in rest.items():
-        group = groups.get(_starred(name), [name])
-        if all(rest.get(n) == text for n in group):
-            folded[_starred(name) if len(group) > 1 else name] = text
-        else:
-            folded[name] = text
-    return folded
-
-
-def _matching(pattern: str, names: Mapping[str, str]) -> list[str]:
-    expression = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-    found = [n for n in names if expression.fullmatch(n)]
-    if not found:
-        raise LayoutError(f"the plan names {pattern!r}, which the model does "
-                          f"not have; {nearest(pattern, names)}")
-    return found
 
 
 def _mapping(data: Any, where: str) -> dict[Any, Any]:
