@@ -18,8 +18,8 @@ _ONE_AT_A_TIME = threading.RLock()
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw under a seed; torch's own generators stay as they were."""
     indices = [] if device.type == "cpu" else [device.index or 0]
-    # fork_rng always covers the CPU; it wants an accelerator's name.
-    kind = "cuda" if device.type == "cpu" else device.type
-    with _ONE_AT_A_TIME, torch.random.fork_rng(indices, device_type=kind):
+    # fork_rng always covers the CPU.
+    with _ONE_AT_A_TIME, torch.random.fork_rng(indices,
+                                               device_type=device.type):
         torch.manual_seed(seed)
         yield

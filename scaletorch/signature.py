@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from planner.capture.autocast import autocast_devices
 from planner.capture.entry import Call
 from planner.ir.layouts import ProgramLayout
 
@@ -35,9 +36,8 @@ def call_signature(call: Call, modes: Sequence[bool],
 
 
 def _autocast() -> tuple[tuple[str, str], ...]:
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    kinds = ("cpu", accelerator.type) if accelerator else ("cpu", )
-    return tuple((kind, str(torch.get_autocast_dtype(kind))) for kind in kinds
+    return tuple((kind, str(torch.get_autocast_dtype(kind)))
+                 for kind in autocast_devices()
                  if torch.is_autocast_enabled(kind))
 
 

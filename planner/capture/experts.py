@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import planner.ops  # noqa: F401 (registers the operator)
+from planner.capture.autocast import ambient_autocast
 from planner.ops.experts import Settings
 from planner.ops.gates import ACTIVATIONS, gated
 
@@ -86,7 +87,7 @@ def _forward(known: Mapping[nn.Module, Settings | None],
         if original[id(module.config)] == "eager":
             # As its products would be under autocast; the others take the
             # dtype of their matrices.
-            dtype = _autocast_dtype(hidden, dtype)
+            dtype = ambient_autocast() or dtype
         cast = [t if t is None else t.to(dtype) for t in tensors]
         rows = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
         out = torch.ops.scaletorch.experts(rows, index.reshape(len(rows), -1),
@@ -97,13 +98,6 @@ def _forward(known: Mapping[nn.Module, Settings | None],
         return out.to(hidden.dtype).view(hidden.shape)
 
     return forward
-
-
-def _autocast_dtype(hidden: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
-    for device in (hidden.device.type, "cuda"):
-        if torch.is_autocast_enabled(device):
-            return torch.get_autocast_dtype(device)
-    return dtype
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:

@@ -21,6 +21,7 @@ import torch.utils.checkpoint
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from planner.capture.autocast import autocast_devices
 from planner.capture.checks import checks_pass
 from planner.capture.experts import whole_experts
 from planner.capture.functions import kept_functions
@@ -227,7 +228,7 @@ def _modules_stay() -> Iterator[None]:
 def _no_ambient_autocast() -> Iterator[None]:
     """The entry enters the ambient one itself, so that it is recorded."""
     with contextlib.ExitStack() as stack:
-        for device in ("cpu", "cuda"):
+        for device in autocast_devices():
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield

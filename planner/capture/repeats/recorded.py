@@ -15,6 +15,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
+from planner.capture.autocast import autocast_devices
+
 __all__ = ["Differs", "Recording", "Replay", "ambient", "described"]
 
 _PLAIN = (bool, int, str, bytes, type(None), type(Ellipsis), torch.dtype,
@@ -33,7 +35,7 @@ def ambient() -> tuple[Any, ...]:
     """What decides on a call besides its arguments."""
     return (torch.is_grad_enabled(), torch.get_default_dtype(),
             *((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d))
-              for d in ("cpu", "cuda")))
+              for d in autocast_devices()))
 
 
 def described(value: Any, names: Mapping[int, int]) -> Any:
