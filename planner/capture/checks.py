@@ -15,11 +15,14 @@ import itertools
 import linecache
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import CodeType, FrameType
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+
+from planner.capture.guards import merged_branch
 
 __all__ = ["checks_pass", "passing_answer"]
 
@@ -30,6 +33,7 @@ _TELLING = ("print", "warn", "warning", "info", "debug", "error", "critical")
 def checks_pass(notes: list[str]) -> Iterator[None]:
     """While a model is traced; each check that is left out gives a note."""
     original = torch.Tensor.__bool__
+    merged = _Merged()
 
     def truth(tensor: torch.Tensor) -> bool:
         if isinstance(tensor, (FakeTensor, FunctionalTensor)):
@@ -38,6 +42,8 @@ def checks_pass(notes: list[str]) -> Iterator[None]:
             if answer is not None:
                 _note(frame, notes)
                 return answer
+            if merged.done(frame):
+                return merged.answer
         return original(tensor)
 
     torch.Tensor.__bool__ = truth  # type: ignore[method-assign]
@@ -45,6 +51,29 @@ def checks_pass(notes: list[str]) -> Iterator[None]:
         yield
     finally:
         torch.Tensor.__bool__ = original  # type: ignore[method-assign]
+
+
+@dataclass(slots=True)
+class _Merged:
+    """Remembers which statement was merged: it may ask several times."""
+
+    last: tuple[int, ast.stmt] | None = None
+    instruction: int = 0
+    answer: bool = False
+
+    def done(self, frame: FrameType) -> bool:
+        """Whether both sides of the statement that asks are computed."""
+        place = _place(frame.f_code, frame.f_lasti)
+        statement = _innermost(frame.f_code.co_filename, place[0])
+        if not isinstance(statement, ast.If):
+            return False
+        this = id(frame), statement
+        again = this == self.last and frame.f_lasti > self.instruction
+        if not again and not merged_branch(frame, statement):
+            return False
+        self.last, self.instruction = this, frame.f_lasti
+        self.answer = _answer(statement.test, place, False)
+        return True
 
 
 def _note(frame: FrameType, notes: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +147,16 @@ def _without_cache(model: nn.Module, args: tuple[Any, ...],
 def _config_caches(model: nn.Module,
                    signature: Mapping[str, inspect.Parameter]) -> bool:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.values())
-    return takes_any and bool(getattr(model.config, "use_cache", False))
+    return takes_any and any(
+        getattr(c, "use_cache", False) for c in _configs(model.config))
+
+
+def _configs(config: Any) -> Iterator[Any]:
+    """A config and those in it: a model of several has one of each."""
+    yield config
+    for value in vars(config).values():
+        if hasattr(value, "to_dict"):
+            yield from _configs(value)
 
 
 def default_example_inputs(

@@ -170,7 +170,8 @@ def _with(entry: Entry, chosen: Mapping[str, Opaque], name: str,
         if other not in kept:
             kept[other] = Opaque(modules[other],
                                  _shown(entry, other),
-                                 whole=other == _MODEL)
+                                 whole=other == _MODEL,
+                                 examples=entry.call.tensors)
     return kept
 
 

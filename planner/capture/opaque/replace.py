@@ -32,11 +32,19 @@ class Opaque:
         Of the module in the model, for messages.
     whole : bool
         Whether nothing of the model is left beside it.
+    examples : sequence of Tensor, optional
+        What the model is called with: values to try a whole model out on.
     """
 
-    def __init__(self, module: nn.Module, path: str, *, whole: bool) -> None:
+    def __init__(self,
+                 module: nn.Module,
+                 path: str,
+                 *,
+                 whole: bool,
+                 examples: Sequence[torch.Tensor] = ()) -> None:
         self.module = module
         self.path = path
+        self.examples = tuple(examples) if whole else ()
         self.settled = Settled(module, whole=whole)
         self.state = state_names(self.settled.module)
         self.work = Work()
@@ -103,7 +111,10 @@ class Opaque:
                     dict(zip(self.state, given[:count], strict=True)), args,
                     kwargs)
 
-        return try_out(run, tensors, [t.requires_grad for t in tensors])
+        inputs = len(tensors) - count
+        return try_out(run,
+                       tensors, [t.requires_grad for t in tensors],
+                       examples=self.examples[:inputs])
 
     def _described(self, constants: tuple[Any, ...], tree: pytree.TreeSpec,
                    autocast: torch.dtype | None, ended: Ended) -> OpaqueCall:

@@ -8,12 +8,13 @@ must lead to the same shapes.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import function as autograd_function
 from torch.utils._python_dispatch import (TorchDispatchMode,
                                           _disable_current_modes)
@@ -113,8 +114,11 @@ _VALUES: dict[Any, Callable[[torch.Tensor, bool], Any]] = {
 Make = Callable[[Sequence[torch.Tensor]], Ended]
 
 
-def try_out(run: Make, like: Sequence[torch.Tensor],
-            wants: Sequence[bool]) -> Learnt:
+def try_out(run: Make,
+            like: Sequence[torch.Tensor],
+            wants: Sequence[bool],
+            *,
+            examples: Sequence[torch.Tensor] = ()) -> Learnt:
     """Learn what `run` gives for tensors like these.
 
     Parameters
@@ -125,6 +129,8 @@ def try_out(run: Make, like: Sequence[torch.Tensor],
         Of their shapes, strides and dtypes.
     wants : sequence of bool
         Which of them carry a gradient.
+    examples : sequence of Tensor, optional
+        Values that the last of them may have.
 
     Raises
     ------
@@ -134,7 +140,8 @@ def try_out(run: Make, like: Sequence[torch.Tensor],
     shapes = [(tuple(t.shape), t.stride(), t.dtype) for t in like]
     with _untraced():
         first: list[Exception] = []
-        for attempt in (_as_fakes, _with_answers, _on_numbers):
+        on_numbers = functools.partial(_on_numbers, examples=examples)
+        for attempt in (_as_fakes, _with_answers, on_numbers):
             try:
                 return attempt(run, shapes, wants)
             except NotIsolated:
@@ -175,8 +182,8 @@ def _with_answers(run: Make, shapes: Sequence[_Shape],
     return max(found, key=lambda f: f.work.flops)
 
 
-def _on_numbers(run: Make, shapes: Sequence[_Shape],
-                wants: Sequence[bool]) -> Learnt:
+def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
+                examples: Sequence[torch.Tensor]) -> Learnt:
     size = sum(
         torch.Size(shape).numel() * dtype.itemsize
         for shape, _, dtype in shapes)
@@ -191,6 +198,8 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape],
         meter = _Meter()
         try:
             given = [_numbers(*shape, number) for shape in shapes]
+            if number == 0:
+                _fill(given, examples)
             with meter, torch.random.fork_rng([]):
                 torch.manual_seed(number)
                 ended = run(_differentiable(given, wants))
@@ -209,9 +218,10 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape],
 
 def _numbers(shape: tuple[int, ...], stride: tuple[int, ...],
              dtype: torch.dtype, number: int) -> torch.Tensor:
-    """Normal numbers; integers are what tables and masks have: 0 or 1.
+    """Small numbers; integers are what tables and masks have: 0 or 1.
 
-    The last time all are one, as a mask may be that is no integer.
+    The first time none is negative, as variances and sizes are; the last
+    time all are one, as a mask may be that is no integer.
     """
     made = torch.empty_strided(shape, stride, dtype=dtype)
     if dtype is torch.bool:
@@ -221,7 +231,19 @@ def _numbers(shape: tuple[int, ...], stride: tuple[int, ...],
     if number == _TRIALS - 1:
         return made.fill_(1)
     generator = torch.Generator().manual_seed(number)
-    return made.copy_(torch.randn(shape, generator=generator) * 0.1)
+    drawn = torch.randn(shape, generator=generator) * 0.1
+    return made.copy_(drawn if number else drawn.abs())
+
+
+def _fill(given: Sequence[torch.Tensor],
+          examples: Sequence[torch.Tensor]) -> None:
+    """Put in the examples where they are real and of these shapes."""
+    last = given[len(given) - len(examples):]
+    if all(e.device.type != "meta" and not isinstance(e, FakeTensor)
+           and e.shape == t.shape and e.dtype == t.dtype
+           for e, t in zip(examples, last, strict=True)):
+        for example, tensor in zip(examples, last, strict=True):
+            tensor.copy_(example.detach())
 
 
 def _differentiable(given: Sequence[torch.Tensor],

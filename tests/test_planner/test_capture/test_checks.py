@@ -29,8 +29,55 @@ def checked(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 def branching(self: Any, x: torch.Tensor) -> torch.Tensor:
     if x.mean() > 0:
-        x = x * 2
+        x = self.linear(x)
     return self.linear(x).sum()
+
+
+def guarded(self: Any, x: torch.Tensor) -> torch.Tensor:
+    kept = x
+    for _ in range(2):
+        x = self.linear(x)
+        if self.training and torch.isinf(x).any() or (x > 1).any():
+            bound = torch.finfo(x.dtype).max - 1000
+            x = torch.clamp(x, min=-bound, max=0.5)
+    return (x * kept).sum()
+
+
+def logarithm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    x = self.linear(x)
+    if (x > 0).all():
+        x = torch.log(x)
+    return x.sum()
+
+
+def added(self: Any, x: torch.Tensor) -> torch.Tensor:
+    loss = self.linear(x).sum()
+    more = torch.log(self.linear(x)).sum()
+    if torch.isfinite(more):
+        loss = loss + more
+    return loss
+
+
+def zeroed(self: Any, x: torch.Tensor) -> torch.Tensor:
+    y = torch.log(self.linear(x))
+    if torch.isnan(y).any():
+        y = torch.zeros_like(y)
+    return y.sum() + self.linear(x).sum()
+
+
+class TestGuards(unittest.TestCase):
+
+    def test_both_sides_are_computed(self) -> None:
+        for scale in (0.01, 10.0):
+            check_capture(self, module(guarded), (rows() * scale, ))
+        program = capture(module(guarded), (rows(), ), opaque=False)
+        (only, ) = program.classes.values()
+        self.assertIn("where", str(only.graph))
+
+    def test_not_where_a_derivative_is_infinite(self) -> None:
+        for branch in (logarithm, added, zeroed):
+            with self.assertRaisesRegex(CaptureError, "control flow"):
+                capture(module(branch), (rows(), ), opaque=False)
 
 
 class TestChecks(unittest.TestCase):

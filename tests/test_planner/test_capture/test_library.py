@@ -7,8 +7,10 @@ import warnings
 
 import torch
 import transformers as hf
+from torch import nn
 
 from planner.capture.capture import capture
+from planner.capture.entry import bind_inputs
 from tests.model_zoo import MODELS, VOCABULARY
 from tests.test_planner.test_capture.eager import check_capture, doubled
 
@@ -39,6 +41,20 @@ class TestHuggingFace(unittest.TestCase):
         program = capture(model, {"input_ids": inputs["input_ids"]})
         self.assertEqual(program.leaves[1].path, "kwargs['use_cache']")
         self.assertIs(program.leaves[1].constant, False)
+
+    def test_the_cache_of_a_model_in_the_model_is_left_out(self) -> None:
+
+        class Both(nn.Module):
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.config = hf.LlavaConfig()
+
+            def forward(self, x: torch.Tensor, **kwargs: bool) -> torch.Tensor:
+                return x
+
+        call = bind_inputs(Both(), (torch.ones(2), ), {}, None)
+        self.assertEqual(call.paths, ("args[0]", "kwargs['use_cache']"))
 
     def test_dummy_inputs_with_a_warning(self) -> None:
         config = hf.LlamaConfig(hidden_size=32,

@@ -71,6 +71,29 @@ def opaque_nodes(program: Program) -> list[Any]:
     ]
 
 
+class Assigned(nn.Module):
+    """Numbers that must be finite, and as many marks in each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4).eval()
+
+    def forward(self, x: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        order = torch.from_numpy(y.detach().numpy().argsort(0))
+        if order.min() < 0 or y.isnan().any():
+            raise ValueError("no order")
+        chosen = y.gather(0, order)[marks].view(len(x), -1)
+        return chosen[:, -1].sum()
+
+
+class TestTrial(unittest.TestCase):
+
+    def test_values_of_the_example(self) -> None:
+        marks = torch.tensor([[0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 0, 0]])
+        check_capture(self, Assigned().double(), (rows(), marks.bool()))
+
+
 class TestEqual(unittest.TestCase):
 
     def test_modules_of_one_kind_are_one_block_class(self) -> None:
