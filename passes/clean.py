@@ -15,6 +15,9 @@ import torch
 import torch.fx.traceback as fx_traceback
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import _disable_current_modes
+
+from planner.ir.errors import CaptureError
 
 __all__ = ["clean", "changes_operands"]
 
@@ -35,6 +38,7 @@ def clean(graph: fx.Graph, names: Sequence[str], tangents: int) -> fx.Graph:
     tangents : int
         How many placeholders at the end are tangents; they are marked.
     """
+    _spell_constants(graph)
     if any(map(changes_operands, graph.nodes)):
         graph = _functional(graph)
     named, made = fx.Graph(), {}
@@ -59,6 +63,33 @@ def changes_operands(node: fx.Node) -> bool:
     """Whether an operator writes to one of its operands."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
+
+
+def _spell_constants(graph: fx.Graph) -> None:
+    """A number that an operator's Python made a tensor of becomes a call.
+
+    Raises
+    ------
+    CaptureError
+        For a tensor of several numbers.
+    """
+    for node in graph.find_nodes(op="get_attr"):
+        value = getattr(graph.owning_module, node.target)
+        if value.numel() != 1:
+            raise CaptureError(
+                f"a custom operator makes a constant of {value.numel()} "
+                "numbers in its forward or backward; pass it as an input")
+        with _disable_current_modes():
+            number = value.item()
+        with graph.inserting_before(node):
+            spelt = graph.call_function(aten.full.default,
+                                        (list(value.shape), number), {
+                                            "dtype": value.dtype,
+                                            "device": value.device
+                                        })
+        spelt.meta = dict(node.meta)
+        node.replace_all_uses_with(spelt)
+        graph.erase_node(node)
 
 
 def _functional(graph: fx.Graph) -> fx.Graph:
