@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 __all__ = ["LaunchError", "launch"]
@@ -113,6 +114,8 @@ def _rank(end: Connection, function: Callable[...,
           meeting: str, group_timeout_s: float, args: tuple[Any, ...]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # As under a launcher: forks would all draw the same.
+    torch.manual_seed(1_000 + rank)
     try:
         dist.init_process_group(
             "gloo",
