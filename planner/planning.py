@@ -256,11 +256,13 @@ class Planning:
         What the optimizer takes is added here, for all kinds alike.
         """
         self.visited += 1
+        memory = candidate.memory
         candidate = dataclasses.replace(candidate,
                                         optimizer_s=optimizer_s(
                                             self.optimizer,
-                                            candidate.memory.trained,
-                                            self.cluster.weakest()))
+                                            memory.trained,
+                                            self.cluster.weakest(),
+                                            num_params=memory.num_trained))
         if self.observer is not None:
             self.observer(candidate)
         return candidate

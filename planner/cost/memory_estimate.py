@@ -40,7 +40,7 @@ class MemoryEstimate:
     Each kind is given at its largest, which they are not all at once:
     `peak` is the most that there is at any moment of a step, where it is
     known; else the kinds are added up. `trained` is what the optimizer
-    steps over, among the parameters.
+    steps over, among the parameters, and `num_trained` in how many tensors.
     """
 
     parameters: int
@@ -51,6 +51,7 @@ class MemoryEstimate:
     transient: int
     outputs: int = 0
     trained: int = 0
+    num_trained: int = 0
     peak: int | None = None
 
     @property
@@ -143,6 +144,7 @@ def estimate_memory(program: Program,
                           gathered=_gathered(gathered),
                           outputs=_outputs(program),
                           trained=finished,
+                          num_trained=len(trained),
                           peak=peak)
 
 

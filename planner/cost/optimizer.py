@@ -92,13 +92,18 @@ def optimizer_bytes(name: str, params: Iterable[TensorSpec]) -> int:
     return sum(OPTIMIZERS[name](param) for param in params)
 
 
-def optimizer_s(name: str, param_bytes: float, device: DeviceKind) -> float:
+def optimizer_s(name: str,
+                param_bytes: float,
+                device: DeviceKind,
+                *,
+                num_params: int = 0) -> float:
     """Seconds of a step over `param_bytes` of parameters.
 
     A fused step is bound by the memory: it reads and writes the parameter
     and every tensor like it that it keeps, and reads the gradient. The
     profile's coefficient ``adamw_fused_share`` says what share of the
-    memory's bandwidth it reaches.
+    memory's bandwidth it reaches, and ``adamw_fused_parameter_s`` what the
+    host takes for each tensor.
 
     Parameters
     ----------
@@ -107,6 +112,8 @@ def optimizer_s(name: str, param_bytes: float, device: DeviceKind) -> float:
     param_bytes : float
         Of the trained parameters as they lie at rest on one device.
     device : DeviceKind
+    num_params : int
+        How many tensors these are.
 
     Examples
     --------
@@ -120,4 +127,6 @@ def optimizer_s(name: str, param_bytes: float, device: DeviceKind) -> float:
     rate = (
         device.memory_bandwidth_bytes_per_s *
         device.coefficient("adamw_fused_share", device.efficiency("memory")))
-    return passes * param_bytes / rate + device.launch_overhead_s
+    each_s = device.coefficient("adamw_fused_parameter_s", 0.0)
+    return (passes * param_bytes / rate + num_params * each_s +
+            device.launch_overhead_s)

@@ -289,4 +289,5 @@ def _rank_memory(costs: Sequence[StageCost], owner: Sequence[int], rank: int,
                           gathered=sum(m.gathered for m in own),
                           transient=max((m.transient for m in own), default=0),
                           outputs=sum(m.outputs for m in own),
-                          trained=sum(m.trained for m in own))
+                          trained=sum(m.trained for m in own),
+                          num_trained=sum(m.num_trained for m in own))

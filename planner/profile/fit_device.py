@@ -7,6 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.optimize import nnls
+
 from planner.cluster.device import Coefficient, DeviceKind
 from planner.cost.compute import roofline_s
 from planner.cost.optimizer import ADAMW_PASSES
@@ -202,10 +205,8 @@ def _with_others(device: DeviceKind, known: Known) -> DeviceKind:
         "interference": _interference(known),
         **_straggling(known),
         **_calls(known),
-        **{
-            f"{kind}_share": _optimizer_share(known, kind, device)
-            for kind in ("adamw_fused", "adamw_foreach")
-        }
+        **_optimizer(known, "adamw_fused", device),
+        **_optimizer(known, "adamw_foreach", device),
     }
     own = tuple(
         _measured(name, float(f"{value:.4g}"))
@@ -225,16 +226,27 @@ def _median(known: Known, kind: str) -> float | None:
     return next((m.median for p, m in known.items() if p.kind == kind), None)
 
 
-def _optimizer_share(known: Known, kind: str,
-                     device: DeviceKind) -> float | None:
-    """Share of the memory's bandwidth that a step of AdamW reaches."""
-    rates = [
-        ADAMW_PASSES * p.sizes[0] * p.sizes[1] * p.torch_dtype.itemsize /
-        m.median for p, m in known.items() if p.kind == kind
-    ]
-    if not rates:
-        return None
-    return statistics.median(rates) / device.memory_bandwidth_bytes_per_s
+def _optimizer(known: Known, kind: str,
+               device: DeviceKind) -> dict[str, float | None]:
+    """Time of a step of AdamW for each tensor, and for its bytes.
+
+    Of steps over as many bytes in few tensors and in many, by least squares
+    of what is off, neither less than nothing.
+    """
+    rows = [(ADAMW_PASSES * p.sizes[0] * p.sizes[1] * p.torch_dtype.itemsize /
+             m.median, p.sizes[0] / m.median) for p, m in known.items()
+            if p.kind == f"step_{kind}"]
+    if not rows:
+        return {}
+    columns = np.array(rows)
+    largest = columns.max(axis=0)
+    scaled, _ = nnls(columns / largest, np.ones(len(rows)))
+    byte_s, each_s = scaled / largest
+    bandwidth = device.memory_bandwidth_bytes_per_s
+    return {
+        f"{kind}_parameter_s": each_s,
+        f"{kind}_share": 1 / (byte_s * bandwidth) if byte_s else None
+    }
 
 
 def _interference(known: Known) -> float | None:

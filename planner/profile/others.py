@@ -19,16 +19,18 @@ __all__ = [
 
 
 def optimizer_runner(point: Point, device: torch.device) -> Callable[[], Any]:
-    """One step of AdamW over some tensors of one size."""
+    """One step of AdamW over distributed tensors of one size.
+
+    Raises
+    ------
+    RuntimeError
+        Where no process group is up.
+    """
     count, elements = point.sizes
-    params = [
-        nn.Parameter(
-            torch.zeros(elements, dtype=point.torch_dtype, device=device))
-        for _ in range(count)
-    ]
+    params = _distributed(count, (elements, ), point.torch_dtype, device)
     for param in params:
         param.grad = torch.full_like(param, 1e-3)
-    fused = point.kind == "adamw_fused"
+    fused = point.kind == "step_adamw_fused"
     return torch.optim.AdamW(params, fused=fused, foreach=not fused).step
 
 
@@ -78,6 +80,21 @@ def allocator_ratio(device: torch.device, elements: int) -> float:
         float(module.max_memory_allocated()), 1.0)
 
 
+def _distributed(count: int, shape: tuple[int, ...], dtype: torch.dtype,
+                 device: torch.device) -> list[nn.Parameter]:
+    """Parameters as those of a parallel module are."""
+    if not torch.distributed.is_initialized():
+        raise RuntimeError("distributed tensors need a process group")
+    mesh = init_device_mesh(device.type,
+                            (torch.distributed.get_world_size(), ))
+    return [
+        nn.Parameter(
+            DTensor.from_local(torch.zeros(shape, dtype=dtype, device=device),
+                               mesh, [Replicate()],
+                               run_check=False)) for _ in range(count)
+    ]
+
+
 class _Passed(torch.autograd.Function):
     """Hands local gradients to distributed parameters, and does no more."""
 
@@ -107,16 +124,7 @@ def call_runner(point: Point, device: torch.device) -> Callable[[], Any]:
         Where no process group is up, which distributed tensors need.
     """
     (count, ) = point.sizes
-    if not torch.distributed.is_initialized():
-        raise RuntimeError("distributed tensors need a process group")
-    mesh = init_device_mesh(device.type,
-                            (torch.distributed.get_world_size(), ))
-    params = [
-        nn.Parameter(
-            DTensor.from_local(torch.zeros(8, 8, device=device),
-                               mesh, [Replicate()],
-                               run_check=False)) for _ in range(count)
-    ]
+    params = _distributed(count, (8, 8), point.torch_dtype, device)
 
     def run() -> None:
         _Passed.apply(*params).backward()

@@ -196,7 +196,8 @@ def _optimizers(elements: Sequence[int]) -> list[Point]:
     """Many tensors of one size and few; AdamW's two quick ways."""
     return [
         Point(kind=kind, sizes=(count, elements[0] // count))
-        for count in (16, 128) for kind in ("adamw_fused", "adamw_foreach")
+        for count in (16, 128)
+        for kind in ("step_adamw_fused", "step_adamw_foreach")
     ]
 
 

@@ -64,6 +64,12 @@ class TestOptimizer(unittest.TestCase):
         device = dataclasses.replace(device, coefficients=(quick, ))
         self.assertEqual(optimizer_s("adamw", 10.0, device), 35.5)
         self.assertEqual(optimizer_s("adamw", 0.0, device), 0.0)
+        each = Coefficient(name="adamw_fused_parameter_s",
+                           value=3.0,
+                           source="")
+        device = dataclasses.replace(device, coefficients=(quick, each))
+        self.assertEqual(optimizer_s("adamw", 10.0, device, num_params=4),
+                         35.5 + 12.0)
 
 
 if __name__ == "__main__":

@@ -107,14 +107,25 @@ class TestDevice(TestCase):
                                0.5)
         self.assertAlmostEqual(device.coefficient("call_s", 0.0), 1.0)
 
-    def test_optimizer_share(self) -> None:
-        known = measured(points_for("cpu", 1), cluster(1))
-        point = Point(kind="adamw_fused", sizes=(10, 1000))
-        known[point] = Measured(median=7 * 4 * 10_000 / 4.5e9, count=3)
+    def test_optimizer(self) -> None:
+        known = {
+            point: found
+            for point, found in measured(points_for("cpu", 1), cluster(
+                1)).items() if point.kind != "step_adamw_fused"
+        }
+        for count in (10, 100):
+            point = Point(kind="step_adamw_fused",
+                          sizes=(count, 1000 // count))
+            known[point] = Measured(median=7 * 4 * 1000 / 4.5e9 + count * 0.25,
+                                    count=3)
         device = fit_device(known, _FACTS)
-        self.assertAlmostEqual(device.coefficient("adamw_fused_share", 0.0),
-                               0.5,
-                               delta=0.03)
+        rate = device.memory_bandwidth_bytes_per_s
+        self.assertAlmostEqual(device.coefficient("adamw_fused_share", 0.0) *
+                               rate / 4.5e9,
+                               1.0,
+                               places=3)
+        self.assertAlmostEqual(
+            device.coefficient("adamw_fused_parameter_s", 0.0), 0.25)
 
 
 class TestLinks(TestCase):
