@@ -131,7 +131,10 @@ def block_table(planning: Planning, cell: Cell) -> BlockTable:
     cost = planning.tables(layout.mesh).cost
     rows: dict[tuple[str, int], tuple[float, ...]] = {}
     trained: list[Array] = []
-    known: KnownByClass = {}
+    known: KnownByClass = {
+        id(planning.program.classes[name]): calls
+        for name, calls in planning.facts.known_calls.items()
+    }
     keys = []
     for block, stage in zip(main.blocks, stages, strict=True):
         # With what it recomputes of earlier blocks.

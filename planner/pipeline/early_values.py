@@ -24,13 +24,13 @@ from planner.ir.layout import Layout, Placement, R
 from planner.ir.layouts import ClassLayout, ProgramLayout
 from planner.ir.program import (Block, BlockClass, Program, source_of,
                                 value_kind)
+from planner.ir.reached import reached_from
 from planner.ir.values import (Value, call_of, calls_of, consumers_of,
                                outputs_of, value_of)
 from planner.ir.verify import held_values, hub_of
 from planner.pipeline.microbatch import (BY_POSITION, OF_BATCH,
                                          WITHOUT_COLLECTIVES, Crossing,
-                                         crossings, moves, reached_from,
-                                         without_axis)
+                                         crossings, moves, without_axis)
 from planner.pipeline.slices import inner_name, slice_layouts, slice_of
 from planner.rules.draws import draws
 from planner.rules.registry import TensorSpec

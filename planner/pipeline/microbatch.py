@@ -23,6 +23,7 @@ from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, source_of, value_kind
+from planner.ir.reached import reached_from
 from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
                                value_of)
 from planner.pipeline.culprit import first_undivided
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BY_POSITION", "Crossing", "OF_BATCH", "WITHOUT_COLLECTIVES", "crossings",
-    "moves", "reached_from", "with_microbatches", "without_axis"
+    "moves", "with_microbatches", "without_axis"
 ]
 
 WITHOUT_COLLECTIVES = frozenset(
@@ -178,7 +179,7 @@ def _check_batch(program: Program, layout: ProgramLayout, count: int) -> None:
 def _check_divided(facts: Facts, layout: ProgramLayout, policy: Policy,
                    count: int) -> None:
     """Products of activations are divided, or nothing is gained."""
-    of_batch, _ = reached_from(facts.program, "input")
+    of_batch = facts.of_inputs
     for name, cls in facts.classes.items():
         for label, call in cls.calls.items():
             option = layout.classes[name].calls[label].options[-1]
@@ -203,33 +204,6 @@ def _undivided(facts: Facts, node: fx.Node, policy: Policy,
         "own, or, where batch norm or the like is the reason, let each "
         "micro-batch stand for the batch: "
         'pipeline(batch_statistics="microbatch")')
-
-
-def reached_from(program: Program,
-                 kind: str) -> tuple[set[tuple[str, str]], set[str]]:
-    """The values that inputs, or parameters, lead to.
-
-    Returns
-    -------
-    set of (str, str)
-        By class and label.
-    set of str
-        Global names.
-    """
-    names = {n for n in program.specs if value_kind(n) == kind}
-    found: set[tuple[str, str]] = set()
-    for block in program.blocks:
-        cls = program.class_of(block)
-        for node, name in zip(cls.placeholders, block.operands, strict=True):
-            if name in names:
-                found.add((cls.name, Value(node).label))
-        for node in calls_of(cls.graph):
-            if any((cls.name, v.label) in found for v in operands_of(node)):
-                found |= {(cls.name, v.label) for v in outputs_of(node)}
-        for node, name in zip(cls.results, block.results, strict=True):
-            if (cls.name, value_of(node).label) in found:
-                names.add(name)
-    return found, names
 
 
 def _varying(program: Program, layout: ProgramLayout) -> ProgramLayout:
@@ -315,7 +289,7 @@ def crossings(program: Program,
     LayoutError
         When such a value has a gradient: the program can't be cut.
     """
-    of_parameters, _ = reached_from(program, "param")
+    of_parameters = set() if exact else reached_from(program, "param")[0]
     for name, cls in program.classes.items():
         chosen = layout.classes[name]
         held = {

@@ -117,6 +117,7 @@ class _Cut:
         self.specs = {n: held[n][0] for n in self.made}
         self.hubs = {n: held[n][1] for n in self.made}
         self.cheap: dict[str, bool] = {}
+        self.slices: dict[tuple[str, ...], Slice] = {}
         self.again = [self._recomputed(s) for s in range(self.count)]
         self.taken = [self._taken(s) for s in range(self.count)]
 
@@ -132,13 +133,20 @@ class _Cut:
         """What the stage computes itself instead of receiving it."""
         late = [n for n in self._reads(stage) if self.made[n] < stage]
         cheap = [n for n in late if self._is_cheap(n)]
-        return slice_of(self.program, cheap) if cheap else Slice()
+        return self._slice(cheap) if cheap else Slice()
+
+    def _slice(self, names: Sequence[str]) -> Slice:
+        """The same one for all stages that compute the same again."""
+        key = tuple(names)
+        if key not in self.slices:
+            self.slices[key] = slice_of(self.program, names)
+        return self.slices[key]
 
     def _is_cheap(self, name: str) -> bool:
         if self.specs[name].requires_grad:
             return False
         if name not in self.cheap:
-            part = slice_of(self.program, [name])
+            part = self._slice([name])
             self.cheap[name] = not part.reads_parameters and not part.draws
         return self.cheap[name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from planner.cost.calls import KnownCall, KnownCalls
 from planner.ir.program import BlockClass, Program, value_kind
+from planner.ir.reached import reached_from
 from planner.ir.values import Value, calls_of, value_of
 from planner.rules import options
 from planner.rules.registry import OpCall, Option
@@ -127,6 +129,11 @@ class Facts:
     def known_calls(self) -> KnownCalls:
         """All calls, for what prices layouts on its own."""
         return {n: tuple(c.calls.values()) for n, c in self.classes.items()}
+
+    @functools.cached_property
+    def of_inputs(self) -> set[tuple[str, str]]:
+        """By class and label, the values that depend on inputs."""
+        return reached_from(self.program, "input")[0]
 
     @property
     def batch_rows(self) -> int:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from planner.cost.conversion import ConversionCost
 from planner.ir.convert import move
-from planner.ir.layout import Layout, Placement
+from planner.ir.layout import Layout, Placement, R
 from planner.rules.registry import TensorSpec
+from planner.search.axis_moves import AxisMoves
 from planner.search.placed import (PLAIN, Numbers, placement_of, placements,
                                    with_own)
 from planner.search.policy import Policy
@@ -33,6 +34,10 @@ class ConversionTables:
 
     cost: ConversionCost
     _all: dict[tuple[object, ...], Array] = field(default_factory=dict)
+    _moves: AxisMoves = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._moves = AxisMoves(self.cost)
 
     def both_s(self, spec: TensorSpec, axis: int, source: Layout,
                target: Layout, made: Numbers, wanted: Numbers) -> Array:
@@ -66,8 +71,8 @@ class ConversionTables:
                target[:axis], target[axis + 1:])
         table = self._all.get(key)
         if table is None:
-            count = len(PLAIN) + spec.ndim
-            table = self._all[key] = np.full((count, count), np.nan)
+            table = self._all[key] = self._empty(what, spec, axis, source,
+                                                 target)
         most = int(max(made.max(initial=0), wanted.max(initial=0)))
         if most >= len(table):
             # By parts: rare, and numbered far behind.
@@ -83,6 +88,15 @@ class ConversionTables:
                             with_own(target, axis, placement_of(j)))
             found = table[made[:, None], wanted]
         return found
+
+    def _empty(self, what: str, spec: TensorSpec, axis: int, source: Layout,
+               target: Layout) -> Array:
+        """To be filled, or full where the other axes stay as they are."""
+        if with_own(source, axis, R) == with_own(target, axis, R):
+            forward, backward = self._moves.times_s(spec, axis, source)
+            return forward + backward if what == "both" else forward
+        count = len(PLAIN) + spec.ndim
+        return np.full((count, count), np.nan)
 
 
 def penalties(policy: Policy, kind: str, spec: TensorSpec, made: Numbers,
