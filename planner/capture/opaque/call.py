@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import pickle
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +23,8 @@ from planner.rules.registry import TensorSpec
 from planner.seeded import seeded
 
 __all__ = [
-    "LEAF", "Ended", "NotIsolated", "OpaqueCall", "Settled", "is_plain",
-    "state_names"
+    "LEAF", "Ended", "NotIsolated", "OpaqueCall", "Settled", "is_constant",
+    "is_plain", "running_whole", "state_names"
 ]
 
 LEAF = "<tensor>"
@@ -30,6 +32,8 @@ LEAF = "<tensor>"
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device,
           type(None), torch.Size, slice)
+
+_RUNNING = threading.local()
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 
@@ -106,7 +110,7 @@ class Settled(nn.Module):
         ]
         before = [t._version for t in watched]
         state = {f"module.{n}": t for n, t in given.items()}
-        with self.running:
+        with self.running, _whole():
             output = torch.func.functional_call(self, state, args,
                                                 dict(kwargs))
         changed = {
@@ -178,6 +182,41 @@ def _reject_left_behind(pairs: Sequence[tuple[Any, Any]]) -> None:
 def _members(container: Any) -> list[Any]:
     return list(
         container.values() if isinstance(container, dict) else container)
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    _RUNNING.depth = getattr(_RUNNING, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _RUNNING.depth -= 1
+
+
+def running_whole() -> bool:
+    """Whether this thread is inside of what runs as it is."""
+    return getattr(_RUNNING, "depth", 0) > 0
+
+
+class _Tensorless(pickle.Pickler):
+
+    def persistent_id(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            raise TypeError("a tensor")
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value is plain, or an object without any tensors.
+
+    Such as a config. What can't be pickled may hold anything.
+    """
+    if is_plain(value):
+        return True
+    try:
+        _Tensorless(io.BytesIO()).dump(value)
+    except Exception:
+        return False
+    return True
 
 
 def is_plain(value: Any) -> bool:

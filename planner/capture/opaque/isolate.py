@@ -1,13 +1,15 @@
 """The last rung: what no trace can hold becomes an operator.
 
 The smallest module whose own call is refused is run as it is, under
-ordinary autograd, by every rank. Where that can't be, the module that
+ordinary autograd, by every rank; of a module only a function that it calls,
+where that is given all it works on. Where that can't be, the module that
 calls it is tried, up to the whole model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
@@ -17,14 +19,20 @@ from torch import nn
 from planner.capture.entry import Entry
 from planner.capture.nodes import strip_entry
 from planner.capture.opaque.call import NotIsolated
+from planner.capture.opaque.functions import Function, functions_below
 from planner.capture.opaque.replace import Opaque, replaced
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 
 __all__ = ["isolated"]
 
+# Ranks may be threads of one process, and functions are patched meanwhile.
+_ONE_AT_A_TIME = threading.RLock()
+
 _ATTEMPTS = 64
 _MODEL, _LOSS = "model", "loss_fn"
+_FUNCTION = "the function "
+_DEEP = 3
 
 
 def isolated(entry: Entry, error: CaptureError,
@@ -44,16 +52,31 @@ def isolated(entry: Entry, error: CaptureError,
     CaptureError
         The one that was given, with what hinders this way too.
     """
+    with _ONE_AT_A_TIME:
+        return _isolated(entry, error, trace)
+
+
+def _isolated(entry: Entry, error: CaptureError,
+              trace: Callable[[Entry], Traced]) -> Traced:
     _name_the_loss(entry)
     chosen: dict[str, Opaque] = {}
+    functions: dict[str, Function] = {}
     reasons: dict[str, str] = {}
+    name: str | None = None
     latest = error
     for _ in range(_ATTEMPTS):
-        name = _next(entry, latest, reasons)
+        if not _refused(latest):
+            functions = _functions_at_fault(entry, latest)
+        elif name in functions:
+            del chosen[name]
+        name = _next(entry, latest, reasons, functions)
         if name is None:
             break
         reasons[name] = _reason(latest, name, reasons)
-        chosen = _with(entry, chosen, name, reasons)
+        if name in functions:
+            chosen[name] = Opaque(functions[name], name, whole=False)
+        else:
+            chosen = _with(entry, chosen, name, reasons)
         try:
             with replaced(chosen):
                 traced = trace(entry)
@@ -78,9 +101,15 @@ class _Loss(nn.Module):
 
 def _reason(error: CaptureError, name: str, reasons: Mapping[str, str]) -> str:
     """Why a module is not traced; what is inside of it may say so."""
-    within = [r for n, r in reasons.items() if n.startswith(f"{name}.")]
-    apart = any(isinstance(e, NotIsolated) for e in _chain(error))
-    return within[-1] if within and apart else str(error)
+    within = [
+        r for n, r in reasons.items() if n.startswith((f"{name}.", _FUNCTION))
+    ]
+    return within[-1] if within and _refused(error) else str(error)
+
+
+def _refused(error: CaptureError) -> bool:
+    """Whether it is that something can't be run apart."""
+    return any(isinstance(e, NotIsolated) for e in _chain(error))
 
 
 def _name_the_loss(entry: Entry) -> None:
@@ -88,11 +117,11 @@ def _name_the_loss(entry: Entry) -> None:
         entry.loss_fn = _Loss(entry.loss_fn)
 
 
-def _next(entry: Entry, error: CaptureError,
-          tried: Mapping[str, str]) -> str | None:
-    """The innermost module at fault that was not tried yet."""
-    modules = dict(entry.named_modules())
-    named = [*_at_fault(entry, error), _MODEL, _LOSS]
+def _next(entry: Entry, error: CaptureError, tried: Mapping[str, str],
+          functions: Mapping[str, Function]) -> str | None:
+    """The smallest at fault that was not tried yet."""
+    modules = {**dict(entry.named_modules()), **functions}
+    named = [*functions, *_at_fault(entry, error), _MODEL, _LOSS]
     if error.module_path is not None:
         named.insert(0, f"{_MODEL}.{error.module_path}".rstrip("."))
     return next((n for n in named if n in modules and n not in tried), None)
@@ -112,6 +141,26 @@ def _at_fault(entry: Entry, error: BaseException) -> list[str]:
         if _called_in(each, entry.loss_fn):
             return [_LOSS]
     return []
+
+
+def _functions_at_fault(entry: Entry,
+                        error: CaptureError) -> dict[str, Function]:
+    """What the innermost module was calling, outermost first."""
+    modules = dict(entry.named_modules())
+    for name in _at_fault(entry, error)[:1]:
+        if name == _LOSS:
+            break
+        for each in _chain(error):
+            found = functions_below(each, modules[name])
+            if found:
+                return {_called_so(f): Function(f) for f in found[:_DEEP]}
+    return {}
+
+
+def _called_so(function: FunctionType) -> str:
+    code = function.__code__
+    return (f"{_FUNCTION}{function.__qualname__} ({code.co_filename}:"
+            f"{code.co_firstlineno})")
 
 
 def _called_in(error: BaseException, loss: nn.Module | None) -> bool:
@@ -155,7 +204,9 @@ def _with(entry: Entry, chosen: Mapping[str, Opaque], name: str,
     """Those that are left, and the new one with those like it."""
     modules = dict(entry.named_modules())
     first = modules[name]
-    again = any(type(modules[n]) is type(first) for n in reasons if n != name)
+    again = any(
+        type(modules[n]) is type(first) for n in reasons
+        if n in modules and n != name)
     alike = [name] + [
         n for n, m in modules.items() if type(m) is type(first)
         and m is not first and (again or _settings(m) == _settings(first))
@@ -192,9 +243,11 @@ def _shown(entry: Entry, name: str) -> str:
 def _notes(entry: Entry, chosen: Mapping[str, Opaque],
            reasons: Mapping[str, str]) -> Iterator[str]:
     """One for each kind of module: what, why, and what it costs."""
-    kinds: dict[type, list[str]] = {}
+    kinds: dict[Any, list[str]] = {}
     for name, item in chosen.items():
-        kinds.setdefault(type(item.module), []).append(name)
+        module = item.module
+        kind = name if isinstance(module, Function) else type(module)
+        kinds.setdefault(kind, []).append(name)
     for names in kinds.values():
         reason = next(reasons[n] for n in names if n in reasons)
         reason = reason.removeprefix(

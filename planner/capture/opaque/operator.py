@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from planner.capture.opaque.call import OpaqueCall
+from planner.capture.opaque.functions import Function
 
 __all__ = ["OPAQUE", "opaque_call", "registered"]
 
@@ -44,7 +45,9 @@ def registered(call: OpaqueCall, made_from: Any) -> str:
     except Exception:
         # Local functions, handles: what can't be compared is by itself.
         digest = str(len(_CALLS))
-    key = f"{type(call.settled.module).__name__}.{digest}"
+    module = call.settled.module
+    named = module.function if isinstance(module, Function) else type(module)
+    key = f"{named.__name__}.{digest}"
     _CALLS.setdefault(key, call)
     return key
 

@@ -12,7 +12,9 @@ from torch.utils import _pytree as pytree
 
 from planner.capture.autocast import ambient_autocast
 from planner.capture.opaque.call import (LEAF, Ended, NotIsolated, OpaqueCall,
-                                         Settled, is_plain, state_names)
+                                         Settled, is_constant, is_plain,
+                                         state_names)
+from planner.capture.opaque.functions import Function, stands_in
 from planner.capture.opaque.operator import OPAQUE, registered
 from planner.capture.opaque.trial import Learnt, Work, try_out
 from planner.capture.structures import flattened
@@ -55,7 +57,7 @@ class Opaque:
         leaves, tree = flattened((args, kwargs))
         strange = [
             type(x).__name__ for x in leaves
-            if not isinstance(x, torch.Tensor) and not is_plain(x)
+            if not isinstance(x, torch.Tensor) and not is_constant(x)
         ]
         if strange:
             raise NotIsolated(f"it is called with a {strange[0]}")
@@ -166,10 +168,20 @@ def _spec(tensor: torch.Tensor) -> TensorSpec:
 @contextlib.contextmanager
 def replaced(opaque: Mapping[str, Opaque]) -> Iterator[None]:
     """Let calls of these modules be operators meanwhile."""
-    for item in opaque.values():
-        item.module.__dict__["forward"] = item
+    with contextlib.ExitStack() as stack:
+        for item in opaque.values():
+            stack.enter_context(_replaced(item))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(item: Opaque) -> Iterator[None]:
+    if isinstance(item.module, Function):
+        with stands_in(item.module, item):
+            yield
+        return
+    item.module.__dict__["forward"] = item
     try:
         yield
     finally:
-        for item in opaque.values():
-            del item.module.__dict__["forward"]
+        del item.module.__dict__["forward"]

@@ -15,7 +15,8 @@ from tests.markers import nightly
 from tests.model_zoo import MODELS, Example, eager_output
 from tests.test_planner.test_capture import (wide_convolutions, wide_families,
                                              wide_patterns, wide_plain,
-                                             wide_text, wide_vision)
+                                             wide_tasks, wide_text,
+                                             wide_vision)
 from tests.test_planner.test_capture.eager import check_capture, doubled
 
 QUICK = ("Bloom", "DebertaV2", "DeepseekV3", "Marian", "Mamba2", "OPT")
@@ -54,7 +55,7 @@ class TestEqualToEager(unittest.TestCase):
     @nightly
     def test_many_models(self) -> None:
         for table in (wide_plain, wide_patterns, wide_convolutions, wide_text,
-                      wide_families, wide_vision):
+                      wide_families, wide_vision, wide_tasks):
             for name, build in table.MODELS.items():
                 if name not in REFUSED:
                     with self.subTest(name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
+import scipy.optimize
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -85,6 +86,73 @@ class Assigned(nn.Module):
             raise ValueError("no order")
         chosen = y.gather(0, order)[marks].view(len(x), -1)
         return chosen[:, -1].sum()
+
+
+class Matched(nn.Module):
+    """A loss of its own that no trace can hold, from a plain function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.costs = Costs(weight=2.0)
+
+    def forward(self,
+                x: torch.Tensor,
+                targets: list[torch.Tensor] | None = None) -> torch.Tensor:
+        return matched(self.second(self.first(x).relu()), targets, self.costs)
+
+
+class Costs:
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+
+def matched(x: torch.Tensor,
+            targets: list[torch.Tensor],
+            costs: Costs,
+            *,
+            power: int = 2) -> torch.Tensor:
+    rows = (scipy.optimize.linear_sum_assignment(
+        torch.cdist(row[:, None], target[:, None]).detach().numpy())
+            for row, target in zip(x, targets))
+    found = [(row[list(i)] - target[list(j)]).abs()**power
+             for row, target, (i, j) in zip(x, targets, rows)]
+    return costs.weight * torch.cat(found).mean()
+
+
+class Closed(nn.Module):
+    """The function finds a parameter elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+
+        def ordered(x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            return y[torch.from_numpy(y.detach().numpy().argmax(0))]
+
+        return ordered(x).sum()
+
+
+class TestFunctions(unittest.TestCase):
+
+    def test_alone_is_not_traced(self) -> None:
+        before = matched.__code__, matched.__kwdefaults__
+        for _ in range(2):
+            program = check_capture(self,
+                                    Matched().double(),
+                                    (rows(), list(rows().flip(1))))
+            self.assertIn("the function matched (", program.notes[-1])
+            graphs = "".join(str(c.graph) for c in program.classes.values())
+            self.assertEqual(graphs.count("aten.linear"), 2)
+        self.assertEqual(before, (matched.__code__, matched.__kwdefaults__))
+
+    def test_what_it_finds_elsewhere_keeps_its_gradient(self) -> None:
+        program = check_capture(self, Closed().double(), (rows(), ))
+        self.assertIn("the model (Closed) can't", program.notes[-1])
 
 
 class TestTrial(unittest.TestCase):

@@ -1,0 +1,160 @@
+"""Plain functions that run as they are, as modules may.
+
+A loss that a model calls (a matching by scipy, CTC with lengths) is often
+all that a trace can't hold. Its name may be bound anywhere, so that it is
+its code which is exchanged while the model is traced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType, FunctionType, TracebackType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from planner.capture.opaque.call import is_constant, running_whole
+
+__all__ = ["Function", "functions_below", "stands_in"]
+
+_TORCH = Path(torch.__file__).parent
+_OURS = Path(__file__).parents[2]
+_COPIES: WeakKeyDictionary[FunctionType, FunctionType] = WeakKeyDictionary()
+_STANDING: dict[str, Callable[..., Any]] = {}
+
+
+class Function(nn.Module):
+    """A function as a module without state; it runs the code it has now."""
+
+    def __init__(self, function: FunctionType) -> None:
+        super().__init__()
+        self.function = function
+        self.run = FunctionType(function.__code__, function.__globals__,
+                                function.__name__, function.__defaults__,
+                                function.__closure__)
+        self.run.__kwdefaults__ = function.__kwdefaults__
+        _COPIES[self.run] = function
+
+    @property
+    def name(self) -> str:
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Function:
+        return self
+
+    def __reduce__(self) -> Any:
+        """What tells it from others; it is never made anew from this."""
+        return str, (f"{self.name}:{self.run.__code__.co_firstlineno}", )
+
+
+def functions_below(error: BaseException,
+                    module: nn.Module) -> list[FunctionType]:
+    """Functions that a module was calling when it failed, outermost first.
+
+    Only those that are given all they work on: what a function finds on a
+    module, or closes over, would get no gradient.
+    """
+    frames: list[FrameType] = []
+    within = False
+    step: TracebackType | None = error.__traceback__
+    while step is not None:
+        if _calls(step.tb_frame, module):
+            within, frames = True, []
+        elif within:
+            frames.append(step.tb_frame)
+        step = step.tb_next
+    found = (_function_of(f) for f in frames if _is_given_all(f))
+    return [f for f in found if f is not None]
+
+
+def _calls(frame: FrameType, module: nn.Module) -> bool:
+    """A trace may call a proxy, which shares its module's attributes."""
+    owner = frame.f_locals.get("self")
+    return (frame.f_code.co_name == "_call_impl"
+            and isinstance(owner, nn.Module)
+            and owner.__dict__ is module.__dict__)
+
+
+def _is_given_all(frame: FrameType) -> bool:
+    code = frame.f_code
+    if code.co_freevars or code.co_name.startswith("<") or not _is_users(code):
+        return False
+    leaves = pytree.tree_leaves(
+        [frame.f_locals.get(n) for n in code.co_varnames[:_arguments(code)]])
+    tensors = [isinstance(x, torch.Tensor) for x in leaves]
+    return any(tensors) and all(t or is_constant(x)
+                                for t, x in zip(tensors, leaves, strict=True))
+
+
+def _arguments(code: CodeType) -> int:
+    flags = inspect.CO_VARARGS, inspect.CO_VARKEYWORDS
+    return (code.co_argcount + code.co_kwonlyargcount +
+            sum(bool(code.co_flags & f) for f in flags))
+
+
+def _is_users(code: CodeType) -> bool:
+    """Of torch only what users call themselves."""
+    file = Path(code.co_filename)
+    if code.co_filename.startswith("<"):
+        return False
+    if file.is_relative_to(_TORCH):
+        return file == _TORCH / "nn" / "functional.py"
+    return not file.is_relative_to(_OURS)
+
+
+def _function_of(frame: FrameType) -> FunctionType | None:
+    holders = {
+        id(f): f
+        for f in (_COPIES.get(f, f) for f in gc.get_referrers(frame.f_code)
+                  if isinstance(f, FunctionType)) if f.__code__ is frame.f_code
+    }
+    if len(holders) != 1:
+        return None
+    held = (frame.f_globals.get(n) for n in frame.f_code.co_names)
+    state = any(isinstance(x, (nn.Module, nn.Parameter)) for x in held)
+    return None if state else next(iter(holders.values()))
+
+
+@contextlib.contextmanager
+def stands_in(function: Function, call: Callable[..., Any]) -> Iterator[None]:
+    """Let this thread's calls of the function be calls of `call`."""
+    target, key = function.function, f"{function.name}:{id(function)}"
+    thread = threading.get_ident()
+
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        own = threading.get_ident() == thread and not running_whole()
+        return (call if own else function.run)(*args, **kwargs)
+
+    before = target.__code__, target.__defaults__, target.__kwdefaults__
+    _STANDING[key] = chosen
+    target.__code__ = _leads_to(key)
+    target.__defaults__ = target.__kwdefaults__ = None
+    try:
+        yield
+    finally:
+        target.__code__, target.__defaults__, target.__kwdefaults__ = before
+        del _STANDING[key]
+
+
+def _leads_to(key: str) -> CodeType:
+    """Code that needs no names of where it is put."""
+    scope: dict[str, Any] = {}
+    exec(
+        "def stand_in(*args, **kwargs):\n"
+        "    import sys\n"
+        f"    found = sys.modules[{__name__!r}]._STANDING[{key!r}]\n"
+        "    return found(*args, **kwargs)\n", scope)
+    code = scope["stand_in"].__code__
+    assert isinstance(code, CodeType)
+    return code
