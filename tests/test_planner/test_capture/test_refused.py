@@ -33,7 +33,7 @@ class TestTraced(unittest.TestCase):
         def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
             y = self.linear(x)
             if y.sum() > 0:
-                y = -y
+                y = y.sin()
             return y
 
         self.check_traced(

@@ -56,7 +56,7 @@ def _boxes(size: int) -> dict[str, Any]:
 
 def _marked(count: int) -> dict[str, Any]:
     """Text with the places of an image's features."""
-    ids = torch.cat([tokens(), tokens()], 1)
+    ids = torch.cat([tokens(), tokens()], 1).clamp(max=_IMAGE - 1)
     ids[:, 1:1 + count] = _IMAGE
     return {**_pixels(), "input_ids": ids, "labels": ids.clone()}
 
