@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from planner.ir.errors import LayoutError
 from planner.ir.layouts import ProgramLayout
-from planner.ir.program import Program
+from planner.ir.program import Block, Program
 from planner.ir.verify import held_values
 from planner.pipeline.slices import Slice, slice_layouts, slice_of
 
@@ -108,6 +108,10 @@ class _Cut:
         self.program, self.layout = program, layout
         self.stage_of = stage_of
         self.count = 1 + max(stage_of.values())
+        self.blocks: list[list[Block]] = [[] for _ in range(self.count)]
+        for block in program.blocks:
+            self.blocks[stage_of[block.name]].append(block)
+        self.order = {n: i for i, n in enumerate(program.specs)}
         self.made = {
             name: stage_of[block.name]
             for block in program.blocks
@@ -120,13 +124,16 @@ class _Cut:
         self.slices: dict[tuple[str, ...], Slice] = {}
         self.again = [self._recomputed(s) for s in range(self.count)]
         self.taken = [self._taken(s) for s in range(self.count)]
+        self.takers: dict[str, list[int]] = {}
+        for stage, taken in enumerate(self.taken):
+            for name in taken:
+                self.takers.setdefault(name, []).append(stage)
 
     def _reads(self, stage: int) -> list[str]:
         """Values that a stage's own blocks take, in order."""
         names: dict[str, None] = {}
-        for block in self.program.blocks:
-            if self.stage_of[block.name] == stage:
-                names.update(dict.fromkeys(block.operands))
+        for block in self.blocks[stage]:
+            names.update(dict.fromkeys(block.operands))
         return [n for n in names if n in self.made]
 
     def _recomputed(self, stage: int) -> Slice:
@@ -167,9 +174,9 @@ class _Cut:
 
     def _stage(self, stage: int) -> Stage:
         gives = {
-            name: tuple(s for s in range(self.count) if name in self.taken[s])
-            for name, made in self.made.items()
-            if made == stage and any(name in t for t in self.taken)
+            name: tuple(self.takers[name])
+            for block in self.blocks[stage]
+            for name in block.results if name in self.takers
         }
         outputs = {
             i: name
@@ -191,9 +198,7 @@ class _Cut:
     def _program(self, stage: int, gives: Mapping[str, tuple[int, ...]],
                  outputs: Mapping[int, str]) -> Program:
         again = self.again[stage]
-        own = [
-            b for b in self.program.blocks if self.stage_of[b.name] == stage
-        ]
+        own = self.blocks[stage]
         names = {n for b in (*again.blocks, *own) for n in b.operands}
         names |= set(outputs.values())
         mutations = {
@@ -201,10 +206,10 @@ class _Cut:
             for b, v in self.program.mutations.items()
             if self.made.get(v, self.count - 1) == stage
         }
+        given = (n for n in {*names, *mutations} if n in self.order)
         specs = {
-            n: s
-            for n, s in self.program.specs.items()
-            if n in names or n in mutations
+            n: self.program.specs[n]
+            for n in sorted(given, key=self.order.__getitem__)
         }
         specs |= {n: self.specs[n] for n in self.taken[stage]}
         returned = tuple(dict.fromkeys((*gives, *outputs.values())))

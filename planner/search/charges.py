@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import numpy as np
 
@@ -191,13 +190,9 @@ def _readers(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
 
 def _state_edges(problem: AxisProblem, draft: Draft) -> None:
     """Parameters, buffers and constants on their way into each block."""
-    edges: Counter[tuple[str, str, Value]] = Counter()
-    for block, node, name in problem.facts.program.uses():
-        if value_kind(name) in ("param", "buffer", "const"):
-            edges[problem.facts.rest_of[name], block.block_class,
-                  Value(node)] += 1
-    for (name, block_class, value), count in edges.items():
-        _state_edge(problem, draft, name, block_class, value, count)
+    for edge, count in problem.facts.state_edges.items():
+        _state_edge(problem, draft, edge.name, edge.block_class, edge.value,
+                    count)
 
 
 def _state_edge(problem: AxisProblem, draft: Draft, name: str,
@@ -238,25 +233,10 @@ def _kept_or_again(problem: AxisProblem, spec: TensorSpec, before: Layout,
 
 def _value_edges(problem: AxisProblem, draft: Draft) -> None:
     """What passes from block to block, from inputs and to outputs."""
-    program = problem.facts.program
-    held = {n: (f"rest {n}", s) for n, s in program.specs.items()}
-    readers: dict[str, dict[str, None]] = {}
-    for block in program.blocks:
-        facts = problem.facts.classes[block.block_class]
-        for value, name in zip(facts.placeholders, block.operands,
-                               strict=True):
-            if value_kind(name) not in ("param", "buffer", "const"):
-                readers.setdefault(
-                    name, {})[f"hub {block.block_class} {value.label}"] = None
-        for value, name in zip(facts.results, block.results, strict=True):
-            held[name] = (f"hub {block.block_class} {value.label}", value.spec)
-    for out in (*program.outputs, *program.mutations.values()):
-        if out is not None:
-            readers.setdefault(out, {})["whole"] = None
-    alike = Counter((*held[n], tuple(r)) for n, r in readers.items())
     draft.place("whole", numbered([R]))
-    for (source, spec, targets), count in alike.items():
-        _value_edge(problem, draft, source, spec, targets, count)
+    for edge, count in problem.facts.value_edges.items():
+        _value_edge(problem, draft, edge.source, edge.spec, edge.targets,
+                    count)
 
 
 def _value_edge(problem: AxisProblem, draft: Draft, source: str,

@@ -16,6 +16,7 @@ from planner.ir.reached import reached_from
 from planner.ir.values import Value, calls_of, value_of
 from planner.rules import options
 from planner.rules.registry import OpCall, Option
+from planner.search.edges import StateEdge, ValueEdge, state_edges, value_edges
 from planner.search.placed import Numbers, numbered
 
 __all__ = ["CallFacts", "CallOptions", "ClassFacts", "Facts"]
@@ -129,6 +130,16 @@ class Facts:
     def known_calls(self) -> KnownCalls:
         """All calls, for what prices layouts on its own."""
         return {n: tuple(c.calls.values()) for n, c in self.classes.items()}
+
+    @functools.cached_property
+    def state_edges(self) -> Mapping[StateEdge, int]:
+        """Parameters, buffers and constants on their way into blocks."""
+        return state_edges(self.program, self.rest_of)
+
+    @functools.cached_property
+    def value_edges(self) -> Mapping[ValueEdge, int]:
+        """What passes between blocks, from inputs and to outputs."""
+        return value_edges(self.program)
 
     @functools.cached_property
     def of_inputs(self) -> set[tuple[str, str]]:

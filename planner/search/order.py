@@ -8,6 +8,7 @@ next, and least weighted fill next.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 from collections.abc import Mapping
@@ -44,16 +45,39 @@ class Order:
     width: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """What an order depends on: all of a graph but its tables' entries."""
+
+    states: tuple[tuple[str, int], ...]
+    scopes: frozenset[tuple[str, ...]]
+
+    @staticmethod
+    def of(graph: FactorGraph) -> _Links:
+        return _Links(tuple((v.name, v.size) for v in graph.variables),
+                      frozenset(f.scope for f in graph.factors))
+
+
 def best_order(graph: FactorGraph) -> Order:
     """The better of the greedy orders, by total work."""
-    return min(table_order(graph),
-               fill_order(graph),
+    return _best_order(_Links.of(graph))
+
+
+@functools.lru_cache(maxsize=256)
+def _best_order(links: _Links) -> Order:
+    """Found once for problems that differ in their prices alone."""
+    return min(_table_order(links),
+               _fill_order(links),
                key=lambda order: order.total_entries)
 
 
 def table_order(graph: FactorGraph) -> Order:
     """Next is always the variable whose table is smallest; ties by name."""
-    sizes, adjacent = graph.sizes, _adjacency(graph)
+    return _table_order(_Links.of(graph))
+
+
+def _table_order(links: _Links) -> Order:
+    sizes, adjacent = dict(links.states), _adjacency(links)
     weights = {
         n: math.prod(sizes[m] for m in (n, *adjacent[n]))
         for n in adjacent
@@ -74,7 +98,7 @@ def table_order(graph: FactorGraph) -> Order:
             weights[other] = weights[other] // sizes[name] * grown
         for other in around:
             heapq.heappush(heap, (weights[other], other))
-    return _dry_run(graph, tuple(names))
+    return _dry_run(links, tuple(names))
 
 
 def fill_order(graph: FactorGraph) -> Order:
@@ -83,7 +107,11 @@ def fill_order(graph: FactorGraph) -> Order:
     What a link between two variables weighs is the size of a table over
     both.
     """
-    sizes, adjacent = graph.sizes, _adjacency(graph)
+    return _fill_order(_Links.of(graph))
+
+
+def _fill_order(links: _Links) -> Order:
+    sizes, adjacent = dict(links.states), _adjacency(links)
     fills = {n: _fill(adjacent, sizes, n) for n in adjacent}
     heap = [(fill, name) for name, fill in fills.items()]
     heapq.heapify(heap)
@@ -101,12 +129,12 @@ def fill_order(graph: FactorGraph) -> Order:
         for other in touched:
             fills[other] = _fill(adjacent, sizes, other)
             heapq.heappush(heap, (fills[other], other))
-    return _dry_run(graph, tuple(names))
+    return _dry_run(links, tuple(names))
 
 
-def _adjacency(graph: FactorGraph) -> dict[str, set[str]]:
-    adjacent: dict[str, set[str]] = {v.name: set() for v in graph.variables}
-    for scope in {f.scope for f in graph.factors}:
+def _adjacency(links: _Links) -> dict[str, set[str]]:
+    adjacent: dict[str, set[str]] = {name: set() for name, _ in links.states}
+    for scope in links.scopes:
         for name in scope:
             adjacent[name].update(scope)
     for name, around in adjacent.items():
@@ -133,8 +161,8 @@ def _fill(adjacent: Mapping[str, set[str]], sizes: Mapping[str, int],
                if b not in adjacent[a])
 
 
-def _dry_run(graph: FactorGraph, names: tuple[str, ...]) -> Order:
-    sizes, adjacent = graph.sizes, _adjacency(graph)
+def _dry_run(links: _Links, names: tuple[str, ...]) -> Order:
+    sizes, adjacent = dict(links.states), _adjacency(links)
     largest = total = kept = 0
     width = -1
     for name in names:
