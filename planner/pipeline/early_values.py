@@ -12,12 +12,7 @@ the program of that is the rehearsal.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-import torch
-from torch import fx
 
 from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout, Placement, R
@@ -25,12 +20,12 @@ from planner.ir.layouts import ClassLayout, ProgramLayout
 from planner.ir.program import (Block, BlockClass, Program, source_of,
                                 value_kind)
 from planner.ir.reached import reached_from
-from planner.ir.values import (Value, call_of, calls_of, consumers_of,
-                               outputs_of, value_of)
+from planner.ir.values import Value, call_of, calls_of, value_of
 from planner.ir.verify import held_values, hub_of
+from planner.pipeline.early_edits import Edit, edits_of, with_placeholders
 from planner.pipeline.microbatch import (BY_POSITION, OF_BATCH,
-                                         WITHOUT_COLLECTIVES, Crossing,
-                                         crossings, moves, without_axis)
+                                         WITHOUT_COLLECTIVES, moves,
+                                         without_axis)
 from planner.pipeline.slices import inner_name, slice_layouts, slice_of
 from planner.rules.draws import draws
 from planner.rules.registry import TensorSpec
@@ -94,19 +89,6 @@ class Prelude:
     rehearsal: Rehearsal | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class _Edit:
-    """One new placeholder of a class and who reads it."""
-
-    value: Value
-    target: Placement
-    readers: list[tuple[fx.Node, int]]
-
-    @property
-    def label(self) -> str:
-        return f"early.{self.value.label}.{self.target}"
-
-
 def early_values(program: Program,
                  layout: ProgramLayout,
                  *,
@@ -128,7 +110,7 @@ def early_values(program: Program,
     """
     for cls in program.classes.values():
         _check_lowerings(cls, layout.classes[cls.name], exact=exact)
-    edits = _edits(program, layout, exact=exact)
+    edits = edits_of(program, layout, exact=exact)
     split = _Split(program, layout, exact=exact)
     for name in sorted(edits):
         split.edit_class(name, edits[name])
@@ -158,37 +140,6 @@ def _check_lowerings(cls: BlockClass, layout: ClassLayout, *,
                 'pipeline(batch_statistics="microbatch")')
 
 
-def _edits(program: Program, layout: ProgramLayout, *,
-           exact: bool) -> dict[str, list[_Edit]]:
-    found: dict[str, dict[tuple[Value, Placement], _Edit]] = {}
-    for crossing in (*crossings(program, layout, exact=exact),
-                     *_by_position(program, layout)):
-        of_class = found.setdefault(crossing.block_class, {})
-        key = (crossing.value, crossing.target)
-        edit = of_class.setdefault(
-            key, _Edit(value=key[0], target=key[1], readers=[]))
-        assert crossing.reader is not None
-        edit.readers.append(crossing.reader)
-    return {n: list(e.values()) for n, e in found.items()}
-
-
-def _by_position(program: Program,
-                 layout: ProgramLayout) -> Iterator[Crossing]:
-    """Values whose shard depends on where in the batch it lies."""
-    for name, cls in program.classes.items():
-        chosen, readers = layout.classes[name], consumers_of(cls.graph)
-        for node in calls_of(cls.graph):
-            option = chosen.calls[node.meta["label"]].options[-1]
-            if option.lowering not in BY_POSITION:
-                continue
-            for value in outputs_of(node):
-                for reader, number in readers.get(value, ()):
-                    yield Crossing(block_class=name,
-                                   value=value,
-                                   target=hub_of(chosen, value)[-1],
-                                   reader=(reader, number))
-
-
 class _Split:
     """The main program and the wishes for the prelude, as they grow."""
 
@@ -216,13 +167,13 @@ class _Split:
         self.at_rest[name] = (*_at_rest(hub[:-1]), target)
         return name
 
-    def edit_class(self, name: str, edits: list[_Edit]) -> None:
+    def edit_class(self, name: str, edits: list[Edit]) -> None:
         """Let calls of a class read early values."""
         old, chosen = self.classes[name], self.layouts[name]
         hubs = dict(chosen.hubs)
         for edit in edits:
             hubs[edit.label] = (*hub_of(chosen, edit.value)[:-1], edit.target)
-        cls = _with_placeholders(old, edits)
+        cls = with_placeholders(old, edits)
         self.classes[name] = cls
         self.layouts[name] = dataclasses.replace(chosen, hubs=hubs)
         for block in self.program.blocks:
@@ -230,7 +181,7 @@ class _Split:
                 self._feed(block, old, chosen, edits)
 
     def _feed(self, block: Block, old: BlockClass, chosen: ClassLayout,
-              edits: list[_Edit]) -> None:
+              edits: list[Edit]) -> None:
         names = dict(zip(old.placeholders, block.operands, strict=True))
         added = []
         for edit in edits:
@@ -361,41 +312,3 @@ def _positions(program: Program, layout: ProgramLayout) -> set[str]:
             if call is not None and call.options[-1].lowering in BY_POSITION:
                 found.add(name)
     return found
-
-
-def _with_placeholders(cls: BlockClass, edits: list[_Edit]) -> BlockClass:
-    """The class with one more placeholder for each edit, in front."""
-    graph = fx.Graph()
-    wanted: dict[tuple[fx.Node, int], fx.Node] = {}
-    for edit in edits:
-        node = graph.placeholder(edit.label)
-        node.meta = {
-            "label": edit.label,
-            "spec": dataclasses.replace(edit.value.spec, requires_grad=False),
-            "bound": "early",
-            "source": source_of(edit.value.node)
-        }
-        wanted |= {(reader, number): node for reader, number in edit.readers}
-    made: dict[fx.Node, fx.Node] = {}
-    for node in cls.graph.nodes:
-        made[node] = graph.node_copy(node, lambda n: made[n])
-        if node.op == "call_function":
-            _redirect(made[node], node, wanted)
-    result = BlockClass(name=cls.name, graph=graph)
-    graph.eliminate_dead_code()
-    return result
-
-
-def _redirect(made: fx.Node, node: fx.Node, wanted: dict[tuple[fx.Node, int],
-                                                         fx.Node]) -> None:
-    """Give a copied call its early operands."""
-    count = itertools.count()
-
-    def operand(leaf: object) -> object:
-        if not isinstance(leaf, fx.Node):
-            return leaf
-        return wanted.get((node, next(count)), leaf)
-
-    args, kwargs = torch.utils._pytree.tree_map(operand,
-                                                (made.args, made.kwargs))
-    made.args, made.kwargs = tuple(args), dict(kwargs)
