@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from planner.ir.layouts import ProgramLayout
 from scaletorch.module import ParallelModule
 from scaletorch.runtime.compiled import Compiled
+from scaletorch.runtime.executor import Executor
+from scaletorch.runtime.lost import Watched
+from scaletorch.runtime.pipeline.program import PipelineProgram
 
 __all__ = ["ExpertLoad", "expert_load"]
 
@@ -77,25 +83,51 @@ def expert_load(module: ParallelModule) -> tuple[ExpertLoad, ...]:
     Raises
     ------
     ValueError
-        When nothing has run yet, or the module is a pipeline.
+        When nothing has run yet.
     """
-    known = [k for k in module._compiled.values() if isinstance(k, Compiled)]
-    if not known:
-        raise ValueError("a pipeline's stages do not count the tokens of "
-                         "their experts; use a plan without a pipeline")
-    last = max(known, key=lambda k: k.executor.counts.began)
-    if not last.executor.counts.began:
+    last = max(module._compiled.values(), key=_began)
+    if not _began(last):
         raise ValueError("no forward pass has run yet, so that no expert has "
                          "got a token; call the module first")
-    return tuple(_load(last, *found) for found in last.executor.counts.found)
+    if isinstance(last, Compiled):
+        groups = [last.mesh.get_group(n) for n in last.layout.mesh.names]
+        return tuple(_loads(last.executor, last.layout, groups))
+    own = {
+        number:
+        list(_loads(executor, last.stages[number].layout, last.place.groups))
+        for number, executor in last.executors.items()
+    }
+    every = {
+        n: loads
+        for found in module.agreement.gather(own)
+        for n, loads in found.items()
+    }
+    return tuple(load for _, loads in sorted(every.items()) for load in loads)
 
 
-def _load(known: Compiled, number: int, label: str,
-          counts: torch.Tensor) -> ExpertLoad:
-    step = known.executor.program.steps[number]
-    index = known.layout.classes[step.kernel].calls[label].input(1)
-    tokens = counts.clone()
-    for placement, name in zip(index, known.layout.mesh.names, strict=True):
-        if placement.is_shard:
-            dist.all_reduce(tokens, group=known.mesh.get_group(name))
-    return ExpertLoad(block=step.name, tokens=tokens.cpu())
+def _began(known: Compiled | PipelineProgram) -> int:
+    """When it began last; 0 when it never did."""
+    if isinstance(known, Compiled):
+        return known.executor.counts.began
+    return max(e.counts.began for e in known.executors.values())
+
+
+def _loads(executor: Executor, layout: ProgramLayout,
+           groups: Sequence[Any]) -> Iterator[ExpertLoad]:
+    """What a rank's program has counted, over its mesh axes.
+
+    An axis without a group is that of the micro-batches.
+    """
+    for (number, label), counts in executor.counts.by_call().items():
+        step = executor.program.steps[number]
+        index = layout.classes[step.kernel].calls[label].input(1)
+        sharded = [
+            group for placement, group in zip(index, groups, strict=True)
+            if placement.is_shard
+        ]
+        tokens = torch.stack(counts if None in sharded else counts[:1]).sum(0)
+        for group in sharded:
+            if group is not None:
+                with Watched("adding up the tokens of experts", group):
+                    dist.all_reduce(tokens, group=group)
+        yield ExpertLoad(block=step.name, tokens=tokens.cpu())

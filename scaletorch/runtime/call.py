@@ -91,6 +91,7 @@ class _Call(torch.autograd.Function):
                 # one needs what it was.
                 values[name] = values[name].clone()
         tape = Tape(seed=seed) if keep else None
+        compiled.executor.counts.begin()
         outputs, mutations = compiled.executor.forward(values,
                                                        seed,
                                                        tape=tape,

@@ -131,7 +131,6 @@ class Executor:
         mutations : dict
             New buffer values.
         """
-        self.counts.begin()
         if tape is not None:
             tape.state = {n: values[n] for n in self.regathered}
         if agree is not None and self.first_sent < 0:

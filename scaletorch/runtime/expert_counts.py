@@ -20,6 +20,8 @@ _ROUTED = torch.ops.scaletorch.experts_routed_forward.default
 class ExpertCounts:
     """Of the last forward pass, in the order of the calls.
 
+    In a pipeline that is a pass for each micro-batch.
+
     Only references are kept: nothing is copied, reduced or waited for
     before someone asks. `began` says when the pass began, in nanoseconds
     of the process' clock; 0 when none has.
@@ -36,6 +38,13 @@ class ExpertCounts:
     def add(self, label: str, counts: torch.Tensor) -> None:
         """Note the counts (experts,) of a call of the current step."""
         self.found.append((self.step, label, counts))
+
+    def by_call(self) -> dict[tuple[int, str], list[torch.Tensor]]:
+        """The counts of each call, a tensor for each micro-batch."""
+        found: dict[tuple[int, str], list[torch.Tensor]] = {}
+        for step, label, counts in self.found:
+            found.setdefault((step, label), []).append(counts)
+        return found
 
 
 def is_counted(node: fx.Node) -> bool:

@@ -72,6 +72,14 @@ class TestExpertLoad(unittest.TestCase):
     def test_tokens_whole(self) -> None:
         self.check(parallel.megatron(), tp=2)
 
+    def test_stages(self) -> None:
+        self.check(parallel.pipeline("zbh1", microbatches=2), pp=2)
+
+    @nightly
+    def test_stages_of_experts_in_a_v(self) -> None:
+        plan = parallel.pipeline("zbv", microbatches=2, chunks=2)
+        self.check(plan * parallel.expert(), pp=2, ep=2)
+
     @nightly
     def test_compiled(self) -> None:
         self.check(parallel.expert(), compile=True, ep=2)

@@ -130,6 +130,16 @@ class PipelineProgram:
         """Global names of the parameters that each stage reads."""
         return tuple(s.params for s in self._parts.whole.stages)
 
+    @property
+    def executors(self) -> Mapping[int, StageExecutor]:
+        """Of this rank's stages, by number."""
+        return self._parts.executors
+
+    @property
+    def stages(self) -> Mapping[int, Stage]:
+        """This rank's stages, by number."""
+        return self._stages
+
     def counts(self, name: str) -> bool:
         """Whether a parameter is this rank's, among those that hold it."""
         return self._ties.is_first(name)

@@ -67,7 +67,11 @@ class StageExecutor(Executor):
         self.splits = stage_kernels(program, halves=halves)
         if halves:
             self.train = {
-                name: BoundKernel(split, self.groups, compile=compile)
+                name:
+                BoundKernel(split,
+                            self.groups,
+                            compile=compile,
+                            counts=self.counts)
                 for name, split in self.splits.items()
             }
         moving = [(number, {
@@ -94,6 +98,7 @@ class StageExecutor(Executor):
 
     def begin(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take the parameters, buffers and constants of a step."""
+        self.counts.begin()
         self._state = {n: state[n] for n in self.program.takes if n in state}
         feed = Feed(self.once, self._state, self.groups)
         for number in range(len(self.steps)):
