@@ -6,6 +6,7 @@ of one process::
     torchrun --standalone --nproc-per-node 2 examples/pipeline.py
     torchrun --standalone --nproc-per-node 2 examples/pipeline.py \\
         --schedule interleaved1f1b --chunks 2
+    torchrun --standalone --nproc-per-node 4 examples/pipeline.py --replicas 2
 
 Printed are the schedule, the part of the time for which ranks are predicted
 to wait (the bubble), and the loss of every step beside that of one process.
@@ -46,7 +47,7 @@ def train(model: nn.Module, data: torch.Tensor) -> list[float]:
     for batch in data:
         loss = model(tokens=batch, labels=batch).loss
         loss.backward()
-        scaletorch.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
@@ -62,6 +63,10 @@ def arguments() -> argparse.Namespace:
                         type=int,
                         default=1,
                         help="stages of each rank")
+    parser.add_argument("--replicas",
+                        type=int,
+                        default=1,
+                        help="data-parallel ranks of each stage")
     parser.add_argument("--microbatches", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
@@ -74,7 +79,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     dist.init_process_group("gloo")
-    ranks = dist.get_world_size()
+    ranks = dist.get_world_size() // args.replicas
     data = batches(args)
     torch.manual_seed(0)
     single = models.GPT2(
@@ -86,12 +91,13 @@ def main() -> None:
     example = {"tokens": data[0], "labels": data[0]}
     model = scaletorch.auto_parallelize(
         copy.deepcopy(single),
-        init_device_mesh("cpu", (ranks, ), mesh_dim_names=("pp", )),
+        init_device_mesh("cpu", (ranks, args.replicas),
+                         mesh_dim_names=("pp", "dp")),
         example_inputs=example,
         cluster="cpu-gloo",
         plan=parallel.pipeline(schedule=args.schedule,
                                microbatches=args.microbatches,
-                               chunks=args.chunks))
+                               chunks=args.chunks) * parallel.fsdp())
     losses = train(model, data)
     if dist.get_rank() == 0:
         assert model.plan.pipeline is not None

@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
+from pathlib import Path
 
+from planner.schedule.named import make_schedule
+from tests.markers import nightly
 from tests.tree import ROOT
 
 
 class TestPipelineExample(unittest.TestCase):
 
-    def check(self, *options: str, bubble: str) -> None:
+    def check(self, *options: str, bubble: str, ranks: int = 2) -> None:
         done = subprocess.run([
             sys.executable, "-m", "torch.distributed.run", "--standalone",
-            "--nproc-per-node", "2", "examples/pipeline.py", "--steps", "3",
-            "--width", "32", "--context", "16", *options
+            "--nproc-per-node",
+            str(ranks), "examples/pipeline.py", "--steps", "3", "--width",
+            "32", "--context", "16", *options
         ],
                               cwd=ROOT,
                               env={
@@ -44,6 +49,18 @@ class TestPipelineExample(unittest.TestCase):
                    "--chunks",
                    "2",
                    bubble="11.1")
+
+    @nightly
+    def test_four_stages_of_a_text(self) -> None:
+        text = str(make_schedule("zbh1", ranks=4, microbatches=4))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "own.txt"
+            path.write_text("# a copy\n" + text)
+            self.check("--schedule", str(path), bubble="20.0", ranks=4)
+
+    @nightly
+    def test_sharded_stages(self) -> None:
+        self.check("--replicas", "2", bubble="20.0", ranks=4)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class TestMemory(unittest.TestCase):
             meter.watch(self)
             return begin(self, *args, **kwargs)
 
-        def body(rank: int) -> None:
+        def body(rank: int) -> str:
             mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("pp", ))
             module = scaletorch.auto_parallelize(model,
                                                  mesh,
@@ -123,13 +123,15 @@ class TestMemory(unittest.TestCase):
                                                  cluster="cpu-gloo",
                                                  plan=plan)
             module(*batch).backward()
+            assert module.plan.pipeline is not None
+            return module.plan.pipeline.schedule
 
         with mock.patch.object(Engine, "run", run), \
                 _watched(meter, "forward_part"), \
                 _backward(meter), \
                 _watched(meter, "weights_part"):
-            run_ranks(2, body)
-        known = make_schedule(schedule,
+            ran = run_ranks(2, body)
+        known = make_schedule(ran[0],
                               ranks=2,
                               microbatches=_PARTS,
                               chunks=chunks)
@@ -160,6 +162,13 @@ class TestMemory(unittest.TestCase):
 
     def test_interleaved(self) -> None:
         self.check("interleaved1f1b", chunks=2)
+
+    def test_searched(self) -> None:
+        self.check("auto")
+
+    def test_text(self) -> None:
+        rows = str(make_schedule("1f1b", ranks=2, microbatches=_PARTS))
+        self.check(rows.replace("0B0 0F2", "0F2 0B0"))
 
 
 if __name__ == "__main__":
