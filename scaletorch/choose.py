@@ -89,8 +89,9 @@ def choose(planning: Planning,
     meshes = searched_meshes(mesh, flat=flat)
     best, found = planning.best(meshes)
     others = [c for c in found if c is not best and planning.fits(c)]
-    # A loop that clips with torch sees its own stage's gradients alone, so
-    # pipelines run where they were asked for, or where nothing else fits.
+    # A loop may add up numbers of all parameters, or look at logits while it
+    # trains, so that pipelines run where they were asked for, or where
+    # nothing else fits.
     ranked = sorted([best, *others],
                     key=lambda c: flat and c.pipeline is not None)
     return [_chosen(planning, c) for c in ranked[:count]]

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from scaletorch.pipeline_share import share_of
 from scaletorch.runtime.lost import Watched
 
-__all__ = ["PipelineShare", "clip_grad_norm_", "mark_pipeline"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineShare:
-    """That a parameter is held by one stage of several.
-
-    Parameters
-    ----------
-    group : ProcessGroup
-        Of the ranks with the same place in the other stages.
-    counts : bool
-        Whether its gradient counts here; of a parameter that several
-        stages hold, on the first of them.
-    """
-
-    group: torch.distributed.ProcessGroup
-    counts: bool
-
-
-def mark_pipeline(parameter: torch.Tensor, share: PipelineShare) -> None:
-    """Note on a parameter that other stages hold others."""
-    parameter._scaletorch_pipeline = share  # type: ignore[attr-defined]
-
-
-def _share_of(parameter: torch.Tensor) -> PipelineShare | None:
-    return getattr(parameter, "_scaletorch_pipeline", None)
+__all__ = [
+    "PartNorm", "clip_grad_norm_", "reduced", "sharded_axes", "total_norm"
+]
 
 
 @torch.no_grad()
@@ -78,20 +56,18 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor],
         parameters = [parameters]
     parameters = list(parameters)
     grads = [p.grad for p in parameters if p.grad is not None]
-    shares = [s for s in map(_share_of, parameters) if s is not None]
+    shares = [s for s in map(share_of, parameters) if s is not None]
     if not grads and not shares:
         return torch.tensor(0.0)
     norm_type = float(norm_type)
     counted = [
-        p.grad for p in parameters
-        if p.grad is not None and getattr(_share_of(p), "counts", True)
+        PartNorm.of(p.grad, norm_type) for p in parameters
+        if p.grad is not None and getattr(share_of(p), "counts", True)
     ]
-    power = (_total_power(counted, norm_type) if counted else torch.zeros(
-        (), dtype=parameters[0].dtype, device=_local(parameters[0]).device))
-    if shares:
-        power = _reduced(power.double(), shares[0].group,
-                         norm_type).to(power.dtype)
-    total = power if math.isinf(norm_type) else power.pow(1.0 / norm_type)
+    total = total_norm(counted,
+                       norm_type,
+                       shares[0].group if shares else None,
+                       like=_local(parameters[0]))
     if error_if_nonfinite and not bool(torch.isfinite(total)):
         raise RuntimeError(
             f"the gradients' total norm of order {norm_type} is "
@@ -103,19 +79,68 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor],
     return total
 
 
-def _total_power(grads: list[torch.Tensor], norm_type: float) -> torch.Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartNorm:
+    """The norm of what this rank has of a gradient.
+
+    Parameters
+    ----------
+    value : Tensor
+        A scalar.
+    mesh : DeviceMesh or None
+    axes : tuple of int
+        Of the mesh, over which ranks have other parts.
+    """
+
+    value: torch.Tensor
+    mesh: DeviceMesh | None
+    axes: tuple[int, ...]
+
+    @staticmethod
+    def of(grad: torch.Tensor, norm_type: float) -> PartNorm:
+        """Of a gradient; nothing is sent."""
+        value = torch.linalg.vector_norm(_local(grad), norm_type)
+        mesh = grad.device_mesh if isinstance(grad, DTensor) else None
+        return PartNorm(value=value, mesh=mesh, axes=sharded_axes(grad))
+
+
+def total_norm(parts: Sequence[PartNorm],
+               norm_type: float,
+               group: torch.distributed.ProcessGroup | None = None,
+               *,
+               like: torch.Tensor) -> torch.Tensor:
+    """The norm of gradients over the mesh, and over the stages of a pipeline.
+
+    Parameters
+    ----------
+    parts : sequence of PartNorm
+        Of the gradients that count on this rank, if any.
+    norm_type : float
+        Positive.
+    group : ProcessGroup, optional
+        Of the ranks with the same place in other stages.
+    like : Tensor
+        Of the dtype and device of the norm where no gradient counts here.
+    """
+    power = (_total_power(parts, norm_type) if parts else torch.zeros(
+        (), dtype=like.dtype, device=like.device))
+    if group is not None:
+        power = reduced(power.double(), group, norm_type).to(power.dtype)
+    return power if math.isinf(norm_type) else power.pow(1.0 / norm_type)
+
+
+def _total_power(parts: Sequence[PartNorm], norm_type: float) -> torch.Tensor:
     """The sum of powers, before the root; for an infinite norm the norm."""
-    parts: dict[tuple[int, ...], list[torch.Tensor]] = {}
-    for grad in grads:
-        norm = torch.linalg.vector_norm(_local(grad), norm_type)
-        parts.setdefault(_sharded_axes(grad), []).append(norm)
-    mesh = next((g.device_mesh for g in grads if isinstance(g, DTensor)), None)
+    alike: dict[tuple[int, ...], list[torch.Tensor]] = {}
+    for part in parts:
+        alike.setdefault(part.axes, []).append(part.value)
+    mesh = next((p.mesh for p in parts if p.mesh is not None), None)
     sums = []
-    for axes, norms in sorted(parts.items(), key=lambda item: item[0]):
+    for axes, norms in sorted(alike.items(), key=lambda item: item[0]):
         value = _combined(norms, norm_type)
         for axis in axes:
             assert mesh is not None
-            value = _reduced(value, mesh.get_group(axis), norm_type)
+            value = reduced(value, mesh.get_group(axis), norm_type)
         sums.append(value)
     if math.isinf(norm_type):
         return torch.stack(sums).max()
@@ -129,8 +154,9 @@ def _combined(norms: list[torch.Tensor], norm_type: float) -> torch.Tensor:
     return stacked.pow(norm_type).sum()
 
 
-def _reduced(value: torch.Tensor, group: torch.distributed.ProcessGroup,
-             norm_type: float) -> torch.Tensor:
+def reduced(value: torch.Tensor, group: torch.distributed.ProcessGroup,
+            norm_type: float) -> torch.Tensor:
+    """Powers of norms added up over a group; largest magnitudes compared."""
     kind = (torch.distributed.ReduceOp.MAX
             if math.isinf(norm_type) else torch.distributed.ReduceOp.SUM)
     with Watched("adding up the gradients' norms", group):
@@ -138,7 +164,8 @@ def _reduced(value: torch.Tensor, group: torch.distributed.ProcessGroup,
     return value
 
 
-def _sharded_axes(grad: torch.Tensor) -> tuple[int, ...]:
+def sharded_axes(grad: torch.Tensor) -> tuple[int, ...]:
+    """The mesh axes over which ranks hold different parts."""
     if not isinstance(grad, DTensor):
         return ()
     return tuple(i for i, p in enumerate(grad.placements) if p.is_shard())

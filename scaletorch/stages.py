@@ -10,10 +10,11 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from planner.ir.layout import Layout
 from planner.ir.pipeline import PipelineSpec, inner_mesh
-from scaletorch.grad_norm import PipelineShare, mark_pipeline
 from scaletorch.mesh import spec_of
+from scaletorch.pipeline_share import Held, PipelineShare, mark_pipeline
 from scaletorch.runtime.compiled import Compiled
 from scaletorch.runtime.pipeline.program import PipelineProgram
+from scaletorch.stage_gradients import follow_gradients
 
 __all__ = ["join_stages", "names_elsewhere", "rest_layouts", "stage_mesh"]
 
@@ -59,9 +60,20 @@ def join_stages(first: PipelineProgram, state: Sequence[torch.Tensor]) -> None:
         As its `state` names them.
     """
     first.tie(state)
-    for name, tensor in zip(first.state, state, strict=True):
-        if isinstance(tensor, nn.Parameter):
-            mark_pipeline(
-                tensor,
-                PipelineShare(group=first.place.pipeline,
-                              counts=first.counts(name)))
+    trained = {
+        n: t
+        for n, t in zip(first.state, state, strict=True)
+        if isinstance(t, nn.Parameter) and t.requires_grad
+    }
+    held = Held(
+        trained,
+        frozenset(s.dtype for s in first.program.specs.values()
+                  if s.requires_grad))
+    for name, parameter in trained.items():
+        mark_pipeline(
+            parameter,
+            PipelineShare(name=name,
+                          group=first.place.pipeline,
+                          counts=first.counts(name),
+                          held=held))
+        follow_gradients(parameter)

@@ -34,8 +34,8 @@ def steps(model: Any) -> State:
         loss = (model(*inputs) if isinstance(model, scaletorch.ParallelModule)
                 else loss_fn(model(inputs[0]), inputs[1]))
         loss.backward()
-        norms.append(whole(scaletorch.clip_grad_norm_(model.parameters(),
-                                                      1.0)))
+        norms.append(
+            whole(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
         optimizer.step()
         optimizer.zero_grad()
     state = {n: whole(p) for n, p in model.named_parameters()}

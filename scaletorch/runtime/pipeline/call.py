@@ -17,9 +17,11 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
+from scaletorch.pipeline_share import share_of
 from scaletorch.runtime.pipeline.not_returned import NotReturned
 from scaletorch.runtime.pipeline.program import PipelineProgram
 from scaletorch.sharding import from_local
+from scaletorch.stage_gradients import stage_gradient
 
 __all__ = ["run_pipeline_call"]
 
@@ -140,6 +142,7 @@ class _Call(torch.autograd.Function):
             if grad is not None and factor != 1.0:
                 grad = grad * factor
             if grad is not None and isinstance(tensor, DTensor):
-                grad = from_local(grad, tensor)
+                grad = stage_gradient(from_local(grad, tensor),
+                                      share_of(tensor))
             found.append(grad)
         return (None, None, None, None, None, *found)
