@@ -187,11 +187,11 @@ class Engine:
             key = (_F, part, name, made, number)
             given[name] = (step.values.pop(key) if self.owner[made]
                            == self.rank else step.coming.pop(key).wait())
+        # Stages count their blocks from 0, and are not to draw alike.
+        own = mix(mix(seed, part), number)
         outputs, mutations = self.executors[number].forward_part(part,
                                                                  given,
-                                                                 mix(
-                                                                     seed,
-                                                                     part),
+                                                                 own,
                                                                  keep=keep)
         step.mutations.update(mutations)
         for name, readers in stage.gives.items():

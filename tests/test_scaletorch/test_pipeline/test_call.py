@@ -39,6 +39,32 @@ class Trained(nn.Module):
         return {"loss": F.mse_loss(found, y), "found": found}
 
 
+class _Noise(nn.Module):
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = F.dropout(self.weight.expand_as(x), 0.5)
+        return torch.tanh(x) + drawn, drawn
+
+
+class Drawing(nn.Module):
+    """Two layers alike that tell what they drew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Noise() for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        drawn = []
+        for layer in self.layers:
+            x, own = layer(x)
+            drawn.append(own)
+        return {"loss": (x**2).mean(), "drawn": drawn}
+
+
 def rows(count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(count)
     x, y = torch.randn(2, count, 8, dtype=torch.float64, generator=generator)
@@ -161,6 +187,21 @@ class TestDropout(unittest.TestCase):
         self.assertTrue(16 < int(kept.sum()) < 48)
         expected = (2 * (found - rows()[1]) / found.numel() * 2 * kept).sum(0)
         torch.testing.assert_close(ranks[1][2], expected)
+
+    def test_layers_and_microbatches_draw_apart(self) -> None:
+        model = seeded(Drawing)
+        x, _ = rows()
+
+        def work(rank: int) -> torch.Tensor:
+            del rank
+            module = spread(model, (x, ), _STAGES, _PLAN)
+            drawn = module(x, outputs="global")["drawn"]
+            return torch.stack([d > 0 for d in drawn])
+
+        for found in run_ranks(2, work):
+            # Of two layers, of two micro-batches.
+            draws = found.unflatten(1, (2, 4)).flatten(0, 1).flatten(1)
+            self.assertEqual(len(draws.unique(dim=0)), 4)
 
 
 class TestChecked(unittest.TestCase):
