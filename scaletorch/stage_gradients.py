@@ -193,12 +193,19 @@ def _marked(found: Any, args: tuple[Any, ...]) -> Any:
 def _order_of_all(func: Any, args: tuple[Any, ...],
                   kwargs: dict[str, Any]) -> float | None:
     """The order of a norm over all elements; None for anything else."""
-    if func is torch.linalg.norm and args[0].ndim > 1:
-        kwargs = {"dim": None, **kwargs}  # of matrices, another norm
-    if func not in _NORMS or len(args) > 2 or set(kwargs) - {"ord", "p"}:
+    if func not in _NORMS or len(args) > 2:
         return None
-    given = [*args[1:], *kwargs.values(), 2.0][0]
-    return 2.0 if given in ("fro", None) else float(given)
+    # torch.norm hands all of its defaults on.
+    given = {
+        k: v
+        for k, v in kwargs.items() if v is not None and v is not False
+    }
+    if set(given) - {"ord", "p"}:
+        return None
+    order = [*args[1:], *given.values(), None][0]
+    if func is torch.linalg.norm and order is not None and args[0].ndim > 1:
+        return None  # of a matrix, another norm
+    return 2.0 if order in ("fro", None) else float(order)
 
 
 def _norm_of_all_stages(parts: Sequence[tuple[PartNorm, PipelineShare]],
