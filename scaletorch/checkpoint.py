@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def load_checkpoint(module: ParallelModule,
         files = _files(path)
         state = module.state_dict()
         if strict:
-            _check_names(state, files, path)
+            _check_names(state, module.elsewhere, files, path)
         for file in sorted(set(files.values())):
             _read(file, {
                 n: t
@@ -85,14 +85,14 @@ def _files(path: Path) -> dict[str, Path]:
         ".metadata of torch.distributed.checkpoint")
 
 
-def _check_names(state: Mapping[str, Any], files: Mapping[str, Path],
-                 path: Path) -> None:
+def _check_names(state: Mapping[str, Any], elsewhere: Collection[str],
+                 files: Mapping[str, Path], path: Path) -> None:
     there = {_place(t) for n, t in state.items() if n in files}
     missing = [
         n for n, t in state.items()
         if n not in files and _place(t) not in there
     ]
-    extra = [n for n in files if n not in state]
+    extra = [n for n in files if n not in state and n not in elsewhere]
     if missing or extra:
         raise KeyError(
             f"{path} does not fit the model: missing {_some(missing)}; "
