@@ -12,7 +12,7 @@ __all__ = ["Held", "PipelineShare", "mark_pipeline", "share_of"]
 
 
 class Held:
-    """The trained parameters of this rank's stages.
+    """The parameters of this rank's stages.
 
     Parameters
     ----------

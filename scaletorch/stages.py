@@ -60,20 +60,21 @@ def join_stages(first: PipelineProgram, state: Sequence[torch.Tensor]) -> None:
         As its `state` names them.
     """
     first.tie(state)
-    trained = {
+    own = {
         n: t
         for n, t in zip(first.state, state, strict=True)
-        if isinstance(t, nn.Parameter) and t.requires_grad
+        if isinstance(t, nn.Parameter)
     }
     held = Held(
-        trained,
+        own,
         frozenset(s.dtype for s in first.program.specs.values()
                   if s.requires_grad))
-    for name, parameter in trained.items():
+    for name, parameter in own.items():
         mark_pipeline(
             parameter,
             PipelineShare(name=name,
                           group=first.place.pipeline,
                           counts=first.counts(name),
                           held=held))
-        follow_gradients(parameter)
+        if parameter.requires_grad:
+            follow_gradients(parameter)

@@ -15,8 +15,8 @@ def holders_of(stages: Sequence[Stage], owner: Sequence[int],
     """Parameters to the ranks that hold them, in order.
 
     Those are the ranks of the stages that read it. A rank whose stages read
-    no parameter holds the smallest one of the model, since optimizers want
-    one.
+    no trained parameter holds the smallest one of the model, since optimizers
+    want one, and so do loops that clip: all ranks take part in a norm.
 
     Parameters
     ----------
@@ -31,8 +31,9 @@ def holders_of(stages: Sequence[Stage], owner: Sequence[int],
     for number, stage in enumerate(stages):
         for name in stage.params:
             found.setdefault(name, set()).add(owner[number])
-    idle = set(range(ranks)) - set().union(*found.values())
-    if idle and found:
-        smallest = min(found, key=lambda n: (prod(specs[n].shape), n))
+    trained = {n for n in found if specs[n].requires_grad} or set(found)
+    idle = set(range(ranks)).difference(*(found[n] for n in trained))
+    if idle and trained:
+        smallest = min(trained, key=lambda n: (prod(specs[n].shape), n))
         found[smallest] |= idle
     return {name: tuple(sorted(own)) for name, own in sorted(found.items())}

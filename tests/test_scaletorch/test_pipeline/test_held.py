@@ -72,6 +72,8 @@ class TestHeld(unittest.TestCase):
             ours = module(*self.batch)
             ours.backward()
             total = scaletorch.clip_grad_norm_(module.parameters(), 1e9)
+            theirs = nn.utils.clip_grad_norm_(module.parameters(), 1e9)
+            self.assertAlmostEqual(float(theirs), float(total), places=10)
             found = {
                 n: p.grad.full_tensor()
                 for n, p in module.named_parameters() if p.grad is not None
