@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from planner.candidate import Candidate, Searched
@@ -78,13 +78,16 @@ class _Search:
         fitting = filter(self.planning.fits, self.found)
         return min((c.summed_s for c in fitting), default=float("inf"))
 
+    def _is_late(self) -> bool:
+        return time.monotonic() > self.until_s
+
     def given(self, mesh: MeshSpec) -> None:
         """One mesh, all of whose candidates are priced."""
         planning = self.planning
         with self._noting():
             planning.check_mesh(mesh)
             if "pp" not in mesh.names:
-                self.found += _without_stages(planning, mesh)
+                self.found += _without_stages(planning, mesh, self._is_late)
                 self.bound_s = planning.bound_s(mesh)
             elif set(mesh.names) <= set(AXES):
                 self._joint(mesh.world_size, mesh)
@@ -100,9 +103,12 @@ class _Search:
         if self.best is not None:
             promising.add(self.best.mesh)
         for mesh in priced:
+            if self.found and self._is_late():
+                break
             if made.reason or mesh in promising:
                 with self._noting():
-                    self.found += _without_stages(self.planning, mesh)
+                    self.found += _without_stages(self.planning, mesh,
+                                                  self._is_late)
 
     def _free(self, meshes: Sequence[MeshSpec]) -> list[MeshSpec]:
         """The free search on meshes in the order of their bounds, while
@@ -110,7 +116,7 @@ class _Search:
         planning, priced = self.planning, []
         known = {m: planning.bound_s(m) for m in meshes}
         for mesh in sorted(meshes, key=lambda m: (known[m], str(m))):
-            late = bool(self.found) and time.monotonic() > self.until_s
+            late = bool(self.found) and self._is_late()
             if late or known[mesh] > self.least_s:
                 self.pruned += 1
                 self.bound_s = min(self.bound_s, known[mesh])
@@ -149,7 +155,7 @@ class _Search:
         if not self.found and self.errors:
             raise self.errors[0]
         if self.found and self.best is None:
-            self.found += _again(planning, self.found)
+            self.found += _again(planning, self.found, self._is_late)
         bound_s = min(self.bound_s, self.least_s)
         found = [
             c if c.bound_s else dataclasses.replace(
@@ -162,25 +168,30 @@ class _Search:
                                bound_s=bound_s)
 
 
-def _without_stages(planning: Planning, mesh: MeshSpec) -> list[Candidate]:
+def _without_stages(planning: Planning, mesh: MeshSpec,
+                    is_late: Callable[[], bool]) -> list[Candidate]:
     """Every product of recipes, what improves the best of them, the free
-    search, and, where the quickest does not fit, its lighter kin."""
-    found = [
-        planning.candidate(mesh, p)
-        for p in recipe_policies(mesh, planning.constraints)
-    ]
-    freed = _freed(planning, mesh, min(found, default=None, key=_time_s))
+    search, and, where the quickest does not fit, its lighter kin; when it
+    gets late only what there is by then."""
+    free = planning.candidate(mesh, free_policies(mesh))
+    found: list[Candidate] = []
+    for policies in recipe_policies(mesh, planning.constraints):
+        if is_late():
+            return [*found, free]
+        found.append(planning.candidate(mesh, policies))
+    best = min(found, default=None, key=_time_s)
+    freed = free if is_late() else _freed(planning, mesh, free, best)
     found.append(freed)
-    if not planning.fits(freed):
+    if not planning.fits(freed) and not is_late():
         found.append(lighter(planning, freed))
     return found
 
 
-def _freed(planning: Planning, mesh: MeshSpec,
+def _freed(planning: Planning, mesh: MeshSpec, first: Candidate,
            recipe: Candidate | None) -> Candidate:
     """The best of the free search from a few starts."""
     free = free_policies(mesh)
-    tried = [planning.candidate(mesh, free)]
+    tried = [first]
     if len(mesh.sizes) > 1:
         tried.append(planning.candidate(mesh, free, reverse=True))
         if recipe is not None:
@@ -188,16 +199,19 @@ def _freed(planning: Planning, mesh: MeshSpec,
     return min(tried, key=_time_s)
 
 
-def _again(planning: Planning, found: Sequence[Candidate]) -> list[Candidate]:
+def _again(planning: Planning, found: Sequence[Candidate],
+           is_late: Callable[[], bool]) -> list[Candidate]:
     """The candidates with repeated blocks recomputed, and lighter kin of
-    the free ones that do not fit even so."""
+    the free ones that do not fit even so; one at least, however late."""
     repeated = planning.repeated_classes()
     if not repeated or not planning.constraints.allows_recompute():
         return []
-    again = [
-        planning.recomputed(c, repeated) for c in found
-        if not c.layout.recompute
-    ]
+    again: list[Candidate] = []
+    for candidate in sorted(found, key=planning.rank):
+        if again and is_late():
+            return again
+        if not candidate.layout.recompute:
+            again.append(planning.recomputed(candidate, repeated))
     freed = [
         c for c in again
         if c.is_free and not c.is_lighter and c.pipeline is None
@@ -205,7 +219,7 @@ def _again(planning: Planning, found: Sequence[Candidate]) -> list[Candidate]:
     for candidate in sorted(freed, key=lambda c: c.bound_s):
         best = min(again, key=planning.rank)
         hopeless = planning.fits(best) and (candidate.bound_s > best.summed_s)
-        if not planning.fits(candidate) and not hopeless:
+        if not planning.fits(candidate) and not hopeless and not is_late():
             again.append(lighter(planning, candidate))
     return again
 

@@ -302,9 +302,10 @@ class Planning:
         fits, every candidate is considered again with the repeated blocks
         recomputed.
         """
-        limit_s = self.time_limit_s or float("inf")
-        found, self.searched = candidates_over(self, meshes,
-                                               time.monotonic() + limit_s)
+        limit_s = self.time_limit_s
+        until_s = float("inf") if limit_s is None else (time.monotonic() +
+                                                        limit_s)
+        found, self.searched = candidates_over(self, meshes, until_s)
         return found
 
     def repeated_classes(self) -> list[str]:

@@ -93,10 +93,15 @@ class _Open:
     """A bucket that is being filled."""
 
     moves: list[_Move] = field(default_factory=list)
+    sources: set[str] = field(default_factory=set)
+    size_bytes: float = 0.0
 
-    @property
-    def size_bytes(self) -> float:
-        return sum(m.used_bytes for m in self.moves)
+    def add(self, moves: Iterable[_Move]) -> None:
+        """Put more into it."""
+        for move in moves:
+            self.moves.append(move)
+            self.sources.add(move.source)
+            self.size_bytes += move.used_bytes
 
 
 class StateMoves:
@@ -168,11 +173,10 @@ class StateMoves:
                again: bool) -> Iterator[Unit]:
         first, draft, kept = -1, _Open(), set[str]()
         for number, moves in blocks:
-            wanted = _Open([
-                m for m in moves
-                if m.source not in kept and _moves_forward(m) and (
-                    m.regather or not again)
-            ])
+            wanted = _Open()
+            wanted.add(m for m in moves
+                       if m.source not in kept and _moves_forward(m) and (
+                           m.regather or not again))
             if not wanted.moves:
                 continue
             if draft.moves and (draft.size_bytes + wanted.size_bytes
@@ -180,7 +184,7 @@ class StateMoves:
                 yield Unit(first=first, buckets=self._gathered(draft))
                 draft = _Open()
             first = first if draft.moves else number
-            draft.moves += wanted.moves
+            draft.add(wanted.moves)
             kept |= {m.source for m in wanted.moves if not m.regather}
         if draft.moves:
             yield Unit(first=first, buckets=self._gathered(draft))
@@ -247,8 +251,8 @@ class StateMoves:
                     sent[number].append(self._alone(move, backward=True))
                     continue
                 bucket = open_.setdefault(key, _Open())
-                if all(m.source != move.source for m in bucket.moves):
-                    bucket.moves.append(move)
+                if move.source not in bucket.sources:
+                    bucket.add([move])
                 if bucket.size_bytes >= self._bucket_bytes:
                     sent[number].append(self._reduce(open_.pop(key).moves))
         sent[-1] = [self._reduce(o.moves) for o in open_.values()]

@@ -195,7 +195,8 @@ def _planning(args: argparse.Namespace, devices: int,
                     constraints=constraints,
                     optimizer=args.optimizer,
                     memory_limit_bytes=int(limit * 2**30) if limit else None,
-                    observer=observer)
+                    observer=observer,
+                    time_limit_s=args.time_limit_s)
 
 
 def _loaded(args: argparse.Namespace) -> Loaded:

@@ -104,6 +104,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=float,
         metavar="GIB",
         help="per device; its memory if left out")
+    add("--time-limit-s",
+        type=float,
+        metavar="S",
+        help="after which the search ends with what it has found and how "
+        "much better the best can be; as long as it takes if left out")
     add("--batch",
         type=int,
         default=256,

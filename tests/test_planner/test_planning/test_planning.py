@@ -55,6 +55,15 @@ class TestBest(TestCase):
         for mesh in set(meshes) - {c.mesh for c in found}:
             self.assertGreater(planning.bound_s(mesh), best.price.time_s)
 
+    def test_out_of_time(self) -> None:
+        whole, short = _planning(), _planning(time_limit_s=0.0)
+        for meshes in (factorisations(4), [_GRID]):
+            best, _ = whole.best(meshes)
+            quick, _ = short.best(meshes)
+            self.assertEqual(len(short.candidates(meshes)), 1)
+            least_s = min(c.summed_s for c in (best, quick))
+            self.assertLessEqual(short.searched.bound_s, least_s)
+
     def test_time_does_not_depend_on_depth(self) -> None:
         planning = planning_on(large_llama(), 8)
         facts = planning.facts
