@@ -151,7 +151,9 @@ def train(
     model: nn.Module, call: Callable[[nn.Module], Any]
 ) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Three AdamW steps: losses, the first gradients, the final state."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    # With the usual epsilon, what rounding leaves of a gradient that is all
+    # but zero would become a whole step.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-6)
     losses: list[float] = []
     grads: dict[str, torch.Tensor] = {}
     for _ in range(STEPS):
