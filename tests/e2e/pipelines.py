@@ -74,7 +74,7 @@ def joined(test: unittest.TestCase, parts: list[State]) -> State:
 
 def check_pipeline(test: unittest.TestCase,
                    subject: Subject,
-                   plan: Recipe,
+                   plan: Plan | Recipe,
                    close: float = 5e-6,
                    **axes: int) -> None:
     """Assert that a pipeline trains as one device does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import unittest
 from pathlib import Path
@@ -12,6 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from planner.cluster import load_cluster
+from planner.ir.mesh import MeshSpec
+from planner.pipeline.means import count_ahead
+from planner.planning import Planning
 from planner.recipes import RECIPES
 from planner.schedule.named import make_schedule
 from tests.e2e.equality import Subject
@@ -127,6 +132,20 @@ class TestEdges(unittest.TestCase):
             path = Path(folder) / "own.txt"
             path.write_text("# by hand\n" + text.replace("0B0 0F2", "0F2 0B0"))
             self.check(Shared, _PIPELINE(str(path), microbatches=4), pp=2)
+
+    @nightly
+    def test_planned_to_compute_again(self) -> None:
+        subject = _subject(Two)
+        planning = Planning(subject.program,
+                            load_cluster("cpu-gloo").resized(2))
+        mesh = MeshSpec(("pp", ), (2, ))
+        for schedule in ("1f1b", "zbh1"):
+            recipe = _PIPELINE(schedule, microbatches=2)
+            plan = dataclasses.replace(
+                planning.plan_of(planning.from_recipe(recipe, mesh)),
+                recompute=tuple(count_ahead(subject.program).classes))
+            with self.subTest(schedule):
+                check_pipeline(self, subject, plan, pp=2)
 
     @nightly
     def test_under_every_kind_of_schedule(self) -> None:
