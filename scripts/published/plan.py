@@ -139,7 +139,17 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
         dropout=half or row["model"].get("family") is not None,
         master_bytes=_master_bytes(row, eager),
         fused_accumulation=recent,
+        copied_accumulation=_copied_accumulation(row),
         gradient_bytes=2 if half or eager or _narrow(row) else 4)
+
+
+def _copied_accumulation(row: Mapping[str, Any]) -> bool:
+    """Whether gradients in 16 bits are kept beside sums in 32.
+
+    DeepSpeed's optimizer for bfloat16 does, as rows say that use it.
+    """
+    return ("bf16 optimizer" in str(row.get("notes"))
+            and str(row.get("dtype")) == "bf16")
 
 
 def _narrow(row: Mapping[str, Any]) -> bool:

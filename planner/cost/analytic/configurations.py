@@ -65,6 +65,9 @@ class Configurations:
     fused_accumulation : bool
         Whether the product that makes a weight's gradient adds it to the
         sum over micro-batches itself.
+    copied_accumulation : bool
+        Whether each gradient is added to what its parameter has, that is
+        converted into a copy, and the copy added to the optimizer's sum.
     parameter_bytes : int
         Of one element of what the forward reads.
     loss_bytes : int
@@ -99,6 +102,7 @@ class Configurations:
     dedicated_exchange: Number = False
     gradient_bytes: Number = 4
     fused_accumulation: Number = False
+    copied_accumulation: Number = False
     parameter_bytes: Number = 2
     loss_bytes: Number = 6
     dropout: Number = False

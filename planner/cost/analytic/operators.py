@@ -131,6 +131,8 @@ def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
     products = 2 * rows * model.seq * width
     scores = rows * model.seq
     operands = _ELEMENT * rows * 2 * width
+    one = _fused_softmax(plan, heads)
+    eager = np.asarray(plan.fused_kernels, dtype=bool) & ~one
     return [
         Operator(name="fused attention",
                  kind="attention",
@@ -144,10 +146,20 @@ def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
                  size_bytes=(1 - fused) * (operands + _ELEMENT * 2 * scores),
                  kernels=(1 - fused) * 2,
                  halvings=halvings(model.qk_dim)),
-        # Scale, mask and softmax in one, then dropout with a mask of bytes.
-        _pass("softmax and dropout", (1 - fused) * scores, 4.5,
-              (1 - fused) * np.where(plan.fused_kernels, 2, 5)),
+        # Scale, mask and softmax in one, then dropout with a mask of bytes;
+        # else each by itself, in 32 bits.
+        _pass("softmax and dropout", (1 - fused) * scores,
+              np.where(one | ~eager, 4.5, 21),
+              (1 - fused) * np.where(one, 2, np.where(eager, 7, 5))),
     ]
+
+
+def _fused_softmax(plan: Configurations, heads: Number) -> Number:
+    """Whether scores are masked and normalised by one kernel: Megatron's
+    takes four rows of scores of as many heads and sequences at a time. A
+    part of a head can't be told."""
+    whole = np.equal(plan.micro_batch * heads % 4, 0) | (heads % 1 > 0)
+    return np.asarray(plan.fused_kernels, dtype=bool) & whole
 
 
 def norms(model: Transformer, plan: Configurations) -> list[Operator]:

@@ -153,25 +153,28 @@ class _Parts:
         core = operators.attention_core(model, plan)
         selective = np.equal(plan.recompute, SELECTIVE) * self.layers
         return (total_s + selective * self._run_s(core, backward=False) +
-                self._accumulation_s())
+                self._accumulation_s(
+                    self.layers * layer_parameters(self.model, plan)))
 
-    def _accumulation_s(self) -> Number:
-        """Each micro-batch's gradients are added to the sum of all.
+    def _accumulation_s(self, held: Number) -> Number:
+        """The gradients of `held` parameters are added to sums of all.
 
         Products write a gradient in the width of the parameters, which the
         backward has; then that and the sum are read, and the sum written.
         A product that adds to the sum itself reads and writes this alone,
-        most of it while it computes.
+        most of it while it computes. Sums of copies: what the parameter
+        had is cleared, read and written again, the copy written and read.
         """
         plan, rates = self.plan, self.hardware.rates
         sums = np.where(np.equal(plan.sharding, FSDP), 1 / plan.shards, 1.0)
         moved = np.where(plan.fused_accumulation,
                          rates.exposed * (2 * plan.gradient_bytes - _ELEMENT),
                          2 * plan.gradient_bytes + _ELEMENT)
+        copies = 4 * _ELEMENT + 2 * plan.gradient_bytes
+        moved = moved + np.where(plan.copied_accumulation, copies, 0)
         later = np.where(np.equal(plan.gradient_bytes, _ELEMENT),
                          (plan.num_microbatches - 1) / plan.num_microbatches,
                          1.0)
-        held = self.layers * layer_parameters(self.model, plan)
         return sums * later * held * moved / rates.memory_bytes_per_s
 
     def host_s(self) -> Number:
@@ -196,7 +199,11 @@ class _Parts:
                   self._run_s(ops, backward=True))
         embedding_s = (self._run_s(first, backward=False) +
                        self._run_s(first, backward=True))
-        return head_s + np.where(np.equal(plan.pp, 1), embedding_s, 0.0)
+        one = np.equal(plan.pp, 1)
+        tables = np.where(one & ~np.asarray(model.tied, dtype=bool), 2, 1)
+        held = tables * model.embedding_parameters / plan.tp
+        return (head_s + self._accumulation_s(held) +
+                np.where(one, embedding_s, 0.0))
 
     def _activation_bytes(self) -> Number:
         return (self.plan.tokens(self.model.seq) * self.model.hidden *

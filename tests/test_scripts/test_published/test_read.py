@@ -34,6 +34,14 @@ class TestCase(unittest.TestCase):
         self.assertEqual((plan.dp, plan.sharding, plan.linear_bits),
                          (2, ZERO1, 8))
 
+    def test_an_optimizer_for_bfloat16_keeps_copies(self) -> None:
+        notes = "ZeRO-1 + bf16 optimizer unless noted"
+        for dtype, stated, copied in (("bf16", notes, True),
+                                      ("fp16", notes, False), ("bf16", "",
+                                                               False)):
+            case = read_case(row(dtype=dtype, notes=stated))
+            self.assertEqual(case.plan.copied_accumulation, copied)
+
     def test_local_batches_of_full_sharding(self) -> None:
         case = read_case(
             row(global_batch=None,

@@ -14,8 +14,9 @@ from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE, ZERO1,
                                                   Configurations)
 from planner.cost.analytic.hardware import Hardware, Rates
 from planner.cost.analytic.operators import (ATTENTION_BACKWARD, Operator,
-                                             dense_layer, halvings)
-from planner.cost.analytic.shares import layer_parameters, stage_parameters
+                                             attention_core, dense_layer,
+                                             halvings)
+from planner.cost.analytic.shares import stage_parameters
 from planner.cost.analytic.stack import stack
 from planner.cost.analytic.step import StepTime, queued_s, step_time
 from tests.test_planner.test_cost.test_analytic.models import llama_8b
@@ -138,8 +139,7 @@ class TestSums(unittest.TestCase):
     def setUp(self) -> None:
         self.plan = Configurations(num_microbatches=8)
         self.rates = Rates.of(_CLUSTER.device)
-        self.layers = float(llama_8b().layers *
-                            layer_parameters(llama_8b(), self.plan))
+        self.held = float(stage_parameters(llama_8b(), self.plan))
 
     def _compute_s(self, **choices: Any) -> float:
         return float(_step(num_microbatches=8, **choices).compute_s.item())
@@ -152,14 +152,14 @@ class TestSums(unittest.TestCase):
         moved = 10 - self.rates.exposed * 6
         self.assertAlmostEqual(
             (plain_s - fused_s) /
-            (8 * self.layers * moved / self.rates.memory_bytes_per_s), 1)
+            (8 * self.held * moved / self.rates.memory_bytes_per_s), 1)
 
     def test_in_16_bits_the_first_gradient_is_the_sum(self) -> None:
         wide_s, narrow_s = (self._compute_s(gradient_bytes=g) for g in (4, 2))
         moved = 8 * 10 - 7 * 6
         self.assertAlmostEqual(
             (wide_s - narrow_s) /
-            (self.layers * moved / self.rates.memory_bytes_per_s), 1)
+            (self.held * moved / self.rates.memory_bytes_per_s), 1)
 
     def test_sharded_sums_are_parts(self) -> None:
         plain_s, sharded_s = (self._compute_s(dp=8, sharding=s)
@@ -167,7 +167,16 @@ class TestSums(unittest.TestCase):
         moved = 8 * 10 * (1 - 1 / 8)
         self.assertAlmostEqual(
             (plain_s - sharded_s) /
-            (self.layers * moved / self.rates.memory_bytes_per_s), 1)
+            (self.held * moved / self.rates.memory_bytes_per_s), 1)
+
+    def test_sums_of_copies_move_each_gradient_again(self) -> None:
+        # Cleared: 2 bytes. Added to: 2 read twice, 2 written. Converted: 2
+        # read, 4 written. The sum: 4 read twice, 4 written. 26 and not 10.
+        copied_s, plain_s = (self._compute_s(copied_accumulation=c)
+                             for c in (True, False))
+        self.assertAlmostEqual(
+            (copied_s - plain_s) /
+            (8 * 16 * self.held / self.rates.memory_bytes_per_s), 1)
 
 
 class TestShards(unittest.TestCase):
@@ -201,6 +210,24 @@ class TestShards(unittest.TestCase):
 
 
 class TestTerms(unittest.TestCase):
+
+    def test_softmax_of_odd_numbers_of_heads_is_many_kernels(self) -> None:
+        """32 heads over 16 ranks: 2 of each sequence, in fours or not."""
+
+        def softmax(micro_batch: int, tp: int, **choices: Any) -> Operator:
+            plan = Configurations(micro_batch=micro_batch,
+                                  tp=tp,
+                                  fused_attention=False,
+                                  **choices)
+            return attention_core(llama_8b(), plan)[-1]
+
+        self.assertEqual([int(softmax(b, 16).kernels) for b in (1, 2, 3, 4)],
+                         [7, 2, 7, 2])
+        ratio = softmax(1, 16).size_bytes / softmax(2, 16).size_bytes
+        self.assertAlmostEqual(float(ratio), 21 / 4.5 / 2)
+        # Half a head is no number of rows; other libraries have no such one.
+        self.assertEqual(int(softmax(1, 64).kernels), 2)
+        self.assertEqual(int(softmax(1, 16, fused_kernels=False).kernels), 5)
 
     def test_units_wait_for_the_last_tiles(self) -> None:
         rates = dataclasses.replace(Rates.of(_CLUSTER.device),
