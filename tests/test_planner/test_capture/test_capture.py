@@ -20,9 +20,9 @@ from tests.test_planner.test_capture import (wide_convolutions, wide_families,
 from tests.test_planner.test_capture.eager import check_capture, doubled
 
 QUICK = ("Bloom", "DebertaV2", "DeepseekV3", "Marian", "Mamba2", "OPT")
-REFUSED = ("IBert", "LED", "Longformer", "ProphetNet", "SwitchTransformers",
-           "vilt")
-"""Their control flow depends on values; test_refused tests the message."""
+NOT_COMPARED = ("SwitchTransformers", )
+"""It casts its router in each call: in float64 that changes the model which
+it is compared with."""
 
 
 def strict(model: Example) -> tuple[Example, float]:
@@ -57,7 +57,7 @@ class TestEqualToEager(unittest.TestCase):
         for table in (wide_plain, wide_patterns, wide_convolutions, wide_text,
                       wide_families, wide_vision, wide_tasks):
             for name, build in table.MODELS.items():
-                if name not in REFUSED:
+                if name not in NOT_COMPARED:
                     with self.subTest(name):
                         self.check(build())
 
