@@ -37,7 +37,8 @@ class BlockPeaks:
         Most at once in each way, beside what is kept; gradients of its
         parameters are among the backward's.
     gathered : int
-        Parameters that are whole from their first use to their last.
+        Parameters that are whole from their first use to the end of that
+        block's backward.
     regathered : int
         Parameters that are whole while their unit runs, in each way.
     gradients : int
@@ -213,6 +214,7 @@ def step_peak(blocks: Sequence[BlockPeaks], *, base: int,
         for block in reversed(unit):
             peak = max(peak, kept + whole + gradients + block.backward)
             kept -= block.kept
+            whole -= block.gathered
             gradients += block.gradients
         whole -= again
     last = gradients * (2 if packed else 1)

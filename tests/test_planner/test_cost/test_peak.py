@@ -59,6 +59,17 @@ class TestMoments(unittest.TestCase):
         self.assertEqual(_peak(again, again, again), 1010)
         self.assertEqual(_peak(again, again, again, unit_bytes=15), 1030)
 
+    def test_gathered_parameters_are_freed_block_by_block(self) -> None:
+        """When gradients are packed, the last whole parameter is gone."""
+        block = BlockPeaks(kept=0,
+                           forward=0,
+                           backward=5,
+                           gathered=5,
+                           gradients=5)
+        packed = frozenset({"reduce_scatter"})
+        self.assertEqual(_peak(block, block, block, packed=packed, finished=3),
+                         1000 + 33)
+
 
 class TestLiveness(unittest.TestCase):
 

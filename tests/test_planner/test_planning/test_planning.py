@@ -18,6 +18,8 @@ from tests.test_planner.test_planning.programs import (large_llama,
                                                        slow_cluster, zoo)
 
 _LINE = MeshSpec(("dp", ), (4, ))
+_NO_ZERO1 = forbid("zero1")
+"""Whose peak here are packed gradients, which recomputing does not lower."""
 _GRID = MeshSpec(("dp", "tp"), (2, 2))
 
 
@@ -153,14 +155,15 @@ class TestMemory(TestCase):
 
 def _too_small_to_keep() -> int:
     """A limit that no plan fits which keeps all activations."""
-    kept = _planning(forbid("recompute"), memory_limit_bytes=1)
+    kept = _planning(forbid("recompute"), _NO_ZERO1, memory_limit_bytes=1)
     return min(c.memory.total for c in kept.candidates([_LINE])) - 1
 
 
 class TestRecompute(TestCase):
 
     def test_is_chosen_where_nothing_else_fits(self) -> None:
-        planning = _planning(memory_limit_bytes=_too_small_to_keep())
+        planning = _planning(_NO_ZERO1,
+                             memory_limit_bytes=_too_small_to_keep())
         best, found = planning.best([_LINE])
         self.assertEqual(best.layout.recompute, {"LlamaDecoderLayer"})
         self.assertTrue(best.name.endswith(", recomputing LlamaDecoderLayer"))
@@ -171,7 +174,8 @@ class TestRecompute(TestCase):
                          min(c.price.time_s for c in fitting))
 
     def test_plan_tells(self) -> None:
-        planning = _planning(memory_limit_bytes=_too_small_to_keep())
+        planning = _planning(_NO_ZERO1,
+                             memory_limit_bytes=_too_small_to_keep())
         best, _ = planning.best([_LINE])
         plan = Plan.from_yaml(planning.plan_of(best).to_yaml())
         self.assertEqual(plan.recompute, ("LlamaDecoderLayer", ))
@@ -182,15 +186,16 @@ class TestRecompute(TestCase):
                                best.price.recompute_s)
 
     def test_is_not_used_where_something_fits(self) -> None:
-        planning = _planning(memory_limit_bytes=_too_small_to_keep() + 1)
+        planning = _planning(_NO_ZERO1,
+                             memory_limit_bytes=_too_small_to_keep() + 1)
         best, found = planning.best([_LINE])
         self.assertTrue(planning.fits(best))
         self.assertFalse(any(c.layout.recompute for c in found))
 
     def test_searches_lighter_plans_too(self) -> None:
-        roomy = _planning(memory_limit_bytes=_too_small_to_keep())
+        roomy = _planning(_NO_ZERO1, memory_limit_bytes=_too_small_to_keep())
         least = min(c.memory.total for c in roomy.candidates([_LINE]))
-        tight = _planning(memory_limit_bytes=least)
+        tight = _planning(_NO_ZERO1, memory_limit_bytes=least)
         best, found = tight.best([_LINE])
         self.assertEqual(best.memory.total, least)
         self.assertTrue(any(c.is_lighter and c.layout.recompute
@@ -198,6 +203,7 @@ class TestRecompute(TestCase):
 
     def test_forbidden(self) -> None:
         planning = _planning(forbid("recompute"),
+                             _NO_ZERO1,
                              memory_limit_bytes=_too_small_to_keep())
         with self.assertRaisesRegex(InfeasiblePlan,
                                     r"or drop forbid\('recompute'\)"):
@@ -207,7 +213,7 @@ class TestRecompute(TestCase):
         with self.assertRaisesRegex(
                 InfeasiblePlan, "recomputing LlamaDecoderLayer, takes .*, "
                 r"above all for (.*) \(\1 .*\); use"):
-            _planning(memory_limit_bytes=1000).best([_LINE])
+            _planning(_NO_ZERO1, memory_limit_bytes=1000).best([_LINE])
 
 
 class TestConstraints(TestCase):
