@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["candidates_over"]
 
+_FEW = 4
+"""Meshes: all that 8 devices have."""
 
-def candidates_over(planning: Planning, meshes: Sequence[MeshSpec],
-                    until_s: float) -> tuple[list[Candidate], Searched]:
+
+def candidates_over(planning: Planning,
+                    meshes: Sequence[MeshSpec],
+                    until_s: float,
+                    *,
+                    staged: bool = True) -> tuple[list[Candidate], Searched]:
     """All candidates over some meshes, best first, and what is proven.
 
     Parameters
@@ -35,6 +41,8 @@ def candidates_over(planning: Planning, meshes: Sequence[MeshSpec],
         looked at, and all others that the joint search knows.
     until_s : float
         When to stop, by the monotonic clock.
+    staged : bool
+        Whether an open split may have stages, or several micro-batches.
 
     Raises
     ------
@@ -46,7 +54,7 @@ def candidates_over(planning: Planning, meshes: Sequence[MeshSpec],
                                      for m in meshes
                                      for n in m.names}
                                     | set(AXES if is_open else ()))
-    search = _Search(planning, until_s)
+    search = _Search(planning, until_s, staged)
     allowed = [m for m in meshes if planning.constraints.allows_mesh(m)]
     if is_open and allowed:
         search.split(allowed)
@@ -58,8 +66,10 @@ def candidates_over(planning: Planning, meshes: Sequence[MeshSpec],
 class _Search:
     """What was found so far."""
 
-    def __init__(self, planning: Planning, until_s: float) -> None:
+    def __init__(self, planning: Planning, until_s: float,
+                 staged: bool) -> None:
         self.planning, self.until_s = planning, until_s
+        self.staged = staged
         self.start_s = time.monotonic()
         self.visited_before = planning.visited
         self.found: list[Candidate] = []
@@ -96,24 +106,35 @@ class _Search:
 
     def split(self, meshes: Sequence[MeshSpec]) -> None:
         """All that the joint search knows, and recipes on the meshes that
-        it could not leave out."""
+        it could not leave out.
+
+        The search adds up compute and messages, while the choice knows what
+        overlaps. Where there are few meshes all of them have their recipes
+        priced; else that of data parallelism too, whose messages hide best.
+        """
         priced = self._free(meshes)
         made = self._joint(meshes[0].world_size)
         promising = {c.mesh for c in made.candidates if c.pipeline is None}
         if self.best is not None:
             promising.add(self.best.mesh)
-        for mesh in priced:
+        if len(meshes) <= _FEW:
+            promising |= set(meshes)
+        promising |= {m for m in meshes if m.names == ("dp", )}
+        for mesh in dict.fromkeys((*priced, *meshes)):
             if self.found and self._is_late():
                 break
-            if made.reason or mesh in promising:
+            if mesh in promising or (made.reason and mesh in priced):
+                first = priced.get(mesh)
                 with self._noting():
-                    self.found += _without_stages(self.planning, mesh,
-                                                  self._is_late)
+                    own = _without_stages(self.planning, mesh, self._is_late,
+                                          first)
+                    self.found = [c
+                                  for c in self.found if c is not first] + own
 
-    def _free(self, meshes: Sequence[MeshSpec]) -> list[MeshSpec]:
+    def _free(self, meshes: Sequence[MeshSpec]) -> dict[MeshSpec, Candidate]:
         """The free search on meshes in the order of their bounds, while
         these are better than what was found."""
-        planning, priced = self.planning, []
+        planning, priced = self.planning, dict[MeshSpec, Candidate]()
         known = {m: planning.bound_s(m) for m in meshes}
         for mesh in sorted(meshes, key=lambda m: (known[m], str(m))):
             late = bool(self.found) and self._is_late()
@@ -123,15 +144,15 @@ class _Search:
                 continue
             with self._noting():
                 planning.check_mesh(mesh)
-                self.found.append(planning.candidate(mesh,
-                                                     free_policies(mesh)))
-                priced.append(mesh)
+                priced[mesh] = planning.candidate(mesh, free_policies(mesh))
+                self.found.append(priced[mesh])
         return priced
 
     def _joint(self, ranks: int, mesh: MeshSpec | None = None) -> JointFound:
         made = joint_candidates(self.planning,
                                 ranks,
                                 mesh,
+                                staged=self.staged or mesh is not None,
                                 known_s=self.least_s,
                                 until_s=self.until_s)
         if mesh is not None and made.reason:
@@ -168,12 +189,14 @@ class _Search:
                                bound_s=bound_s)
 
 
-def _without_stages(planning: Planning, mesh: MeshSpec,
-                    is_late: Callable[[], bool]) -> list[Candidate]:
+def _without_stages(planning: Planning,
+                    mesh: MeshSpec,
+                    is_late: Callable[[], bool],
+                    first: Candidate | None = None) -> list[Candidate]:
     """Every product of recipes, what improves the best of them, the free
-    search, and, where the quickest does not fit, its lighter kin; when it
-    gets late only what there is by then."""
-    free = planning.candidate(mesh, free_policies(mesh))
+    search (which may have been done), and, where the quickest does not fit,
+    its lighter kin; when it gets late only what there is by then."""
+    free = first or planning.candidate(mesh, free_policies(mesh))
     found: list[Candidate] = []
     for policies in recipe_policies(mesh, planning.constraints):
         if is_late():

@@ -293,19 +293,26 @@ class Planning:
             return pipeline_candidate(self, pipeline, policies, mesh)
         return self.candidate(mesh, policies_for(chosen, mesh))
 
-    def candidates(self, meshes: Sequence[MeshSpec]) -> list[Candidate]:
+    def candidates(self,
+                   meshes: Sequence[MeshSpec],
+                   *,
+                   staged: bool = True) -> list[Candidate]:
         """All candidates over some meshes, best first.
 
         Where there are several, the split of the devices is open, and all
         others that the joint search knows are looked at too. What can't
         beat what was found, by a bound on it, is left out. Where nothing
         fits, every candidate is considered again with the repeated blocks
-        recomputed.
+        recomputed. Without `staged` an open split has no stages and takes
+        the batch at once.
         """
         limit_s = self.time_limit_s
         until_s = float("inf") if limit_s is None else (time.monotonic() +
                                                         limit_s)
-        found, self.searched = candidates_over(self, meshes, until_s)
+        found, self.searched = candidates_over(self,
+                                               meshes,
+                                               until_s,
+                                               staged=staged)
         return found
 
     def repeated_classes(self) -> list[str]:

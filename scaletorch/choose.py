@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,15 +86,24 @@ def choose(planning: Planning,
     if plan is not None:
         raise TypeError("plan must be a Plan, a recipe or a path, got "
                         f"{type(plan).__name__}")
-    meshes = searched_meshes(mesh, flat=flat)
-    best, found = planning.best(meshes)
-    others = [c for c in found if c is not best and planning.fits(c)]
-    # A loop may add up numbers of all parameters, or look at logits while it
-    # trains, so that pipelines run where they were asked for, or where
-    # nothing else fits.
-    ranked = sorted([best, *others],
-                    key=lambda c: flat and c.pipeline is not None)
-    return [_chosen(planning, c) for c in ranked[:count]]
+    fitting = _fitting(planning, searched_meshes(mesh, flat=flat))
+    return [_chosen(planning, c) for c in fitting[:count]]
+
+
+def _fitting(planning: Planning,
+             meshes: Sequence[MeshSpec]) -> list[Candidate]:
+    """All that fits, best first.
+
+    A loop may add up numbers of all parameters, or look at logits while it
+    trains, so where the split is open there are stages only where nothing
+    else fits.
+    """
+    if len(meshes) > 1:
+        found = planning.candidates(meshes, staged=False)
+        if found and planning.fits(found[0]):
+            return list(filter(planning.fits, found))
+    _, found = planning.best(meshes)
+    return list(filter(planning.fits, found))
 
 
 def searched_meshes(mesh: MeshSpec, *, flat: bool) -> list[MeshSpec]:

@@ -73,6 +73,7 @@ def joint_candidates(
         ranks: int,
         mesh: MeshSpec | None = None,
         *,
+        staged: bool = True,
         known_s: float = float("inf"),
         until_s: float = float("inf"),
 ) -> JointFound:
@@ -85,12 +86,14 @@ def joint_candidates(
     mesh : MeshSpec, optional
         Where sizes and order of the axes are given, all named as in
         `planner.joint.space.AXES`.
+    staged : bool
+        Whether there may be stages, or several micro-batches.
     known_s : float
         Of the best plan that is known already.
     until_s : float
         When to stop, by the monotonic clock.
     """
-    search = _Search(planning, ranks, mesh)
+    search = _Search(planning, ranks, mesh, staged)
     branching = Branching(space=search.space,
                           bounds=search.bounds,
                           scores=search.scores,
@@ -110,7 +113,9 @@ def joint_candidates(
 
 def space_of(planning: Planning,
              ranks: int,
-             mesh: MeshSpec | None = None) -> Space:
+             mesh: MeshSpec | None = None,
+             *,
+             staged: bool = True) -> Space:
     """The combinations that a program and its constraints leave."""
     program, lead = planning.program, planning.facts.lead
     fixed: Mapping[str, int] = {}
@@ -136,6 +141,7 @@ def space_of(planning: Planning,
         shardings=tuple(n for n in SHARDINGS if limits.allows_recipe(n)),
         recompute=(limits.allows_recompute()
                    and bool(planning.repeated_classes())),
+        staged=staged,
         **orders)  # type: ignore[arg-type]
 
 
@@ -160,11 +166,11 @@ def _experts(planning: Planning) -> int:
 class _Search:
     """What branch and bound asks of a program."""
 
-    def __init__(self, planning: Planning, ranks: int,
-                 mesh: MeshSpec | None) -> None:
+    def __init__(self, planning: Planning, ranks: int, mesh: MeshSpec | None,
+                 staged: bool) -> None:
         self.planning, self.given = planning, mesh
         self.own = planning.of_program(count_ahead(planning.program))
-        self.space = space_of(planning, ranks, mesh)
+        self.space = space_of(planning, ranks, mesh, staged=staged)
         self.links = Links(planning.cluster)
         self.reason = ""
         self.bounds = CellBounds(self.space, self.links, _state(planning),

@@ -133,6 +133,8 @@ class Space:
         With their stages on each rank.
     recompute : bool
         Whether blocks may run again in the backward.
+    staged : bool
+        Whether there may be stages, or several micro-batches.
     """
 
     ranks: int
@@ -146,6 +148,7 @@ class Space:
     shardings: tuple[str, ...] = SHARDINGS
     schedules: tuple[tuple[str, int], ...] = _SCHEDULES
     recompute: bool = True
+    staged: bool = True
 
     def cells(self) -> Iterator[Cell]:
         """Those that have points, in a fixed order.
@@ -185,8 +188,10 @@ class Space:
                     or self.fixed.get("dp", dp) != dp
                     or dp > self.largest.get("dp", dp)):
                 continue
-            if pp <= count <= _MOST_PARTS * pp:
-                yield Point(cell=cell, pp=pp, dp=dp, microbatches=count)
+            point = Point(cell=cell, pp=pp, dp=dp, microbatches=count)
+            if (pp <= count <= _MOST_PARTS * pp
+                    and (self.staged or not point.is_staged)):
+                yield point
 
     def count(self) -> int:
         """Of all points."""
