@@ -102,7 +102,7 @@ class TestLosses(unittest.TestCase):
 
         def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             if (target < 0).any():
-                output = -output
+                return output.abs().mean()
             return (output - target).square().mean()
 
         program = capture(module(lambda self, x: self.linear(x)),
