@@ -14,7 +14,7 @@ class Vision(unittest.TestCase):
         check_model(self, "vit", PLANS)
 
     def test_resnet(self) -> None:
-        check_model(self, "resnet", PLANS)
+        check_model(self, "resnet", FEW)
 
     def test_unet(self) -> None:
         check_model(self, "unet", PLANS)
