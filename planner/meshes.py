@@ -126,6 +126,7 @@ class _Search:
             if mesh in promising or (made.reason and mesh in priced):
                 first = priced.get(mesh)
                 with self._noting():
+                    self.planning.check_mesh(mesh)
                     own = _without_stages(self.planning, mesh, self._is_late,
                                           first)
                     self.found = [c

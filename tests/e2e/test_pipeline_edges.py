@@ -23,19 +23,9 @@ from tests.e2e.equality import Subject
 from tests.e2e.pipelines import check_pipeline
 from tests.markers import nightly
 from tests.model_zoo import Example, example
+from tests.test_planner.test_pipeline.models import Layer
 
 _PIPELINE = RECIPES["pipeline"]
-
-
-class Mix(nn.Module):
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up = nn.Linear(8, 16)
-        self.down = nn.Linear(16, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.down(torch.tanh(self.up(x)))
 
 
 class Chosen(nn.Module):
@@ -43,7 +33,7 @@ class Chosen(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Mix() for _ in range(4))
+        self.layers = nn.ModuleList(Layer() for _ in range(4))
         self.kinds = nn.Embedding(8, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,7 +49,7 @@ class Shared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Mix() for _ in range(4))
+        self.layers = nn.ModuleList(Layer() for _ in range(4))
         for number in (1, 3):
             self.layers[number].up.weight = self.layers[0].up.weight
 
@@ -74,8 +64,8 @@ class Two(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.ModuleList(Mix() for _ in range(2))
-        self.second = nn.ModuleList(Mix() for _ in range(2))
+        self.first = nn.ModuleList(Layer() for _ in range(2))
+        self.second = nn.ModuleList(Layer() for _ in range(2))
         self.reads = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

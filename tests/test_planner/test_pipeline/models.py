@@ -19,8 +19,8 @@ from planner.planning import Planning
 from planner.recipes import RECIPES, policies_for
 
 __all__ = [
-    "Normed", "Plain", "Row", "Skips", "Tagger", "captured", "laid_out",
-    "normed", "plain", "row", "skips", "tagger"
+    "Layer", "Normed", "Plain", "Row", "Skips", "Tagger", "captured",
+    "laid_out", "normed", "plain", "row", "skips", "tagger"
 ]
 
 Example = tuple[nn.Module, tuple[torch.Tensor, ...], Any]
