@@ -41,7 +41,7 @@ def why_not(planning: Planning, nearest: Candidate) -> str:
             f", or drop forbid({RECOMPUTE!r})")
     fitting = "; ".join(fitting_changes(planning, nearest))
     return (f"no plan of {planning.program.model_name} fits "
-            f"{format_bytes(planning.memory_limit_bytes)} per device: the "
+            f"{format_bytes(planning.limits.of(nearest))} per device: the "
             f"smallest, {nearest.name}, takes "
             f"{format_bytes(nearest.memory.total)} on "
             f"{tightest_rank(nearest)}, above all for "
@@ -51,7 +51,7 @@ def why_not(planning: Planning, nearest: Candidate) -> str:
 
 
 def tightest_rank(candidate: Candidate) -> str:
-    """Where a candidate takes most memory, in words.
+    """Where a candidate has least room in memory, in words.
 
     Examples
     --------
@@ -59,8 +59,7 @@ def tightest_rank(candidate: Candidate) -> str:
     """
     if candidate.step is None or candidate.pipeline is None:
         return "every rank"
-    totals = [m.total for m in candidate.step.memory]
-    rank = totals.index(max(totals))
+    rank = candidate.step.memory.index(candidate.memory)
     owner = candidate.step.schedule.stage_rank
     stages = [str(s) for s, r in enumerate(owner) if r == rank]
     word = "stage" if len(stages) == 1 else "stages"
@@ -143,7 +142,7 @@ def _smaller_batch(planning: Planning, nearest: Candidate) -> Iterator[str]:
     not."""
     memory = nearest.memory
     grows = memory.saved + memory.transient + memory.outputs
-    left = planning.memory_limit_bytes - (memory.total - grows)
+    left = planning.limits.of(nearest) - (memory.total - grows)
     share = 2
     while share <= _SMALLEST_SHARE and grows / share > left:
         share *= 2

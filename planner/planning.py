@@ -8,11 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from planner.candidate import Candidate, Searched
 from planner.choices import factorisations, known_recipes
-from planner.cluster import axis_link
-from planner.cluster.axis import AxisInfo
-from planner.cluster.spec import ClusterSpec, Link
+from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
-from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
 from planner.cost.optimizer import optimizer_s
 from planner.cost.price import price
@@ -21,9 +18,11 @@ from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, Placement
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
-from planner.ir.pipeline import MICROBATCH, on_axis
+from planner.ir.pipeline import on_axis
 from planner.ir.plan import Plan
 from planner.ir.program import Program
+from planner.limits import MemoryLimits
+from planner.mesh_prices import MeshPrices
 from planner.meshes import candidates_over
 from planner.pipeline.candidate import pipeline_candidate, priced_pipeline
 from planner.pipeline.means import count_ahead
@@ -39,9 +38,6 @@ from planner.search.tables import ConversionTables
 
 __all__ = ["Candidate", "Planning", "Searched", "factorisations"]
 
-_NO_TIME = Link(latency_s=0.0, bandwidth_bytes_per_s=1e30)
-"""Of micro-batches, between which nothing moves; policies say so."""
-
 
 class Planning:
     """Plans one program on one cluster.
@@ -54,7 +50,7 @@ class Planning:
     optimizer : str
         Whose state is budgeted.
     memory_limit_bytes : int, optional
-        Per rank; the device's memory if left out.
+        Per rank; the memory of its own device if left out.
     facts : Facts, optional
         Of the program, when they are at hand.
     expert_imbalance : float
@@ -67,6 +63,7 @@ class Planning:
 
     Attributes
     ----------
+    limits : MemoryLimits
     searched : Searched
         What the last :meth:`candidates` went through.
     visited : int
@@ -96,8 +93,8 @@ class Planning:
         self.cluster = cluster
         self.constraints = constraints or Constraints()
         self.optimizer = optimizer
-        self.memory_limit_bytes = (memory_limit_bytes if memory_limit_bytes
-                                   else int(cluster.weakest().memory_bytes))
+        self.limits = MemoryLimits(cluster=cluster,
+                                   given_bytes=memory_limit_bytes)
         self.expert_imbalance = expert_imbalance
         self.facts = facts or Facts.of(program)
         self.constraints.check([n.partition(":")[2] for n in program.params],
@@ -107,7 +104,7 @@ class Planning:
         self.searched = Searched()
         self.visited = 0
         self.batch_cuts: dict[tuple[int, bool], ProgramLayout] = {}
-        self._tables: dict[MeshSpec, ConversionTables] = {}
+        self._prices = MeshPrices(cluster, expert_imbalance)
         self._bounds: dict[MeshSpec, float] = {}
 
     def of_program(self, program: Program) -> Planning:
@@ -128,28 +125,25 @@ class Planning:
                         constraints=constraints or self.constraints,
                         optimizer=self.optimizer,
                         memory_limit_bytes=memory_limit_bytes
-                        or self.memory_limit_bytes,
+                        or self.limits.given_bytes,
                         facts=None if program else self.facts,
                         expert_imbalance=self.expert_imbalance,
                         observer=self.observer,
                         time_limit_s=self.time_limit_s)
 
-    def tables(self, mesh: MeshSpec) -> ConversionTables:
-        """Prices of conversions on a mesh, shared by all its candidates."""
-        if mesh not in self._tables:
-            real = [
-                s for n, s in zip(mesh.names, mesh.sizes) if n != MICROBATCH
-            ]
-            axes = [axis_link(self.cluster, real, a) for a in range(len(real))]
-            axes += [
-                AxisInfo(size=s, link=_NO_TIME)
-                for n, s in zip(mesh.names, mesh.sizes) if n == MICROBATCH
-            ]
-            self._tables[mesh] = ConversionTables(
-                ConversionCost(axes,
-                               self.cluster.weakest(),
-                               expert_imbalance=self.expert_imbalance))
-        return self._tables[mesh]
+    @property
+    def memory_limit_bytes(self) -> int:
+        """Of the rank whose device has least memory."""
+        return self.limits.least_bytes
+
+    def tables(self,
+               mesh: MeshSpec,
+               whole: MeshSpec | None = None) -> ConversionTables:
+        """Prices of conversions on a mesh, shared by all its candidates.
+
+        With `whole` they are those of a stage whose axes lie in it.
+        """
+        return self._prices.tables(mesh, whole)
 
     def bound_s(self, mesh: MeshSpec) -> float:
         """No layouts on a mesh take less time."""
@@ -185,7 +179,7 @@ class Planning:
                     mesh=mesh,
                     policies=policies,
                     tables=self.tables(mesh),
-                    device=self.cluster.weakest(),
+                    device=self._prices.device(mesh),
                     start=start,
                     reverse=reverse,
                     axes=axes,
@@ -245,7 +239,7 @@ class Planning:
                       price=price(self.program,
                                   solution.layout,
                                   self.tables(mesh).cost,
-                                  self.cluster.weakest(),
+                                  self._prices.device(mesh),
                                   calls=self.facts.known_calls),
                       memory=self._memory(solution.layout),
                       bound_s=self.bound_s(mesh)))
@@ -256,16 +250,22 @@ class Planning:
         What the optimizer takes is added here, for all kinds alike.
         """
         self.visited += 1
-        memory = candidate.memory
-        candidate = dataclasses.replace(candidate,
-                                        optimizer_s=optimizer_s(
-                                            self.optimizer,
-                                            memory.trained,
-                                            self.cluster.weakest(),
-                                            num_params=memory.num_trained))
+        candidate = dataclasses.replace(
+            candidate, optimizer_s=self._optimizer_s(candidate))
         if self.observer is not None:
             self.observer(candidate)
         return candidate
+
+    def _optimizer_s(self, candidate: Candidate) -> float:
+        """Of the rank that takes longest."""
+        step = candidate.step
+        ranks = (candidate.memory, ) if step is None else step.memory
+        return max(
+            optimizer_s(self.optimizer,
+                        memory.trained,
+                        device,
+                        num_params=memory.num_trained)
+            for memory, device in zip(ranks, self.limits.devices(candidate)))
 
     def _memory(self, layout: ProgramLayout) -> MemoryEstimate:
         return estimate_memory(self.program,
@@ -333,15 +333,16 @@ class Planning:
 
     def rank(self, candidate: Candidate) -> tuple[int, float, int, bool, str]:
         """Quicker first; of equal ones the one that a recipe names."""
-        return (self._excess(candidate), float(f"{candidate.time_s:.9e}"),
+        return (self.excess_bytes(candidate), float(f"{candidate.time_s:.9e}"),
                 candidate.memory.total, candidate.is_free, candidate.name)
 
-    def _excess(self, candidate: Candidate) -> int:
-        return max(0, candidate.memory.total - self.memory_limit_bytes)
+    def excess_bytes(self, candidate: Candidate) -> int:
+        """By how much its fullest rank is over that rank's limit."""
+        return self.limits.excess_bytes(candidate)
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether the candidate keeps the memory limit."""
-        return self._excess(candidate) == 0
+        return self.excess_bytes(candidate) == 0
 
     def best(self,
              meshes: Sequence[MeshSpec]) -> tuple[Candidate, list[Candidate]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from planner.cluster.checks import check_number
@@ -101,13 +102,30 @@ class ClusterSpec:
         own = (self.device, ) if listed < self.num_nodes else ()
         return tuple(dict.fromkeys((*own, *(g.device for g in self.others))))
 
-    def weakest(self) -> DeviceKind:
-        """A device that no device of the cluster is worse than.
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there are several kinds of device."""
+        return bool(self.others) and len(self.kinds()) > 1
 
-        Where all devices do the same work in step, this is what they are
-        together. It is `device` itself unless the cluster is mixed.
+    def weakest(self, numbers: Iterable[int] | None = None) -> DeviceKind:
+        """A device that none of some devices is worse than.
+
+        Where these do the same work in step, this is what they are
+        together. It is `device` itself unless their kinds differ.
+
+        Parameters
+        ----------
+        numbers : iterable of int, optional
+            Of the devices; all of the cluster if left out.
         """
+        if not self.others:
+            return self.device
         kinds = self.kinds()
+        if numbers is not None and len(kinds) > 1:
+            node = self.tiers[0].size
+            first = dict.fromkeys(n // node for n in numbers)
+            kinds = tuple(
+                dict.fromkeys(self.device_of(n * node) for n in first))
         if len(kinds) == 1:
             return kinds[0]
         dtypes = [d for d, _ in kinds[0].peak_flops_per_s]

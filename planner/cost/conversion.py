@@ -54,6 +54,15 @@ class ConversionCost:
         self._known: dict[tuple[TensorSpec, Layout, Layout],
                           tuple[float, float]] = {}
 
+    def on(self, device: DeviceKind) -> ConversionCost:
+        """The same between devices of another kind."""
+        if device == self.device:
+            return self
+        return ConversionCost(self.axes,
+                              device,
+                              divided=self.divided,
+                              expert_imbalance=self.expert_imbalance)
+
     def time_s(self, spec: TensorSpec, source: Layout,
                target: Layout) -> float:
         """Forward and backward time together; inf where impossible."""

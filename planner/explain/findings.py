@@ -41,7 +41,7 @@ def binding_constraint(planning: Planning, chosen: Candidate,
         `costs_s` what it costs, 0 where that is not known.
     """
     if not planning.fits(chosen):
-        over = chosen.memory.total - planning.memory_limit_bytes
+        over = planning.excess_bytes(chosen)
         return _binding("memory", 0.0, f"{format_bytes(over)} too much")
     options = [_memory(planning, chosen, found), _named(constraints)]
     tightest = max(options, key=lambda o: o["costs_s"])
@@ -63,7 +63,7 @@ def _memory(planning: Planning, chosen: Candidate,
     if not large:
         return _binding("memory", 0.0, "")
     best = min(large, key=lambda c: (c.time_s, c.name))
-    over = best.memory.total - planning.memory_limit_bytes
+    over = planning.excess_bytes(best)
     saves_s = max(0.0, chosen.time_s - best.time_s)
     return _binding(
         "memory", saves_s, f"{best.name} would save {format_time(saves_s)} "

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from planner.candidate import Candidate
+from planner.planning import Planning
 from planner.units import format_bytes, format_time
 
 __all__ = ["pipeline_report", "pipeline_text"]
 
 
-def pipeline_report(chosen: Candidate) -> dict[str, Any] | None:
+def pipeline_report(planning: Planning,
+                    chosen: Candidate) -> dict[str, Any] | None:
     """Schedule, stages and ranks; None without a pipeline."""
     if chosen.pipeline is None or chosen.step is None:
         return None
     spec, step = chosen.pipeline, chosen.step
     owner = step.schedule.stage_rank
+    devices = planning.limits.devices(chosen)
     return {
         "axis":
         spec.axis,
@@ -34,6 +37,7 @@ def pipeline_report(chosen: Candidate) -> dict[str, Any] | None:
         "stages": [{
             "stage": number,
             "rank": owner[number],
+            "device": devices[owner[number]].name,
             "first_block": cut,
             "forward_s": cost.forward_s,
             "input_gradient_s": cost.input_s,
@@ -48,6 +52,7 @@ def pipeline_report(chosen: Candidate) -> dict[str, Any] | None:
             "idle_s": step.simulation.idle_s[rank],
             "in_flight": step.simulation.peak_in_flight[rank],
             "memory_bytes": memory.total,
+            "limit_bytes": planning.limits.on(devices[rank]),
             "by_kind": memory.by_kind(),
         } for rank, memory in enumerate(step.memory)],
     }
@@ -64,18 +69,22 @@ def pipeline_text(report: dict[str, Any] | None) -> list[str]:
         "  stage  rank  from                  forward    inputs   weights"
         "      kept",
     ]
+    mixed = len({row["device"] for row in report["stages"]}) > 1
     for row in report["stages"]:
         lines.append(f"  {row['stage']:>5}  {row['rank']:>4}  "
                      f"{row['first_block'] or 'start':<18}  "
                      f"{format_time(row['forward_s']):>9} "
                      f"{format_time(row['input_gradient_s']):>9} "
                      f"{format_time(row['weight_gradient_s']):>9} "
-                     f"{format_bytes(row['saved_bytes']):>9}")
+                     f"{format_bytes(row['saved_bytes']):>9}" +
+                     (f"  {row['device']}" if mixed else ""))
     lines.append("  rank  idle       in flight  memory")
     for row in report["ranks"]:
-        lines.append(f"  {row['rank']:>4}  {format_time(row['idle_s']):<9}  "
-                     f"{row['in_flight']:>9}  "
-                     f"{format_bytes(row['memory_bytes'])}")
+        lines.append(
+            f"  {row['rank']:>4}  {format_time(row['idle_s']):<9}  "
+            f"{row['in_flight']:>9}  "
+            f"{format_bytes(row['memory_bytes'])}" +
+            (f" of {format_bytes(row['limit_bytes'])}" if mixed else ""))
     return lines
 
 

@@ -13,6 +13,7 @@ from planner.candidate import Candidate
 from planner.cost.plan_price import CollectivePrice
 from planner.explain.batches import batches_report
 from planner.explain.causes import bubble_s, copies_s, delta
+from planner.explain.devices import devices_report
 from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.fit import fit_report
 from planner.explain.opaque import opaque_modules
@@ -86,7 +87,8 @@ def build_report(
         "solution": solution,
         "time": _time(chosen),
         "axes": _axes(planning, chosen),
-        "pipeline": pipeline_report(chosen),
+        "devices": devices_report(planning, chosen),
+        "pipeline": pipeline_report(planning, chosen),
         "memory": _memory(planning, chosen),
         "blocks": _blocks(planning, chosen),
         "between_blocks": _collectives(chosen, "between blocks"),
@@ -225,7 +227,7 @@ def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
 def _memory(planning: Planning, chosen: Candidate) -> dict[str, Any]:
     return {
         "total_bytes": chosen.memory.total,
-        "limit_bytes": planning.memory_limit_bytes,
+        "limit_bytes": planning.limits.of(chosen),
         "where": tightest_rank(chosen),
         "by_kind": chosen.memory.by_kind()
     }
@@ -305,7 +307,7 @@ def _repeated(chosen: Candidate) -> list[dict[str, Any]]:
 
 def _alternative(planning: Planning, chosen: Candidate,
                  other: Candidate) -> dict[str, Any]:
-    excess = max(0, other.memory.total - planning.memory_limit_bytes)
+    excess = planning.excess_bytes(other)
     return {
         "plan": other.name,
         "mesh": _mesh(other.mesh),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from planner.candidate import Candidate
-from planner.cluster.spec import ClusterSpec, Tier
+from planner.cluster.spec import ClusterSpec, DeviceKind, Tier
 from planner.ir.errors import LayoutError, ScheduleError
 from planner.planning import Planning
 from planner.variation import repriced
@@ -47,10 +47,8 @@ def sensitivity(planning: Planning,
         rows.append(
             _row(f"{_BANDWIDTH}x bandwidth of tier {tier.name}", faster,
                  repriced(faster, [chosen, *others])))
-    limit = planning.memory_limit_bytes * (100 + _MEMORY_PERCENT) // 100
     rows.append(
-        _row(f"{_MEMORY_PERCENT}% more memory",
-             planning.copied(memory_limit_bytes=limit),
+        _row(f"{_MEMORY_PERCENT}% more memory", _roomier(planning),
              [chosen, *(c for c in found if c is not chosen)]))
     if halved is not None:
         rows += _half(planning, chosen, halved)
@@ -72,6 +70,24 @@ def _faster(cluster: ClusterSpec, tier: Tier) -> ClusterSpec:
         tiers=tuple(
             dataclasses.replace(t, link=link) if t is tier else t
             for t in cluster.tiers))
+
+
+def _roomier(planning: Planning) -> Planning:
+    """With more memory on every device, or a higher limit."""
+    percent = 100 + _MEMORY_PERCENT
+
+    def larger(device: DeviceKind) -> DeviceKind:
+        size = int(device.memory_bytes) * percent // 100
+        return dataclasses.replace(device, memory_bytes=size)
+
+    cluster, given = planning.cluster, planning.limits.given_bytes
+    return planning.copied(cluster=dataclasses.replace(
+        cluster,
+        device=larger(cluster.device),
+        others=tuple(
+            dataclasses.replace(g, device=larger(g.device))
+            for g in cluster.others)),
+                           memory_limit_bytes=given and given * percent // 100)
 
 
 def _row(change: str, planning: Planning,

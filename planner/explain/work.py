@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+
+import torch
 
 from planner.candidate import Candidate
 from planner.objective import step_work
@@ -21,20 +24,28 @@ def work_report(planning: Planning, chosen: Candidate) -> dict[str, Any]:
     """
     work, devices = step_work(planning.program), chosen.mesh.world_size
     return {
-        "unit": work.unit,
-        "count": work.count,
-        "rate": work.rate(chosen.time_s, devices),
+        "unit":
+        work.unit,
+        "count":
+        work.count,
+        "rate":
+        work.rate(chosen.time_s, devices),
         "peak_share":
-        _at_peak_s(planning) / devices / max(chosen.time_s, 1e-30),
+        _at_peak_s(planning, devices) / devices / max(chosen.time_s, 1e-30),
     }
 
 
-def _at_peak_s(planning: Planning) -> float:
-    """Seconds of one device for all products of a step, at its peak."""
-    device, counts = planning.cluster.weakest(), planning.facts.counts
+def _at_peak_s(planning: Planning, devices: int) -> float:
+    """Seconds of one device for all products of a step, at the mean peak."""
+    counts = planning.facts.counts
+    kinds = Counter(map(planning.cluster.device_of, range(devices)))
+
+    def peak(dtype: torch.dtype) -> float:
+        return sum(n * k.peak(dtype) for k, n in kinds.items()) / devices
+
     return sum(counts[name] *
                (known.work.forward_flops + known.work.backward_flops) /
-               device.peak(known.dtype)
+               peak(known.dtype)
                for name, calls in planning.facts.known_calls.items()
                for known in calls)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
+from planner.cluster.spec import DeviceKind
 from planner.joint.links import Links, Place
 from planner.joint.score import kept_whole
 from planner.joint.space import Cell, Space
@@ -42,6 +45,7 @@ class CellBounds:
     links : Links
     state : State
     memory_limit_bytes : float
+        The mean of all devices.
     """
 
     def __init__(self, space: Space, links: Links, state: State,
@@ -54,7 +58,17 @@ class CellBounds:
     def learn(self, table: BlockTable) -> None:
         """Take a table into account."""
         cell = table.cell
-        self._row_s[cell] = float(table.work_s.sum()) * cell.ranks / cell.rows
+        work_s = float(table.work_s.sum()) / self._speed(table)
+        self._row_s[cell] = work_s * cell.ranks / cell.rows
+
+    def _speed(self, table: BlockTable) -> float:
+        """How many times the work of as many of the weakest all devices do
+        at most, whichever blocks they have."""
+        if not self._links.is_mixed:
+            return 1.0
+        devices = self._links.devices((1, self._space.ranks, 1))
+        rates = {d: _rate(table, d) for d in dict.fromkeys(devices)}
+        return sum(rates[d] for d in devices) / len(devices)
 
     def of(self, cell: Cell) -> tuple[float, float]:
         """Bytes too many, and seconds of a step, both at least."""
@@ -86,6 +100,14 @@ class CellBounds:
         size = self._state.gradient_bytes * place[1] / self._space.ranks
         return sum(count * self._links.time_s(kind, size, place)
                    for kind, count in _moves(sharding, microbatches))
+
+
+def _rate(table: BlockTable, device: DeviceKind) -> float:
+    """Seconds of the weakest device in one of another, of the block that
+    gains most."""
+    weakest_s, own_s = (np.maximum(t.work_s, 1e-30)
+                        for t in (table, table.on(device)))
+    return max(1.0, float((weakest_s / own_s).max()))
 
 
 def _moves(sharding: str, microbatches: int) -> list[tuple[str, int]]:

@@ -1,21 +1,28 @@
-"""Times of collectives over the axes that the joint search varies.
+"""Times of collectives over the axes that the joint search varies, and the
+devices along them.
 
 Which links an axis uses depends on its size and on how many ranks lie
-inside of one of its steps and outside of all its groups.
+inside of one of its steps and outside of all its groups; and so does which
+devices are at each of its places, where there are several kinds.
 """
 
 from __future__ import annotations
 
 import math
 
-from planner.cluster import axis_link
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.cluster import axis_link, devices_along
 from planner.cluster.axis import AxisInfo
-from planner.cluster.spec import ClusterSpec
+from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
 from planner.joint.space import Point
+from planner.limits import MemoryLimits
 
 __all__ = ["Links", "Place", "place_of"]
 
+Array = NDArray[np.float64]
 Place = tuple[int, int, int]
 """Ranks outside of an axis, on it, and inside of each of its steps."""
 
@@ -26,13 +33,42 @@ class Links:
     Parameters
     ----------
     cluster : ClusterSpec
+    limits : MemoryLimits, optional
+        Those of the devices if left out.
     """
 
-    def __init__(self, cluster: ClusterSpec) -> None:
+    def __init__(self,
+                 cluster: ClusterSpec,
+                 limits: MemoryLimits | None = None) -> None:
         self._cluster = cluster
+        self._limits = limits or MemoryLimits(cluster=cluster)
         self._overhead_s = cluster.weakest().launch_overhead_s
+        self._devices: dict[Place, tuple[DeviceKind, ...]] = {}
         self._axes: dict[Place, AxisInfo] = {}
         self._times: dict[tuple[str, float, Place], float] = {}
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there are several kinds of device."""
+        return self._cluster.is_mixed
+
+    def devices(self, place: Place) -> tuple[DeviceKind, ...]:
+        """Of the ranks at each place along an axis."""
+        if place not in self._devices:
+            self._devices[place] = devices_along(self._cluster, place, 1)
+        return self._devices[place]
+
+    def spare_bytes(self, place: Place) -> Array:
+        """What may be taken along an axis beyond the least of all limits."""
+        if not self.is_mixed:
+            return np.zeros(place[1])
+        rooms = [self._limits.on(d) for d in self.devices(place)]
+        return np.array(rooms, dtype=np.float64) - self._limits.least_bytes
+
+    def mean_limit_bytes(self, ranks: int) -> float:
+        """Of the first devices, each on its own."""
+        each = self.devices((1, ranks, 1))
+        return sum(map(self._limits.on, each)) / ranks
 
     def time_s(self, kind: str, size_bytes: float, place: Place) -> float:
         """Of one collective over an axis; 0 over a single rank."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from planner.joint.links import Links, Place, place_of
 from planner.joint.space import Point
 from planner.joint.stages import StageCuts, StageSums, least_step_s
-from planner.joint.tables import BlockTable
+from planner.joint.tables import BlockTable, BlockTimes
 from planner.pipeline.cuts import Piece
 from planner.schedule.estimate import peak_in_flight
 from planner.schedule.graph import ActionGraph, build_graph
@@ -28,6 +28,9 @@ from planner.schedule.times import StageTimes
 __all__ = ["CellScores", "Graphs", "Score", "kept_whole"]
 
 Array = NDArray[np.float64]
+_Times = BlockTable | BlockTimes
+_CutBy = tuple[tuple[int, ...], bool, tuple[int, ...]]
+"""Kinds of device by stage, whether blocks run again, and which kinds."""
 
 _LONG = 2**13
 """Stages times micro-batches, from which a bound must do."""
@@ -43,7 +46,8 @@ class Score:
     time_s : float
         Of a step, no more than it takes in these layouts.
     memory_bytes : float
-        Of the rank that takes most.
+        Of the rank with least room, less what its device has more than the
+        smallest.
     """
 
     point: Point
@@ -92,17 +96,37 @@ class CellScores:
         self._links = links
         self._repeated = repeated
         self._finer = finer
-        self._cuts: dict[tuple[int, bool], StageCuts] = {}
+        self._cuts: dict[_CutBy, StageCuts] = {}
         self._moved: dict[tuple[str, Place], Array] = {}
 
     def cuts(self, point: Point) -> StageCuts:
         """Where a combination's stages begin."""
-        key = (point.pp * point.chunks, point.recompute)
+        times, kinds = self._devices(point)
+        key = (kinds, point.recompute, tuple(map(id, times)))
         if key not in self._cuts:
-            self._cuts[key] = StageCuts.of(
-                self.table.blocks, self.table.work_s + self._again_s(point),
-                key[0], self._finer)
+            work_s = np.array(
+                [t.work_s + self._again_s(point, t) for t in times])
+            self._cuts[key] = StageCuts.of(self.table.blocks, work_s, kinds,
+                                           self._finer)
         return self._cuts[key]
+
+    def _devices(self, point: Point) -> tuple[list[_Times], tuple[int, ...]]:
+        """Times on each kind of device, and which of them each stage has."""
+        stages = point.pp * point.chunks
+        if not self._links.is_mixed:
+            return [self.table], (0, ) * stages
+        ranks = self._links.devices(place_of(point, "pp"))
+        kinds = list(dict.fromkeys(ranks))
+        return ([self.table.on(k) for k in kinds],
+                tuple(kinds.index(ranks[r]) for r in _owners(point).tolist()))
+
+    def _sums(self, point: Point, values: Callable[[_Times], Array]) -> Array:
+        """Of each stage, from what blocks take on its device."""
+        if not self._links.is_mixed:
+            return self.cuts(point).sums(values(self.table))
+        times, kinds = self._devices(point)
+        rows = np.array([self.cuts(point).sums(values(t)) for t in times])
+        return rows[list(kinds), np.arange(len(kinds))]
 
     def score(self, point: Point) -> Score:
         """What a combination takes at least."""
@@ -132,9 +156,9 @@ class CellScores:
                 for i, s in enumerate(stages.message_s[1:].tolist())
             }).makespan_s
 
-    def _again_s(self, point: Point) -> Array:
+    def _again_s(self, point: Point, times: _Times) -> Array:
         """Forward of the blocks that run once more."""
-        return self.table.forward_s * (self._repeated & point.recompute)
+        return times.forward_s * (self._repeated & point.recompute)
 
     def _stages(self, point: Point) -> StageSums:
         table = self.table
@@ -146,17 +170,23 @@ class CellScores:
                 messages[number] = self._links.time_s(
                     "send", float(table.taken_bytes[cuts.block[start]]),
                     place_of(point, "pp"))
-        return StageSums(forward_s=cuts.sums(table.forward_s + gathers_s),
-                         input_s=cuts.sums(table.input_s + gathers_s +
-                                           self._again_s(point)),
-                         weight_s=cuts.sums(table.weight_s),
-                         message_s=np.array(messages),
-                         owner=_owners(point))
+        return StageSums(
+            forward_s=self._sums(point, lambda t: t.forward_s + gathers_s),
+            input_s=self._sums(
+                point,
+                lambda t: t.input_s + gathers_s + self._again_s(point, t)),
+            weight_s=self._sums(point, lambda t: t.weight_s),
+            message_s=np.array(messages),
+            owner=_owners(point))
 
     def _of_rank(self, point: Point, values: Array) -> Array:
+        """Sums over the blocks of each rank."""
+        return self._by_rank(point, self.cuts(point).sums(values))
+
+    def _by_rank(self, point: Point, values: Array) -> Array:
         """Sums over the stages of each rank."""
         found = np.zeros(point.pp)
-        np.add.at(found, _owners(point), self.cuts(point).sums(values))
+        np.add.at(found, _owners(point), values)
         return found
 
     def _gathers_s(self, point: Point) -> Array:
@@ -167,16 +197,15 @@ class CellScores:
 
     def once_s(self, point: Point) -> float:
         """What data parallelism and the cell's axes move once a step."""
-        table = self.table
-        if point.sharding == "ddp":
-            each_s = table.once_s + self._moves_s("all_reduce", point)
-        else:
+        share, moved_s = 1.0, self._moves_s("all_reduce", point)
+        if point.sharding != "ddp":
             # Shards may be summed over the other axes after they are cut.
-            each_s = (table.once_s / point.dp +
-                      self._moves_s("reduce_scatter", point))
+            share = 1 / point.dp
+            moved_s = self._moves_s("reduce_scatter", point)
             if point.sharding == "zero1":
-                each_s = each_s + self._moves_s("all_gather", point)
-        return float(self._of_rank(point, each_s).max())
+                moved_s = moved_s + self._moves_s("all_gather", point)
+        each_s = self._sums(point, lambda t: t.once_s * share + moved_s)
+        return float(self._by_rank(point, each_s).max())
 
     def _moves_s(self, kind: str, point: Point) -> Array:
         """Of each block's parameters, one after the other."""
@@ -212,7 +241,8 @@ class CellScores:
                                 chunks=point.chunks,
                                 rank=np.arange(point.pp))
         each = self._of_rank(point, kept) / point.chunks
-        return float((total + flying * each).max() + peak.max())
+        spare = self._links.spare_bytes(place_of(point, "pp"))
+        return float((total + flying * each - spare).max() + peak.max())
 
 
 def kept_whole(sharding: str, data_ranks: int) -> tuple[float, float]:

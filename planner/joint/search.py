@@ -8,6 +8,7 @@ bound (`planner.joint.branch`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import numpy as np
 
 from planner.candidate import Candidate
 from planner.choices import role_policies
+from planner.cluster.spec import DeviceKind
 from planner.constraints import Limit
 from planner.cost.optimizer import optimizer_bytes
 from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
@@ -24,7 +26,7 @@ from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program, value_kind
 from planner.joint.bounds import CellBounds, State
 from planner.joint.branch import Branching
-from planner.joint.links import Links
+from planner.joint.links import Links, place_of
 from planner.joint.score import CellScores
 from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
 from planner.joint.tables import block_table
@@ -171,10 +173,11 @@ class _Search:
         self.planning, self.given = planning, mesh
         self.own = planning.of_program(count_ahead(planning.program))
         self.space = space_of(planning, ranks, mesh, staged=staged)
-        self.links = Links(planning.cluster)
+        self.links = Links(planning.cluster, planning.limits)
         self.reason = ""
         self.bounds = CellBounds(self.space, self.links, _state(planning),
-                                 planning.memory_limit_bytes)
+                                 self.links.mean_limit_bytes(ranks))
+        self.devices = _devices(self.space, self.links)
         names = planning.repeated_classes()
         self.repeated = np.array(
             [b.block_class in names for b in self.own.program.blocks])
@@ -182,13 +185,13 @@ class _Search:
     def scores(self, cell: Cell) -> CellScores | None:
         """Of a cell; None where these rows can't be cut so."""
         try:
-            table = block_table(self.own, cell)
+            table = block_table(self.own, cell, devices=self.devices)
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
             return None
 
         def finer(stages: int) -> list[Piece]:
-            return finer_pieces(self.own.facts, table.call_times_s, stages)
+            return finer_pieces(self.own.facts, [table.call_times_s], stages)
 
         return CellScores(table, self.links, self.repeated, finer)
 
@@ -236,6 +239,20 @@ class _Search:
         roles = role_policies(mesh, self.planning.constraints)
         return tuple(data if n == "dp" else p
                      for n, p in zip(mesh.names, roles, strict=True))
+
+
+def _devices(space: Space, links: Links) -> tuple[DeviceKind, ...]:
+    """That stages may be on, and each alone, where there are several kinds."""
+    if not links.is_mixed:
+        return ()
+    places = {(1, space.ranks, 1)} | {
+        place_of(dataclasses.replace(split, order=order), "pp")
+        for cell in space.cells()
+        for split in space.splits(cell)
+        for order in space.orders
+    }
+    return tuple(
+        dict.fromkeys(d for p in sorted(places) for d in links.devices(p)))
 
 
 def _state(planning: Planning) -> State:

@@ -60,7 +60,7 @@ class StageCuts:
     share: Array
 
     @staticmethod
-    def of(names: Sequence[str], work_s: Array, stages: int,
+    def of(names: Sequence[str], work_s: Array, kinds: Sequence[int],
            finer: Callable[[int], Sequence[Piece]] | None) -> StageCuts:
         """The longest stage as short as can be.
 
@@ -69,23 +69,25 @@ class StageCuts:
         names : sequence of str
             Of the blocks.
         work_s : array of float
-            Seconds of each block.
-        stages : int
+            Seconds of each block (columns) on each kind of device (rows).
+        kinds : sequence of int
+            Of device, by stage.
         finer : callable, optional
             From a number of stages to the blocks in pieces.
         """
         blocks = [
-            Piece(cut=n, block=i, share=1.0, time_s=s)
-            for i, (n, s) in enumerate(zip(names, work_s.tolist()))
+            Piece(cut=n, block=i, share=1.0, times_s=tuple(s))
+            for i, (n, s) in enumerate(zip(names, work_s.T.tolist()))
         ]
 
         def refine() -> list[Piece]:
             return [] if finer is None else [
-                replace(p, time_s=float(work_s[p.block]) * p.share)
-                for p in finer(stages)
+                replace(p,
+                        times_s=tuple((work_s[:, p.block] * p.share).tolist()))
+                for p in finer(len(kinds))
             ]
 
-        pieces, starts = cut_pieces(blocks, stages, refine)
+        pieces, starts = cut_pieces(blocks, kinds, refine)
         return StageCuts(cuts=tuple(pieces[i].cut for i in starts[1:]),
                          starts=np.array(starts),
                          block=np.array([p.block for p in pieces]),

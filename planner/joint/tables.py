@@ -10,14 +10,15 @@ over these tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.choices import role_policies
+from planner.cluster.spec import DeviceKind
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import local_spec
 from planner.ir.mesh import MeshSpec
@@ -32,13 +33,30 @@ from planner.pipeline.stages import Stage, split_stages
 if TYPE_CHECKING:
     from planner.planning import Planning
 
-__all__ = ["BlockTable", "block_table"]
+__all__ = ["BlockTable", "BlockTimes", "block_table"]
 
 Array = NDArray[np.float64]
+
+_TIMES = ("forward_s", "input_s", "weight_s", "once_s")
 
 _COLUMNS = ("forward_s", "input_s", "weight_s", "once_s", "saved_bytes",
             "kept_bytes", "transient_bytes", "parameter_bytes",
             "gradient_bytes", "state_bytes", "taken_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockTimes:
+    """What of a `BlockTable` depends on the kind of device."""
+
+    forward_s: Array
+    input_s: Array
+    weight_s: Array
+    once_s: Array
+
+    @property
+    def work_s(self) -> Array:
+        """All of a micro-batch's work, by block."""
+        return self.forward_s + self.input_s + self.weight_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +89,9 @@ class BlockTable:
         Which blocks are alike.
     trained_bytes : tuple of array
         By kind, local sizes of the parameters with a gradient.
+    times_on : mapping of DeviceKind to BlockTimes
+        Where devices are of several kinds, on each that a stage may be on.
+        The times above are those on the weakest.
     """
 
     cell: Cell
@@ -89,14 +110,22 @@ class BlockTable:
     taken_bytes: Array
     kind: NDArray[np.int64]
     trained_bytes: tuple[Array, ...]
+    times_on: Mapping[DeviceKind, BlockTimes] = field(default_factory=dict)
 
     @property
     def work_s(self) -> Array:
         """All of a micro-batch's work, by block."""
         return self.forward_s + self.input_s + self.weight_s
 
+    def on(self, device: DeviceKind) -> BlockTable | BlockTimes:
+        """The times on a kind of device."""
+        return self.times_on.get(device, self)
 
-def block_table(planning: Planning, cell: Cell) -> BlockTable:
+
+def block_table(planning: Planning,
+                cell: Cell,
+                *,
+                devices: Collection[DeviceKind] = ()) -> BlockTable:
     """Lay out and price the blocks.
 
     Parameters
@@ -105,6 +134,8 @@ def block_table(planning: Planning, cell: Cell) -> BlockTable:
         Of a program with the counts of its losses split off.
     cell : Cell
         Whose rows divide the captured batch.
+    devices : collection of DeviceKind
+        Of stages, where there are several kinds.
 
     Raises
     ------
@@ -135,21 +166,33 @@ def block_table(planning: Planning, cell: Cell) -> BlockTable:
         id(planning.program.classes[name]): calls
         for name, calls in planning.facts.known_calls.items()
     }
-    keys = []
+    keys, distinct = [], list[Stage]()
     for block, stage in zip(main.blocks, stages, strict=True):
         # With what it recomputes of earlier blocks.
         keys.append((block.block_class, len(stage.program.classes)))
         if keys[-1] not in rows:
             rows[keys[-1]] = _row(planning, found, stage, cost, known)
             trained.append(_trained_bytes(stage))
+            distinct.append(stage)
     columns = np.array([rows[k] for k in keys], dtype=np.float64).T
     kinds = list(rows)
+    kind = np.array([kinds.index(k) for k in keys])
+
+    def times_on(device: DeviceKind) -> BlockTimes:
+        own = np.array([
+            _row(planning, found, s, cost.on(device), known)[:len(_TIMES)]
+            for s in distinct
+        ])
+        return BlockTimes(**dict(zip(_TIMES, own[kind].T, strict=True)))
+
     return BlockTable(cell=cell,
                       blocks=tuple(b.name for b in main.blocks),
                       call_times_s=call_times_s(planning.facts, layout,
-                                                planning.cluster.device),
-                      kind=np.array([kinds.index(k) for k in keys]),
+                                                cost.device),
+                      kind=kind,
                       trained_bytes=tuple(trained),
+                      times_on={d: times_on(d)
+                                for d in devices},
                       **dict(zip(_COLUMNS, columns, strict=True)))
 
 

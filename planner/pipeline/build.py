@@ -14,6 +14,7 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program
 from planner.pipeline.cuts import equal_cuts
+from planner.pipeline.devices import rank_devices, stage_devices
 from planner.pipeline.early_values import Prelude, Rehearsal, early_values
 from planner.pipeline.means import count_ahead
 from planner.pipeline.microbatch import with_microbatches
@@ -58,7 +59,8 @@ def pipeline_layout(
     planning : Planning
         Of the program as captured, or with its counts split off.
     pipeline : PipelineSpec
-        Without cuts, stages of about equal time are chosen.
+        Without cuts, stages of about equal time on their devices are
+        chosen.
     policies : tuple of Policy
         One for each axis of a stage.
     mesh : MeshSpec
@@ -81,11 +83,10 @@ def pipeline_layout(
                                fixed_rest,
                                exact=pipeline.is_exact)
     if not pipeline.cuts:
-        stages = mesh.size(pipeline.axis) * pipeline.chunks
-        pipeline = dataclasses.replace(pipeline,
-                                       cuts=equal_cuts(planning.facts, layout,
-                                                       planning.cluster.device,
-                                                       stages))
+        ranks = rank_devices(planning.cluster, pipeline, mesh)
+        cuts = equal_cuts(planning.facts, layout,
+                          stage_devices(pipeline, ranks))
+        pipeline = dataclasses.replace(pipeline, cuts=cuts)
     return PipelineLayout(program=program, layout=layout, pipeline=pipeline)
 
 

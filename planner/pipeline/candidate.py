@@ -11,6 +11,7 @@ from planner.candidate import Candidate
 from planner.choices import free_policies, recipe_policies
 from planner.cluster import axis_link
 from planner.cluster.axis import AxisInfo
+from planner.cluster.spec import DeviceKind
 from planner.cost.plan_price import PlanPrice
 from planner.cost.price import price
 from planner.ir.errors import LayoutError, ScheduleError
@@ -19,6 +20,7 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program
 from planner.pipeline.build import Pipelined, pipeline_layout, pipelined
+from planner.pipeline.devices import rank_devices, stage_devices
 from planner.pipeline.own_schedule import with_own_schedule
 from planner.pipeline.price import (PipelinePrice, StageCost, pipeline_price,
                                     stage_costs)
@@ -89,6 +91,9 @@ def priced_pipeline(planning: Planning,
                     bound_s: float | None = None) -> Candidate:
     """The price of a pipeline whose layouts are given.
 
+    Each stage is priced on the devices it is on, and each rank keeps to the
+    memory of its own.
+
     Parameters
     ----------
     planning : Planning
@@ -106,26 +111,34 @@ def priced_pipeline(planning: Planning,
     """
     own = planning.of_program(program)
     parts = pipelined(program, layout, pipeline)
-    cost = own.tables(layout.mesh).cost
-    costs = stage_costs(parts, cost, optimizer=planning.optimizer)
+    cost = own.tables(layout.mesh, mesh).cost
+    ranks = rank_devices(planning.cluster, pipeline, mesh)
+
+    def stages(devices: Sequence[DeviceKind]) -> tuple[StageCost, ...]:
+        return stage_costs(parts, [cost.on(d) for d in devices],
+                           optimizer=planning.optimizer)
+
     link = axis_link(planning.cluster, mesh.sizes, mesh.index(pipeline.axis))
+    costs = stages(stage_devices(pipeline, ranks))
     if pipeline.schedule == "auto":
-        pipeline = with_own_schedule(
-            pipeline,
-            parts,
-            costs,
-            link,
-            ranks=mesh.size(pipeline.axis),
-            memory_limit_bytes=planning.memory_limit_bytes)
+        pipeline = with_own_schedule(pipeline,
+                                     parts,
+                                     costs,
+                                     link,
+                                     limits_bytes=list(
+                                         map(planning.limits.on, ranks)))
+        if len(set(ranks)) > 1:  # stages may lie on other ranks than thought
+            costs = stages(stage_devices(pipeline, ranks))
     if bound_s is None:
-        bound_s = (own.bound_s(inner_mesh(mesh, pipeline.axis)) /
-                   mesh.size(pipeline.axis))
+        bound_s = _bound_s(own, mesh, pipeline)
     step = _scheduled(pipeline, mesh, parts, costs, link)
     work = price(program,
                  layout,
                  cost,
-                 planning.cluster.device,
+                 cost.device,
                  calls=own.facts.known_calls)
+    if len(set(ranks)) > 1:
+        work = _as_on(work, costs, stages([cost.device] * len(costs)))
     return planning.noted(
         Candidate(policies=tuple(policies),
                   solution=LayoutSolution(layout=layout,
@@ -133,11 +146,22 @@ def priced_pipeline(planning: Planning,
                                           solves=0,
                                           seconds=0.0),
                   price=_shared(work, mesh.size(pipeline.axis)),
-                  memory=step.peak,
+                  memory=step.memory[planning.limits.fullest(
+                      step.memory, ranks)],
                   bound_s=bound_s,
                   pipeline=pipeline,
                   whole_mesh=mesh,
                   step=step))
+
+
+def _bound_s(planning: Planning, mesh: MeshSpec,
+             pipeline: PipelineSpec) -> float:
+    """What no layouts of a mesh's stages beat; nothing is known of stages
+    on devices of several kinds."""
+    if planning.cluster.is_mixed:
+        return 0.0
+    return (planning.bound_s(inner_mesh(mesh, pipeline.axis)) /
+            mesh.size(pipeline.axis))
 
 
 def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
@@ -148,6 +172,21 @@ def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
                              chunks=pipeline.chunks)
     check_schedule(schedule, edges=parts.edges, stages=len(parts.stages))
     return pipeline_price(parts, costs, schedule, link)
+
+
+def _as_on(work: PlanPrice, own: Sequence[StageCost],
+           weakest: Sequence[StageCost]) -> PlanPrice:
+    """The work on the weakest devices, as if on those of each stage."""
+    forward = (sum(c.forward_s
+                   for c in own) / max(1e-30, sum(c.forward_s
+                                                  for c in weakest)))
+    backward = (sum(c.input_s + c.weight_s for c in own) /
+                max(1e-30, sum(c.input_s + c.weight_s for c in weakest)))
+    return dataclasses.replace(work,
+                               forward_s=work.forward_s * forward,
+                               backward_s=work.backward_s * backward,
+                               recompute_s=work.recompute_s * backward,
+                               local_s=work.local_s * backward)
 
 
 def _shared(work: PlanPrice, ranks: int) -> PlanPrice:

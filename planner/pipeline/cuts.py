@@ -17,6 +17,7 @@ from planner.ir.errors import LayoutError
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import Program
 from planner.ir.values import calls_of
+from planner.pipeline.mixed_cuts import balanced_on
 from planner.search.facts import ClassFacts, Facts
 
 __all__ = [
@@ -48,13 +49,14 @@ class Piece:
         Its number in the program.
     share : float
         Of the block's work.
-    time_s : float
+    times_s : tuple of float
+        On each kind of device that stages are on.
     """
 
     cut: str
     block: int
     share: float
-    time_s: float
+    times_s: tuple[float, ...]
 
 
 def call_times_s(facts: Facts, layout: ProgramLayout,
@@ -87,36 +89,48 @@ def block_times_s(facts: Facts, layout: ProgramLayout,
     return [sum(times[b.block_class]) for b in facts.program.blocks]
 
 
-def equal_cuts(facts: Facts, layout: ProgramLayout, device: DeviceKind,
-               stages: int) -> tuple[str, ...]:
-    """Where each stage but the first begins.
+def equal_cuts(facts: Facts, layout: ProgramLayout,
+               devices: Sequence[DeviceKind]) -> tuple[str, ...]:
+    """Where each stage but the first begins, so that all take equally long.
 
     Stages begin with a block where they come out about even. Else, and
     where there are too few blocks, they begin inside of blocks, at calls
     before which little is to be sent.
+
+    Parameters
+    ----------
+    facts : Facts
+    layout : ProgramLayout
+    devices : sequence of DeviceKind
+        Of each stage.
 
     Raises
     ------
     LayoutError
         When there are fewer calls than stages.
     """
-    times = call_times_s(facts, layout, device)
+    kinds = list(dict.fromkeys(devices))
+    times = [call_times_s(facts, layout, kind) for kind in kinds]
     blocks = [
-        Piece(cut=b.name, block=i, share=1.0, time_s=sum(times[b.block_class]))
+        Piece(cut=b.name,
+              block=i,
+              share=1.0,
+              times_s=tuple(sum(t[b.block_class]) for t in times))
         for i, b in enumerate(facts.program.blocks)
     ]
-    pieces, starts = cut_pieces(blocks, stages,
-                                lambda: finer_pieces(facts, times, stages))
-    if len(starts) < stages:
+    pieces, starts = cut_pieces(
+        blocks, [kinds.index(d) for d in devices],
+        lambda: finer_pieces(facts, times, len(devices)))
+    if len(starts) < len(devices):
         raise LayoutError(
-            f"pipeline: {facts.program.model_name} has {len(pieces)} calls "
-            f"to cut at, too few for {stages} stages; use fewer ranks or "
+            f"pipeline: {facts.program.model_name} has {len(pieces)} calls to "
+            f"cut at, too few for {len(devices)} stages; use fewer ranks or "
             "chunks")
     return tuple(pieces[i].cut for i in starts[1:])
 
 
 def cut_pieces(
-    blocks: Sequence[Piece], stages: int,
+    blocks: Sequence[Piece], kinds: Sequence[int],
     refine: Callable[[],
                      Sequence[Piece]]) -> tuple[Sequence[Piece], list[int]]:
     """Whole blocks where stages of them come out about even, else pieces.
@@ -125,7 +139,8 @@ def cut_pieces(
     ----------
     blocks : sequence of Piece
         Whole.
-    stages : int
+    kinds : sequence of int
+        Which of a piece's times is that of each stage.
     refine : callable
         The same in pieces.
 
@@ -135,15 +150,14 @@ def cut_pieces(
     list of int
         The first piece of each stage; fewer where there are not as many.
     """
-    whole = _starts(blocks, stages)
-    mean_s = sum(p.time_s for p in blocks) / stages
-    if (len(whole) == stages
-            and _longest_s(blocks, whole) <= _UNEVEN * mean_s):
+    stages, whole = len(kinds), _starts(blocks, kinds)
+    longest_s = _longest_s(blocks, whole, kinds)
+    if len(whole) == stages and longest_s <= _UNEVEN * _even_s(blocks, kinds):
         return blocks, whole
     pieces = refine()
-    finer = _starts(pieces, stages)
-    if len(whole) == stages and (len(finer) < stages or _longest_s(
-            blocks, whole) <= _UNEVEN * _longest_s(pieces, finer)):
+    finer = _starts(pieces, kinds)
+    if len(whole) == stages and (len(finer) < stages or longest_s <= _UNEVEN *
+                                 _longest_s(pieces, finer, kinds)):
         return blocks, whole
     return pieces, finer
 
@@ -197,34 +211,47 @@ def _reads(program: Program) -> Iterator[tuple[str, str, list[str]]]:
                    [bound[n] for n in node.all_input_nodes if n in bound])
 
 
-def _starts(pieces: Sequence[Piece], stages: int) -> list[int]:
-    stages = min(stages, len(pieces))
-    return [0, *balanced([p.time_s for p in pieces], stages)]
+def _starts(pieces: Sequence[Piece], kinds: Sequence[int]) -> list[int]:
+    kinds = kinds[:len(pieces)]
+    if len(set(kinds)) <= 1:
+        times = [p.times_s[kinds[0]] for p in pieces]
+        return [0, *balanced(times, len(kinds))]
+    rows = [[p.times_s[kind] for p in pieces] for kind in kinds]
+    return [0, *balanced_on(np.array(rows))]
 
 
-def _longest_s(pieces: Sequence[Piece], starts: Sequence[int]) -> float:
-    times = [p.time_s for p in pieces]
+def _longest_s(pieces: Sequence[Piece], starts: Sequence[int],
+               kinds: Sequence[int]) -> float:
+    ends = [*starts[1:], len(pieces)]
     return max(
-        sum(times[a:b])
-        for a, b in itertools.pairwise([*starts, len(times)]))
+        sum(p.times_s[kind] for p in pieces[a:b])
+        for a, b, kind in zip(starts, ends, kinds))
 
 
-def finer_pieces(facts: Facts, times: Mapping[str, Sequence[float]],
+def _even_s(pieces: Sequence[Piece], kinds: Sequence[int]) -> float:
+    """Of each stage, if all are as long and work can be cut anywhere."""
+    rates = [0.0] * len(pieces[0].times_s)
+    for kind in kinds:
+        rates[kind] += 1 / max(1e-30, sum(p.times_s[kind] for p in pieces))
+    return 1 / sum(rates)
+
+
+def finer_pieces(facts: Facts, times: Sequence[Mapping[str, Sequence[float]]],
                  stages: int) -> list[Piece]:
     """Blocks, divided at calls before which little is live.
 
     Parameters
     ----------
     facts : Facts
-    times : mapping of str to sequence of float
-        Of each call of each class.
+    times : sequence of mapping of str to sequence of float
+        Of each call of each class, on each kind of device.
     stages : int
         That are to be made of them.
     """
-    total_s = sum(sum(times[b.block_class]) for b in facts.program.blocks)
+    total_s = sum(sum(times[0][b.block_class]) for b in facts.program.blocks)
     found = []
     for number, block in enumerate(facts.program.blocks):
-        of_calls = times[block.block_class]
+        of_calls = times[0][block.block_class]
         whole_s = sum(of_calls) or 1.0
         cls = facts.classes[block.block_class]
         starts = _narrow_starts(cls, of_calls, total_s / stages / _GRAIN)
@@ -234,12 +261,13 @@ def finer_pieces(facts: Facts, times: Mapping[str, Sequence[float]],
         ends = [0, *starts, len(of_calls)]
         for begin, end in itertools.pairwise(ends):
             cut = f"{block.name}:{labels[begin]}" if begin else block.name
-            time_s = sum(of_calls[begin:end])
             found.append(
                 Piece(cut=cut,
                       block=number,
-                      share=time_s / whole_s,
-                      time_s=time_s))
+                      share=sum(of_calls[begin:end]) / whole_s,
+                      times_s=tuple(
+                          sum(t[block.block_class][begin:end])
+                          for t in times)))
     return found
 
 

@@ -132,7 +132,7 @@ def _batch_cut(planning: Planning, count: int, *,
                             axis=0,
                             policy=_policy(exact=exact),
                             tables=planning.tables(mesh),
-                            device=planning.cluster.device)
+                            device=planning.cluster.weakest())
         planning.batch_cuts[count, exact], _ = solve_axis(alone)
     return planning.batch_cuts[count, exact]
 

@@ -22,7 +22,7 @@ _EFFORT = 100_000
 
 def with_own_schedule(pipeline: PipelineSpec, found: Pipelined,
                       costs: Sequence[StageCost], link: AxisInfo, *,
-                      ranks: int, memory_limit_bytes: float) -> PipelineSpec:
+                      limits_bytes: Sequence[float]) -> PipelineSpec:
     """Synthesise a schedule for priced stages; the plan then holds its text.
 
     Parameters
@@ -33,11 +33,10 @@ def with_own_schedule(pipeline: PipelineSpec, found: Pipelined,
         Of every stage.
     link : AxisInfo
         Of the pipeline's axis.
-    ranks : int
-        On that axis.
-    memory_limit_bytes : float
-        Of each rank. Where no order of the micro-batches keeps to it, it
-        is left to the caller to find that the plan does not fit.
+    limits_bytes : sequence of float
+        Of memory, for each rank of that axis. Where no order of the
+        micro-batches keeps to them, it is left to the caller to find that
+        the plan does not fit.
     """
     saved = tuple(float(c.saved_bytes) for c in costs)
     times = StageTimes.in_parts([c.forward_s for c in costs],
@@ -46,7 +45,7 @@ def with_own_schedule(pipeline: PipelineSpec, found: Pipelined,
 
     def text(cap_bytes: Sequence[float] | None) -> str:
         schedule = synthesise(times,
-                              ranks=ranks,
+                              ranks=len(limits_bytes),
                               microbatches=pipeline.microbatches,
                               edges=found.edges,
                               p2p_s=message_times_s(found, link),
@@ -57,20 +56,20 @@ def with_own_schedule(pipeline: PipelineSpec, found: Pipelined,
         return f"{schedule}\n"
 
     try:
-        chosen = text(_left_bytes(costs, ranks, memory_limit_bytes))
+        chosen = text(_left_bytes(costs, limits_bytes))
     except InfeasiblePlan:
         chosen = text(None)
     return dataclasses.replace(pipeline, schedule=chosen)
 
 
-def _left_bytes(costs: Sequence[StageCost], ranks: int,
-                limit_bytes: float) -> list[float]:
+def _left_bytes(costs: Sequence[StageCost],
+                limits_bytes: Sequence[float]) -> list[float]:
     """What each rank can keep of micro-batches, wherever stages are."""
     fixed = [float(c.memory.kinds - c.memory.saved) for c in costs]
     return [
         max(
-            0.0, limit_bytes - max(
+            0.0, limit - max(
                 sum(f for f, r in zip(fixed, place, strict=True) if r == rank)
-                for place in placements(len(costs), ranks)))
-        for rank in range(ranks)
+                for place in placements(len(costs), len(limits_bytes))))
+        for rank, limit in enumerate(limits_bytes)
     ]

@@ -97,27 +97,22 @@ class PipelinePrice:
         idle = self.simulation.idle_s
         return sum(idle) / max(1, len(idle))
 
-    @property
-    def peak(self) -> MemoryEstimate:
-        """Of the rank that takes most."""
-        return max(self.memory, key=lambda m: m.total)
 
-
-def stage_costs(found: Pipelined, cost: ConversionCost, *,
+def stage_costs(found: Pipelined, costs: Sequence[ConversionCost], *,
                 optimizer: str) -> tuple[StageCost, ...]:
     """Price every stage.
 
     Parameters
     ----------
     found : Pipelined
-    cost : ConversionCost
-        Of the layouts' mesh.
+    costs : sequence of ConversionCost
+        Of the layouts' mesh, on the devices of each stage.
     optimizer : str
     """
     known: KnownByClass = {}
     return tuple(
         stage_cost(s, found.program, cost, optimizer, known)
-        for s in found.stages)
+        for s, cost in zip(found.stages, costs, strict=True))
 
 
 def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,

@@ -40,15 +40,16 @@ def _relaxed_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec, axis: int,
     size = mesh.sizes[axis]
     others = mesh.world_size // size
     only = MeshSpec((mesh.names[axis], ), (size, ))
+    device = cluster.weakest(range(mesh.world_size))
     cost = ConversionCost([axis_link(cluster, mesh.sizes, axis)],
-                          cluster.weakest(),
+                          device,
                           divided=others)
     problem = AxisProblem(facts=facts,
                           layout=replicated_layout(facts, only),
                           axis=0,
                           policy=Policy(),
                           tables=ConversionTables(cost),
-                          device=cluster.weakest(),
+                          device=device,
                           compute_weight=weight,
                           work_share=1.0 / others)
     return solve(draft_of(problem).graph()).bound

@@ -7,6 +7,7 @@ from typing import Any
 
 from planner.explain.batches import batches_text
 from planner.explain.causes import why
+from planner.explain.devices import devices_text
 from planner.explain.fit import fit_text
 from planner.explain.outlook import (binding_text, sensitivity_text,
                                      what_fits_text)
@@ -221,6 +222,7 @@ def limits(report: Report) -> Markup:
         ("Held back by",
          [line.partition(" by ")[2]
           for line in list(binding_text(plain))[:1]]),
+        ("Devices", list(devices_text(plain))),
         ("Constraints", list(constraints_text(plain))[1:]),
         ("What would change", list(sensitivity_text(plain))[1:]),
         ("Repeated work", repeated),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from planner.cluster.spec import ClusterSpec, DeviceKind, Link, Tier
+from planner.cluster.spec import ClusterSpec, DeviceKind, Link, NodeGroup, Tier
 from planner.joint.bounds import CellBounds, State
 from planner.joint.branch import Branching
 from planner.joint.links import Links
 from planner.joint.score import CellScores, Graphs
 from planner.joint.space import Cell, Point, Space
-from planner.joint.tables import BlockTable
+from planner.joint.tables import BlockTable, BlockTimes
 
-__all__ = ["MadeUp", "Sum", "search", "two_nodes"]
+__all__ = ["MadeUp", "Sum", "mixed_nodes", "scores_on", "search", "two_nodes"]
 
 Array = NDArray[np.float64]
 
@@ -49,13 +52,23 @@ class MadeUp:
     losses: tuple[float, float, float] = (1.5, 1.4, 1.3)
     start_s: float = 0.0
 
-    def table(self, cell: Cell) -> BlockTable:
+    def table(self, cell: Cell,
+              devices: Sequence[DeviceKind] = ()) -> BlockTable:
         share = cell.rows / cell.ranks
         worse = math.prod(loss**math.log2(size) for loss, size in zip(
             self.losses, (cell.ep, cell.cp, cell.tp), strict=True))
 
         def time_s(each: tuple[float, ...]) -> Array:
             return np.array(each) * share * worse + self.start_s
+
+        def times_on(device: DeviceKind) -> BlockTimes:
+            # Every other block gains from a quicker device.
+            gain = np.resize([device.peak(torch.float32) / 1e12, 1.0],
+                             len(self.forward_s))
+            return BlockTimes(forward_s=time_s(self.forward_s) / gain,
+                              input_s=time_s(self.input_s) / gain,
+                              weight_s=time_s(self.weight_s) / gain,
+                              once_s=none)
 
         size = np.array(self.parameter_bytes) / (cell.tp * cell.ep)
         saved = np.array(self.saved_bytes) * share
@@ -75,7 +88,9 @@ class MadeUp:
                           state_bytes=2 * size,
                           taken_bytes=saved / 4,
                           kind=np.arange(len(size)),
-                          trained_bytes=tuple(size[:, None]))
+                          trained_bytes=tuple(size[:, None]),
+                          times_on={d: times_on(d)
+                                    for d in devices})
 
     @property
     def state(self) -> State:
@@ -120,6 +135,26 @@ def two_nodes(size: int, fabric_bytes_per_s: float) -> ClusterSpec:
                               Tier(name="fabric", size=2, link=between)))
 
 
+def mixed_nodes(size: int, fabric_bytes_per_s: float) -> ClusterSpec:
+    """The same; the second node is quicker and has less memory."""
+    cluster = two_nodes(size, fabric_bytes_per_s)
+    quick = dataclasses.replace(cluster.device,
+                                name="quick",
+                                memory_bytes=cluster.device.memory_bytes -
+                                10**8,
+                                peak_flops_per_s=(("float32", 3e12), ))
+    return dataclasses.replace(cluster,
+                               others=(NodeGroup(num_nodes=1, device=quick), ))
+
+
+def scores_on(blocks: MadeUp, cluster: ClusterSpec, links: Links,
+              cell: Cell) -> CellScores:
+    """Of blocks all of which repeat."""
+    devices = (*cluster.kinds(), cluster.weakest())
+    return CellScores(blocks.table(cell, devices if cluster.is_mixed else ()),
+                      links, np.ones(len(blocks.forward_s), dtype=np.bool_))
+
+
 def search(
         blocks: MadeUp,
         space: Space,
@@ -131,19 +166,16 @@ def search(
 ) -> Branching[Sum]:
     """Branch and bound over made-up blocks, all of which repeat."""
     links = Links(cluster)
-    repeated = np.ones(len(blocks.forward_s), dtype=np.bool_)
-
-    def scores(cell: Cell) -> CellScores:
-        return CellScores(blocks.table(cell), links, repeated)
-
-    found = Branching(space=space,
-                      bounds=CellBounds(space, links, blocks.state,
-                                        memory_limit_bytes),
-                      scores=scores,
-                      price=Sum.of,
-                      fits=lambda s: s.memory_bytes <= memory_limit_bytes,
-                      memory_limit_bytes=memory_limit_bytes,
-                      tolerance=tolerance,
-                      until_s=until_s)
+    more = links.mean_limit_bytes(space.ranks) - cluster.weakest().memory_bytes
+    found = Branching(
+        space=space,
+        bounds=CellBounds(space, links, blocks.state,
+                          memory_limit_bytes + more),
+        scores=lambda cell: scores_on(blocks, cluster, links, cell),
+        price=Sum.of,
+        fits=lambda s: s.memory_bytes <= memory_limit_bytes,
+        memory_limit_bytes=memory_limit_bytes,
+        tolerance=tolerance,
+        until_s=until_s)
     found.run()
     return found

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import unittest
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.cluster.spec import ClusterSpec
 from planner.joint.links import Links
-from planner.joint.score import CellScores
 from planner.joint.space import Space
-from tests.test_planner.test_joint.made_up import (MadeUp, Sum, search,
+from tests.test_planner.test_joint.made_up import (MadeUp, Sum, mixed_nodes,
+                                                   scores_on, search,
                                                    two_nodes)
 
 TIMES = st.floats(1e-4, 1e-2)
@@ -42,11 +42,11 @@ def spaces(program: MadeUp, ranks: int, batch: int) -> Space:
                  experts=2)
 
 
-def everything(program: MadeUp, space: Space, links: Links) -> list[Sum]:
-    repeated = np.ones(len(program.forward_s), dtype=np.bool_)
-    found = []
+def everything(program: MadeUp, space: Space,
+               cluster: ClusterSpec) -> list[Sum]:
+    found, links = [], Links(cluster)
     for cell in space.cells():
-        scores = CellScores(program.table(cell), links, repeated)
+        scores = scores_on(program, cluster, links, cell)
         found += [Sum.of(p, scores) for p in space.points(cell)]
     return found
 
@@ -60,8 +60,20 @@ class TestExactness(unittest.TestCase):
                                       batch: int, rate: float,
                                       room: float) -> None:
         cluster = two_nodes(max(1, ranks // 2), rate)
+        self._check(program, ranks, batch, cluster, room)
+
+    @settings(max_examples=6, deadline=None)
+    @given(programs(), st.sampled_from([2, 4]), st.sampled_from([1e8, 1e10]),
+           st.floats(0.3, 1.2))
+    def test_on_devices_of_two_kinds(self, program: MadeUp, ranks: int,
+                                     rate: float, room: float) -> None:
+        cluster = mixed_nodes(ranks // 2, rate)
+        self._check(program, ranks, 4, cluster, room)
+
+    def _check(self, program: MadeUp, ranks: int, batch: int,
+               cluster: ClusterSpec, room: float) -> None:
         space = spaces(program, ranks, batch)
-        every = everything(program, space, Links(cluster))
+        every = everything(program, space, cluster)
         sizes = sorted(s.memory_bytes for s in every)
         limit = room * sizes[len(sizes) // 2]
         fitting = [s for s in every if s.memory_bytes <= limit]
@@ -79,10 +91,10 @@ class TestExactness(unittest.TestCase):
     @given(programs(), st.sampled_from([1e8, 1e10]))
     def test_no_schedule_beats_the_bound(self, program: MadeUp,
                                          rate: float) -> None:
-        links, space = Links(two_nodes(2, rate)), spaces(program, 4, 16)
-        repeated = np.ones(len(program.forward_s), dtype=np.bool_)
+        cluster, space = two_nodes(2, rate), spaces(program, 4, 16)
+        links = Links(cluster)
         for cell in space.cells():
-            scores = CellScores(program.table(cell), links, repeated)
+            scores = scores_on(program, cluster, links, cell)
             for point in space.points(cell):
                 whole = Sum.of(point, scores).summed_s
                 self.assertLessEqual(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import transformers as hf
 
+from planner import recipes
 from planner.capture.capture import capture
 from planner.cluster import load_cluster
 from planner.constraints import Constraints, forbid
@@ -104,6 +105,22 @@ class TestTables(unittest.TestCase):
         self.assertLessEqual(half.work_s.sum(), two.work_s.sum())
         layers = one.forward_s[1:-1]
         np.testing.assert_allclose(layers, layers[0])
+
+
+class TestOrders(unittest.TestCase):
+
+    def test_data_parallelism_outside_of_stages_spans_nodes(self) -> None:
+        """It is priced by the links it crosses in the whole mesh."""
+        program, cluster = llama(), load_cluster("h100-sxm:4x2")
+        planning = Planning(program, cluster)
+        outside, inside = (planning.from_recipe(
+            recipes.pipeline(microbatches=2) * recipes.ddp(),
+            MeshSpec(names, sizes))
+                           for names, sizes in ((("dp", "pp"), (2, 2)),
+                                                (("pp", "dp"), (2, 2))))
+        assert outside.step is not None and inside.step is not None
+        self.assertGreater(outside.step.stages[0].once_s,
+                           2 * inside.step.stages[0].once_s)
 
 
 class TestSearch(unittest.TestCase):

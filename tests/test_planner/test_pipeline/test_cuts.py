@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import unittest
 
+import numpy as np
+
 from planner.ir.errors import LayoutError
 from planner.ir.pipeline import PipelineSpec
 from planner.pipeline.build import pipelined
 from planner.pipeline.cuts import balanced
+from planner.pipeline.mixed_cuts import balanced_on
 from planner.pipeline.refine import refined
 from tests.test_planner.test_pipeline.models import (captured, laid_out, plain,
                                                      row, skips)
@@ -29,6 +32,23 @@ class TestBalanced(unittest.TestCase):
                 sum(times[a:b])
                 for a, b in itertools.pairwise((0, *cuts, len(times))))
             self.assertEqual(found, best)
+
+    def test_on_devices_of_several_kinds(self) -> None:
+        generator = np.random.default_rng(0)
+        for parts in range(1, 6):
+            times = generator.integers(1, 10, (parts, 7)).astype(float)
+            options = [
+                (0, *ends, 7)
+                for ends in itertools.combinations(range(1, 7), parts - 1)
+            ]
+            cuts = (0, *balanced_on(times), 7)
+            longest = [
+                max(row[a:b].sum()
+                    for row, (a, b) in zip(times, itertools.pairwise(ends)))
+                for ends in (*options, cuts)
+            ]
+            self.assertIn(cuts, options)
+            self.assertEqual(longest[-1], min(longest))
 
 
 class TestEqualCuts(unittest.TestCase):

@@ -1,0 +1,65 @@
+"""What every rank of a plan may take of its device's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.candidate import Candidate
+from planner.cluster.along import devices_along
+from planner.cluster.spec import ClusterSpec, DeviceKind
+from planner.cost.memory_estimate import MemoryEstimate
+
+__all__ = ["MemoryLimits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLimits:
+    """The limit of each rank.
+
+    Parameters
+    ----------
+    cluster : ClusterSpec
+    given_bytes : int, optional
+        Of every rank; the memory of its own device if left out.
+    """
+
+    cluster: ClusterSpec
+    given_bytes: int | None = None
+
+    @property
+    def least_bytes(self) -> int:
+        """Of any device."""
+        return self.on(self.cluster.weakest())
+
+    def on(self, device: DeviceKind) -> int:
+        """Of a device, or of several in step."""
+        return self.given_bytes or int(device.memory_bytes)
+
+    def devices(self, candidate: Candidate) -> tuple[DeviceKind, ...]:
+        """Of each rank of its pipeline; of all ranks together without."""
+        mesh, pipeline = candidate.mesh, candidate.pipeline
+        if pipeline is None:
+            return (self.cluster.weakest(range(mesh.world_size)), )
+        return devices_along(self.cluster, mesh.sizes,
+                             mesh.index(pipeline.axis))
+
+    def fullest(self, memory: Sequence[MemoryEstimate],
+                devices: Sequence[DeviceKind]) -> int:
+        """The rank that is furthest over its limit, or next to it."""
+        over = [m.total - self.on(d) for m, d in zip(memory, devices)]
+        return over.index(max(over))
+
+    def of(self, candidate: Candidate) -> int:
+        """Of the candidate's fullest rank, whose memory it tells."""
+        devices = self.devices(candidate)
+        step = candidate.step
+        rank = 0 if step is None else self.fullest(step.memory, devices)
+        return self.on(devices[rank])
+
+    def excess_bytes(self, candidate: Candidate) -> int:
+        """By how much the fullest rank is over its limit."""
+        devices = self.devices(candidate)
+        step = candidate.step
+        ranks = (candidate.memory, ) if step is None else step.memory
+        return max(0, *(m.total - self.on(d) for m, d in zip(ranks, devices)))
