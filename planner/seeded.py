@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
+from planner.steady import STEADY, steady_draws
+
 __all__ = ["seeded"]
 
 # Ranks may be threads of one process, which share torch's generators.
@@ -16,7 +18,14 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw under a seed; torch's own generators stay as they were."""
+    """Draw under a seed; torch's own generators stay as they were.
+
+    Under `STEADY` draws depend on nothing.
+    """
+    if seed == STEADY:
+        with steady_draws():
+            yield
+        return
     indices = [] if device.type == "cpu" else [device.index or 0]
     # fork_rng always covers the CPU.
     with _ONE_AT_A_TIME, torch.random.fork_rng(indices,

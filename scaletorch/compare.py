@@ -15,11 +15,15 @@ from planner.capture.copies import copied
 from planner.capture.entry import Call
 from planner.ir.program import Program
 from planner.ir.values import calls_of, outputs_of
+from planner.steady import steady_draws
 from scaletorch.module import ParallelModule
+from scaletorch.rounding import magnitude
+from scaletorch.rounding import rounding as rounding_of
 
 __all__ = [
-    "VerifyReport", "backward_of", "coarsest", "compare_on_mesh", "held",
-    "observed", "reference", "report"
+    "VerifyReport", "backward_of", "coarsest", "compare_on_mesh",
+    "expectation", "held", "observed", "observed_on_mesh", "reference",
+    "report"
 ]
 
 _TOLERANCE = {
@@ -34,6 +38,9 @@ _TOLERANCE = {
 
 _HALF = (torch.bfloat16, torch.float16)
 
+_ROUNDINGS = 8
+"""Of how many times a run's rounding two others may differ."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
@@ -43,7 +50,8 @@ class VerifyReport:
     ----------
     equal : bool
     worst_error : float
-        Largest relative difference of any output or gradient.
+        Largest difference of any output or gradient, relative to its
+        largest entry, or to its rounding where that is larger.
     first_difference : str
         Name of the first output or parameter that differs, or "".
     compared : int
@@ -74,36 +82,56 @@ def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
         raise ValueError("verify=True needs real parameters and example "
                          "inputs, not meta tensors")
     args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
-    expected = held(reference(model, call, loss_fn), module)
+    expected, rounded = expectation(model, call, loss_fn)
+    expected = held(expected, module)
     kept = {n: b.clone() for n, b in module.named_buffers()}
-    found = observed(module, module(*args,
-                                    *targets,
-                                    outputs="global",
-                                    **kwargs))
+    found = observed_on_mesh(module, (*args, *targets), kwargs)
     for name, buffer in module.named_buffers():
         buffer.copy_(kept[name])
     module.zero_grad(set_to_none=True)
     # A rank may hold what the others do not; the verdict is everybody's.
     results = module.agreement.gather(
-        report(expected, found, computed_in=coarsest(module)))
+        report(expected, found, computed_in=coarsest(module),
+               rounding=rounded))
     for rank, result in zip(module.agreement.ranks, results, strict=True):
         if not result.equal:
             raise ValueError(
                 f"the parallel program differs from the single-device one, "
                 f"first at {result.first_difference} on rank {rank} (relative "
-                f"error {result.worst_error:.2e}); is there dropout in the "
-                "model? If not, please report the model and the plan")
+                f"error {result.worst_error:.2e}); does the model draw random "
+                "numbers by other means than torch's operators? If not, "
+                "please report the model and the plan")
+
+
+def expectation(
+    model: nn.Module, call: Call, loss_fn: Callable[..., Any] | None
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """What the single-device program gives, and how it is rounded."""
+    expected = reference(model, call, loss_fn)
+    return expected, rounding_of(lambda: reference(model, call, loss_fn),
+                                 expected)
 
 
 def reference(model: nn.Module, call: Call,
               loss_fn: Callable[..., Any] | None) -> dict[str, torch.Tensor]:
-    """Outputs and gradients of the single-device program."""
+    """Outputs and gradients of the single-device program.
+
+    Random numbers are such that a mesh can draw the same.
+    """
     single = copied(model)
     args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
-    output = single(*args, **kwargs)
-    if loss_fn is not None:
-        output = loss_fn(output, *targets)
-    return observed(single, output)
+    with steady_draws():
+        output = single(*args, **kwargs)
+        if loss_fn is not None:
+            output = loss_fn(output, *targets)
+        return observed(single, output)
+
+
+def observed_on_mesh(module: ParallelModule, args: tuple[Any, ...],
+                     kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Outputs and gradients of the parallel program."""
+    with module.steady_draws():
+        return observed(module, module(*args, outputs="global", **kwargs))
 
 
 def held(expected: Mapping[str, torch.Tensor],
@@ -152,7 +180,8 @@ def _full(x: torch.Tensor) -> torch.Tensor:
 def report(expected: Mapping[str, torch.Tensor],
            found: Mapping[str, torch.Tensor],
            *,
-           computed_in: torch.dtype | None = None) -> VerifyReport:
+           computed_in: torch.dtype | None = None,
+           rounding: Mapping[str, float] | None = None) -> VerifyReport:
     """The first and the largest difference, in the order of `expected`.
 
     Parameters
@@ -161,10 +190,13 @@ def report(expected: Mapping[str, torch.Tensor],
     computed_in : dtype, optional
         A dtype of fewer bits than the tensors', in which they were
         computed (autocast). Half precision loosens the tolerance.
+    rounding : mapping of str to float, optional
+        How large the rounding of each value is (``scaletorch.rounding``);
+        a few times as much is no difference.
     """
     worst, first = 0.0, ""
     names = [*expected, *(n for n in found if n not in expected)]
-    largest = max((_magnitude(t)
+    largest = max((magnitude(t)
                    for n, t in expected.items() if n.startswith("gradient")),
                   default=0.0)
     least = _TOLERANCE[computed_in] if computed_in in _HALF else 0.0
@@ -175,6 +207,9 @@ def report(expected: Mapping[str, torch.Tensor],
         tolerance = max(_TOLERANCE.get(present.dtype, 0.0), least)
         noise = (_noise(present.dtype, computed_in) / tolerance *
                  largest if name.startswith("gradient") else 0.0)
+        if rounding is not None and tolerance:
+            noise = max(noise,
+                        _ROUNDINGS * rounding.get(name, 0.0) / tolerance)
         error = _error(a, b, noise)
         if not error <= tolerance and not first:
             first = name
@@ -205,10 +240,6 @@ def _noise(dtype: torch.dtype, computed_in: torch.dtype | None) -> float:
                if d is not None)
 
 
-def _magnitude(x: torch.Tensor) -> float:
-    return float(x.abs().nan_to_num().max()) if x.numel() else 0.0
-
-
 def _error(a: torch.Tensor | None, b: torch.Tensor | None,
            noise: float) -> float:
     """Largest difference relative to the largest value; a gradient that
@@ -216,7 +247,7 @@ def _error(a: torch.Tensor | None, b: torch.Tensor | None,
     if a is None or b is None:
         present = a if a is not None else b
         assert present is not None
-        return _magnitude(present)
+        return magnitude(present)
     if a.shape != b.shape:
         return float("inf")
     if not a.numel():
@@ -228,5 +259,5 @@ def _error(a: torch.Tensor | None, b: torch.Tensor | None,
     if not torch.equal(torch.isnan(a), torch.isnan(b)):
         return float("inf")
     a, b = a.nan_to_num(), b.nan_to_num()
-    scale = max(_magnitude(a), noise, 1e-12)
-    return _magnitude(a - b) / scale
+    scale = max(magnitude(a), noise, 1e-12)
+    return magnitude(a - b) / scale

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -21,6 +22,7 @@ from planner.ir.program import Program
 from planner.pipeline.cuts import cuts_by_parameters
 from planner.pipeline.means import count_ahead
 from planner.pipeline.refine import has_cuts
+from planner.steady import STEADY
 from scaletorch.mesh import mesh_device
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
@@ -78,6 +80,7 @@ class ParallelModule(nn.Module):
         self._replan = replan
         self._compile = compile
         self._opaque = opaque
+        self._steady = False
         self._agreement = agreement or Agreement(mesh)
         self.plan = plan or Plan.of(program, layout,
                                     dict.fromkeys(layout.mesh.names, "given"))
@@ -270,6 +273,8 @@ class ParallelModule(nn.Module):
             for table, key in map(self._places.__getitem__, known.state)
         ]
         tensors = [t.to(device, non_blocking=True) for t in given.tensors]
+        if self._steady:
+            seed = STEADY
         if isinstance(known, PipelineProgram):
             return run_pipeline_call(known,
                                      state,
@@ -277,6 +282,18 @@ class ParallelModule(nn.Module):
                                      seed,
                                      outputs=outputs)
         return run_call(known, state, tensors, seed, agreement.settle)
+
+    @contextlib.contextmanager
+    def steady_draws(self) -> Iterator[None]:
+        """Calls inside draw the same numbers on any mesh.
+
+        Dropout keeps everything; `planner.steady` tells of the rest.
+        """
+        self._steady = True
+        try:
+            yield
+        finally:
+            self._steady = False
 
     def _compare_values(self, call: Call) -> None:
         """Refuse batches that differ between ranks, once per signature.

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 
 from planner.seeded import seeded
+from planner.steady import STEADY
 
 __all__ = ["SeededCall", "mix", "seeded"]
 
 
 def mix(seed: int, salt: int) -> int:
     """Combine two numbers into a seed (splitmix64's finaliser)."""
+    if seed == STEADY:
+        return STEADY
     z = (seed * 0x9E3779B97F4A7C15 + salt) & ((1 << 64) - 1)
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)

@@ -209,6 +209,15 @@ class TestVerify(unittest.TestCase):
 
         run_ranks(2, work)
 
+    def test_with_dropout(self) -> None:
+        model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5),
+                              nn.Linear(8, 4))
+        for mesh, plan in ((2, parallel.ddp()), ((2, 2), None)):
+            report = scaletorch.verify(model,
+                                       mesh, (torch.randn(8, 8), ),
+                                       plan=plan)
+            self.assertTrue(report.equal, report)
+
     def test_a_broken_reduction_is_named(self) -> None:
         """Without the adjoint's all-reduce gradients are partial."""
         nothing = property(lambda step: Move(kind="none"))
