@@ -150,6 +150,21 @@ class TestData(TestCase):
         })
 
 
+class TestExpert(TestCase):
+
+    def test_a_dense_model_is_data_parallel(self) -> None:
+        """Gradients go in buckets behind the backward over any axis."""
+        for program in (large_llama(), large_gpt2()):
+            spread = _run(program, RECIPES["expert"](), "ep")
+            data = _run(program, RECIPES["ddp"](), "dp")
+            self.assertEqual(spread.time_s, data.time_s)
+            self.assertEqual(spread.memory, data.memory)
+            step = spread.price.step
+            assert step is not None
+            self.assertLess(step.exposed_s, spread.price.communication_s / 2)
+            self.assertLess(spread.run_s, spread.summed_s)
+
+
 class TestSequence(TestCase):
 
     def test_ulysses_exchanges_heads(self) -> None:
