@@ -58,6 +58,8 @@ SHARED = tuple(
         ("exposed", 0.3, 0.4, 1.0),
         ("misaligned", 0.25, 0.6, 1.0),
         ("interference", 0.2, 0.6, 0.6),
+        # Tenths of a percent to several, by cluster (Sinha et al. 2022).
+        ("variation", 0.012, 0.3, 0.05),
         ("tensor_share", 0.7, 0.2, 1.0),
         ("data_share", 0.8, 0.2, 1.0),
         ("point_share", 0.8, 0.3, 1.0),
@@ -129,7 +131,8 @@ def _hardware(batch: Batch, values: Mapping[str, float]) -> Hardware:
                   queue_order=values["queue_order"],
                   exposed=values["exposed"],
                   misaligned=values["misaligned"],
-                  interference=values["interference"])
+                  interference=values["interference"],
+                  variation=values["variation"])
     return replace(plain,
                    rates=rates,
                    tp=plain.tp.slowed(values["tensor_share"]),

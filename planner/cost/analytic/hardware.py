@@ -123,11 +123,13 @@ class Rates:
         What each kernel costs on the device, and on the host.
     queue_order : float
         How well the host's launches hide behind the device's work; see
-        :func:`planner.cost.analytic.step.queued_s`.
+        :func:`planner.cost.analytic.waiting.queued_s`.
     exposed : float
         Share of the shorter of compute and memory that is not hidden.
     interference : float
         Share of overlapped communication by which compute gets slower.
+    variation : float
+        Standard deviation of one device's time, as a share of the mean's.
     """
 
     matmul_flops_per_s: Number
@@ -142,6 +144,7 @@ class Rates:
     queue_order: Number
     exposed: Number
     interference: Number
+    variation: Number = 0.0
 
     @classmethod
     def of(cls,
@@ -167,7 +170,8 @@ class Rates:
                                                  device.launch_overhead_s),
                    queue_order=device.coefficient("queue_order", 4.0),
                    exposed=device.coefficient("exposed", 0.0),
-                   interference=device.coefficient("interference", 0.0))
+                   interference=device.coefficient("interference", 0.0),
+                   variation=device.coefficient("variation", 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,17 +10,22 @@ import numpy as np
 from planner.cost.analytic import operators
 from planner.cost.analytic.configurations import (DDP, FSDP, FULL, SELECTIVE,
                                                   Configurations)
-from planner.cost.analytic.hardware import Hardware, Rates
+from planner.cost.analytic.hardware import Hardware
 from planner.cost.analytic.operators import Operator
 from planner.cost.analytic.shares import (layer_parameters, stage_layers,
                                           stage_parameters)
 from planner.cost.analytic.transformer import Transformer
+from planner.cost.analytic.waiting import queued_s, slowest
 from planner.schedule.estimate import estimate
 
-__all__ = ["StepTime", "queued_s", "step_time"]
+__all__ = ["StepTime", "step_time"]
 
 Number = Any
 _ELEMENT = 2
+_FLOAT = 4
+_TOKEN_SUMS = 3
+"""Over tp, of numbers of each token: a loss needs the largest logit, the sum
+of exponentials and the target's logit."""
 _LAYER_TENSORS = 9
 """Parameters of a layer: of five products, of two norms, and two biases."""
 
@@ -79,8 +84,17 @@ def step_time(model: Transformer, plan: Configurations,
                                      stretch * parts.context_s(),
                                      stretch * parts.expert_s())
     ends_s = np.where(parts.even, parts.head_s(), 0.0)
+    end_sums_s = np.where(parts.even, parts.end_sums_s(), 0.0)
     device_s = layer_s + tensor_s + context_s + expert_s
-    stage_s = queued_s(device_s, stretch * parts.host_s(), hardware.rates)
+    host_s = stretch * parts.host_s()
+    stage_s = queued_s(device_s, host_s, hardware.rates)
+    # The loss is computed between the forward and the backward of all
+    # layers, so neither can hide what the other leaves idle.
+    end_queue_s = np.where(
+        parts.even,
+        queued_s(ends_s + end_sums_s,
+                 parts.end_calls() * hardware.rates.dispatch_s,
+                 hardware.rates), 0.0)
     pipeline = estimate("interleaved1f1b",
                         ranks=plan.pp,
                         microbatches=count,
@@ -90,26 +104,14 @@ def step_time(model: Transformer, plan: Configurations,
                         weight_s=0.0,
                         p2p_s=parts.send_s())
     return StepTime(compute_s=count * (layer_s + ends_s),
-                    host_s=count * (stage_s - device_s),
-                    tensor_s=count * tensor_s,
+                    host_s=count *
+                    (stage_s - device_s + end_queue_s - ends_s - end_sums_s),
+                    tensor_s=count * (tensor_s + end_sums_s),
                     context_s=count * context_s,
                     expert_s=count * expert_s,
                     pipeline_s=pipeline.time_s - count * stage_s,
                     data_s=parts.data_s(stage_s),
                     optimizer_s=parts.optimizer_s())
-
-
-def queued_s(device_s: Number, host_s: Number, rates: Rates) -> Number:
-    """Time of work that a host feeds to a device through a queue.
-
-    The longer of both if one was always ahead of the other. They take
-    turns, and the nearer their times are, the more each waits; a norm of
-    high order of the two is such a soft maximum.
-    """
-    order = rates.queue_order
-    longer = np.maximum(np.maximum(device_s, host_s), 1e-12)
-    shorter = np.minimum(device_s, host_s)
-    return longer * (1 + (shorter / longer)**order)**(1 / order)
 
 
 class _Parts:
@@ -130,12 +132,15 @@ class _Parts:
         self.even = np.equal(whole, self.layers)
         self.stretch = whole / self.layers
         self.again = np.where(np.equal(plan.recompute, FULL), 1.0, 0.0)
+        self.slower = slowest(plan.devices, hardware.rates.variation)
 
     def _run_s(self, ops: list[Operator], *, backward: bool) -> Number:
-        return operators.time_s(ops,
-                                self.hardware.rates,
-                                backward=backward,
-                                bits=self.plan.linear_bits)
+        rates = self.hardware.rates
+        time_s = operators.time_s(ops,
+                                  rates,
+                                  backward=backward,
+                                  bits=self.plan.linear_bits)
+        return self.slower * time_s
 
     def _passes_s(self, ops: list[Operator]) -> Number:
         forward_s = self._run_s(ops, backward=False)
@@ -184,11 +189,47 @@ class _Parts:
         if np.any(model.expert_layers):
             count = count + self.routed * self._launches(
                 operators.expert_layer(model, plan))
+        count = count + self.layers * self._tensor_calls()
         return count * self.hardware.rates.dispatch_s
 
-    def _launches(self, ops: list[Operator]) -> Number:
-        return ((1 + self.again) * operators.kernels(ops, backward=False) +
+    def _tensor_calls(self) -> Number:
+        """Collectives of tensor parallelism in one layer."""
+        plan, passes = self.plan, 2 + self.again
+        # As in tensor_s: gathered and scattered, and gathered again.
+        split = passes * 4 + 2 * (1 - self.again)
+        calls = np.where(plan.sequence_parallel, split, passes * 2)
+        return np.where(np.greater(plan.tp, 1), calls, 0.0)
+
+    def end_calls(self) -> Number:
+        """What the host launches beside the layers."""
+        model, plan = self.model, self.plan
+        count = self._both_ways(operators.head(model, plan)) + np.where(
+            np.equal(plan.pp, 1),
+            self._both_ways(operators.embedding(model, plan)), 0.0)
+        sums = self._whole_sums() + _TOKEN_SUMS
+        return count + np.where(np.greater(plan.tp, 1), sums, 0)
+
+    def _whole_sums(self) -> Number:
+        """Sums of activations over tp: the gradient that the head gives,
+        and what the embedding gives where it is the same stage."""
+        return np.where(np.equal(self.plan.pp, 1), 2, 1)
+
+    def end_sums_s(self) -> Number:
+        """Sums over tp beside the layers."""
+        axis, plan, model = self.hardware.tp, self.plan, self.model
+        tokens = model.target_tokens(plan.tokens(model.seq))
+        whole_s = axis.time_s("all_reduce", self._activation_bytes())
+        token_s = axis.time_s("all_reduce", _FLOAT * tokens)
+        return self._whole_sums() * whole_s + _TOKEN_SUMS * token_s
+
+    @staticmethod
+    def _both_ways(ops: list[Operator]) -> Number:
+        return (operators.kernels(ops, backward=False) +
                 operators.kernels(ops, backward=True))
+
+    def _launches(self, ops: list[Operator]) -> Number:
+        return self._both_ways(ops) + self.again * operators.kernels(
+            ops, backward=False)
 
     def head_s(self) -> Number:
         """Logits and loss, and the embedding where it is the same stage."""
