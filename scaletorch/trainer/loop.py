@@ -129,11 +129,12 @@ class Trainer:
         """
         window = Window(self.config.profile)
         try:
+            # Launchers may send SIGTERM twice, so saving is covered as well.
             with self.stop.on_signal():
                 ended = self._steps(window)
-            self.save()
-            if self._checkpoints is not None:
-                self._checkpoints.finish()
+                self.save()
+                if self._checkpoints is not None:
+                    self._checkpoints.finish()
         finally:
             window.close()
             self._report.close()

@@ -19,6 +19,9 @@ def run(rank: int,
         received: int = 0) -> tuple[int, Rows]:
     """Train, and send the last rank a signal after a step.
 
+    SIGTERM is sent again while that rank saves, as by a launcher that
+    signals its own processes and theirs.
+
     Parameters
     ----------
     rank : int
@@ -41,7 +44,14 @@ def run(rank: int,
         if row["step"] == at and rank == trainer.module.mesh.size() - 1:
             os.kill(os.getpid(), received)
 
+    def save_signalled() -> None:
+        if received == signal.SIGTERM and rows[-1]["step"] == at:
+            os.kill(os.getpid(), received)
+        save()
+
     trainer = Trainer(tiny(keys), callbacks=[note])
+    save = trainer.save
+    setattr(trainer, "save", save_signalled)
     before = signal.getsignal(signal.SIGTERM)
     ended = trainer.run()
     assert signal.getsignal(signal.SIGTERM) == before

@@ -17,7 +17,9 @@ class TestLaunchScripts(unittest.TestCase):
         """The words that the interpreter would be started with."""
         with tempfile.TemporaryDirectory() as folder:
             for name, text in {
-                    "interpreter": 'printf "%s\\n" "$@"',
+                    # Asked for the accelerators, it finds none.
+                    "interpreter":
+                    '[[ $1 == -c ]] && echo 2 || printf "%s\\n" "$@"',
                     "scontrol": 'echo "$3" | sed "s/node\\[1-2\\]/node1\\n'
                     'node2/"',
                     "srun": 'exec "$@"'
@@ -67,7 +69,7 @@ class TestLaunchScripts(unittest.TestCase):
                                       HOST="node0:29400"),
                          host="node0:29400",
                          nodes="2",
-                         ranks="gpu",
+                         ranks="2",
                          job="scaletorch")
 
     def test_slurm(self) -> None:
@@ -78,10 +80,23 @@ class TestLaunchScripts(unittest.TestCase):
                                       SLURM_JOB_NODELIST="node[1-2]",
                                       SLURM_JOB_ID="17",
                                       SLURM_GPUS_ON_NODE="8"),
-                         host="node1:29400",
+                         host="node1:20017",
                          nodes="2",
                          ranks="8",
                          job="17")
+
+    def test_slurm_without_gpus(self) -> None:
+        self.check_nodes(self.started("bash",
+                                      "scripts/slurm.sbatch",
+                                      "a.yaml",
+                                      RANKS="4",
+                                      SLURM_NNODES="2",
+                                      SLURM_JOB_NODELIST="node[1-2]",
+                                      SLURM_JOB_ID="20018"),
+                         host="node1:20018",
+                         nodes="2",
+                         ranks="4",
+                         job="20018")
 
     def test_what_is_missing_is_named(self) -> None:
         done = subprocess.run(["scripts/launch_multinode.sh", "a.yaml"],
