@@ -15,7 +15,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from scaletorch import dist
+from planner.cluster import load_cluster
+from planner.cluster.local import LOCAL
+from scaletorch import data, dist
+from scaletorch.cluster import PROFILE
+from scaletorch.trainer.build import check_model
 from scaletorch.trainer.config import Config, load_config
 from scaletorch.trainer.loop import Ended, Trainer
 from scaletorch.trainer.plans import parse_plan
@@ -58,6 +62,11 @@ def _checked(path: str, overrides: Sequence[str]) -> Config:
     config = load_config(path, overrides)
     parse_plan(config.plan)
     schedule(config.schedule, config.train.steps)
+    check_model(config.model)
+    for options in filter(None, (config.data, config.evaluation_data)):
+        data.check(options)
+    if config.cluster not in (None, LOCAL, PROFILE):
+        load_cluster(config.cluster)
     return config
 
 

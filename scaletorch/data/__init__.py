@@ -9,7 +9,7 @@ from scaletorch.data.images import AugmentedImages, ImageFolder
 from scaletorch.data.loader import Batch, Loader
 from scaletorch.data.packing import PackedTokens
 from scaletorch.data.prepare import prepare
-from scaletorch.data.registry import build, kinds, register
+from scaletorch.data.registry import build, check, kinds, register
 from scaletorch.data.source import Augmented, Sample, Source
 from scaletorch.data.synthetic import RandomImages, RandomTokens
 from scaletorch.data.token_file import TokenFile, TokenWriter
@@ -20,5 +20,5 @@ __all__ = [
     "Augmented", "AugmentedImages", "Batch", "BytesTokenizer", "FileTokenizer",
     "ImageFolder", "Loader", "PackedTokens", "RandomImages", "RandomTokens",
     "Sample", "Source", "TokenFile", "TokenWriter", "Tokenizer", "build",
-    "hugging_face", "kinds", "load_tokenizer", "prepare", "register"
+    "check", "hugging_face", "kinds", "load_tokenizer", "prepare", "register"
 ]

@@ -13,7 +13,7 @@ from scaletorch.data.loader import Loader
 from scaletorch.data.part import part_of
 from scaletorch.data.source import Augmented, Sample, Source
 
-__all__ = ["build", "kinds", "register"]
+__all__ = ["build", "check", "kinds", "register"]
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
@@ -73,25 +73,12 @@ def build(config: Mapping[str, Any]) -> Loader:
     >>> next(iter(loader))["tokens"].shape
     torch.Size([4, 16])
     """
+    check(config)
     options = dict(config)
-    kind = options.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ValueError(
-            f"data: kind {kind!r} is not known; {_nearest(str(kind), kinds())}"
-        )
+    make = _KINDS[options.pop("kind")]
     names = options.pop("names", {})
     part = options.pop("part", None)
-    make = _KINDS[kind]
     of_source, of_loader = _options(make), _options(Loader)
-    known = {*of_source, *of_loader} - {"source"}
-    for name in options:
-        if name not in known:
-            raise ValueError(
-                f"data: {kind} has no option {name!r}; "
-                f"{_nearest(name, sorted({*known, 'kind', 'names', 'part'}))}")
-    for name, needed in (of_source | of_loader).items():
-        if needed and name != "source" and name not in options:
-            raise ValueError(f"data: {kind} needs the option {name!r}")
     source = make(**{n: v for n, v in options.items() if n in of_source})
     if part is not None:
         source = part_of(source, part)
@@ -101,6 +88,31 @@ def build(config: Mapping[str, Any]) -> Loader:
         n: v
         for n, v in options.items() if n in of_loader
     })
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Find out whether `build` takes a mapping's names; nothing is read.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind or option, or one that is missing.
+    """
+    kind = config.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(
+            f"data: kind {kind!r} is not known; {_nearest(str(kind), kinds())}"
+        )
+    taken = _options(_KINDS[kind]) | _options(Loader)
+    del taken["source"]
+    known = sorted({*taken, "kind", "names", "part"})
+    for name in config:
+        if name not in known:
+            raise ValueError(f"data: {kind} has no option {name!r}; "
+                             f"{_nearest(name, known)}")
+    for name, needed in taken.items():
+        if needed and name not in config:
+            raise ValueError(f"data: {kind} needs the option {name!r}")
 
 
 def _options(make: Callable[..., Any]) -> dict[str, bool]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,8 @@ def config(name: str, **overrides: Any) -> Any:
     unknown = sorted(set(overrides) - set(fields))
     if unknown:
         raise ValueError(f"{type(chosen).__name__} of {name!r} has no field "
-                         f"{unknown[0]!r}; it has {', '.join(fields)}")
+                         f"{unknown[0]!r}; {_guess(unknown[0], fields)}it has "
+                         f"{', '.join(fields)}")
     return dataclasses.replace(chosen, **overrides)
 
 
@@ -102,6 +104,12 @@ def parameter_count(name: str) -> int:
 
 def _size(name: str) -> _Size:
     if name not in _SIZES:
-        raise ValueError(f"there is no model {name!r}; there are "
+        raise ValueError(f"there is no model {name!r}; "
+                         f"{_guess(name, _SIZES)}there are "
                          f"{', '.join(_SIZES)}")
     return _SIZES[name]
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}? " if close else ""

@@ -27,7 +27,9 @@ from scaletorch.trainer.config import Config, ModelConfig
 from scaletorch.trainer.plans import parse_plan
 from scaletorch.trainer.precision import autocast
 
-__all__ = ["build_mesh", "build_model", "build_module", "fields_of"]
+__all__ = [
+    "build_mesh", "build_model", "build_module", "check_model", "fields_of"
+]
 
 _LOGGER = logging.getLogger("scaletorch")
 
@@ -74,13 +76,32 @@ def build_model(config: ModelConfig) -> nn.Module:
     ValueError
         For unknown names and fields, or a ``config.json`` that is not there.
     """
+    fields = check_model(config)
     with torch.device("meta"):
         if config.name is not None:
-            base = models.config(config.name)
-            return models.build(config.name,
-                                **fields_of(base, config.overrides))
-        assert config.hugging_face is not None
-        return _hugging_face(Path(config.hugging_face), config.overrides)
+            return models.build(config.name, **fields)
+        return _hugging_face(_config_file(config), config.overrides)
+
+
+def check_model(config: ModelConfig) -> dict[str, Any]:
+    """Find what is wrong with a model's name and fields; nothing is built.
+
+    Returns
+    -------
+    dict
+        Values of the fields that are overridden, of a named model.
+
+    Raises
+    ------
+    ValueError
+        As `build_model`.
+    """
+    if config.name is None:
+        _config_file(config)
+        return {}
+    fields = fields_of(models.config(config.name), config.overrides)
+    models.config(config.name, **fields)
+    return fields
 
 
 def build_mesh(mesh: str | Mapping[str, int],
@@ -125,10 +146,16 @@ def _only_axis(recipe: Recipe) -> str:
     return axes[0]
 
 
-def _hugging_face(path: Path, overrides: Mapping[str, Any]) -> nn.Module:
+def _config_file(config: ModelConfig) -> Path:
+    assert config.hugging_face is not None
+    path = Path(config.hugging_face)
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"model.hugging_face: there is no file {file}")
+    return file
+
+
+def _hugging_face(file: Path, overrides: Mapping[str, Any]) -> nn.Module:
     try:
         import transformers
     except ImportError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -151,6 +153,40 @@ class TestCommand(InFolder):
         self.assertEqual(
             done.stderr, "examples/configs/gpt_tiny.yaml: there is no key "
             "'stepz' in train: did you mean steps?\n")
+
+
+class TestRefused(unittest.TestCase):
+    """Mistakes that are found before ranks start, in one line."""
+
+    def check(self, override: str, text: str) -> None:
+        path = str(ROOT / "examples/configs/gpt_tiny.yaml")
+        with contextlib.redirect_stderr(io.StringIO()) as printed:
+            self.assertEqual(main([path, override]), 2)
+        self.assertTrue(printed.getvalue().startswith(f"{path}: {text}"),
+                        printed.getvalue())
+
+    def test_model(self) -> None:
+        self.check("model.name=gtp2",
+                   "there is no model 'gtp2'; did you mean gpt2?")
+        self.check(
+            "model.overrides.dept=2", "GPT2Config of 'gpt2' has no field "
+            "'dept'; did you mean depth? it has width, depth, heads")
+        self.check("model={hugging_face: nowhere}",
+                   "model.hugging_face: there is no file nowhere")
+
+    def test_data(self) -> None:
+        self.check(
+            "data.kind=random_token", "data: kind 'random_token' is not "
+            "known; did you mean 'random_tokens'?")
+        self.check(
+            "evaluation_data.sed=1",
+            "data: random_tokens has no option 'sed'; did you mean "
+            "'seed'?")
+
+    def test_cluster(self) -> None:
+        self.check(
+            "cluster=h100", "no cluster is called 'h100' and no such "
+            "file exists; did you mean h100-")
 
 
 class TestConfigs(unittest.TestCase):

@@ -91,8 +91,8 @@ class TestBuild(unittest.TestCase):
 
     def test_an_unknown_name(self) -> None:
         with self.assertRaisesRegex(
-                ValueError, "no model 'llama4'; there "
-                "are .*llama3-8b"):
+                ValueError, r"no model 'llama4'; did you mean llama3-405b\? "
+                "there are .*llama3-8b"):
             models.build("llama4")
 
     def test_an_unknown_field(self) -> None:
