@@ -5,25 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
-import re
 import runpy
-import shlex
-import subprocess
-import sys
 import tempfile
 import unittest
 import warnings
 from pathlib import Path
 
 from tests.launch import launch
-from tests.markers import nightly
 from tests.test_doc.pages import blocks, pages
 from tests.tree import ROOT
-
-QUICK = ("python -m planner.simulate", "python -m scaletorch.models",
-         "python -m scaletorch.train --help-config",
-         "python -m scripts.write_reference")
-"""Commands of pages that take a second or two and write nothing."""
 
 
 def run_text(text: str) -> str:
@@ -41,19 +31,6 @@ def run_text(text: str) -> str:
 def run_on_rank(rank: int, text: str) -> str:
     del rank
     return run_text(text)
-
-
-def commands() -> dict[str, list[str]]:
-    """Lines of all bash blocks, by page."""
-    found = {}
-    for page in pages():
-        text = page.read_text(encoding="utf-8")
-        lines = "\n".join(blocks(text, "bash")).replace("\\\n", " ")
-        found[page.name] = [
-            line.partition(" # ")[0].strip() for line in lines.splitlines()
-            if line.strip() and not line.startswith("#")
-        ]
-    return found
 
 
 class TestPython(unittest.TestCase):
@@ -91,41 +68,6 @@ class TestPython(unittest.TestCase):
             with self.subTest(name):
                 printed = launch(4, run_on_rank, program, timeout_s=200)
                 self.assertIn("mesh:", printed[0])
-
-
-class TestCommands(unittest.TestCase):
-
-    def test_what_they_name_is_there(self) -> None:
-        for page, lines in commands().items():
-            for line in lines:
-                with self.subTest(f"{page}: {line}"):
-                    self.check_names(shlex.split(line))
-
-    def check_names(self, words: list[str]) -> None:
-        ours = re.compile(r"(scripts|examples|tests|benchmarks)/.*\.\w+$")
-        for word in filter(ours.match, words):
-            self.assertTrue((ROOT / word).exists(), word)
-        module = words[words.index("-m") + 1] if "-m" in words else ""
-        if module.startswith(("planner", "scaletorch", "scripts", "bench")):
-            path = ROOT / module.replace(".", "/")
-            self.assertTrue(
-                path.with_suffix(".py").exists()
-                or (path / "__main__.py").exists(), module)
-
-    @nightly
-    def test_quick_ones_run(self) -> None:
-        for page, lines in commands().items():
-            for line in lines:
-                if line.startswith(QUICK):
-                    with self.subTest(f"{page}: {line}"):
-                        words = [sys.executable, *shlex.split(line)[1:]]
-                        done = subprocess.run(words,
-                                              cwd=ROOT,
-                                              capture_output=True,
-                                              text=True,
-                                              timeout=200,
-                                              check=False)
-                        self.assertEqual(done.returncode, 0, done.stderr)
 
 
 if __name__ == "__main__":
