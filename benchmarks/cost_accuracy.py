@@ -51,7 +51,7 @@ _MODELS = {
     "wide": Sizes(width=384, layers=2),
     "long": Sizes(width=128, layers=2, batch=4, sequence=512),
 }
-_OTHER_MODELS = {"large": Sizes(width=512, layers=2, batch=2, sequence=32)}
+_OTHER_MODELS = {"large": Sizes(width=512, layers=2, sequence=32)}
 """Not among all: parameters against a small batch, for shaped networks."""
 _QUICK_MODELS = {"tiny": Sizes(width=32, layers=2, batch=4, sequence=16)}
 _QUICK_POINTS = PointSizes(products=(64, 128),
@@ -120,6 +120,31 @@ def _plans(ranks: int, quick: bool) -> list[_Named]:
     return found
 
 
+def _with_stages(ranks: int) -> list[_Named]:
+    """Not among all: stages on neighbouring halves of the ranks."""
+    pipeline = parallel.pipeline(schedule="1f1b", microbatches=4)
+    if ranks == 2:
+        return [_Named(name="pipeline", recipe=pipeline, axes=(("pp", 2), ))]
+    if ranks < 4:
+        return []
+    half = ranks // 2
+    return [
+        _Named(name="pipeline * ddp",
+               recipe=pipeline * parallel.ddp(),
+               axes=(("pp", 2), ("dp", half))),
+        _Named(name="pipeline * megatron",
+               recipe=pipeline * parallel.megatron(),
+               axes=(("pp", 2), ("tp", half))),
+    ]
+
+
+def _wanted(ranks: int, arguments: argparse.Namespace) -> list[_Named]:
+    if not arguments.plans:
+        return _plans(ranks, arguments.quick)
+    every = [*_plans(ranks, quick=False), *_with_stages(ranks)]
+    return [p for p in every if p.name in arguments.plans]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
     """A plan that is ready to run, with what was predicted."""
@@ -178,7 +203,7 @@ def _measured(model: str, sizes: Sizes, spec: ClusterSpec,
     """All plans of a model, in turns."""
     torch.manual_seed(0)
     planning = Planning(capture(*build(sizes)), spec)
-    plans = _plans(dist.get_world_size(), arguments.quick)
+    plans = _wanted(dist.get_world_size(), arguments)
     made = [_made(named, sizes, planning, spec) for named in plans]
     times_s: list[list[float]] = [[] for _ in made]
     for number in range(arguments.warm_up + arguments.rounds):
@@ -287,6 +312,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             **_OTHER_MODELS
         }),
         help="default: all")
+    add("--plans",
+        nargs="*",
+        metavar="NAME",
+        help="by the names of the table, or 'pipeline', 'pipeline * ddp', "
+        "'pipeline * megatron' (default: all but those)")
     add("--rounds", type=int, default=None)
     add("--warm-up", type=int, default=1)
     add("--budget-s",
