@@ -34,6 +34,8 @@ ADDED: Mapping[str, str] = {
     "--budget-s 2",
     "python benchmarks/cost_accuracy.py":
     "--quick",
+    "python benchmarks/shaped_links.py":
+    "--links 0:0 --rounds 1 --budget-s 2",
     "python -m scaletorch.train examples":
     "train.steps=6",
     "scripts/launch.sh":

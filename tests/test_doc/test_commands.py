@@ -51,7 +51,8 @@ def missing(line: str, folder: Path) -> str:
     program = shlex.split(line)[0]
     if program in ("chromium", "sqlite3") and not shutil.which(program):
         return f"there is no {program}"
-    if "netns_cluster" in line and os.geteuid() != 0:
+    makes_hosts = "netns_cluster" in line or "shaped_links" in line
+    if makes_hosts and os.geteuid() != 0:
         return "network namespaces need root"
     for rows in re.findall(r"\S+\.yaml", line):
         if "scripts." in line and not (folder / rows).exists():
