@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "BlockCompute", "CollectivePrice", "Exposure", "PlanPrice", "RepeatedWork",
-    "StepTime"
+    "StageTime", "StepTime"
 ]
 
 
@@ -146,6 +146,26 @@ class StepTime:
         return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """A stage of a pipeline (:mod:`planner.cost.stage_time`).
+
+    Parameters
+    ----------
+    forward_s, backward_s : float
+        Of one micro-batch.
+    begin_s : float
+        Bringing parameters into use before the first.
+    finish_s : float
+        Reducing gradients after the last.
+    """
+
+    forward_s: float
+    backward_s: float
+    begin_s: float
+    finish_s: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanPrice:
     """One training step on one rank, nothing overlapped but in `step`.
@@ -166,6 +186,8 @@ class PlanPrice:
     step : StepTime, optional
         The same by the event model; None where micro-batches follow each
         other, which a schedule overlaps.
+    stage : StageTime, optional
+        Where there are micro-batches: the program as a stage.
     """
 
     forward_s: float
@@ -176,6 +198,7 @@ class PlanPrice:
     repeated: tuple[RepeatedWork, ...]
     blocks: tuple[BlockCompute, ...]
     step: StepTime | None = None
+    stage: StageTime | None = None
 
     @property
     def step_s(self) -> float:

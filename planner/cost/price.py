@@ -8,6 +8,7 @@ must equal this sum.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ from planner.cost.lowering import lowering_moves, lowering_time_s, unevenness
 from planner.cost.plan_price import (BlockCompute, CollectivePrice, PlanPrice,
                                      RepeatedWork, StepTime)
 from planner.cost.rerun import rerun
+from planner.cost.stage_time import stage_time
 from planner.cost.state_moves import StateMoves
 from planner.cost.step import step_time
 from planner.cost.timeline import Streams
@@ -43,7 +45,7 @@ def price(program: Program,
           device: DeviceKind,
           *,
           calls: KnownCalls | None = None,
-          state: bool = True) -> PlanPrice:
+          stage: bool = False) -> PlanPrice:
     """Price one step of a program in given layouts.
 
     Where the layouts have an axis of micro-batches, a step is all of them,
@@ -58,21 +60,22 @@ def price(program: Program,
     device : DeviceKind
     calls : KnownCalls, optional
         Of the program, when they are at hand.
-    state : bool
-        Whether to count what brings parameters into use and gradients back.
+    stage : bool
+        Whether the program is a stage, to be priced as one besides.
     """
-    pricing = _Pricing(program, layout, cost, device, state=state)
-    return pricing.run(calls or known_calls(program))
+    pricing = _Pricing(program, layout, cost, device)
+    found = pricing.run(calls or known_calls(program))
+    own = stage_time(program, layout, cost, pricing.orders, found.collectives,
+                     pricing.between_s) if stage else None
+    return dataclasses.replace(found, stage=own)
 
 
 class _Pricing:
 
     def __init__(self, program: Program, layout: ProgramLayout,
-                 cost: ConversionCost, device: DeviceKind, *,
-                 state: bool) -> None:
+                 cost: ConversionCost, device: DeviceKind) -> None:
         self.program = program
         self.layout = layout
-        self.state = state
         mesh = layout.mesh
         self.parts = (mesh.size(MICROBATCH) if MICROBATCH in mesh.names else 1)
         self.cost = cost
@@ -144,18 +147,16 @@ class _Pricing:
             ends = self.layout.at_rest[name], hubs[value.label]
             once = value_kind(name) == "param" and not (
                 name in self.layout.regather)
-            if self.state or not once:
-                moved = self._convert(cls.name, value.label, value.spec, *ends,
-                                      count * (1 if once else self.parts),
-                                      _BOTH[:1] if not once else _BOTH)
-                if value_kind(name) != "param":
-                    self.orders[cls.name].events.append(moved)
+            moved = self._convert(cls.name, value.label, value.spec, *ends,
+                                  count * (1 if once else self.parts),
+                                  _BOTH[:1] if not once else _BOTH)
+            if value_kind(name) != "param":
+                self.orders[cls.name].events.append(moved)
             if not once and value_kind(name) == "param":
                 self._convert(cls.name, value.label, value.spec, *ends,
                               count * self.parts, ("regather", ))
-                if self.state:
-                    self._convert(cls.name, value.label, value.spec, *ends,
-                                  count, ("backward", ))
+                self._convert(cls.name, value.label, value.spec, *ends, count,
+                              ("backward", ))
 
     def _class(self, name: str, calls: Sequence[KnownCall],
                count: int) -> None:

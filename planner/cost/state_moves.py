@@ -18,6 +18,7 @@ from planner.cost.conversion import ConversionCost
 from planner.ir.convert import Step, conversion_steps
 from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
+from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
 from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
@@ -123,6 +124,8 @@ class StateMoves:
                  bucket_bytes: int = BUCKET_BYTES) -> None:
         self._cost = cost
         self._bucket_bytes = bucket_bytes
+        names = layout.mesh.names
+        self._summed = names.index(MICROBATCH) if MICROBATCH in names else -1
         self._known: dict[Any, tuple[tuple[Step, ...], tuple[float, ...]]] = {}
         self._blocks = list(self._moves(program, layout))
 
@@ -156,27 +159,36 @@ class StateMoves:
                                      use,
                                      differentiable=spec.requires_grad)
             assert steps is not None
+            # Between micro-batches nothing moves.
+            steps = tuple(s for s in steps if s.axis != self._summed)
             sizes = [self._cost.whole_bytes(spec, step) for step in steps]
             self._known[key] = steps, tuple(s or 0.0 for s in sizes)
         return self._known[key]
 
     def gathers(self) -> list[Unit]:
         """What the forward brings into use, in its order."""
-        return list(self._units(enumerate(self._blocks), again=False))
+        return list(self._units(enumerate(self._blocks), (False, True)))
+
+    def gathers_once(self) -> list[Unit]:
+        """Of that what stays, and a pipeline's step begins with."""
+        return list(self._units(enumerate(self._blocks), (False, )))
+
+    def gathers_each(self) -> list[Unit]:
+        """Of that what is brought for each micro-batch."""
+        return list(self._units(enumerate(self._blocks), (True, )))
 
     def gathers_again(self) -> list[Unit]:
         """The same for the backward, in its order."""
         blocks = reversed(list(enumerate(self._blocks)))
-        return list(self._units(blocks, again=True))
+        return list(self._units(blocks, (True, )))
 
-    def _units(self, blocks: Iterable[tuple[int, list[_Move]]], *,
-               again: bool) -> Iterator[Unit]:
+    def _units(self, blocks: Iterable[tuple[int, list[_Move]]],
+               regather: tuple[bool, ...]) -> Iterator[Unit]:
         first, draft, kept = -1, _Open(), set[str]()
         for number, moves in blocks:
             wanted = _Open()
-            wanted.add(m for m in moves
-                       if m.source not in kept and _moves_forward(m) and (
-                           m.regather or not again))
+            wanted.add(m for m in moves if m.source not in kept
+                       and _moves_forward(m) and m.regather in regather)
             if not wanted.moves:
                 continue
             if draft.moves and (draft.size_bytes + wanted.size_bytes

@@ -101,7 +101,8 @@ def step_timeline(program: Program, chosen: Candidate) -> Timeline:
 
 
 def _pipeline_spans(step: PipelinePrice) -> Iterator[Span]:
-    simulation, owner = step.simulation, step.schedule.stage_rank
+    simulation = step.simulation
+    after_s = step.around_s + step.delay_s
     for rank in range(len(step.memory)):
         for action, start_s, end_s in simulation.row(rank):
             yield Span(rank=rank,
@@ -110,26 +111,35 @@ def _pipeline_spans(step: PipelinePrice) -> Iterator[Span]:
                        name=f"stage {action.stage} {_KINDS[action.kind]}, "
                        f"micro-batch {action.microbatch}",
                        label=str(action.microbatch),
-                       start_s=start_s,
-                       end_s=end_s)
+                       start_s=after_s + start_s,
+                       end_s=after_s + end_s)
     yield from _messages(step)
-    once = [0.0] * len(step.memory)
-    for stage, cost in enumerate(step.stages):
-        once[owner[stage]] += cost.once_s
-    for rank, once_s in enumerate(once):
-        if once_s:
-            yield Span(rank=rank,
-                       stream=COMMUNICATION,
-                       kind="once a step",
-                       name="parameters and their gradients, once a step",
-                       label="once",
-                       start_s=simulation.makespan_s,
-                       end_s=simulation.makespan_s + once_s)
+    for rank, (begin_s, finish_s) in enumerate(zip(step.begin_s,
+                                                   step.finish_s)):
+        starts_s = step.around_s + step.delay_s + step.start_s(rank)
+        ends_s = step.around_s + step.delay_s + step.end_s(rank)
+        if begin_s:
+            yield _once(rank, "parameters, once a step", starts_s - begin_s,
+                        starts_s)
+        if finish_s:
+            yield _once(rank, "gradients of parameters, once a step", ends_s,
+                        ends_s + finish_s)
+
+
+def _once(rank: int, name: str, start_s: float, end_s: float) -> Span:
+    return Span(rank=rank,
+                stream=COMMUNICATION,
+                kind="once a step",
+                name=name,
+                label="once",
+                start_s=start_s,
+                end_s=end_s)
 
 
 def _messages(step: PipelinePrice) -> Iterator[Span]:
     """From the end of the action that makes a value, on its rank."""
     graph, ends_s = step.simulation.graph, step.simulation.ends_s
+    after_s = step.around_s + step.delay_s
     for sender, reader, edge in graph.messages():
         seconds = step.message_s.get(graph.edges[edge], 0.0)
         action = graph.actions[sender]
@@ -142,8 +152,8 @@ def _messages(step: PipelinePrice) -> Iterator[Span]:
                 name=f"{what} of micro-batch {action.microbatch} from "
                 f"stage {action.stage} to {graph.actions[reader].stage}",
                 label="",
-                start_s=ends_s[sender],
-                end_s=ends_s[sender] + seconds)
+                start_s=after_s + ends_s[sender],
+                end_s=after_s + ends_s[sender] + seconds)
 
 
 class _Blocks:

@@ -131,7 +131,8 @@ def priced_pipeline(planning: Planning,
             costs = stages(stage_devices(pipeline, ranks))
     if bound_s is None:
         bound_s = _bound_s(own, mesh, pipeline)
-    step = _scheduled(pipeline, mesh, parts, costs, link)
+    step = _scheduled(pipeline, mesh, parts, costs, link,
+                      cost.device.coefficient("call_s", 0.0))
     work = price(program,
                  layout,
                  cost,
@@ -165,13 +166,14 @@ def _bound_s(planning: Planning, mesh: MeshSpec,
 
 
 def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
-               costs: Sequence[StageCost], link: AxisInfo) -> PipelinePrice:
+               costs: Sequence[StageCost], link: AxisInfo,
+               call_s: float) -> PipelinePrice:
     schedule = make_schedule(pipeline.schedule,
                              ranks=mesh.size(pipeline.axis),
                              microbatches=pipeline.microbatches,
                              chunks=pipeline.chunks)
     check_schedule(schedule, edges=parts.edges, stages=len(parts.stages))
-    return pipeline_price(parts, costs, schedule, link)
+    return pipeline_price(parts, costs, schedule, link, call_s=call_s)
 
 
 def _as_on(work: PlanPrice, own: Sequence[StageCost],

@@ -19,6 +19,7 @@ from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
                                           local_spec)
 from planner.cost.price import price
+from planner.cost.stage_time import sums_s
 from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
@@ -46,9 +47,10 @@ class StageCost:
     ----------
     forward_s, input_s, weight_s : float
         Of one micro-batch; a whole backward is both of its parts.
-    once_s : float
-        Bringing parameters into use and reducing their gradients, once a
-        step.
+    begin_s : float
+        Bringing parameters into use, once a step, before all else.
+    finish_s : float
+        Reducing their gradients after all else, and handing them over.
     saved_bytes : int
         What the backward of one micro-batch keeps.
     memory : MemoryEstimate
@@ -58,9 +60,15 @@ class StageCost:
     forward_s: float
     input_s: float
     weight_s: float
-    once_s: float
+    begin_s: float
+    finish_s: float
     saved_bytes: int
     memory: MemoryEstimate
+
+    @property
+    def once_s(self) -> float:
+        """What is done once a step."""
+        return self.begin_s + self.finish_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +80,11 @@ class PipelinePrice:
     stages : tuple of StageCost
     schedule : Schedule
     simulation : Simulation
-    once_s : float
-        Of the rank that takes longest for what is done once.
+    begin_s, finish_s : tuple of float
+        What each rank does before its first and after its last action.
+    around_s : float
+        A call, and a forward pass of all micro-batches where one is made
+        before.
     memory : tuple of MemoryEstimate
         Of each rank.
     message_s : mapping of (int, int) to float
@@ -83,13 +94,44 @@ class PipelinePrice:
     stages: tuple[StageCost, ...]
     schedule: Schedule
     simulation: Simulation
-    once_s: float
+    begin_s: tuple[float, ...]
+    finish_s: tuple[float, ...]
+    around_s: float
     memory: tuple[MemoryEstimate, ...]
     message_s: Mapping[tuple[int, int], float]
 
     @property
     def step_s(self) -> float:
-        return self.simulation.makespan_s + self.once_s
+        """The step: until the last rank has reduced its gradients."""
+        return self.around_s + self.delay_s + max(
+            self.end_s(rank) + s for rank, s in enumerate(self.finish_s))
+
+    @property
+    def once_s(self) -> float:
+        """How much longer it is by what is done once.
+
+        Ranks with later stages gather while they wait for their first
+        micro-batch, and reduce while others run theirs.
+        """
+        return self.step_s - self.simulation.makespan_s
+
+    @property
+    def delay_s(self) -> float:
+        """How much later than in the simulation ranks run their actions,
+        because one of them still brings parameters into use."""
+        return max(
+            max(0.0, s - self.start_s(rank))
+            for rank, s in enumerate(self.begin_s))
+
+    def start_s(self, rank: int) -> float:
+        """When a rank's first action starts in the simulation."""
+        return min((start for _, start, _ in self.simulation.row(rank)),
+                   default=0.0)
+
+    def end_s(self, rank: int) -> float:
+        """When its last action ends in the simulation."""
+        return max((end for _, _, end in self.simulation.row(rank)),
+                   default=0.0)
 
     @property
     def bubble_s(self) -> float:
@@ -137,8 +179,9 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
     calls = {n: _calls(program, n, known) for n in program.classes}
     parts = stage.layout.mesh.size(MICROBATCH)
     device = cost.device
-    each = price(program, stage.layout, cost, device, calls=calls, state=False)
-    both = price(program, stage.layout, cost, device, calls=calls)
+    found = price(program, stage.layout, cost, device, calls=calls,
+                  stage=True).stage
+    assert found is not None
     memory = estimate_memory(program,
                              stage.layout,
                              optimizer=optimizer,
@@ -147,12 +190,17 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
                                  gradients=max(
                                      memory.gradients,
                                      _unreduced_bytes(program, stage.layout)))
-    backward_s = each.way_s(backward=True) / parts
-    weight_s = min(backward_s, _weight_s(program, stage.layout, calls, cost))
-    return StageCost(forward_s=each.way_s(backward=False) / parts,
-                     input_s=backward_s - weight_s,
-                     weight_s=weight_s,
-                     once_s=both.time_s - each.time_s,
+    weight_s = min(found.backward_s,
+                   _weight_s(program, stage.layout, calls, cost))
+    # All gradients but the first are added to what there is.
+    sums_each_s = (sums_s(program, stage.layout, device) * (parts - 1) / parts)
+    trained = sum(program.specs[n].requires_grad for n in program.params)
+    handed_s = trained * device.coefficient("call_parameter_s", 0.0)
+    return StageCost(forward_s=found.forward_s,
+                     input_s=found.backward_s - weight_s,
+                     weight_s=weight_s + sums_each_s,
+                     begin_s=found.begin_s,
+                     finish_s=found.finish_s + handed_s,
                      saved_bytes=memory.saved + taken_bytes(stage),
                      memory=memory)
 
@@ -208,8 +256,12 @@ def _wire_bytes(stage: Stage, name: str) -> int:
                       stage.layout.mesh.sizes).size_bytes
 
 
-def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
-                   schedule: Schedule, link: AxisInfo) -> PipelinePrice:
+def pipeline_price(found: Pipelined,
+                   costs: Sequence[StageCost],
+                   schedule: Schedule,
+                   link: AxisInfo,
+                   *,
+                   call_s: float = 0.0) -> PipelinePrice:
     """Simulate a schedule of priced stages.
 
     Parameters
@@ -220,6 +272,8 @@ def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
         Checked.
     link : AxisInfo
         Of the pipeline's axis.
+    call_s : float
+        Of a call of the module that does nothing.
     """
     times = StageTimes.in_parts([c.forward_s for c in costs],
                                 [c.input_s for c in costs],
@@ -234,13 +288,16 @@ def pipeline_price(found: Pipelined, costs: Sequence[StageCost],
                                              held_bytes=saved))
     ranks = len(schedule.ranks)
     owner = schedule.stage_rank
-    once = [0.0] * ranks
+    begin, finish = [0.0] * ranks, [0.0] * ranks
     for number, cost in enumerate(costs):
-        once[owner[number]] += cost.once_s
+        begin[owner[number]] += cost.begin_s
+        finish[owner[number]] += cost.finish_s
     return PipelinePrice(stages=tuple(costs),
                          schedule=schedule,
                          simulation=simulation,
-                         once_s=max(once) +
+                         begin_s=tuple(begin),
+                         finish_s=tuple(finish),
+                         around_s=call_s +
                          _rehearsal_s(found, times, schedule, message_s),
                          message_s=message_s,
                          memory=tuple(

@@ -1,0 +1,106 @@
+"""Ways through blocks, and what moves between them, as actions of a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from planner.cost.block_order import BlockOrder
+from planner.cost.state_moves import Bucket, Unit
+from planner.cost.timeline import (Action, Compute, Start, Streams, Timeline,
+                                   Wait, run)
+
+__all__ = ["BlockWays", "Feed", "Writer"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWays:
+    """A block's two ways, after blocks like it."""
+
+    forward: Timeline
+    backward: Timeline
+
+    @classmethod
+    def of(cls, order: BlockOrder, streams: Streams) -> BlockWays:
+        """Both ways of a class."""
+        return cls(_steady(order.forward(), streams),
+                   _steady(order.backward(), streams))
+
+    @property
+    def exposed_s(self) -> dict[int, float]:
+        """Of each collective, by number."""
+        return {**self.forward.exposed_s, **self.backward.exposed_s}
+
+    def sum(self, name: str) -> float:
+        """Of a number of both ways."""
+        return float(
+            getattr(self.forward, name) + getattr(self.backward, name))
+
+
+def _steady(actions: Sequence[Action], streams: Streams) -> Timeline:
+    """As the second of two that follow each other."""
+    if not any(isinstance(a, Wait) for a in actions):
+        return run(actions, streams)
+    first = run(actions, streams)
+    return run(actions, streams, since_s=first.since_s)
+
+
+@dataclass(slots=True)
+class Writer:
+    """Actions, with the buckets that they send."""
+
+    actions: list[Action] = field(default_factory=list)
+    buckets: list[tuple[Bucket, str]] = field(default_factory=list)
+
+    def compute(self, time_s: float) -> None:
+        """Nothing where it takes no time."""
+        if time_s:
+            self.actions.append(Compute(time_s))
+
+    def block(self, way: Timeline) -> None:
+        """A whole way through a block."""
+        since_s = way.since_s if way.exposed_s else None
+        self.actions.append(Compute(way.time_s, since_s))
+
+    def start(self, bucket: Bucket, direction: str) -> int:
+        """Send a bucket; its number."""
+        self.compute(bucket.before_s)
+        number = len(self.buckets)
+        self.buckets.append((bucket, direction))
+        self.actions.append(Start(number, bucket.time_s))
+        return number
+
+    def wait(self, number: int) -> None:
+        """Until a bucket is there and unpacked."""
+        self.actions.append(Wait(number))
+        self.compute(self.buckets[number][0].after_s)
+
+
+class Feed:
+    """Units one ahead of the block that needs them."""
+
+    def __init__(self, units: Sequence[Unit], writer: Writer,
+                 direction: str) -> None:
+        self._units = iter(units)
+        self._writer = writer
+        self._direction = direction
+        self._unit: Unit | None = None
+        self._coming: list[int | Bucket] = []
+        self._advance()
+
+    def _advance(self) -> None:
+        self._unit = next(self._units, None)
+        self._coming = [
+            b if b.waits else self._writer.start(b, self._direction)
+            for b in (self._unit.buckets if self._unit else ())
+        ]
+
+    def arrive(self, block: int) -> None:
+        """What this block is the first to need."""
+        if self._unit is None or self._unit.first != block:
+            return
+        coming = self._coming
+        self._advance()
+        for one in coming:
+            self._writer.wait(one if isinstance(one, int) else self._writer.
+                              start(one, self._direction))

@@ -1,0 +1,150 @@
+"""What a pipeline's step takes, by what the runtime does in which order."""
+
+from __future__ import annotations
+
+import functools
+import unittest
+
+import torch
+from torch import nn
+
+from planner.candidate import Candidate
+from planner.capture.capture import capture
+from planner.cost.compute import memory_time_s
+from planner.cost.stage_time import sums_s
+from planner.ir.mesh import MeshSpec
+from planner.pipeline.build import pipelined
+from planner.pipeline.price import PipelinePrice
+from planner.planning import Planning
+from planner.recipes import RECIPES
+from planner.schedule.named import make_schedule
+from planner.schedule.simulation import simulate
+from planner.schedule.times import StageTimes
+from tests.test_planner.test_planning.programs import slow_cluster
+
+_WIDTH, _PARTS = 64, 4
+_WEIGHT_BYTES = 4 * _WIDTH**2
+
+
+class _Row(nn.Module):
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x.square().mean()
+
+
+@functools.cache
+def _planning() -> Planning:
+    program = capture(_Row(), (torch.zeros(64, _WIDTH), ))
+    return Planning(program, slow_cluster(4, 1e9))
+
+
+def _candidate(recipe: str | None, axis: str = "dp") -> Candidate:
+    chosen = RECIPES["pipeline"](schedule="1f1b", microbatches=_PARTS)
+    if recipe is None:
+        return _planning().from_recipe(chosen, MeshSpec(("pp", ), (2, )))
+    return _planning().from_recipe(chosen * RECIPES[recipe](),
+                                   MeshSpec(("pp", axis), (2, 2)))
+
+
+def _step(recipe: str | None, axis: str = "dp") -> PipelinePrice:
+    step = _candidate(recipe, axis).step
+    assert step is not None
+    return step
+
+
+class TestStage(unittest.TestCase):
+
+    def test_without_other_axes_nothing_moves(self) -> None:
+        # One replica's gradients are packed and go nowhere.
+        step = _step(None)
+        self.assertEqual(step.begin_s, (0.0, 0.0))
+        self.assertLess(max(step.finish_s), 0.01 * step.step_s)
+        self.assertAlmostEqual(step.step_s,
+                               step.simulation.makespan_s + step.finish_s[0])
+
+    def test_replicas_reduce_in_a_bucket(self) -> None:
+        # Two weights in one all-reduce, packed by a copy of each.
+        step = _step("ddp")
+        cost = _planning().tables(
+            _candidate("ddp").layout.mesh, MeshSpec(("pp", "dp"), (2, 2))).cost
+        size = 2 * _WEIGHT_BYTES
+        wanted_s = (cost.collective_s("all_reduce", size, 0) +
+                    memory_time_s(2 * size, cost.device, kernels=2) +
+                    2 * cost.device.launch_overhead_s)
+        for finish_s in step.finish_s:
+            self.assertAlmostEqual(finish_s, wanted_s)
+        self.assertEqual(step.begin_s, (0.0, 0.0))
+
+    def test_shards_that_stay_are_gathered_first(self) -> None:
+        step = _step("zero1")
+        self.assertGreater(min(step.begin_s), 0.0)
+        self.assertGreater(min(step.finish_s), 0.0)
+
+    def test_shards_that_are_gathered_again_are_so_in_each_micro_batch(
+            self) -> None:
+        kept, again = _step("zero1"), _step("fsdp")
+        self.assertEqual(again.begin_s, (0.0, 0.0))
+        for one, other in zip(kept.stages, again.stages, strict=True):
+            self.assertLess(one.forward_s, other.forward_s)
+            self.assertLess(one.input_s + one.weight_s,
+                            other.input_s + other.weight_s)
+
+    def test_gradients_of_micro_batches_are_added(self) -> None:
+        # Of each of two weights the gradient and the sum are read, the sum
+        # is written.
+        candidate = _candidate(None)
+        assert candidate.pipeline is not None
+        stage = pipelined(_planning().program, candidate.layout,
+                          candidate.pipeline).stages[0]
+        device = _planning().cluster.device
+        self.assertAlmostEqual(
+            sums_s(stage.program, stage.layout, device),
+            memory_time_s(2 * 3 * _WEIGHT_BYTES, device, kernels=2) +
+            2 * device.launch_overhead_s)
+
+
+class TestOnce(unittest.TestCase):
+    """Gathers and reductions lie in the bubbles where these are."""
+
+    def _price(self, begin_s: tuple[float, float],
+               finish_s: tuple[float, float]) -> PipelinePrice:
+        schedule = make_schedule("1f1b", ranks=2, microbatches=2)
+        # 0F0 0F1 0B0 0B1 end at 9, 1F0 1B0 1F1 1B1 run from 1 to 7.
+        return PipelinePrice(stages=(),
+                             schedule=schedule,
+                             simulation=simulate(
+                                 schedule,
+                                 StageTimes.in_parts([1.0, 1.0], [1.0, 1.0],
+                                                     [1.0, 1.0])),
+                             begin_s=begin_s,
+                             finish_s=finish_s,
+                             around_s=0.0,
+                             memory=(),
+                             message_s={})
+
+    def test_spans(self) -> None:
+        price = self._price((0.0, 0.0), (0.0, 0.0))
+        self.assertEqual(price.step_s, 9.0)
+        self.assertEqual([price.start_s(r) for r in (0, 1)], [0.0, 1.0])
+        self.assertEqual([price.end_s(r) for r in (0, 1)], [9.0, 7.0])
+
+    def test_the_last_stage_reduces_while_the_first_works(self) -> None:
+        self.assertEqual(self._price((0.0, 0.0), (0.0, 2.0)).once_s, 0.0)
+        self.assertEqual(self._price((0.0, 0.0), (0.0, 3.0)).once_s, 1.0)
+        self.assertEqual(self._price((0.0, 0.0), (3.0, 3.0)).once_s, 3.0)
+
+    def test_the_last_stage_gathers_while_it_waits(self) -> None:
+        self.assertEqual(self._price((0.0, 1.0), (0.0, 0.0)).delay_s, 0.0)
+        self.assertEqual(self._price((0.0, 1.5), (0.0, 0.0)).delay_s, 0.5)
+        self.assertEqual(self._price((2.0, 2.0), (0.0, 0.0)).once_s, 2.0)
+
+
+if __name__ == "__main__":
+    unittest.main()
