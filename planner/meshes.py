@@ -156,7 +156,7 @@ class _Search:
                                 staged=self.staged or mesh is not None,
                                 known_s=self.least_s,
                                 until_s=self.until_s)
-        if mesh is not None and made.reason:
+        if mesh is not None and made.reason and not made.candidates:
             raise InfeasiblePlan(made.reason)
         self.found += made.candidates
         self.pruned += made.pruned

@@ -54,14 +54,14 @@ class JointFound:
     Parameters
     ----------
     candidates : tuple of Candidate
-        Priced in full, the best first; none where the program can't be cut
-        along the batch.
+        Priced in full, the best first.
     bound_s : float
         No combination that fits takes less; inf where none was found.
     pruned : int
         Combinations that were not priced in full.
     reason : str
         Why the program can't be cut along the batch; empty if it can.
+        There are no stages then, and no data parallelism.
     """
 
     candidates: tuple[Candidate, ...]
@@ -110,7 +110,7 @@ def joint_candidates(
     return JointFound(candidates=tuple(found),
                       bound_s=branching.bound_s,
                       pruned=search.space.count() - len(found),
-                      reason="" if found else search.reason)
+                      reason="" if search.is_cut else search.reason)
 
 
 def space_of(planning: Planning,
@@ -174,7 +174,7 @@ class _Search:
         self.own = planning.of_program(count_ahead(planning.program))
         self.space = space_of(planning, ranks, mesh, staged=staged)
         self.links = Links(planning.cluster, planning.limits)
-        self.reason = ""
+        self.reason, self.is_cut = "", False
         self.bounds = CellBounds(self.space, self.links, _state(planning),
                                  self.links.mean_limit_bytes(ranks))
         self.devices = _devices(self.space, self.links)
@@ -189,6 +189,7 @@ class _Search:
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
             return None
+        self.is_cut = self.is_cut or cell.rows < self.space.batch
 
         def finer(stages: int) -> list[Piece]:
             return finer_pieces(self.own.facts, [table.call_times_s], stages)

@@ -145,11 +145,13 @@ def block_table(planning: Planning,
     sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
     kept = {n: s for n, s in sizes.items() if s > 1} or {"dp": 1}
     mesh = MeshSpec(tuple(kept), tuple(kept.values()))
+    count = planning.facts.batch_rows // cell.rows
     layout = with_microbatches(planning,
                                mesh,
                                role_policies(mesh, planning.constraints),
-                               planning.facts.batch_rows // cell.rows,
-                               settle=False)
+                               count,
+                               settle=False,
+                               cut=count > 1)
     main, laid, prelude = early_values(planning.program, layout)
     stages = split_stages(main, laid, {
         b.name: i

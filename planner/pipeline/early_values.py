@@ -109,7 +109,10 @@ def early_values(program: Program,
         micro-batches, naming it.
     """
     for cls in program.classes.values():
-        _check_lowerings(cls, layout.classes[cls.name], exact=exact)
+        _check_lowerings(cls,
+                         layout.classes[cls.name],
+                         exact=exact,
+                         alone=layout.mesh.sizes[-1] == 1)
     edits = edits_of(program, layout, exact=exact)
     split = _Split(program, layout, exact=exact)
     for name in sorted(edits):
@@ -118,13 +121,14 @@ def early_values(program: Program,
     return split.finished()
 
 
-def _check_lowerings(cls: BlockClass, layout: ClassLayout, *,
-                     exact: bool) -> None:
+def _check_lowerings(cls: BlockClass, layout: ClassLayout, *, exact: bool,
+                     alone: bool) -> None:
+    """`alone` is a micro-batch that is the whole batch."""
     known = {None, *WITHOUT_COLLECTIVES, *BY_POSITION}
     known |= set() if exact else OF_BATCH
     for node in calls_of(cls.graph):
         option = layout.calls[node.meta["label"]].options[-1]
-        if draws(call_of(node)) and not option.is_sharded:
+        if draws(call_of(node)) and not (option.is_sharded or alone):
             raise LayoutError(
                 f"{node.meta['label']} at {source_of(node)} draws the same "
                 "random numbers for the whole batch, which micro-batches "

@@ -75,7 +75,8 @@ def with_microbatches(planning: Planning,
                       fixed_rest: Mapping[str, Layout] | None = None,
                       *,
                       exact: bool = True,
-                      settle: bool = True) -> ProgramLayout:
+                      settle: bool = True,
+                      cut: bool = True) -> ProgramLayout:
     """Layouts over the axes of a stage and, last, over the micro-batches.
 
     The micro-batches are cut first; then the axes of the stage are laid
@@ -98,6 +99,9 @@ def with_microbatches(planning: Planning,
     settle : bool
         Whether the cut of the batch is looked at again once the axes of
         the stage are laid out.
+    cut : bool
+        Whether the batch is cut at all. A single micro-batch is whole else,
+        whatever the program does with its samples.
 
     Raises
     ------
@@ -106,10 +110,14 @@ def with_microbatches(planning: Planning,
     """
     facts, policy = planning.facts, _policy(exact=exact)
     whole = MeshSpec((*mesh.names, MICROBATCH), (*mesh.sizes, count))
+    batch = (_batch_cut(planning, count, exact=exact) if cut else
+             replicated_layout(facts, MeshSpec((MICROBATCH, ), (count, ))))
+    start = _extended(facts, whole, batch)
+    if cut and not settle:
+        _check_divided(facts, start, policy, count)
     solution = planning.search(
         whole, (*policies, policy),
-        start=_extended(facts, whole, _batch_cut(planning, count,
-                                                 exact=exact)),
+        start=start,
         axes=None if settle else tuple(range(len(mesh.sizes))),
         fixed_rest={
             n: (*lay, R)
@@ -117,8 +125,9 @@ def with_microbatches(planning: Planning,
             if value_kind(n) == "param"
         })
     solved = solution.layout
-    _check_batch(facts.program, solved, count)
-    _check_divided(facts, solved, policy, count)
+    if cut:
+        _check_batch(facts.program, solved, count)
+        _check_divided(facts, solved, policy, count)
     return _varying(facts.program, solved)
 
 

@@ -140,12 +140,15 @@ class TestSearch(unittest.TestCase):
         self.assertAlmostEqual(again.time_s, best.time_s, places=12)
         self.assertEqual(again.memory, best.memory)
 
-    def test_nothing_where_samples_mix(self) -> None:
+    def test_the_whole_batch_where_samples_mix(self) -> None:
         model, inputs, loss_fn = MODELS["clip"]()
         planning = Planning(capture(model, inputs, loss_fn=loss_fn),
                             load_cluster("h100-sxm").resized(2))
         found = joint_candidates(planning, 2)
-        self.assertEqual(found.candidates, ())
+        self.assertTrue(found.candidates)
+        for candidate in found.candidates:
+            self.assertIsNone(candidate.pipeline)
+            self.assertNotIn("dp", candidate.mesh.names)
         self.assertIn("run this model without a pipeline", found.reason)
 
 
