@@ -17,6 +17,7 @@ from planner.cost.block_order import BlockOrder, Called, Message, Moved
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
+from planner.cost.forks import add_fork_sums, fork_sums_s
 from planner.cost.lowering import lowering_moves, lowering_time_s, unevenness
 from planner.cost.plan_price import (BlockCompute, CollectivePrice, PlanPrice,
                                      RepeatedWork, StepTime)
@@ -96,6 +97,8 @@ class _Pricing:
             before = self.forward_s, self.backward_s, self.recompute_s
             self._state(cls, first[name], counts[name])
             self._class(name, calls[name], runs)
+            add_fork_sums(self.orders[name], cls,
+                          fork_sums_s(cls, self.layout, self.device))
             if name in self.layout.recompute:
                 self._again(name, calls[name], runs)
             self._block(name, before, runs)

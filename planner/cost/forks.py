@@ -1,0 +1,71 @@
+"""Sums of gradients where a value has several readers.
+
+Each reader's derivative gives a gradient, and all are added before the
+derivative of what made the value runs: an addition for each reader but the
+first, which no call of the forward stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from planner.cluster.device import DeviceKind
+from planner.cost.block_order import BlockOrder, Called, Moved
+from planner.cost.compute import memory_time_s
+from planner.cost.memory_estimate import local_spec
+from planner.ir.layouts import ProgramLayout
+from planner.ir.program import BlockClass
+from planner.ir.values import Value, consumers_of, outputs_of, value_of
+
+__all__ = ["add_fork_sums", "fork_sums_s"]
+
+
+def fork_sums_s(cls: BlockClass, layout: ProgramLayout,
+                device: DeviceKind) -> dict[str, float]:
+    """Seconds of the additions of one run of a block, by value.
+
+    Two gradients are read and their sum is written.
+
+    Parameters
+    ----------
+    cls : BlockClass
+    layout : ProgramLayout
+    device : DeviceKind
+    """
+    hubs = layout.classes[cls.name].hubs
+    returned = {value_of(node) for node in cls.results}
+    found = {}
+    for value, readers in consumers_of(cls.graph).items():
+        if not value.spec.requires_grad or value.label not in hubs:
+            continue
+        count = len({
+            node
+            for node, _ in readers if any(v.spec.requires_grad
+                                          for v in outputs_of(node))
+        }) + (value in returned)
+        if count > 1:
+            own = local_spec(value.spec, hubs[value.label], layout.mesh.sizes)
+            found[value.label] = (count - 1) * (memory_time_s(
+                3 * own.size_bytes, device) + device.launch_overhead_s)
+    return found
+
+
+def add_fork_sums(order: BlockOrder, cls: BlockClass,
+                  sums_s: Mapping[str, float]) -> None:
+    """Put them where the backward runs them."""
+    taken = [Value(n).label for n in cls.placeholders]
+    events: list[Called | Moved] = [
+        _summed(label, sums_s[label]) for label in taken if label in sums_s
+    ]
+    for event in order.events:
+        events.append(event)
+        if isinstance(event, Called):
+            events += [
+                _summed(label, sums_s[label])
+                for label in sorted(event.makes & sums_s.keys())
+            ]
+    order.events[:] = events
+
+
+def _summed(label: str, time_s: float) -> Moved:
+    return Moved(value=label, made=False, backward_s=time_s)
