@@ -1,4 +1,5 @@
-"""Constraints on plans: pins, bans and limits, by glob and by axis.
+"""Constraints on plans: pins, bans and limits, by glob and by axis; and what
+a search is allowed besides.
 
 Examples
 --------
@@ -25,8 +26,8 @@ from planner.ir.mesh import MeshSpec
 from planner.rules.registry import TensorSpec
 
 __all__ = [
-    "OPAQUE", "RECOMPUTE", "Ban", "Constraints", "Limit", "Pin", "forbid",
-    "limit", "pin"
+    "BATCH_STATISTICS", "OPAQUE", "RECOMPUTE", "Allow", "Ban", "Constraints",
+    "Item", "Limit", "Pin", "allow", "forbid", "limit", "pin"
 ]
 
 RECOMPUTE = "recompute"
@@ -34,6 +35,9 @@ RECOMPUTE = "recompute"
 
 OPAQUE = "opaque"
 """What :func:`forbid` calls running whole what can't be captured."""
+
+BATCH_STATISTICS = "batch_statistics"
+"""What :func:`allow` calls micro-batches that stand for the whole batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,24 @@ class Limit:
         return f"limit({self.axis}={self.size})"
 
 
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """What may be used although a step is not the same with it."""
+
+    what: str
+
+    def __post_init__(self) -> None:
+        if self.what != BATCH_STATISTICS:
+            raise ValueError(f"{self} names nothing that can be allowed; "
+                             f"{nearest(self.what, [BATCH_STATISTICS])}")
+
+    def __str__(self) -> str:
+        return f"allow({self.what!r})"
+
+
+Item = Pin | Ban | Limit | Allow
+
+
 def _placement(value: Any) -> Placement:
     if isinstance(value, Placement):
         return value
@@ -96,6 +118,14 @@ def forbid(what: str, **axes: Any) -> Ban:
     return Ban(what, tuple((a, _placement(v)) for a, v in axes.items()))
 
 
+def allow(what: str) -> Allow:
+    """``"batch_statistics"``: where what is computed from a batch and its
+    parameters (batch norm, losses that balance experts) can't be found from
+    micro-batches, each of them may stand for the batch, as in
+    ``pipeline(batch_statistics="microbatch")``."""
+    return Allow(what)
+
+
 def limit(**axes: int) -> tuple[Limit, ...]:
     """Axes are at most this large."""
     return tuple(Limit(a, n) for a, n in axes.items())
@@ -106,7 +136,7 @@ class Constraints:
 
     Parameters
     ----------
-    *items : Pin, Ban, Limit or sequence of them
+    *items : Pin, Ban, Limit, Allow or sequence of them
 
     Raises
     ------
@@ -115,7 +145,12 @@ class Constraints:
     """
 
     def __init__(self, *items: Any) -> None:
-        self.items: tuple[Pin | Ban | Limit, ...] = tuple(_flat(items))
+        self.items: tuple[Item, ...] = tuple(_flat(items))
+
+    @property
+    def restricting(self) -> tuple[Item, ...]:
+        """Those without which there are more plans."""
+        return tuple(i for i in self.items if not isinstance(i, Allow))
 
     def allows(self, axis: str, name: str, placement: Placement) -> bool:
         """Whether a parameter may lie so at rest over an axis."""
@@ -145,6 +180,10 @@ class Constraints:
         """Whether what can't be captured may run whole on every rank."""
         return self.allows_recipe(OPAQUE)
 
+    def allows_batch_statistics(self) -> bool:
+        """Whether micro-batches may stand for the batch where they must."""
+        return any(isinstance(i, Allow) for i in self.items)
+
     def allows_mesh(self, mesh: MeshSpec) -> bool:
         """Whether the axes keep their limits."""
         return all(
@@ -160,7 +199,7 @@ class Constraints:
             With the nearest name.
         """
         for item in self.items:
-            if isinstance(item, Limit):
+            if isinstance(item, (Limit, Allow)):
                 continue
             pattern = item.pattern if isinstance(item, Pin) else item.what
             if isinstance(item, Ban) and not item.placements:
@@ -217,7 +256,7 @@ class Constraints:
         if any(self.allows(axis, name, p) for p in legal):
             return
         guilty = [
-            i for i in self.items if not isinstance(i, Limit) and any(
+            i for i in self.items if isinstance(i, (Pin, Ban)) and any(
                 a == axis for a, _ in i.placements) and fnmatch.fnmatchcase(
                     name, i.pattern if isinstance(i, Pin) else i.what)
         ]
@@ -233,28 +272,30 @@ class Constraints:
         return Constraints(*(i for i in self.items
                              if set(_named(i)) <= set(axes)))
 
-    def without(self, item: Pin | Ban | Limit) -> Constraints:
+    def without(self, item: Item) -> Constraints:
         """These constraints but one."""
         return Constraints(*(i for i in self.items if i is not item))
 
 
-def _named(item: Pin | Ban | Limit) -> list[str]:
+def _named(item: Item) -> list[str]:
     """The axes that a constraint names."""
     if isinstance(item, Limit):
         return [item.axis]
+    if isinstance(item, Allow):
+        return []
     return [axis for axis, _ in item.placements]
 
 
-def _flat(items: Any) -> list[Pin | Ban | Limit]:
-    found: list[Pin | Ban | Limit] = []
+def _flat(items: Any) -> list[Item]:
+    found: list[Item] = []
     for item in items:
         if isinstance(item, Constraints):
             found += item.items
         elif isinstance(item, (tuple, list)):
             found += _flat(item)
-        elif isinstance(item, (Pin, Ban, Limit)):
+        elif isinstance(item, (Pin, Ban, Limit, Allow)):
             found.append(item)
         else:
-            raise TypeError(f"{item!r} is no constraint; use pin(), forbid() "
-                            "and limit()")
+            raise TypeError(f"{item!r} is no constraint; use pin(), forbid(), "
+                            "limit() and allow()")
     return found

@@ -152,7 +152,7 @@ def _smaller_batch(planning: Planning, nearest: Candidate) -> Iterator[str]:
 
 
 def _without(planning: Planning, nearest: Candidate) -> Iterator[str]:
-    for item in planning.constraints.items:
+    for item in planning.constraints.restricting:
         try:
             found = without(planning, item).candidates([nearest.mesh])
         except InfeasiblePlan:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planner.candidate import Candidate
-from planner.constraints import Ban, Limit, Pin
+from planner.constraints import Item
 from planner.ir.mesh import MeshSpec
 from planner.pipeline.candidate import pipeline_candidate, priced_pipeline
 from planner.pipeline.means import count_ahead
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["like", "repriced", "without"]
 
 
-def without(planning: Planning, item: Pin | Ban | Limit) -> Planning:
+def without(planning: Planning, item: Item) -> Planning:
     """The same plans with one constraint less."""
     return planning.copied(constraints=planning.constraints.without(item))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.choices import factorisations
-from planner.constraints import forbid, limit, pin
+from planner.constraints import allow, forbid, limit, pin
 from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
 from planner.objective import OBJECTIVES
@@ -19,7 +19,8 @@ __all__ = ["parse_arguments", "parse_constraint", "parse_mesh", "parse_range"]
 _CONSTRAINTS: dict[str, Callable[..., Any]] = {
     "pin": pin,
     "forbid": forbid,
-    "limit": limit
+    "limit": limit,
+    "allow": allow
 }
 _NAMES = {1: ("dp", ), 2: ("dp", "tp"), 3: ("dp", "cp", "tp")}
 
@@ -94,8 +95,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="C",
-        help="pin(\"*.q_proj.weight\", tp=S(0)), forbid(\"fsdp\") or "
-        "limit(tp=8); may be repeated")
+        help="pin(\"*.q_proj.weight\", tp=S(0)), forbid(\"fsdp\"), "
+        "limit(tp=8) or allow(\"batch_statistics\"); may be repeated")
     add("--optimizer",
         default="adamw",
         help="whose state is budgeted "

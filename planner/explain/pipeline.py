@@ -10,6 +10,9 @@ from planner.units import format_bytes, format_time
 
 __all__ = ["pipeline_report", "pipeline_text"]
 
+_NOT_EXACT = ("  each micro-batch stands for the batch where the whole is "
+              "needed: a step is not quite", "  what it is on one device")
+
 
 def pipeline_report(planning: Planning,
                     chosen: Candidate) -> dict[str, Any] | None:
@@ -28,6 +31,8 @@ def pipeline_report(planning: Planning,
         spec.microbatches,
         "chunks":
         spec.chunks,
+        "batch_statistics":
+        spec.batch_statistics,
         "makespan_s":
         step.simulation.makespan_s,
         "once_s":
@@ -66,6 +71,7 @@ def pipeline_text(report: dict[str, Any] | None) -> list[str]:
         f"pipeline over {report['axis']}: {_named(report)}, "
         f"{report['microbatches']} micro-batches, "
         f"{report['bubble_fraction']:.1%} of the ranks' time idle",
+        *(() if report["batch_statistics"] == "exact" else _NOT_EXACT),
         "  stage  rank  from                  forward    inputs   weights"
         "      kept",
     ]

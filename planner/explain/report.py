@@ -323,7 +323,7 @@ def _constraints(planning: Planning, chosen: Candidate,
                  meshes: Sequence[MeshSpec]) -> list[dict[str, Any]]:
     """What lifting each constraint alone would gain."""
     found = []
-    for item in planning.constraints.items if meshes else ():
+    for item in planning.constraints.restricting if meshes else ():
         lifted = without(planning, item)
         others = _found(lifted, meshes)
         fits = bool(others) and lifted.fits(others[0])

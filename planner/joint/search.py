@@ -29,7 +29,7 @@ from planner.joint.branch import Branching
 from planner.joint.links import Links, place_of
 from planner.joint.score import CellScores
 from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
-from planner.joint.tables import block_table
+from planner.joint.tables import BlockTable, block_table
 from planner.pipeline.candidate import pipeline_candidate
 from planner.pipeline.cuts import Piece, finer_pieces
 from planner.pipeline.means import count_ahead
@@ -184,10 +184,11 @@ class _Search:
 
     def scores(self, cell: Cell) -> CellScores | None:
         """Of a cell; None where these rows can't be cut so."""
-        try:
-            table = block_table(self.own, cell, devices=self.devices)
-        except (InfeasiblePlan, LayoutError) as error:
-            self.reason = str(error)
+        table = self._table(cell, exact=True)
+        if table is None and self.planning.constraints.allows_batch_statistics(
+        ):
+            table = self._table(cell, exact=False)
+        if table is None:
             return None
         self.is_cut = self.is_cut or cell.rows < self.space.batch
 
@@ -195,6 +196,16 @@ class _Search:
             return finer_pieces(self.own.facts, [table.call_times_s], stages)
 
         return CellScores(table, self.links, self.repeated, finer)
+
+    def _table(self, cell: Cell, *, exact: bool) -> BlockTable | None:
+        try:
+            return block_table(self.own,
+                               cell,
+                               devices=self.devices,
+                               exact=exact)
+        except (InfeasiblePlan, LayoutError) as error:
+            self.reason = str(error)
+            return None
 
     def price(self, point: Point, scores: CellScores) -> Candidate | None:
         """The combination laid out, priced and simulated."""
@@ -219,7 +230,9 @@ class _Search:
         return PipelineSpec(schedule=point.schedule,
                             microbatches=point.microbatches,
                             chunks=point.chunks,
-                            cuts=scores.cuts(point).cuts)
+                            cuts=scores.cuts(point).cuts,
+                            batch_statistics="exact"
+                            if scores.table.is_exact else "microbatch")
 
     def _mesh(self, point: Point) -> MeshSpec:
         """The given one, or without axes of one rank, but with stages and

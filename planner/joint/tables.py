@@ -92,6 +92,8 @@ class BlockTable:
     times_on : mapping of DeviceKind to BlockTimes
         Where devices are of several kinds, on each that a stage may be on.
         The times above are those on the weakest.
+    is_exact : bool
+        Whether no micro-batch stands for the whole batch.
     """
 
     cell: Cell
@@ -111,6 +113,7 @@ class BlockTable:
     kind: NDArray[np.int64]
     trained_bytes: tuple[Array, ...]
     times_on: Mapping[DeviceKind, BlockTimes] = field(default_factory=dict)
+    is_exact: bool = True
 
     @property
     def work_s(self) -> Array:
@@ -125,7 +128,8 @@ class BlockTable:
 def block_table(planning: Planning,
                 cell: Cell,
                 *,
-                devices: Collection[DeviceKind] = ()) -> BlockTable:
+                devices: Collection[DeviceKind] = (),
+                exact: bool = True) -> BlockTable:
     """Lay out and price the blocks.
 
     Parameters
@@ -136,6 +140,8 @@ def block_table(planning: Planning,
         Whose rows divide the captured batch.
     devices : collection of DeviceKind
         Of stages, where there are several kinds.
+    exact : bool
+        Whether no micro-batch may stand for the whole batch.
 
     Raises
     ------
@@ -150,9 +156,10 @@ def block_table(planning: Planning,
                                mesh,
                                role_policies(mesh, planning.constraints),
                                count,
+                               exact=exact,
                                settle=False,
                                cut=count > 1)
-    main, laid, prelude = early_values(planning.program, layout)
+    main, laid, prelude = early_values(planning.program, layout, exact=exact)
     stages = split_stages(main, laid, {
         b.name: i
         for i, b in enumerate(main.blocks)
@@ -192,6 +199,7 @@ def block_table(planning: Planning,
                       call_times_s=call_times_s(planning.facts, layout,
                                                 cost.device),
                       kind=kind,
+                      is_exact=exact,
                       trained_bytes=tuple(trained),
                       times_on={d: times_on(d)
                                 for d in devices},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterator, Sequence
@@ -227,10 +228,21 @@ def pipeline_candidates(planning: Planning,
             spec = PipelineSpec(schedule=name,
                                 microbatches=count,
                                 chunks=chunks)
-            try:
-                yield pipeline_candidate(planning, spec, chosen, mesh)
-            except (LayoutError, ScheduleError):
-                continue
+            found = _candidate_if_legal(planning, spec, chosen, mesh)
+            if found is not None:
+                yield found
+
+
+def _candidate_if_legal(planning: Planning, pipeline: PipelineSpec,
+                        policies: Sequence[Policy],
+                        mesh: MeshSpec) -> Candidate | None:
+    """With micro-batches that stand for the batch where they must and may."""
+    allowed = planning.constraints.allows_batch_statistics()
+    for statistics in ("exact", "microbatch")[:1 + allowed]:
+        spec = dataclasses.replace(pipeline, batch_statistics=statistics)
+        with contextlib.suppress(LayoutError, ScheduleError):
+            return pipeline_candidate(planning, spec, policies, mesh)
+    return None
 
 
 def _part_counts(rows: int, mesh: MeshSpec) -> list[int]:

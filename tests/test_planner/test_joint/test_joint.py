@@ -13,15 +13,18 @@ import transformers as hf
 from planner import recipes
 from planner.capture.capture import capture
 from planner.cluster import load_cluster
-from planner.constraints import Constraints, forbid
+from planner.constraints import Constraints, allow, forbid
+from planner.explain.report import build_report
+from planner.explain.text import format_report
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
-from planner.joint.search import joint_candidates, space_of
+from planner.joint.search import JointFound, joint_candidates, space_of
 from planner.joint.space import AXES, Cell, Space
 from planner.joint.tables import block_table
 from planner.pipeline.means import count_ahead
 from planner.planning import Planning
 from tests.model_zoo import MODELS
+from tests.test_planner.test_pipeline.models import captured, normed
 
 BATCH, LAYERS = 4, 4
 
@@ -121,6 +124,45 @@ class TestOrders(unittest.TestCase):
         assert outside.step is not None and inside.step is not None
         self.assertGreater(outside.step.stages[0].once_s,
                            2 * inside.step.stages[0].once_s)
+
+
+class TestBatchStatistics(unittest.TestCase):
+
+    def _found(self, *items: object) -> tuple[Planning, JointFound]:
+        planning = Planning(captured(normed()),
+                            load_cluster("h100-sxm").resized(2),
+                            constraints=Constraints(*items))
+        mesh = MeshSpec(("pp", ), (2, ))
+        return planning, joint_candidates(planning, 2, mesh)
+
+    def test_batch_norm_has_stages_only_where_that_is_allowed(self) -> None:
+        _, refused = self._found()
+        self.assertEqual(refused.candidates, ())
+        self.assertIn("batch_statistics", refused.reason)
+        planning, found = self._found(allow("batch_statistics"))
+        self.assertEqual(found.reason, "")
+        best = found.candidates[0]
+        assert best.pipeline is not None
+        self.assertEqual(best.pipeline.batch_statistics, "microbatch")
+        again = planning.of_plan(planning.plan_of(best))
+        self.assertAlmostEqual(again.time_s, best.time_s, places=12)
+        self.assertIn("each micro-batch stands for the batch",
+                      format_report(build_report(planning, best, [best])))
+
+    def test_what_can_be_exact_is(self) -> None:
+        planning = Planning(llama(),
+                            load_cluster("h100-sxm").resized(2),
+                            constraints=Constraints(allow("batch_statistics")))
+        found = joint_candidates(planning, 2, MeshSpec(("pp", ), (2, )))
+        for candidate in found.candidates:
+            assert candidate.pipeline is not None
+            self.assertTrue(candidate.pipeline.is_exact)
+
+    def test_nothing_else_can_be_allowed(self) -> None:
+        with self.assertRaisesRegex(
+                ValueError, r"allow\('batch'\) names nothing that can be "
+                "allowed; known names: batch_statistics"):
+            allow("batch")
 
 
 class TestSearch(unittest.TestCase):
