@@ -58,7 +58,11 @@ def role_policies(mesh: MeshSpec,
         Policy(name="auto-cp",
                input_dim=1,
                use_shards=False,
+               divide=True,
+               index_moves=False,
                avoided=frozenset(() if ring else RING_LOWERINGS)),
+        "tp":
+        Policy(name="auto-tp", shard_weights=True),
     }
     return tuple(roles.get(n, Policy()) for n in mesh.names)
 
