@@ -14,12 +14,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from planner.cluster import load_cluster
 from planner.cluster.local import LOCAL
 from scaletorch import data, dist
 from scaletorch.cluster import PROFILE
 from scaletorch.trainer.build import check_model
+from scaletorch.trainer.checkpoints import check_folder
 from scaletorch.trainer.config import Config, load_config
 from scaletorch.trainer.loop import Ended, Trainer
 from scaletorch.trainer.plans import parse_plan
@@ -67,6 +69,8 @@ def _checked(path: str, overrides: Sequence[str]) -> Config:
         data.check(options)
     if config.cluster not in (None, LOCAL, PROFILE):
         load_cluster(config.cluster)
+    if config.checkpoint.folder is not None:
+        check_folder(Path(config.checkpoint.folder))
     return config
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import torch.distributed.checkpoint as dcp
 
 from scaletorch.runtime.agree import Agreement
 
-__all__ = ["Best", "Checkpoints"]
+__all__ = ["Best", "Checkpoints", "check_folder"]
 
 _LOGGER = logging.getLogger("scaletorch")
 _PARTIAL = ".partial"
@@ -75,6 +77,9 @@ class Checkpoints:
         """Where the checkpoint after so many steps is, once complete."""
         return self.folder / f"step-{step:08d}"
 
+    def _partial(self, step: int) -> Path:
+        return self.path(step).with_suffix(_PARTIAL)
+
     def steps(self) -> list[int]:
         """After how many steps there are complete checkpoints.
 
@@ -116,27 +121,28 @@ class Checkpoints:
 
         Raises
         ------
-        RuntimeError
+        OSError
             On every rank, when one could not write.
         """
         self.finish()
-        partial = self.path(step).with_suffix(_PARTIAL)
-        with self._agreement.together(f"writing {partial}"):
+        partial = self._partial(step)
+        with _writing(partial), self._agreement.together(f"making {partial}"):
             if self._agreement.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 torch.save(dict(extras), partial / _EXTRAS)
-        if self._group is not None:
-            future = dcp.async_save(dict(tensors),
-                                    checkpoint_id=partial,
-                                    process_group=self._group)
-            assert isinstance(future, Future)
-            self._pending = (step, best, future)
-        else:
+        with _writing(partial):
+            if self._group is not None:
+                future = dcp.async_save(dict(tensors),
+                                        checkpoint_id=partial,
+                                        process_group=self._group)
+                assert isinstance(future, Future)
+                self._pending = (step, best, future)
+                return
             dcp.save(dict(tensors),
                      checkpoint_id=partial,
                      process_group=self._agreement.group)
-            self._complete(step, best)
+        self._complete(step, best)
 
     def poll(self) -> None:
         """Complete what has been written in the meantime."""
@@ -148,13 +154,14 @@ class Checkpoints:
 
         Raises
         ------
-        Exception
-            What writing failed with.
+        OSError
+            On every rank, when one could not write.
         """
         if self._pending is not None:
             step, best, future = self._pending
             self._pending = None
-            future.result()
+            with _writing(self._partial(step)):
+                future.result()
             self._complete(step, best)
 
     def load(self, step: int, tensors: dict[str, torch.Tensor]) -> Any:
@@ -194,8 +201,7 @@ class Checkpoints:
     def _complete(self, step: int, best: Best | None) -> None:
         """Give a checkpoint its name; all ranks have written."""
         if self._agreement.is_first:
-            path = self.path(step)
-            path.with_suffix(_PARTIAL).rename(path)
+            self._partial(step).rename(self.path(step))
             if best is not None:
                 new = self.folder / f"{_BEST}.new"
                 new.write_text(json.dumps(dataclasses.asdict(best)),
@@ -212,9 +218,41 @@ class Checkpoints:
         for step in steps:
             if step not in kept:
                 # Renamed first: half deleted is as bad as half written.
-                gone = self.path(step).with_suffix(_PARTIAL)
+                gone = self._partial(step)
                 self.path(step).rename(gone)
                 shutil.rmtree(gone)
+
+
+def check_folder(folder: Path) -> None:
+    """Find out whether checkpoints can be written, before anything else.
+
+    Raises
+    ------
+    ValueError
+        When the folder, or the nearest one above it that is there, is no
+        folder or must not be written to.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents)
+                 if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"checkpoint.folder: {there} is no folder; name one "
+                         "that is, or that is not there yet")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"checkpoint.folder: {there} must not be written "
+                         "to; name another folder")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say of an error inside what was written, and what room there is."""
+    try:
+        yield
+    except Exception as error:
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(
+            f"{path} could not be written, with {free:.0f} MiB free there: "
+            f"{error}; make room or name another checkpoint.folder. The same "
+            "command goes on from the last complete checkpoint") from error
 
 
 def _is_complete(path: Path) -> bool:

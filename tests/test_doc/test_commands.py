@@ -73,7 +73,7 @@ class TestRun(unittest.TestCase):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
         self.make_environment(self.folder / ".venv")
-        (self.folder / "home").mkdir()
+        (self.folder / ".home").mkdir()
 
     def make_environment(self, venv: Path) -> None:
         """What ``scripts/setup_env.sh`` takes for an installation."""
@@ -107,7 +107,7 @@ class TestRun(unittest.TestCase):
         }
         first = (self.folder / ".venv/bin", Path(sys.executable).parent)
         return kept | {
-            "HOME": str(self.folder / "home"),
+            "HOME": str(self.folder / ".home"),
             "OMP_NUM_THREADS": "1",
             "PATH": ":".join((*map(str, first), kept["PATH"])),
             "PYTHONPATH": str(self.folder)

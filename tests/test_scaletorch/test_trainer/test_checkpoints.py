@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.ranks import run_ranks
 from scaletorch.trainer import checkpoints
-from scaletorch.trainer.checkpoints import Best, Checkpoints
+from scaletorch.trainer.checkpoints import Best, Checkpoints, check_folder
 
 
 class TestCheckpoints(unittest.TestCase):
@@ -108,9 +108,33 @@ class TestCheckpoints(unittest.TestCase):
             store.save(1, {"a": torch.ones(1)}, {})
 
         with mock.patch.object(checkpoints.torch, "save", failing):
-            with self.assertRaisesRegex(RuntimeError, "the disk is full"):
-                self.alone(work)
+            self.check_refused(work)
         self.assertEqual(self.names(), ["step-00000001.partial"])
+        for name, keys in (("save", {}), ("async_save", {
+                "asynchronous": True
+        })):
+            with mock.patch.object(checkpoints.dcp, name, failing):
+                self.check_refused(work, **keys)
+
+    def check_refused(self, work: Any, **keys: Any) -> None:
+        with self.assertRaisesRegex(
+                RuntimeError,
+                r"run/step-00000001.partial could not be written, "
+                r"with \d+ MiB free there: .*the disk is full; make room"):
+            self.alone(work, **keys)
+
+    def test_a_folder_that_can_not_be_written(self) -> None:
+        file = self.folder.parent / "file"
+        file.touch()
+        for folder in (file, file / "run"):
+            with self.assertRaisesRegex(
+                    ValueError, r"checkpoint.folder: \S+file is no folder"):
+                check_folder(folder)
+        with mock.patch.object(checkpoints.os, "access", lambda *args: False):
+            with self.assertRaisesRegex(ValueError,
+                                        "must not be written to; name"):
+                check_folder(self.folder)
+        check_folder(self.folder)
 
     def test_a_model_alone_can_be_read(self) -> None:
         """Keys of the model are those of its state dict."""
