@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from tests.test_doc.pages import blocks, pages
 from tests.tree import ROOT
 
-__all__ = ["ELSEWHERE", "commands", "files", "reason_not_to_run", "to_run"]
+__all__ = [
+    "ELSEWHERE", "MEASURING", "commands", "files", "reason_not_to_run",
+    "to_run"
+]
 
 Lines = dict[str, list[str]]
 
@@ -92,6 +95,11 @@ ELSEWHERE: Mapping[str, str] = {
     "same on pictures that it makes",
 }
 """Commands that are not run, and why."""
+
+MEASURING = ("doc/cost_model.md", "doc/extending.md", "doc/profile.md",
+             "doc/usage.md")
+"""Pages with commands that measure or fit, which have a module of their own:
+a module's time is limited."""
 
 
 def commands() -> Lines:
