@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from scaletorch.data.order import key_of, shuffled
 from scaletorch.data.source import Augmented, Sample, Source
+from scaletorch.data.workers import leave_to_parent
 
 __all__ = ["Batch", "Loader"]
 
@@ -134,6 +135,7 @@ class Loader:
             prefetch_factor=self._prefetch if self._workers else None,
             pin_memory=self._pin_memory,
             collate_fn=_collated,
+            worker_init_fn=leave_to_parent,
             # Its seed for workers would else move torch's own generator,
             # and with it what the model draws.
             generator=torch.Generator().manual_seed(self.seed))

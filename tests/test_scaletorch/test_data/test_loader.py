@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import subprocess
 import unittest
 
 import torch
@@ -75,6 +77,22 @@ class TestOrder(unittest.TestCase):
     def test_without_shuffling_samples_come_in_order(self) -> None:
         loader = Loader(Numbers(7), batch_size=3, shuffle=False)
         self.assertEqual(rest(loader), [[0, 1, 2], [3, 4, 5]])
+
+    def test_workers_outlive_a_launcher_s_signal(self) -> None:
+        batches = iter(Loader(Numbers(23), batch_size=4, workers=1))
+        next(batches)
+        worker, = multiprocessing.active_children()
+        # From another process, since they heed this one.
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+        self.assertEqual(len(list(batches)), 4)
+        batches = iter(Loader(Numbers(23), batch_size=4, workers=1))
+        next(batches)
+        worker, = multiprocessing.active_children()
+        worker.terminate()
+        worker.join()
+        self.assertEqual(worker.exitcode, 0)
+        with self.assertRaisesRegex(RuntimeError, "worker .* exited"):
+            list(batches)
 
     def test_workers_change_nothing(self) -> None:
         alone = rest(Loader(Numbers(23), batch_size=4))
