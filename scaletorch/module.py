@@ -24,6 +24,7 @@ from planner.pipeline.means import count_ahead
 from planner.pipeline.refine import has_cuts
 from planner.steady import STEADY
 from scaletorch.mesh import mesh_device
+from scaletorch.outside import explained
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
 from scaletorch.runtime.compiled import TRACING, Compiled, compiled
@@ -158,7 +159,7 @@ class ParallelModule(nn.Module):
             structure = self.__dict__.get("_structure")
             if structure is None or not hasattr(structure, name):
                 raise
-            return getattr(structure, name)
+            return explained(getattr(structure, name), structure)
 
     def __setattr__(self, name: str, value: Any) -> None:
         structure = self.__dict__.get("_structure")

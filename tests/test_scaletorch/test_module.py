@@ -46,6 +46,7 @@ def refused(model: nn.Module) -> dict[str, str]:
     found["changed"] = message(loss.backward)
     found["inputs"] = message(lambda: model(*batch(), inputs="whole"))
     found["arguments"] = message(lambda: model(batch()[0]))
+    found["method"] = message(lambda: model.predict(batch()[0]))
     return found
 
 
@@ -112,6 +113,7 @@ class TestModule(unittest.TestCase):
             "changed": "parameter up.weight was changed in place",
             "inputs": 'inputs must be "global" or "local", got \'whole\'',
             "arguments": "missing a required argument: 'y'",
+            "method": "Mlp.predict computes with parameters that are spread",
         }
         for found in on_ranks(seeded(Mlp), batch(), refused, {"dp": 2},
                               parallel.fsdp()):
