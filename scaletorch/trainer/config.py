@@ -213,7 +213,8 @@ class MetricsConfig:
     every : int
         Steps from one line of metrics to the next.
     progress : bool
-        A bar on the first rank, where there is a terminal.
+        A bar on the first rank where there is a terminal, else a line
+        now and then.
     tensorboard : bool
         Whether to write for TensorBoard too, which must be installed.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import resource
 import time
@@ -19,14 +20,17 @@ from scaletorch.cluster import cluster_of
 from scaletorch.module import ParallelModule
 
 __all__ = [
-    "Row", "Speed", "Writer", "flops_of", "json_lines", "memory_bytes",
-    "peak_flops_per_s", "progress", "tensorboard", "tokens_of"
+    "Row", "Speed", "Writer", "flops_of", "json_lines", "lines",
+    "memory_bytes", "peak_flops_per_s", "progress", "tensorboard", "tokens_of"
 ]
 
 Row = dict[str, float]
 """Metrics of a step by name."""
 
 Writer = Callable[[Mapping[str, float]], None]
+
+_LOGGER = logging.getLogger("scaletorch")
+_LOG_EVERY_S = 10.0
 
 
 class Speed:
@@ -132,8 +136,10 @@ def json_lines(path: Path) -> Writer:
 
 
 def progress(done: int, steps: int) -> tuple[Writer, Callable[[], None]]:
-    """A bar where there is a terminal, and what ends it."""
+    """A bar where there is a terminal, else lines; and what ends it."""
     bar: tqdm[Any] = tqdm(total=steps, initial=done, disable=None, unit="step")
+    if bar.disable:
+        return lines(steps), bar.close
 
     def write(row: Mapping[str, float]) -> None:
         if "loss" in row:
@@ -142,6 +148,24 @@ def progress(done: int, steps: int) -> tuple[Writer, Callable[[], None]]:
                             tokens_per_s=f"{row['tokens_per_s']:,.0f}")
 
     return write, bar.close
+
+
+def lines(steps: int, clock: Callable[[], float] = time.monotonic) -> Writer:
+    """Log the first and the last step, evaluations, and a step now and then."""
+    told_s = -math.inf
+
+    def write(row: Mapping[str, float]) -> None:
+        nonlocal told_s
+        step = int(row["step"])
+        if "evaluation_loss" in row:
+            _LOGGER.info("step %d of %d: evaluation loss %.4f", step, steps,
+                         row["evaluation_loss"])
+        elif step == steps or clock() - told_s >= _LOG_EVERY_S:
+            told_s = clock()
+            _LOGGER.info("step %d of %d: loss %.4f, %.3g s a batch", step,
+                         steps, row["loss"], row["batch_s"])
+
+    return write
 
 
 def tensorboard(folder: Path) -> Writer:

@@ -13,7 +13,7 @@ import torch
 from planner.capture.capture import capture_call
 from planner.capture.entry import bind_inputs
 from scaletorch import models
-from scaletorch.trainer.metrics import (Speed, flops_of, json_lines,
+from scaletorch.trainer.metrics import (Speed, flops_of, json_lines, lines,
                                         tensorboard, tokens_of)
 
 
@@ -35,6 +35,22 @@ class TestSpeed(unittest.TestCase):
         speed.batch(3)
         now[0] = 13.0
         self.assertEqual(speed.row()["tokens_per_s"], 3.0)
+
+    def test_lines_of_a_log(self) -> None:
+        now = [0.0]
+        write = lines(9, clock=lambda: now[0])
+        with self.assertLogs("scaletorch", "INFO") as logs:
+            for step, time_s in ((1, 0.0), (2, 9.0), (3, 10.5), (9, 11.0)):
+                now[0] = time_s
+                write({"step": step, "loss": 2.5, "batch_s": 0.01})
+                if step == 2:
+                    write({"step": step, "evaluation_loss": 3.0})
+        self.assertEqual([record.getMessage() for record in logs.records], [
+            "step 1 of 9: loss 2.5000, 0.01 s a batch",
+            "step 2 of 9: evaluation loss 3.0000",
+            "step 3 of 9: loss 2.5000, 0.01 s a batch",
+            "step 9 of 9: loss 2.5000, 0.01 s a batch"
+        ])
 
     def test_no_peak_no_share(self) -> None:
         self.assertNotIn("mfu", Speed(1.0, None).row())
