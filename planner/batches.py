@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from planner.candidate import Candidate
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.mesh import MeshSpec
 from planner.objective import step_work
 from planner.planning import Planning
+from planner.tried import Tried, search_or_why
 from planner.units import format_bytes
 
 __all__ = [
@@ -23,29 +23,10 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batched:
-    """What was found for some size of the global batch.
-
-    Parameters
-    ----------
-    rows : int
-    planning : Planning
-        Of the program on so many rows.
-    found : tuple of Candidate
-        Best first; none where nothing was legal.
-    reason : str
-        Why there is none.
-    """
+class Batched(Tried):
+    """What was found for a global batch of some rows."""
 
     rows: int
-    planning: Planning
-    found: tuple[Candidate, ...] = ()
-    reason: str = ""
-
-    @property
-    def fits(self) -> bool:
-        """Whether some plan keeps the memory limit."""
-        return bool(self.found) and self.planning.fits(self.found[0])
 
     @property
     def rate(self) -> float:
@@ -136,10 +117,7 @@ def search_batches(sizes: range, planning_of: Callable[[int], Planning],
     tried = []
     for rows in batch_sizes(sizes):
         planning = planning_of(rows)
-        try:
-            found, reason = tuple(planning.candidates(meshes)), ""
-        except InfeasiblePlan as error:
-            found, reason = (), str(error)
+        found, reason = search_or_why(planning, meshes)
         tried.append(
             Batched(rows=rows, planning=planning, found=found, reason=reason))
     return tried

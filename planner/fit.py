@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from planner.candidate import Candidate
 from planner.choices import factorisations
 from planner.cluster.spec import ClusterSpec
 from planner.cost.optimizer import optimizer_bytes
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
+from planner.tried import Tried, search_or_why
 from planner.units import format_bytes
 
 __all__ = [
@@ -27,29 +27,10 @@ _SPLIT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sized:
-    """What was found on some number of devices.
-
-    Parameters
-    ----------
-    devices : int
-    planning : Planning
-        On a cluster of that size.
-    found : tuple of Candidate
-        Best first; none where nothing was legal, or nothing was tried.
-    reason : str
-        Why there is none.
-    """
+class Sized(Tried):
+    """What was found on some number of devices."""
 
     devices: int
-    planning: Planning
-    found: tuple[Candidate, ...] = ()
-    reason: str = ""
-
-    @property
-    def fits(self) -> bool:
-        """Whether some plan keeps the memory limit."""
-        return bool(self.found) and self.planning.fits(self.found[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,14 +154,8 @@ def _searched(planning: Planning, devices: int,
     axes = {n for m in tried for n in m.names}
     sized = planning.copied(cluster=planning.cluster.resized(devices),
                             constraints=planning.constraints.on_axes(axes))
-    try:
-        found = sized.candidates(tried)
-    except InfeasiblePlan as error:
-        return Sized(devices=devices, planning=sized, reason=str(error))
-    return Sized(devices=devices,
-                 planning=sized,
-                 found=tuple(found),
-                 reason="" if found else "no plan is legal")
+    found, reason = search_or_why(sized, tried)
+    return Sized(devices=devices, planning=sized, found=found, reason=reason)
 
 
 def _why_none(planning: Planning, last: Sized | None) -> str:

@@ -26,11 +26,12 @@ _FEW = 4
 """Meshes: all that 8 devices have."""
 
 
-def candidates_over(planning: Planning,
-                    meshes: Sequence[MeshSpec],
-                    until_s: float,
-                    *,
-                    staged: bool = True) -> tuple[list[Candidate], Searched]:
+def candidates_over(
+        planning: Planning,
+        meshes: Sequence[MeshSpec],
+        until_s: float,
+        *,
+        staged: bool | None = None) -> tuple[list[Candidate], Searched]:
     """All candidates over some meshes, best first, and what is proven.
 
     Parameters
@@ -41,8 +42,9 @@ def candidates_over(planning: Planning,
         looked at, and all others that the joint search knows.
     until_s : float
         When to stop, by the monotonic clock.
-    staged : bool
-        Whether an open split may have stages, or several micro-batches.
+    staged : bool, optional
+        Whether an open split has stages, or several micro-batches; both are
+        looked at if left out.
 
     Raises
     ------
@@ -67,7 +69,7 @@ class _Search:
     """What was found so far."""
 
     def __init__(self, planning: Planning, until_s: float,
-                 staged: bool) -> None:
+                 staged: bool | None) -> None:
         self.planning, self.until_s = planning, until_s
         self.staged = staged
         self.start_s = time.monotonic()
@@ -112,6 +114,9 @@ class _Search:
         overlaps. Where there are few meshes all of them have their recipes
         priced; else that of data parallelism too, whose messages hide best.
         """
+        if self.staged:
+            self._joint(meshes[0].world_size)
+            return
         priced = self._free(meshes)
         made = self._joint(meshes[0].world_size)
         promising = {c.mesh for c in made.candidates if c.pipeline is None}
@@ -153,7 +158,7 @@ class _Search:
         made = joint_candidates(self.planning,
                                 ranks,
                                 mesh,
-                                staged=self.staged or mesh is not None,
+                                staged=self.staged if mesh is None else None,
                                 known_s=self.least_s,
                                 until_s=self.until_s)
         if mesh is not None and made.reason and not made.candidates:

@@ -296,15 +296,15 @@ class Planning:
     def candidates(self,
                    meshes: Sequence[MeshSpec],
                    *,
-                   staged: bool = True) -> list[Candidate]:
+                   staged: bool | None = None) -> list[Candidate]:
         """All candidates over some meshes, best first.
 
         Where there are several, the split of the devices is open, and all
         others that the joint search knows are looked at too. What can't
         beat what was found, by a bound on it, is left out. Where nothing
         fits, every candidate is considered again with the repeated blocks
-        recomputed. Without `staged` an open split has no stages and takes
-        the batch at once.
+        recomputed. Where `staged` is given, an open split only has plans
+        with stages (or several micro-batches), or only those without.
         """
         limit_s = self.time_limit_s
         until_s = float("inf") if limit_s is None else (time.monotonic() +
@@ -354,13 +354,23 @@ class Planning:
             When none fits, with the nearest one and what to try.
         """
         found = self.candidates(meshes)
+        self.check_fits(found)
+        return found[0], found
+
+    def check_fits(self, found: Sequence[Candidate]) -> None:
+        """Refuse candidates, best first, of which none fits.
+
+        Raises
+        ------
+        InfeasiblePlan
+            With the nearest one and what to try.
+        """
         if not found:
             raise InfeasiblePlan(
                 "the constraints exclude every plan: "
                 f"{', '.join(map(str, self.constraints.items))}; drop one")
         if not self.fits(found[0]):
             raise InfeasiblePlan(why_not(self, found[0]))
-        return found[0], found
 
     def check_mesh(self, mesh: MeshSpec) -> None:
         """Constraints that leave a parameter no layout are named."""

@@ -98,11 +98,12 @@ def _fitting(planning: Planning,
     trains, so where the split is open there are stages only where nothing
     else fits.
     """
-    if len(meshes) > 1:
-        found = planning.candidates(meshes, staged=False)
-        if found and planning.fits(found[0]):
-            return list(filter(planning.fits, found))
-    _, found = planning.best(meshes)
+    is_open = len(meshes) > 1
+    found = planning.candidates(meshes, staged=False if is_open else None)
+    if is_open and not any(map(planning.fits, found)):
+        found += planning.candidates(meshes, staged=True)
+        found.sort(key=planning.rank)
+    planning.check_fits(found)
     return list(filter(planning.fits, found))
 
 

@@ -75,7 +75,7 @@ def joint_candidates(
         ranks: int,
         mesh: MeshSpec | None = None,
         *,
-        staged: bool = True,
+        staged: bool | None = None,
         known_s: float = float("inf"),
         until_s: float = float("inf"),
 ) -> JointFound:
@@ -88,8 +88,9 @@ def joint_candidates(
     mesh : MeshSpec, optional
         Where sizes and order of the axes are given, all named as in
         `planner.joint.space.AXES`.
-    staged : bool
-        Whether there may be stages, or several micro-batches.
+    staged : bool, optional
+        Whether there are stages, or several micro-batches; both are looked
+        at if left out.
     known_s : float
         Of the best plan that is known already.
     until_s : float
@@ -117,7 +118,7 @@ def space_of(planning: Planning,
              ranks: int,
              mesh: MeshSpec | None = None,
              *,
-             staged: bool = True) -> Space:
+             staged: bool | None = None) -> Space:
     """The combinations that a program and its constraints leave."""
     program, lead = planning.program, planning.facts.lead
     fixed: Mapping[str, int] = {}
@@ -169,7 +170,7 @@ class _Search:
     """What branch and bound asks of a program."""
 
     def __init__(self, planning: Planning, ranks: int, mesh: MeshSpec | None,
-                 staged: bool) -> None:
+                 staged: bool | None) -> None:
         self.planning, self.given = planning, mesh
         self.own = planning.of_program(count_ahead(planning.program))
         self.space = space_of(planning, ranks, mesh, staged=staged)

@@ -133,8 +133,9 @@ class Space:
         With their stages on each rank.
     recompute : bool
         Whether blocks may run again in the backward.
-    staged : bool
-        Whether there may be stages, or several micro-batches.
+    staged : bool, optional
+        Whether there are stages, or several micro-batches; both are looked
+        at if left out.
     """
 
     ranks: int
@@ -148,7 +149,7 @@ class Space:
     shardings: tuple[str, ...] = SHARDINGS
     schedules: tuple[tuple[str, int], ...] = _SCHEDULES
     recompute: bool = True
-    staged: bool = True
+    staged: bool | None = None
 
     def cells(self) -> Iterator[Cell]:
         """Those that have points, in a fixed order.
@@ -190,7 +191,7 @@ class Space:
                 continue
             point = Point(cell=cell, pp=pp, dp=dp, microbatches=count)
             if (pp <= count <= _MOST_PARTS * pp
-                    and (self.staged or not point.is_staged)):
+                    and self.staged in (None, point.is_staged)):
                 yield point
 
     def count(self) -> int:

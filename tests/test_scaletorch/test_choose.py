@@ -1,4 +1,5 @@
-"""What of a plan is kept where the model is planned again."""
+"""Which plan is taken, and what of it is kept where the model is planned
+again."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ import unittest
 import torch
 from torch import nn
 
+from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.cluster import load_cluster
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
 from planner.recipes import RECIPES
-from scaletorch.choose import Chosen, Replan, fingerprint
+from scaletorch.choose import Chosen, Replan, choose, fingerprint
+from tests.test_planner.test_pipeline.models import Row
+from tests.test_planner.test_planning.programs import slow_cluster
 
 
 class Layer(nn.Module):
@@ -25,6 +29,28 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.drop(torch.tanh(self.product(x)))
+
+
+class TestChoose(unittest.TestCase):
+
+    def test_stages_only_where_nothing_else_fits(self) -> None:
+        """And then nothing is priced again that has none."""
+        program = capture(Row(8), (torch.zeros(256, 8), torch.zeros(256, 8)),
+                          loss_fn=nn.functional.mse_loss)
+        mesh, cluster = MeshSpec(("dp", ), (2, )), slow_cluster(2, 1e9)
+        roomy = Planning(program, cluster)
+        chosen, *_ = choose(roomy, None, mesh, flat=True)
+        self.assertIsNone(chosen.plan.pipeline)
+        seen: list[Candidate] = []
+        tight = Planning(program,
+                         cluster,
+                         memory_limit_bytes=50_000,
+                         observer=seen.append)
+        chosen, *_ = choose(tight, None, mesh, flat=True)
+        self.assertIsNotNone(chosen.plan.pipeline)
+        staged = [c.pipeline is not None for c in seen]
+        self.assertEqual(staged, sorted(staged))
+        self.assertIn(False, staged)
 
 
 class TestReplan(unittest.TestCase):
