@@ -32,6 +32,8 @@ _LOGGER = logging.getLogger("scaletorch")
 _PARTIAL = ".partial"
 _EXTRAS = "trainer.pt"
 _BEST = "best.json"
+# The one of torch, which joins the ranks' errors, is no Exception.
+_FAILED = (Exception, dcp.CheckpointException)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,19 +178,23 @@ class Checkpoints:
         ------
         ValueError
             When it lacks some tensor.
+        OSError
+            When a file is damaged.
         """
         path = self.path(step)
-        known = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-        missing = sorted(set(tensors) - set(known))
+        with _reading(path):
+            metadata = dcp.FileSystemReader(path).read_metadata()
+        missing = sorted(set(tensors) - set(metadata.state_dict_metadata))
         if missing:
             raise ValueError(
                 f"{path} lacks {missing[0]} and {len(missing) - 1} more; was "
                 "the run of another model or optimizer? Give another "
                 "checkpoint.folder")
-        dcp.load(tensors,
-                 checkpoint_id=path,
-                 process_group=self._agreement.group)
-        return torch.load(path / _EXTRAS, weights_only=True)
+        with _reading(path):
+            dcp.load(tensors,
+                     checkpoint_id=path,
+                     process_group=self._agreement.group)
+            return torch.load(path / _EXTRAS, weights_only=True)
 
     @property
     def best(self) -> Best | None:
@@ -247,12 +253,32 @@ def _writing(path: Path) -> Iterator[None]:
     """Say of an error inside what was written, and what room there is."""
     try:
         yield
-    except Exception as error:
+    except _FAILED as error:
         free = shutil.disk_usage(path.parent).free / 2**20
         raise OSError(
             f"{path} could not be written, with {free:.0f} MiB free there: "
-            f"{error}; make room or name another checkpoint.folder. The same "
+            f"{_cause(error)}; make room or name another checkpoint.folder. The same "
             "command goes on from the last complete checkpoint") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say of an error inside what was read, and what to do."""
+    try:
+        yield
+    except _FAILED as error:
+        raise OSError(
+            f"{path} could not be read: {_cause(error)}; a file of it is "
+            "damaged or not there. Delete the folder, and the same command "
+            "goes on from the checkpoint before it") from error
+
+
+def _cause(error: BaseException) -> str:
+    """The first rank's error, where several ranks' are joined."""
+    found = error
+    if isinstance(error, dcp.CheckpointException) and error.failures:
+        found, _ = error.failures[min(error.failures)]
+    return f"{type(found).__name__}: {found}"
 
 
 def _is_complete(path: Path) -> bool:

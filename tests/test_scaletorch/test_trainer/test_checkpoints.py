@@ -136,6 +136,23 @@ class TestCheckpoints(unittest.TestCase):
                 check_folder(self.folder)
         check_folder(self.folder)
 
+    def test_damaged_files(self) -> None:
+
+        def load(store: Checkpoints) -> None:
+            store.load(1, {"a": torch.zeros(2)})
+
+        self.alone(lambda store: store.save(1, {"a": torch.ones(2)}, {}))
+        for name in (".metadata", "trainer.pt", "__0_0.distcp"):
+            path = self.folder / "step-00000001" / name
+            whole = path.read_bytes()
+            path.write_bytes(whole[:20])
+            with self.assertRaisesRegex(
+                    RuntimeError, r"step-00000001 could not be read: \w+: .*"
+                    r"Delete the folder, and the same command goes on from"):
+                self.alone(load)
+            path.write_bytes(whole)
+        self.alone(load)
+
     def test_a_model_alone_can_be_read(self) -> None:
         """Keys of the model are those of its state dict."""
         self.alone(lambda store: store.save(1, {"w": torch.ones(2)}, {}))
