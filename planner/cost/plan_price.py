@@ -158,12 +158,19 @@ class StageTime:
         Bringing parameters into use before the first.
     finish_s : float
         Reducing gradients after the last.
+    straggling_s, interference_s : float
+        Of a whole step, see :class:`StepTime`; part of the others.
+    exposures : tuple of Exposure
+        Of a whole step.
     """
 
     forward_s: float
     backward_s: float
     begin_s: float
     finish_s: float
+    straggling_s: float
+    interference_s: float
+    exposures: tuple[Exposure, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +191,8 @@ class PlanPrice:
     blocks : tuple of BlockCompute
         By class, in the order of the program.
     step : StepTime, optional
-        The same by the event model; None where micro-batches follow each
-        other, which a schedule overlaps.
+        The same by the event model, or by a pipeline's schedule; None where
+        micro-batches follow each other and no schedule is given.
     stage : StageTime, optional
         Where there are micro-batches: the program as a stage.
     """

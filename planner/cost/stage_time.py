@@ -8,7 +8,10 @@ gradients are added to sums; these are reduced in buckets after the last.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -18,9 +21,10 @@ from planner.cost.compute import memory_time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import local_spec
 from planner.cost.plan_price import CollectivePrice, StageTime
-from planner.cost.state_moves import StateMoves, Unit
+from planner.cost.state_moves import Bucket, StateMoves, Unit
 from planner.cost.timeline import Streams, Timeline, run
-from planner.cost.ways import BlockWays, Feed, Writer
+from planner.cost.ways import (BlockWays, Feed, Writer, exposed_buckets,
+                               exposure)
 from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
@@ -63,48 +67,88 @@ def stage_time(program: Program, layout: ProgramLayout, cost: ConversionCost,
             c.direction == "backward") == backward)
         for backward in (False, True)
     }
-    forward = _micro_batch([(n, b.forward) for n, b in enumerate(blocks)],
-                           state.gathers_each(), streams)
-    backward = _micro_batch([(n, b.backward)
-                             for n, b in enumerate(blocks)][::-1],
-                            state.gathers_again(), streams)
-    return StageTime(
-        forward_s=forward + (outside[False] + local_s / 2) / parts,
-        backward_s=backward + (outside[True] + local_s / 2) / parts,
-        begin_s=_begin_s(len(blocks), state, streams),
-        finish_s=_finish_s(state, streams))
+    numbered = list(enumerate(blocks))
+    forward = _micro_batch([(n, b.forward) for n, b in numbered],
+                           state.gathers_each(), "forward", streams)
+    backward = _micro_batch([(n, b.backward) for n, b in reversed(numbered)],
+                            state.gathers_again(), "regather", streams)
+    begin = _begin(len(blocks), state, streams)
+    finish = _finish(state, streams)
+    phases = ((forward, parts), (backward, parts), (begin, 1), (finish, 1))
+    counts = Counter(b.block_class for b in program.blocks)
+    exposures = [
+        e for phase, times in phases for e in exposed_buckets(
+            phase.buckets, phase.line.exposed_s, layout.mesh, times=times)
+    ]
+    exposures += [
+        exposure(collectives[number], parts * counts[name] * exposed_s)
+        for name, way in ways.items()
+        for number, exposed_s in sorted(way.exposed_s.items())
+    ]
+    exposures += [
+        exposure(c, c.time_s) for c in collectives
+        if c.where == "between blocks"
+    ]
+
+    def whole_s(what: str) -> float:
+        return sum(times * getattr(phase.line, what)
+                   for phase, times in phases) + sum(
+                       parts * counts[name] * way.sum(what)
+                       for name, way in ways.items())
+
+    return StageTime(forward_s=forward.line.time_s +
+                     (outside[False] + local_s / 2) / parts,
+                     backward_s=backward.line.time_s +
+                     (outside[True] + local_s / 2) / parts,
+                     begin_s=begin.line.time_s,
+                     finish_s=finish.line.time_s,
+                     straggling_s=whole_s("straggling_s"),
+                     interference_s=whole_s("interference_s"),
+                     exposures=tuple(exposures))
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """A part of a step that was run, and the buckets that it sends."""
+
+    line: Timeline
+    buckets: Sequence[tuple[Bucket, str]]
+
+    @classmethod
+    def of(cls, writer: Writer, streams: Streams) -> Self:
+        return cls(run(writer.actions, streams), writer.buckets)
 
 
 def _micro_batch(ways: Sequence[tuple[int, Timeline]], units: Sequence[Unit],
-                 streams: Streams) -> float:
+                 direction: str, streams: Streams) -> _Phase:
     writer = Writer()
-    feed = Feed(units, writer, "")
+    feed = Feed(units, writer, direction)
     for number, way in ways:
         feed.arrive(number)
         writer.block(way)
-    return run(writer.actions, streams).time_s
+    return _Phase.of(writer, streams)
 
 
-def _begin_s(blocks: int, state: StateMoves, streams: Streams) -> float:
+def _begin(blocks: int, state: StateMoves, streams: Streams) -> _Phase:
     writer = Writer()
-    feed = Feed(state.gathers_once(), writer, "")
+    feed = Feed(state.gathers_once(), writer, "forward")
     for number in range(blocks):
         feed.arrive(number)
-    return run(writer.actions, streams).time_s
+    return _Phase.of(writer, streams)
 
 
-def _finish_s(state: StateMoves, streams: Streams) -> float:
+def _finish(state: StateMoves, streams: Streams) -> _Phase:
     writer = Writer()
     pending = []
     for bucket in (b for sent in state.reductions() for b in sent):
-        number = writer.start(bucket, "")
+        number = writer.start(bucket, "backward")
         if bucket.waits:
             writer.wait(number)
         else:
             pending.append(number)
     for number in pending:
         writer.wait(number)
-    return run(writer.actions, streams).time_s
+    return _Phase.of(writer, streams)
 
 
 def sums_s(program: Program, layout: ProgramLayout,

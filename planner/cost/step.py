@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from planner.cost.block_order import BlockOrder
-from planner.cost.plan_price import CollectivePrice, Exposure, StepTime
+from planner.cost.plan_price import CollectivePrice, StepTime
 from planner.cost.state_moves import Bucket, StateMoves
 from planner.cost.timeline import Action, Compute, Streams, run
-from planner.cost.ways import BlockWays, Feed, Writer
+from planner.cost.ways import (BlockWays, Feed, Writer, exposed_buckets,
+                               exposure)
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
 
@@ -48,19 +49,7 @@ def step_time(program: Program, mesh: MeshSpec, orders: Mapping[str,
     outside = [c for c in collectives if c.where == "between blocks"]
     around_s += sum(c.time_s for c in outside)
     found = run([*steps.actions, Compute(around_s)], streams)
-    names = [*mesh.names, ""]
-    exposures = [
-        Exposure(where=b.what,
-                 value=f"{b.count} packed" if b.count > 1 else "alone",
-                 kind=b.kind,
-                 axis=names[b.axis],
-                 direction=direction,
-                 size_bytes=b.size_bytes,
-                 time_s=b.time_s,
-                 exposed_s=found.exposed_s[number],
-                 count=1)
-        for number, (b, direction) in enumerate(steps.buckets)
-    ]
+    exposures = exposed_buckets(steps.buckets, found.exposed_s, mesh)
     counts = {n: 0 for n in orders}
     for block in program.blocks:
         counts[block.block_class] += 1
@@ -70,27 +59,15 @@ def step_time(program: Program, mesh: MeshSpec, orders: Mapping[str,
         straggling_s += counts[name] * way.sum("straggling_s")
         interference_s += counts[name] * way.sum("interference_s")
         exposures += [
-            _exposure(collectives[number], exposed_s * counts[name])
+            exposure(collectives[number], exposed_s * counts[name])
             for number, exposed_s in sorted(way.exposed_s.items())
         ]
-    exposures += [_exposure(c, c.time_s) for c in outside]
+    exposures += [exposure(c, c.time_s) for c in outside]
     return StepTime(time_s=found.time_s,
                     straggling_s=straggling_s,
                     interference_s=interference_s,
                     around_s=around_s - sum(c.time_s for c in outside),
                     exposures=tuple(exposures))
-
-
-def _exposure(c: CollectivePrice, exposed_s: float) -> Exposure:
-    return Exposure(where=c.where,
-                    value=c.value,
-                    kind=c.kind,
-                    axis=c.axis,
-                    direction=c.direction,
-                    size_bytes=c.size_bytes,
-                    time_s=c.time_s,
-                    exposed_s=exposed_s,
-                    count=c.count)
 
 
 class _Steps:

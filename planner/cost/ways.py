@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planner.cost.block_order import BlockOrder
+from planner.cost.plan_price import CollectivePrice, Exposure
 from planner.cost.state_moves import Bucket, Unit
 from planner.cost.timeline import (Action, Compute, Start, Streams, Timeline,
                                    Wait, run)
+from planner.ir.mesh import MeshSpec
 
-__all__ = ["BlockWays", "Feed", "Writer"]
+__all__ = ["BlockWays", "Feed", "Writer", "exposed_buckets", "exposure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +106,36 @@ class Feed:
         for one in coming:
             self._writer.wait(one if isinstance(one, int) else self._writer.
                               start(one, self._direction))
+
+
+def exposure(c: CollectivePrice, exposed_s: float) -> Exposure:
+    """A collective inside of or between blocks, with what nothing hides."""
+    return Exposure(where=c.where,
+                    value=c.value,
+                    kind=c.kind,
+                    axis=c.axis,
+                    direction=c.direction,
+                    size_bytes=c.size_bytes,
+                    time_s=c.time_s,
+                    exposed_s=exposed_s,
+                    count=c.count)
+
+
+def exposed_buckets(buckets: Sequence[tuple[Bucket, str]],
+                    exposed_s: Mapping[int, float],
+                    mesh: MeshSpec,
+                    *,
+                    times: int = 1) -> list[Exposure]:
+    """Buckets with their directions, by number, sent so many times."""
+    names = [*mesh.names, ""]
+    return [
+        Exposure(where=b.what,
+                 value=f"{b.count} packed" if b.count > 1 else "alone",
+                 kind=b.kind,
+                 axis=names[b.axis],
+                 direction=direction,
+                 size_bytes=b.size_bytes,
+                 time_s=times * b.time_s,
+                 exposed_s=times * exposed_s[number],
+                 count=times) for number, (b, direction) in enumerate(buckets)
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 from planner.candidate import Candidate
 from planner.units import format_bytes, format_time
 
-__all__ = ["bubble_s", "copies_s", "delta", "signed", "why"]
+__all__ = ["bubble_s", "copies_s", "delta", "signed", "waiting_s", "why"]
 
 _TOLD = 4
 """Causes of a difference that are named, the largest first."""
@@ -40,26 +40,35 @@ def _parts(candidate: Candidate) -> dict[str, float]:
         "forward again": price.recompute_s,
         "optimizer": candidate.optimizer_s,
     }
-    if price.step is None or candidate.step is not None:
-        return {
-            **own, "local copies": price.local_s,
-            "bubble": idle_s,
-            "uneven ranks": candidate.run_s - price.time_s - idle_s,
-            **{
-                f"communication {axis}": time_s
-                for axis, (_, time_s) in sorted(price.by_axis().items())
-            }
-        }
-    return {
-        **own, "local copies": copies_s(candidate),
-        "waiting for the last rank": price.step.straggling_s,
-        "slowed by messages": price.step.interference_s,
-        "around the blocks": price.step.around_s,
+    step = price.step
+    assert step is not None
+    shared = {
+        "waiting for the last rank": step.straggling_s,
+        "slowed by messages": step.interference_s,
+        "around the blocks": step.around_s,
         **{
             f"communication {axis}": exposed_s
-            for axis, (_, exposed_s) in sorted(price.step.by_axis().items())
+            for axis, (_, exposed_s) in sorted(step.by_axis().items())
         }
     }
+    if candidate.step is None:
+        return {**own, "local copies": copies_s(candidate), **shared}
+    return {
+        **own, "local copies": price.local_s,
+        "bubble": idle_s,
+        "uneven ranks": waiting_s(candidate) - idle_s,
+        **shared
+    }
+
+
+def waiting_s(candidate: Candidate) -> float:
+    """What a pipeline's step takes beyond the work of the mean rank."""
+    step = candidate.price.step
+    if candidate.step is None or step is None:
+        return 0.0
+    price = candidate.price
+    return (step.time_s - price.compute_s - price.local_s - step.exposed_s -
+            step.straggling_s - step.interference_s - step.around_s)
 
 
 def copies_s(candidate: Candidate) -> float:

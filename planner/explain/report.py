@@ -12,7 +12,7 @@ from planner.batches import Batched, best_batch
 from planner.candidate import Candidate
 from planner.cost.plan_price import CollectivePrice
 from planner.explain.batches import batches_report
-from planner.explain.causes import bubble_s, copies_s, delta
+from planner.explain.causes import bubble_s, copies_s, delta, waiting_s
 from planner.explain.devices import devices_report
 from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.fit import fit_report
@@ -141,37 +141,25 @@ def _mesh(mesh: MeshSpec) -> dict[str, int]:
 def _time(chosen: Candidate) -> dict[str, float]:
     price = chosen.price
     return {
-        "step_s":
-        chosen.time_s,
-        "forward_s":
-        price.forward_s,
-        "backward_s":
-        price.backward_s,
-        "recompute_s":
-        price.recompute_s,
-        "local_s":
-        copies_s(chosen),
-        "optimizer_s":
-        chosen.optimizer_s,
-        "communication_s":
-        sum(a for a, _ in _communication(chosen).values()),
-        "exposed_s":
-        sum(b for _, b in _communication(chosen).values()),
+        "step_s": chosen.time_s,
+        "forward_s": price.forward_s,
+        "backward_s": price.backward_s,
+        "recompute_s": price.recompute_s,
+        "local_s": copies_s(chosen),
+        "optimizer_s": chosen.optimizer_s,
+        "communication_s": sum(a for a, _ in _communication(chosen).values()),
+        "exposed_s": sum(b for _, b in _communication(chosen).values()),
         **_beside(chosen),
-        "waiting_s": (chosen.step.step_s -
-                      price.time_s if chosen.step is not None else 0.0),
-        "bubble_s":
-        bubble_s(chosen),
-        "bound_s":
-        chosen.bound_s,
-        "gap":
-        chosen.gap,
+        "waiting_s": waiting_s(chosen),
+        "bubble_s": bubble_s(chosen),
+        "bound_s": chosen.bound_s,
+        "gap": chosen.gap,
     }
 
 
 def _beside(chosen: Candidate) -> dict[str, float]:
     """What a step takes beside compute, copies and communication."""
-    step = chosen.price.step if chosen.step is None else None
+    step = chosen.price.step
     return {
         "straggling_s": step.straggling_s if step else 0.0,
         "interference_s": step.interference_s if step else 0.0,
@@ -181,14 +169,14 @@ def _beside(chosen: Candidate) -> dict[str, float]:
 
 def _communication(chosen: Candidate) -> dict[str, tuple[float, float]]:
     """Per axis: seconds of collectives, and of those that are exposed."""
-    if chosen.price.step is not None and chosen.step is None:
+    if chosen.price.step is not None:
         return chosen.price.step.by_axis()
     return {n: (t, t) for n, (_, t) in chosen.price.by_axis().items()}
 
 
 def _exposed(chosen: Candidate) -> list[dict[str, Any]]:
     """Collectives that the rank waits for, the longest first."""
-    step = chosen.price.step if chosen.step is None else None
+    step = chosen.price.step
     own = [e for e in (step.exposures if step else ()) if e.exposed_s > 0]
     own.sort(
         key=lambda e: (-e.exposed_s, e.where, e.value, e.axis, e.direction))

@@ -18,6 +18,7 @@ from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
                                           local_spec)
+from planner.cost.plan_price import StageTime, StepTime
 from planner.cost.price import price
 from planner.cost.stage_time import sums_s
 from planner.ir.layouts import ProgramLayout
@@ -51,6 +52,8 @@ class StageCost:
         Bringing parameters into use, once a step, before all else.
     finish_s : float
         Reducing their gradients after all else, and handing them over.
+    found : StageTime
+        What these are made of, by collective.
     saved_bytes : int
         What the backward of one micro-batch keeps.
     memory : MemoryEstimate
@@ -62,6 +65,7 @@ class StageCost:
     weight_s: float
     begin_s: float
     finish_s: float
+    found: StageTime
     saved_bytes: int
     memory: MemoryEstimate
 
@@ -122,6 +126,21 @@ class PipelinePrice:
         return max(
             max(0.0, s - self.start_s(rank))
             for rank, s in enumerate(self.begin_s))
+
+    @property
+    def overlap(self) -> StepTime:
+        """The step as that of one rank, the mean of all."""
+        ranks = len(self.schedule.ranks)
+        stages = [s.found for s in self.stages]
+        return StepTime(
+            time_s=self.step_s,
+            straggling_s=sum(s.straggling_s for s in stages) / ranks,
+            interference_s=sum(s.interference_s for s in stages) / ranks,
+            around_s=self.around_s,
+            exposures=tuple(
+                dataclasses.replace(
+                    e, time_s=e.time_s / ranks, exposed_s=e.exposed_s / ranks)
+                for s in stages for e in s.exposures))
 
     def start_s(self, rank: int) -> float:
         """When a rank's first action starts in the simulation."""
@@ -201,6 +220,7 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
                      weight_s=weight_s + sums_each_s,
                      begin_s=found.begin_s,
                      finish_s=found.finish_s + handed_s,
+                     found=found,
                      saved_bytes=memory.saved + taken_bytes(stage),
                      memory=memory)
 

@@ -96,6 +96,31 @@ class TestStage(unittest.TestCase):
             self.assertLess(one.input_s + one.weight_s,
                             other.input_s + other.weight_s)
 
+    def test_what_is_exposed_has_names(self) -> None:
+        candidate = _candidate("megatron", "tp")
+        found, price = candidate.price.step, candidate.price
+        assert found is not None
+        self.assertEqual(found.time_s, _step("megatron", "tp").step_s)
+        (axis, (moved_s, exposed_s)), = [
+            item for item in found.by_axis().items() if item[0] == "tp"
+        ]
+        self.assertAlmostEqual(moved_s, price.by_axis()[axis][1])
+        self.assertGreater(exposed_s, 0.0)
+        self.assertLessEqual(exposed_s, moved_s)
+        # Half of what both stages reduce, the mean of the ranks.
+        candidate = _candidate("ddp")
+        assert candidate.price.step is not None
+        sums = [
+            e for e in candidate.price.step.exposures if e.where == "gradients"
+        ]
+        self.assertEqual([e.value for e in sums], ["2 packed"] * 2)
+        self.assertAlmostEqual(
+            sum(e.time_s for e in sums),
+            _planning().tables(candidate.layout.mesh,
+                               MeshSpec(
+                                   ("pp", "dp"), (2, 2))).cost.collective_s(
+                                       "all_reduce", 2 * _WEIGHT_BYTES, 0))
+
     def test_gradients_of_micro_batches_are_added(self) -> None:
         # Of each of two weights the gradient and the sum are read, the sum
         # is written.
