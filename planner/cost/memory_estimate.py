@@ -24,6 +24,7 @@ from planner.cost.state_moves import BUCKET_BYTES
 from planner.ir.convert import conversion_steps
 from planner.ir.layout import Layout, R, local_shape
 from planner.ir.layouts import ClassLayout, ProgramLayout
+from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
 from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
@@ -104,6 +105,8 @@ def estimate_memory(program: Program,
     trained = [local[n] for n in params if program.specs[n].requires_grad]
     blocks = Counter(b.block_class for b in program.blocks)
     calls = calls or known_calls(program)
+    # Gradients of a micro-batch are there beside the sums of those before.
+    sums = MICROBATCH in layout.mesh.names and layout.mesh.size(MICROBATCH) > 1
     operands, transient = _operands_kept(program, layout, calls), 0
     kept, peaks = operands, dict[str, BlockPeaks]()
     for name, own in calls.items():
@@ -122,7 +125,7 @@ def estimate_memory(program: Program,
                                  gradients=gradients)
         kept += peaks[name].kept * blocks[name]
         transient = max(transient, forward + (once if again else 0),
-                        peaks[name].backward - gradients)
+                        peaks[name].backward - (0 if sums else gradients))
     parameters = sum(local[n].size_bytes for n in program.specs
                      if value_kind(n) in _STATE)
     finished = sum(s.size_bytes for s in trained)

@@ -121,6 +121,11 @@ class TestStage(unittest.TestCase):
                                    ("pp", "dp"), (2, 2))).cost.collective_s(
                                        "all_reduce", 2 * _WEIGHT_BYTES, 0))
 
+    def test_a_micro_batch_s_gradients_lie_beside_the_sums(self) -> None:
+        memory = _step(None).stages[0].memory
+        self.assertEqual(memory.gradients, 2 * _WEIGHT_BYTES)
+        self.assertGreaterEqual(memory.transient, _WEIGHT_BYTES)
+
     def test_gradients_of_micro_batches_are_added(self) -> None:
         # Of each of two weights the gradient and the sum are read, the sum
         # is written.
