@@ -100,7 +100,8 @@ class ImageFolder:
         channels = len(self._mean)
         if channels not in (1, image.shape[0]):
             raise ValueError(f"{path} has {image.shape[0]} channels, but mean "
-                             f"has {channels}; give one for each")
+                             f"has {channels}; give one for each (arrays are "
+                             "channels, height, width)")
         image = (image - self._mean) / self._deviation
         return {"images": image.contiguous(), "labels": torch.tensor(label)}
 

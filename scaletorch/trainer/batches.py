@@ -11,7 +11,10 @@ from scaletorch.data import Loader
 from scaletorch.feed import Feed
 from scaletorch.module import ParallelModule
 
-__all__ = ["Batch", "Batches", "endless", "example_of", "loss_of", "own_part"]
+__all__ = [
+    "Batch", "Batches", "check_tokens", "endless", "example_of", "loss_of",
+    "own_part"
+]
 
 Batch = Mapping[str, torch.Tensor]
 """The global batch, on the host: the model's arguments by name."""
@@ -71,6 +74,29 @@ def own_part(batches: Batches, module: ParallelModule) -> Feed | None:
         return None
     whole = batches.drop_last or len(batches.source) % batches.batch_size == 0
     return Feed(batches, module) if whole else None
+
+
+def check_tokens(batch: Batch, module: ParallelModule) -> None:
+    """Refuse tokens that the model has no embedding for.
+
+    On the device such an index is a crash without a reason.
+
+    Raises
+    ------
+    ValueError
+        Naming the token.
+    """
+    config = getattr(module, "config", None)
+    size = getattr(config, "vocabulary_size", None) or getattr(
+        config, "vocab_size", None)
+    for name in ("tokens", "input_ids"):
+        if size is not None and name in batch:
+            largest = int(batch[name].max())
+            if largest >= size:
+                raise ValueError(
+                    f"data: a batch has the token {largest}, but the model "
+                    f"has {size} of them; take the model's own tokenizer, or "
+                    "give model.overrides the data's vocabulary")
 
 
 def loss_of(output: Any) -> torch.Tensor:

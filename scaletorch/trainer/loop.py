@@ -14,8 +14,8 @@ import torch
 
 from scaletorch import data
 from scaletorch.grad_norm import clip_grad_norm_
-from scaletorch.trainer.batches import (Batch, Batches, endless, example_of,
-                                        loss_of, own_part)
+from scaletorch.trainer.batches import (Batch, Batches, check_tokens, endless,
+                                        example_of, loss_of, own_part)
 from scaletorch.trainer.buffers import WrittenBuffers
 from scaletorch.trainer.build import build_module
 from scaletorch.trainer.checkpoints import Best, Checkpoints
@@ -197,6 +197,7 @@ class Trainer:
         return update
 
     def _loss(self, batch: Batch, inputs: str = "global") -> torch.Tensor:
+        check_tokens(batch, self.module)
         with autocast(self.module.device, self.config.train.dtype):
             # Nobody looks at the logits.
             outputs = "sharded" if self.module.plan.pipeline is None else "loss"

@@ -22,7 +22,8 @@ __all__ = ["InCopy"]
 def missing(line: str, folder: Path) -> str:
     """What a command needs and this machine lacks; empty if nothing."""
     program = shlex.split(line)[0]
-    if program in ("chromium", "sqlite3") and not shutil.which(program):
+    if program in ("chromium", "mpirun",
+                   "sqlite3") and not shutil.which(program):
         return f"there is no {program}"
     makes_hosts = "netns_cluster" in line or "shaped_links" in line
     if makes_hosts and os.geteuid() != 0:
@@ -81,6 +82,8 @@ class InCopy(unittest.TestCase):
         return kept | {
             "HOME": str(self.folder / ".home"),
             "OMP_NUM_THREADS": "1",
+            "OMPI_ALLOW_RUN_AS_ROOT": "1",
+            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
             "PATH": ":".join((*map(str, first), kept["PATH"])),
             "PYTHONPATH": str(self.folder)
         }

@@ -24,7 +24,7 @@ ADDED: Mapping[str, str] = {
     "python run_tests.py":
     "tests/test_tree.py",
     "python run_tests.py -k":
-    "tests/test_planner/test_rules",
+    "tests/test_planner/test_cost/test_analytic",
     "python run_tests.py tests":
     "-k softmax",
     "python -m unittest discover":
@@ -40,6 +40,8 @@ ADDED: Mapping[str, str] = {
     "python benchmarks/shaped_links.py":
     "--links 0:0 --rounds 1 --budget-s 2",
     "python -m scaletorch.train examples":
+    "train.steps=6",
+    "mpirun":
     "train.steps=6",
     "scripts/launch.sh":
     "train.steps=6",
@@ -90,6 +92,8 @@ ELSEWHERE: Mapping[str, str] = {
     "the tests run in what it makes",
     "sbatch":
     "needs SLURM; test_launch_scripts.py sees what it starts",
+    "srun":
+    "needs SLURM; test_environment.py has what it sets",
     "examples/imagenet.py DATA":
     "needs ImageNet; the next command is the "
     "same on pictures that it makes",

@@ -17,7 +17,7 @@ from scaletorch import data
 from scaletorch.runtime.ranks import run_ranks
 from scaletorch.trainer.loop import Ended
 from tests.markers import nightly
-from tests.test_scaletorch.test_trainer.runs import (Rows, tiny, train,
+from tests.test_scaletorch.test_trainer.runs import (TINY, Rows, tiny, train,
                                                      train_alone)
 
 PIPELINE = 'pipeline(schedule="1f1b", microbatches=2)'
@@ -225,6 +225,18 @@ class TestResume(InFolder):
             train_alone(tiny(checkpoint=self.in_folder(resume=False)))
 
     @nightly
+    def test_tokens_that_the_model_does_not_have(self) -> None:
+        overrides = {
+            "overrides": {
+                **TINY["model"]["overrides"], "vocabulary_size": 16
+            }
+        }
+        with self.assertRaisesRegex(
+                RuntimeError,
+                r"data: a batch has the token \d+, but the model "
+                "has 16 of them"):
+            train_alone(tiny(model=overrides))
+
     def test_another_optimizer(self) -> None:
         train_alone(
             tiny(checkpoint=self.in_folder(), optimizer={"name": "sgd"}))
