@@ -6,8 +6,10 @@ from unittest import TestCase
 
 import torch
 
-from benchmarks.auto_vs_manual import (AUTO, MODELS, Row, format_rows, manuals,
-                                       model_and_batch)
+from benchmarks.auto_vs_manual import Row, format_rows
+from benchmarks.manual_plans import (AUTO, MODELS, Planned, manuals,
+                                     model_and_batch, planned, worth_running)
+from planner.ir.plan import Plan
 from tests.golden import check_golden
 
 
@@ -40,6 +42,35 @@ class TestManuals(TestCase):
             self.assertEqual(size, 4)
 
 
+class TestPlanned(TestCase):
+
+    def test_all_are_planned_once(self) -> None:
+        plans = planned("gpt2", 2, "cpu-gloo")
+        self.assertEqual([p.name for p in plans],
+                         [AUTO, *(m.name for m in manuals(2))])
+        for made in plans:
+            self.assertTrue(made.reason or made.predicted_s > 0)
+            if not made.reason:
+                mesh = Plan.from_yaml(made.plan).mesh
+                self.assertEqual(dict(made.axes),
+                                 dict(zip(mesh.names, mesh.sizes)))
+
+    def test_few_products_are_worth_running(self) -> None:
+        grid = (("dp", 2), ("tp", 2))
+        slow, quick, refused = (Planned(name=n,
+                                        axes=grid,
+                                        predicted_s=s,
+                                        reason=r)
+                                for n, s, r in (("slow", 2.0, ""), ("quick",
+                                                                    1.0, ""),
+                                                ("refused", 0.0, "why")))
+        auto = Planned(name=AUTO, axes=grid, predicted_s=3.0)
+        single = Planned(name="ddp", axes=(("dp", 4), ), predicted_s=9.0)
+        plans = [auto, single, slow, quick, refused]
+        self.assertEqual(worth_running(plans, 1), [auto, single, quick])
+        self.assertEqual(worth_running(plans, None), plans[:-1])
+
+
 class TestModels(TestCase):
 
     def test_run_alone(self) -> None:
@@ -62,7 +93,8 @@ class TestTable(TestCase):
             Row(ranks=2,
                 model="gpt2",
                 plan="ring (cp=2)",
-                reason="attention has a mask\nand more")
+                reason="attention has a mask\nand more"),
+            Row(ranks=2, model="gpt2", plan="ddp * ring", predicted_s=0.02)
         ]
         check_golden(
             self, format_rows(rows), """
@@ -70,6 +102,7 @@ class TestTable(TestCase):
               fsdp (dp=2)                                     10.00 ms
             * automatic (dp=2 ddp)                            11.00 ms  predicted    10.00 ms
               ring (cp=2)                                  can't run: attention has a mask
+              not run, since predicted to be slower: 1 of the products (20.00 ms or more)
               automatic / best recipe = 1.100
 
             """)
