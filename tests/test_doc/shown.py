@@ -36,7 +36,7 @@ ADDED: Mapping[str, str] = {
     "-m planner.profile":
     "--budget-s 2",
     "python benchmarks/cost_accuracy.py":
-    "--quick",
+    "--quick --cache quick",
     "python benchmarks/shaped_links.py":
     "--links 0:0 --rounds 1 --budget-s 2",
     "python -m scaletorch.train examples":
