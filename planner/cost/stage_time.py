@@ -3,7 +3,7 @@
 The runtime's order (:mod:`scaletorch.runtime.pipeline`): parameters that
 stay in use are gathered before the first micro-batch; a micro-batch runs the
 blocks as a whole step does, what is gathered again one unit ahead; its
-gradients are added to sums; these are reduced in buckets after the last.
+gradients are added to sums; these are reduced in buckets after its last.
 """
 
 from __future__ import annotations

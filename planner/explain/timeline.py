@@ -114,16 +114,16 @@ def _pipeline_spans(step: PipelinePrice) -> Iterator[Span]:
                        start_s=after_s + start_s,
                        end_s=after_s + end_s)
     yield from _messages(step)
-    for rank, (begin_s, finish_s) in enumerate(zip(step.begin_s,
-                                                   step.finish_s)):
-        starts_s = step.around_s + step.delay_s + step.start_s(rank)
-        ends_s = step.around_s + step.delay_s + step.end_s(rank)
+    for rank, begin_s in enumerate(step.begin_s):
+        starts_s = after_s + step.start_s(rank)
         if begin_s:
             yield _once(rank, "parameters, once a step", starts_s - begin_s,
                         starts_s)
-        if finish_s:
-            yield _once(rank, "gradients of parameters, once a step", ends_s,
-                        ends_s + finish_s)
+    for stage, start_s, end_s in step.reductions():
+        if end_s > start_s:
+            yield _once(step.schedule.stage_rank[stage],
+                        f"gradients of stage {stage}, once a step",
+                        after_s + start_s, after_s + end_s)
 
 
 def _once(rank: int, name: str, start_s: float, end_s: float) -> Span:

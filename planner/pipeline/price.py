@@ -84,8 +84,10 @@ class PipelinePrice:
     stages : tuple of StageCost
     schedule : Schedule
     simulation : Simulation
-    begin_s, finish_s : tuple of float
-        What each rank does before its first and after its last action.
+    begin_s : tuple of float
+        What each rank does before its first action.
+    finish_s : tuple of float
+        Of each stage, after its last action.
     around_s : float
         A call, and a forward pass of all micro-batches where one is made
         before.
@@ -108,14 +110,14 @@ class PipelinePrice:
     def step_s(self) -> float:
         """The step: until the last rank has reduced its gradients."""
         return self.around_s + self.delay_s + max(
-            self.end_s(rank) + s for rank, s in enumerate(self.finish_s))
+            end_s for _, _, end_s in self.reductions())
 
     @property
     def once_s(self) -> float:
         """How much longer it is by what is done once.
 
         Ranks with later stages gather while they wait for their first
-        micro-batch, and reduce while others run theirs.
+        micro-batch, and stages that are done are reduced while others run.
         """
         return self.step_s - self.simulation.makespan_s
 
@@ -147,10 +149,20 @@ class PipelinePrice:
         return min((start for _, start, _ in self.simulation.row(rank)),
                    default=0.0)
 
-    def end_s(self, rank: int) -> float:
-        """When its last action ends in the simulation."""
-        return max((end for _, _, end in self.simulation.row(rank)),
-                   default=0.0)
+    def reductions(self) -> list[tuple[int, float, float]]:
+        """Each stage with when its gradients are reduced, from and to.
+
+        A rank's stages follow each other, each after its last action.
+        """
+        found = []
+        for rank in range(len(self.schedule.ranks)):
+            done = {a.stage: end for a, _, end in self.simulation.row(rank)}
+            free = 0.0
+            for stage, end in sorted(done.items(), key=lambda kv: kv[1]):
+                start = max(free, end)
+                free = start + self.finish_s[stage]
+                found.append((stage, start, free))
+        return found
 
     @property
     def bubble_s(self) -> float:
@@ -308,15 +320,14 @@ def pipeline_price(found: Pipelined,
                                              held_bytes=saved))
     ranks = len(schedule.ranks)
     owner = schedule.stage_rank
-    begin, finish = [0.0] * ranks, [0.0] * ranks
+    begin = [0.0] * ranks
     for number, cost in enumerate(costs):
         begin[owner[number]] += cost.begin_s
-        finish[owner[number]] += cost.finish_s
     return PipelinePrice(stages=tuple(costs),
                          schedule=schedule,
                          simulation=simulation,
                          begin_s=tuple(begin),
-                         finish_s=tuple(finish),
+                         finish_s=tuple(c.finish_s for c in costs),
                          around_s=call_s +
                          _rehearsal_s(found, times, schedule, message_s),
                          message_s=message_s,

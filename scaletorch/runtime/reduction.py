@@ -118,10 +118,14 @@ class Reducer:
     def _send(self, bucket: _Bucket) -> None:
         self._sent.append(_Sent(bucket.grads, bucket.routes, self._groups))
 
-    def finish(self) -> list[tuple[str, torch.Tensor]]:
-        """Wait for all; parameters with (summands of) their gradients."""
+    def send(self) -> None:
+        """Send the buckets that are not full, too."""
         for key in list(self._open):
             self._send(self._open.pop(key))
+
+    def finish(self) -> list[tuple[str, torch.Tensor]]:
+        """Wait for all; parameters with (summands of) their gradients."""
+        self.send()
         done = self._done
         for sent in self._sent:
             done += sent.finish()

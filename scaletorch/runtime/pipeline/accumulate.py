@@ -1,4 +1,10 @@
-"""Gradients of many micro-batches on their way into one reduction."""
+"""Gradients of many micro-batches on their way into one reduction.
+
+The reduction may start before the step is over: those that travel in buckets
+do, and nobody waits for them meanwhile. What goes alone is waited for at
+once, and ranks that did so between two actions could wait for each other in
+a circle, along the stages and across replicas; it goes in the end.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +68,7 @@ class Accumulator:
         # A route's hash goes through all of its steps, and there is a
         # gradient of each parameter in every micro-batch.
         self._by_id: dict[int, _Sum] = {}
+        self._early: Reducer | None = None
 
     def add(self, route: Route, grad: torch.Tensor) -> None:
         """Take one micro-batch's gradient."""
@@ -75,9 +82,18 @@ class Accumulator:
         self._by_id[id(route)] = found
         return found
 
+    def start(self) -> None:
+        """Reduce what goes in buckets, to which nothing is added any more."""
+        self._early = Reducer(self._groups, self._limit_bytes)
+        for route, total in self._sums.items():
+            if total.total is not None and route.packed is not None:
+                self._early.add(route, total.take())
+        self._early.send()
+
     def finish(self) -> dict[str, torch.Tensor]:
-        """Reduce; gradients at rest by parameter."""
-        reducer = Reducer(self._groups, self._limit_bytes)
+        """Reduce what is left; gradients at rest by parameter."""
+        reducer = self._early or Reducer(self._groups, self._limit_bytes)
+        self._early = None
         for route, total in self._sums.items():
             if total.total is not None:
                 reducer.add(route, total.take())

@@ -106,6 +106,7 @@ class Engine:
         self.posts: dict[int, list[Transfer]] = {}
         for transfer in transfers(schedule, edges)[rank]:
             self.posts.setdefault(transfer.position, []).append(transfer)
+        self.complete = _complete(self.actions)
 
     def run(
         self, feed: StageFeed, seed: int, *, keep: bool,
@@ -136,6 +137,7 @@ class Engine:
         step = _Step()
         for position, action in enumerate(self.actions):
             self._post(step, position)
+            self._reduce(position, keep)
             step.let_go()
             if action.kind == "F":
                 self._forward(step, action, feed, seed, keep, returned)
@@ -144,6 +146,7 @@ class Engine:
             else:
                 self._backward(step, action, tangents)
         self._post(step, len(self.actions))
+        self._reduce(len(self.actions), keep)
         step.let_go(everything=True)
         return step.outputs, step.mutations
 
@@ -164,6 +167,12 @@ class Engine:
                                      wire)] = (self.transport.receive(
                                          wire.shape, wire.dtype, self.device,
                                          transfer.peer))
+
+    def _reduce(self, position: int, keep: bool) -> None:
+        """Start to reduce the gradients of a stage that is done, when its
+        messages are on their way."""
+        if keep and position in self.complete:
+            self.executors[self.complete[position]].reduce()
 
     def _between(self, made: int, reader: int, *,
                  gradients: bool) -> list[Wire]:
@@ -238,6 +247,16 @@ class Engine:
         grad = step.coming.pop(key).wait()
         step.answered((_F, part, name, number, reader))
         return grad
+
+
+def _complete(actions: Sequence[Action]) -> dict[int, int]:
+    """Positions before which the last gradients of a stage were computed,
+    with the stage."""
+    last = {
+        action.stage: position + 1
+        for position, action in enumerate(actions) if action.kind != "F"
+    }
+    return {position: stage for stage, position in last.items()}
 
 
 def _key(transfer: Transfer, wire: Wire) -> Key:

@@ -34,7 +34,7 @@ class StageExecutor(Executor):
 
     Parameters are brought into use once for all micro-batches, but those
     that the plan gathers again; gradients of parameters are summed over
-    the micro-batches and reduced in :meth:`finish`.
+    the micro-batches and reduced from :meth:`reduce` to :meth:`finish`.
 
     Parameters
     ----------
@@ -174,6 +174,10 @@ class StageExecutor(Executor):
                 if grad is not None:
                     assert route is not None, name
                     self._sums.add(route, grad)
+
+    def reduce(self) -> None:
+        """Start to reduce the gradients of a step: they are all there."""
+        self._sums.start()
 
     def finish(self) -> dict[str, torch.Tensor]:
         """Reduce the gradients of a step; by parameter, as they rest."""

@@ -163,12 +163,35 @@ class TestOnce(unittest.TestCase):
         price = self._price((0.0, 0.0), (0.0, 0.0))
         self.assertEqual(price.step_s, 9.0)
         self.assertEqual([price.start_s(r) for r in (0, 1)], [0.0, 1.0])
-        self.assertEqual([price.end_s(r) for r in (0, 1)], [9.0, 7.0])
+        self.assertEqual(price.reductions(), [(0, 9.0, 9.0), (1, 7.0, 7.0)])
 
     def test_the_last_stage_reduces_while_the_first_works(self) -> None:
         self.assertEqual(self._price((0.0, 0.0), (0.0, 2.0)).once_s, 0.0)
         self.assertEqual(self._price((0.0, 0.0), (0.0, 3.0)).once_s, 1.0)
         self.assertEqual(self._price((0.0, 0.0), (3.0, 3.0)).once_s, 3.0)
+
+    def test_a_stage_reduces_while_its_rank_runs_another(self) -> None:
+        schedule = make_schedule("interleaved1f1b",
+                                 ranks=2,
+                                 microbatches=2,
+                                 chunks=2)
+        price = PipelinePrice(stages=(),
+                              schedule=schedule,
+                              simulation=simulate(
+                                  schedule,
+                                  StageTimes.in_parts([1.0] * 4, [1.0] * 4,
+                                                      [1.0] * 4)),
+                              begin_s=(0.0, 0.0),
+                              finish_s=(1.0, 0.0, 2.0, 0.0),
+                              around_s=0.0,
+                              memory=(),
+                              message_s={})
+        by_stage = {stage: span for stage, *span in price.reductions()}
+        # Stages 2 and 0 are on one rank, whose last action is of stage 0.
+        end_s = price.simulation.makespan_s
+        self.assertEqual(by_stage[0], [end_s, end_s + 1.0])
+        self.assertLessEqual(by_stage[2][1], end_s)
+        self.assertEqual(price.once_s, 1.0)
 
     def test_the_last_stage_gathers_while_it_waits(self) -> None:
         self.assertEqual(self._price((0.0, 1.0), (0.0, 0.0)).delay_s, 0.0)
