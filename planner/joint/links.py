@@ -58,12 +58,16 @@ class Links:
             self._devices[place] = devices_along(self._cluster, place, 1)
         return self._devices[place]
 
+    def limit_bytes(self, place: Place) -> Array:
+        """Of memory, at each place along an axis."""
+        return np.array([self._limits.on(d) for d in self.devices(place)],
+                        dtype=np.float64)
+
     def spare_bytes(self, place: Place) -> Array:
         """What may be taken along an axis beyond the least of all limits."""
         if not self.is_mixed:
             return np.zeros(place[1])
-        rooms = [self._limits.on(d) for d in self.devices(place)]
-        return np.array(rooms, dtype=np.float64) - self._limits.least_bytes
+        return self.limit_bytes(place) - self._limits.least_bytes
 
     def mean_limit_bytes(self, ranks: int) -> float:
         """Of the first devices, each on its own."""

@@ -72,6 +72,17 @@ class Graphs:
         return self._known[key]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """Bytes of memory: of each block, always and of a micro-batch in flight;
+    how many are in flight on each rank; and what there is beside."""
+
+    fixed: Array
+    kept: Array
+    flying: Array
+    beside: float
+
+
 class CellScores:
     """Scores the combinations of one cell.
 
@@ -97,10 +108,38 @@ class CellScores:
         self._repeated = repeated
         self._finer = finer
         self._cuts: dict[_CutBy, StageCuts] = {}
+        self._fitting: dict[Point, StageCuts] = {}
         self._moved: dict[tuple[str, Place], Array] = {}
 
     def cuts(self, point: Point) -> StageCuts:
-        """Where a combination's stages begin."""
+        """Where a combination's stages begin.
+
+        On devices of several kinds, whose memory is not that of their speed,
+        stages of equal time may not fit while others do.
+        """
+        if not self._links.is_mixed or point.chunks > 1:
+            return self._equal_cuts(point)
+        if point not in self._fitting:
+            self._fitting[point] = (self._cuts_that_fit(point)
+                                    or self._equal_cuts(point))
+        return self._fitting[point]
+
+    def _cuts_that_fit(self, point: Point) -> StageCuts | None:
+        """Of stages of which each rank has one; None where none fit, or
+        where those of equal time do."""
+        held, place = self._held(point), place_of(point, "pp")
+        sizes = held.fixed + held.flying[:, None] * held.kept
+        rooms = self._links.limit_bytes(place) - held.beside
+        equal = np.array([self._equal_cuts(point).sums(row) for row in sizes])
+        if (equal.diagonal() <= rooms).all():
+            return None
+        times, kinds = self._devices(point)
+        work_s = np.array([t.work_s + self._again_s(point, t) for t in times])
+        return StageCuts.within(self.table.blocks, work_s[list(kinds)], sizes,
+                                rooms.tolist(), self._finer)
+
+    def _equal_cuts(self, point: Point) -> StageCuts:
+        """With which stages take about equally long."""
         times, kinds = self._devices(point)
         key = (kinds, point.recompute, tuple(map(id, times)))
         if key not in self._cuts:
@@ -222,27 +261,32 @@ class CellScores:
         return self._moved[key]
 
     def _memory_bytes(self, point: Point) -> float:
+        held = self._held(point)
+        total = (self._of_rank(point, held.fixed) +
+                 held.flying * self._of_rank(point, held.kept))
+        spare = self._links.spare_bytes(place_of(point, "pp"))
+        return float((total - spare).max()) + held.beside
+
+    def _held(self, point: Point) -> _Held:
+        """What ranks hold in memory."""
         table = self.table
         again = self._repeated & point.recompute
         kept = np.where(again, table.kept_bytes, table.saved_bytes)
         peak = table.transient_bytes + np.where(again, table.saved_bytes, 0.0)
         rest, state = kept_whole(point.sharding, point.dp)
-        parameters = self._of_rank(point, table.parameter_bytes)
-        total = (parameters * rest +
-                 self._of_rank(point, table.gradient_bytes) +
-                 self._of_rank(point, table.state_bytes) * state)
-        if point.sharding == "zero1":
-            total += parameters
-        elif point.sharding == "fsdp":
-            total += float(table.parameter_bytes.max())
+        rest += point.sharding == "zero1"
+        gathered = (float(table.parameter_bytes.max())
+                    if point.sharding == "fsdp" else 0.0)
         flying = peak_in_flight(point.schedule,
                                 ranks=point.pp,
                                 microbatches=point.microbatches,
                                 chunks=point.chunks,
                                 rank=np.arange(point.pp))
-        each = self._of_rank(point, kept) / point.chunks
-        spare = self._links.spare_bytes(place_of(point, "pp"))
-        return float((total + flying * each - spare).max() + peak.max())
+        return _Held(fixed=table.parameter_bytes * rest +
+                     table.gradient_bytes + table.state_bytes * state,
+                     kept=kept / point.chunks,
+                     flying=np.asarray(flying, dtype=np.float64),
+                     beside=gathered + float(peak.max()))
 
 
 def kept_whole(sharding: str, data_ranks: int) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.pipeline.cuts import Piece, cut_pieces
+from planner.pipeline.mixed_cuts import balanced_on
 
 __all__ = ["StageCuts", "StageSums", "least_step_s"]
 
@@ -87,7 +88,44 @@ class StageCuts:
                 for p in finer(len(kinds))
             ]
 
-        pieces, starts = cut_pieces(blocks, kinds, refine)
+        return StageCuts._at(*cut_pieces(blocks, kinds, refine))
+
+    @staticmethod
+    def within(
+            names: Sequence[str], work_s: Array, sizes: Array,
+            rooms: Sequence[float],
+            finer: Callable[[int], Sequence[Piece]] | None
+    ) -> StageCuts | None:
+        """The longest stage as short as can be where all keep to their room.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of the blocks.
+        work_s : array of float
+            Seconds of each block (columns) in each stage (rows).
+        sizes : array of float
+            What it takes of the stage's room.
+        rooms : sequence of float
+            Of each stage.
+        finer : callable, optional
+            As for :meth:`of`.
+        """
+        blocks = [
+            Piece(cut=n, block=i, share=1.0, times_s=())
+            for i, n in enumerate(names)
+        ]
+        for pieces in (blocks, finer(len(rooms)) if finer else []):
+            block = np.array([p.block for p in pieces], dtype=np.int64)
+            share = np.array([p.share for p in pieces])
+            cuts = balanced_on(work_s[:, block] * share,
+                               sizes[:, block] * share, rooms)
+            if cuts is not None:
+                return StageCuts._at(pieces, [0, *cuts])
+        return None
+
+    @staticmethod
+    def _at(pieces: Sequence[Piece], starts: Sequence[int]) -> StageCuts:
         return StageCuts(cuts=tuple(pieces[i].cut for i in starts[1:]),
                          starts=np.array(starts),
                          block=np.array([p.block for p in pieces]),

@@ -217,7 +217,7 @@ def _starts(pieces: Sequence[Piece], kinds: Sequence[int]) -> list[int]:
         times = [p.times_s[kinds[0]] for p in pieces]
         return [0, *balanced(times, len(kinds))]
     rows = [[p.times_s[kind] for p in pieces] for kind in kinds]
-    return [0, *balanced_on(np.array(rows))]
+    return [0, *(balanced_on(np.array(rows)) or ())]
 
 
 def _longest_s(pieces: Sequence[Piece], starts: Sequence[int],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,9 @@ Array = NDArray[np.float64]
 _ROUNDING = 1e-12  # of the longest
 
 
-def balanced_on(times_s: Array) -> list[int]:
+def balanced_on(times_s: Array,
+                sizes: Array | None = None,
+                rooms: Sequence[float] = ()) -> list[int] | None:
     """Where to cut a row so that its longest part is as short as can be.
 
     Exact, by dynamic programming over the parts: the longest of the first
@@ -23,15 +27,22 @@ def balanced_on(times_s: Array) -> list[int]:
     ----------
     times_s : array
         Of each piece (columns) in each part (rows).
+    sizes : array, optional
+        What each piece takes of each part's room.
+    rooms : sequence of float
+        Of each part.
 
     Returns
     -------
-    list of int
+    list of int or None
         The first index of every part but the first; parts are not empty.
+        None where they do not fit in their rooms.
 
     Examples
     --------
     >>> balanced_on(np.array([[2.0, 2.0, 2.0], [1.0, 1.0, 1.0]]))
+    [1]
+    >>> balanced_on(np.ones((2, 4)), np.ones((2, 4)), [1.0, 3.0])
     [1]
     """
     ends = np.arange(times_s.shape[1] + 1)
@@ -39,14 +50,23 @@ def balanced_on(times_s: Array) -> list[int]:
     is_part = ends[:, None] < ends
     least = np.where(ends == 0, 0.0, np.inf)
     longest = []
-    for row in times_s:
-        until = np.concatenate([[0.0], np.cumsum(row)])
-        own = np.where(is_part, until - until[:, None], np.inf)
+    for number, row in enumerate(times_s):
+        own = np.where(is_part, _sums(row), np.inf)
+        if sizes is not None:
+            own[_sums(sizes[number]) > rooms[number]] = np.inf
         longest.append(np.maximum(least[:, None], own))
         least = longest[-1].min(axis=0)
+    if not np.isfinite(least[-1]):
+        return None
     cuts, end = [], len(ends) - 1
     for options in longest[:0:-1]:
         column = options[:, end]
         end = int(np.argmax(column <= column.min() * (1 + _ROUNDING)))
         cuts.append(end)
     return cuts[::-1]
+
+
+def _sums(row: Array) -> Array:
+    """Of all runs of a row, by their begin and end."""
+    until = np.concatenate([[0.0], np.cumsum(row)])
+    return until - until[:, None]

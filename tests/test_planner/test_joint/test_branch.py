@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unittest
 
 from hypothesis import given, settings
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from planner.cluster.spec import ClusterSpec
 from planner.joint.links import Links
-from planner.joint.space import Space
+from planner.joint.score import CellScores
+from planner.joint.space import Cell, Point, Space
 from tests.test_planner.test_joint.made_up import (MadeUp, Sum, mixed_nodes,
                                                    scores_on, search,
                                                    two_nodes)
@@ -99,6 +101,41 @@ class TestExactness(unittest.TestCase):
                 whole = Sum.of(point, scores).summed_s
                 self.assertLessEqual(
                     scores.score(point).time_s, whole * (1 + 1e-9))
+
+
+class TestRoom(unittest.TestCase):
+
+    BLOCKS = MadeUp(forward_s=(1e-3, ) * 6,
+                    input_s=(1e-3, ) * 6,
+                    weight_s=(1e-3, ) * 6,
+                    parameter_bytes=(1e8, ) * 6,
+                    saved_bytes=(1e6, ) * 6)
+
+    def _scored(self, small_bytes: int) -> tuple[CellScores, Point]:
+        """On a slow device, then a quick one with so much memory."""
+        cluster = mixed_nodes(1, 1e10)
+        other, = cluster.others
+        device = dataclasses.replace(other.device, memory_bytes=small_bytes)
+        cluster = dataclasses.replace(cluster,
+                                      others=(dataclasses.replace(
+                                          other, device=device), ))
+        cell = Cell(rows=1)
+        return (scores_on(self.BLOCKS, cluster, Links(cluster),
+                          cell), Point(cell=cell, pp=2, dp=1, microbatches=4))
+
+    def test_the_best_cut_that_fits(self) -> None:
+        """Parameters, gradients and state of a block take 4e8 bytes."""
+        first = [
+            self._scored(room)[0].cuts(self._scored(room)[1]).starts[1]
+            for room in (10**10, int(1.5e9), int(1e9))
+        ]
+        self.assertEqual(first, [2, 3, 4])
+
+    def test_what_fits_nowhere_is_cut_as_if_all_did(self) -> None:
+        roomy, point = self._scored(10**10)
+        tight, _ = self._scored(10**8)
+        self.assertEqual(tight.cuts(point).cuts, roomy.cuts(point).cuts)
+        self.assertGreater(tight.score(point).memory_bytes, 10**8)
 
 
 class TestCertificate(unittest.TestCase):

@@ -14,11 +14,13 @@ from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.choices import factorisations
 from planner.cluster.spec import ClusterSpec, NodeGroup
+from planner.constraints import Constraints, forbid
 from planner.explain.report import build_report
 from planner.explain.text import format_report
 from planner.infeasible import tightest_rank, why_not
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
+from planner.joint.search import joint_candidates
 from planner.planning import Planning
 from planner.recipes import RECIPES
 from tests.test_planner.test_pipeline.models import Row
@@ -203,6 +205,25 @@ class TestSearch(unittest.TestCase):
         slow, quick = (m.parameters for m in best.step.memory)
         self.assertLess(2 * slow, quick)
         self.assertLessEqual(best.bound_s, best.summed_s)
+
+    def test_a_quick_device_with_little_memory_gets_less(self) -> None:
+        cluster = _on_two_nodes(4e9, size=1)
+        equal = self._quickest(_with_memory(cluster, 10**9, 10**9))
+        assert equal.step is not None
+        taken = equal.step.memory[1].total
+        tight = self._quickest(_with_memory(cluster, 10**9, taken * 2 // 3))
+        assert tight.step is not None
+        self.assertLessEqual(tight.step.memory[1].total, taken * 2 // 3)
+        self.assertGreater(tight.step.memory[0].parameters,
+                           equal.step.memory[0].parameters)
+        self.assertGreater(tight.time_s, equal.time_s)
+
+    def _quickest(self, cluster: ClusterSpec) -> Candidate:
+        """Of pipelines that keep all activations."""
+        constraints = Constraints(forbid("recompute"))
+        planning = Planning(_row(), cluster, constraints=constraints)
+        found = joint_candidates(planning, 2, _STAGES).candidates
+        return min(filter(planning.fits, found), key=planning.rank)
 
 
 def _with_memory(cluster: ClusterSpec, first: int, second: int) -> ClusterSpec:
