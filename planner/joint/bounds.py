@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.cluster.spec import DeviceKind
-from planner.joint.links import Links, Place
-from planner.joint.score import kept_whole
-from planner.joint.space import Cell, Space
+from planner.joint.links import Links
+from planner.joint.space import Cell, Point, Space
 from planner.joint.tables import BlockTable
+from planner.joint.ways import Demand, State, Ways, ways_of
 
-__all__ = ["CellBounds", "State"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """Of a whole program, divided by nothing.
-
-    Parameters
-    ----------
-    parameter_bytes, gradient_bytes, optimizer_bytes : float
-    """
-
-    parameter_bytes: float
-    gradient_bytes: float
-    optimizer_bytes: float
+__all__ = ["CellBounds"]
 
 
 class CellBounds:
@@ -41,24 +27,36 @@ class CellBounds:
 
     Parameters
     ----------
+    What one rank saves for the backward is divided evenly at best, too, so
+    that cells are bounded by the ways to run them that fit.
+
+    Parameters
+    ----------
     space : Space
     links : Links
     state : State
+    repeated : array of bool
+        Which blocks may run again.
     memory_limit_bytes : float
         The mean of all devices.
     """
 
     def __init__(self, space: Space, links: Links, state: State,
+                 repeated: NDArray[np.bool_],
                  memory_limit_bytes: float) -> None:
         self._space, self._links, self._state = space, links, state
-        self._limit_bytes = memory_limit_bytes
+        self._repeated, self._limit_bytes = repeated, memory_limit_bytes
+        self._demand = Demand()
         self._row_s: dict[Cell, float] = {}
-        self._ways: dict[Cell, tuple[float, float]] = {}
+        self._ways: dict[Cell, Ways] = {}
 
     def learn(self, table: BlockTable) -> None:
         """Take a table into account."""
-        cell = table.cell
-        work_s = float(table.work_s.sum()) / self._speed(table)
+        cell, speed = table.cell, self._speed(table)
+        if cell == Cell(rows=self._space.batch) and speed == 1.0:
+            self._demand = Demand.of(table, self._repeated)
+            self._ways.clear()
+        work_s = float(table.work_s.sum()) / speed
         self._row_s[cell] = work_s * cell.ranks / cell.rows
 
     def _speed(self, table: BlockTable) -> float:
@@ -72,34 +70,28 @@ class CellBounds:
 
     def of(self, cell: Cell) -> tuple[float, float]:
         """Bytes too many, and seconds of a step, both at least."""
+        return self._ways_of(cell).bound(self._work_s(cell))
+
+    def each(self, cell: Cell) -> Iterator[tuple[float, float, Point]]:
+        """The same of each way to run a cell."""
+        ways = self._ways_of(cell)
+        yield from zip(ways.excess_bytes.tolist(),
+                       ways.times_s(self._work_s(cell)).tolist(),
+                       self._space.ways(cell),
+                       strict=True)
+
+    def _work_s(self, cell: Cell) -> float:
+        """Of a rank in a step, at least."""
         row_s = max((s for c, s in self._row_s.items() if c.is_part_of(cell)),
                     default=0.0)
+        return row_s * self._space.batch / self._space.ranks
+
+    def _ways_of(self, cell: Cell) -> Ways:
         if cell not in self._ways:
-            self._ways[cell] = min(self._ways_of(cell))
-        work_s = row_s * self._space.batch / self._space.ranks
-        excess, once_s = self._ways[cell]
-        return excess, work_s + once_s
-
-    def _ways_of(self, cell: Cell) -> Iterator[tuple[float, float]]:
-        """Of each way to keep parameters: bytes too many, and seconds."""
-        state = self._state
-        for split in self._space.splits(cell):
-            parts = cell.ranks * split.pp
-            for sharding in self._space.shardings:
-                rest, kept = kept_whole(sharding, split.dp)
-                total = (state.parameter_bytes * rest + state.gradient_bytes +
-                         state.optimizer_bytes * kept)
-                once_s = min(
-                    self._once_s(sharding, split.microbatches, place)
-                    for place in ((split.pp, split.dp, cell.ranks),
-                                  (1, split.dp, parts)))
-                yield max(0.0, total / parts - self._limit_bytes), once_s
-
-    def _once_s(self, sharding: str, microbatches: int, place: Place) -> float:
-        """As if all parameters of a rank were one."""
-        size = self._state.gradient_bytes * place[1] / self._space.ranks
-        return sum(count * self._links.time_s(kind, size, place)
-                   for kind, count in _moves(sharding, microbatches))
+            self._ways[cell] = ways_of(cell, self._space, self._links,
+                                       self._state, self._demand,
+                                       self._limit_bytes)
+        return self._ways[cell]
 
 
 def _rate(table: BlockTable, device: DeviceKind) -> float:
@@ -108,10 +100,3 @@ def _rate(table: BlockTable, device: DeviceKind) -> float:
     weakest_s, own_s = (np.maximum(t.work_s, 1e-30)
                         for t in (table, table.on(device)))
     return max(1.0, float((weakest_s / own_s).max()))
-
-
-def _moves(sharding: str, microbatches: int) -> list[tuple[str, int]]:
-    if sharding == "ddp":
-        return [("all_reduce", 1)]
-    gathers = 2 * microbatches if sharding == "fsdp" else 1
-    return [("reduce_scatter", 1), ("all_gather", gathers)]

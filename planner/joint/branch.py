@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -37,7 +37,7 @@ Found = TypeVar("Found", bound=Priced)
 _LEAST = 4
 """How many are priced where none fits."""
 
-_Entry = tuple[float, float, int, "Cell | Score | _Simulated"]
+_Entry = tuple[float, float, int, "Cell | Point | Score | _Simulated"]
 """Bytes too many, a bound on its time, a number that breaks ties."""
 
 
@@ -91,6 +91,7 @@ class Branching(Generic[Found]):
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
     _heap: list[_Entry] = field(default_factory=list)
+    _roots: dict[Cell, Cell] = field(default_factory=dict)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
     _graphs: Graphs = field(default_factory=Graphs)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -99,6 +100,8 @@ class Branching(Generic[Found]):
         """Until no bound is better than what was found, or time is up."""
         self._learn(Cell(rows=self.space.batch))
         for cell in self.space.cells():
+            # The most rows come first.
+            self._roots.setdefault(replace(cell, rows=1), cell)
             self._push(*self.bounds.of(cell), cell)
         while self._heap and not self._is_done():
             self._step()
@@ -121,7 +124,7 @@ class Branching(Generic[Found]):
         return excess > 0.0 and len(self.found) >= _LEAST
 
     def _push(self, excess: float, bound_s: float,
-              item: Cell | Score | _Simulated) -> None:
+              item: Cell | Point | Score | _Simulated) -> None:
         heapq.heappush(self._heap,
                        (excess, bound_s, next(self._numbers), item))
 
@@ -132,11 +135,17 @@ class Branching(Generic[Found]):
             now = self.bounds.of(item)
             if now > (excess, bound_s):
                 self._push(*now, item)
-            elif self._root(item) in self._known:
-                self._open(item)
             else:
-                self._learn(self._root(item))
-                self._push(*self.bounds.of(item), item)
+                unknown = (c for c in self._parts(item)
+                           if c not in self._known)
+                part = next(unknown, None)
+                if part is None:
+                    self._open(item)
+                else:
+                    self._learn(part)
+                    self._push(*self.bounds.of(item), item)
+        elif isinstance(item, Point):
+            self._score(item)
         elif isinstance(item, Score):
             scores = self._known[item.point.cell]
             assert scores is not None
@@ -147,9 +156,13 @@ class Branching(Generic[Found]):
         else:
             self._price(item.score, bound_s)
 
-    def _root(self, cell: Cell) -> Cell:
-        """With the whole batch at once: it bounds all with fewer rows."""
-        return replace(cell, rows=self.space.batch)
+    def _parts(self, cell: Cell) -> Iterator[Cell]:
+        """Cells that bound it and many others: each of its axes alone with
+        the whole batch, and all of them with as many rows as there are."""
+        rows = self.space.batch
+        for axis in ("ep", "cp", "tp"):
+            yield replace(Cell(rows=rows), **{axis: getattr(cell, axis)})
+        yield self._roots[replace(cell, rows=1)]
 
     def _learn(self, cell: Cell) -> CellScores | None:
         if cell not in self._known:
@@ -159,10 +172,15 @@ class Branching(Generic[Found]):
         return self._known[cell]
 
     def _open(self, cell: Cell) -> None:
-        scores = self._learn(cell)
-        if scores is None:
+        if self._learn(cell) is None:
             return
-        for point in self.space.points(cell):
+        for excess, bound_s, way in self.bounds.each(cell):
+            self._push(excess, bound_s, way)
+
+    def _score(self, way: Point) -> None:
+        scores = self._known[way.cell]
+        assert scores is not None
+        for point in self.space.in_orders(way):
             score = scores.score(point)
             excess = max(0.0, score.memory_bytes - self.memory_limit_bytes)
             self._push(excess, score.time_s, score)

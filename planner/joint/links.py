@@ -89,6 +89,6 @@ class Links:
 
 def place_of(point: Point, axis: str) -> Place:
     """Where an axis lies in a combination's order of the axes."""
-    sizes, place = point.mesh.sizes, point.order.index(axis)
+    sizes, place = tuple(point.sizes.values()), point.order.index(axis)
     return (math.prod(sizes[:place]), sizes[place],
             math.prod(sizes[place + 1:]))

@@ -8,6 +8,7 @@ again, twice a micro-batch besides).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from planner.schedule.named import make_schedule
 from planner.schedule.simulation import simulate
 from planner.schedule.times import StageTimes
 
-__all__ = ["CellScores", "Graphs", "Score", "kept_whole"]
+__all__ = ["CellScores", "Graphs", "Score", "in_flight", "kept_whole"]
 
 Array = NDArray[np.float64]
 _Times = BlockTable | BlockTimes
@@ -204,11 +205,11 @@ class CellScores:
         gathers_s = self._gathers_s(point)
         cuts = self.cuts(point)
         messages = [0.0] * (point.pp * point.chunks)
+        place = place_of(point, "pp")
         for number, start in enumerate(cuts.starts.tolist()):
             if number and cuts.share[start] == 1.0:
                 messages[number] = self._links.time_s(
-                    "send", float(table.taken_bytes[cuts.block[start]]),
-                    place_of(point, "pp"))
+                    "send", float(table.taken_bytes[cuts.block[start]]), place)
         return StageSums(
             forward_s=self._sums(point, lambda t: t.forward_s + gathers_s),
             input_s=self._sums(
@@ -277,11 +278,8 @@ class CellScores:
         rest += point.sharding == "zero1"
         gathered = (float(table.parameter_bytes.max())
                     if point.sharding == "fsdp" else 0.0)
-        flying = peak_in_flight(point.schedule,
-                                ranks=point.pp,
-                                microbatches=point.microbatches,
-                                chunks=point.chunks,
-                                rank=np.arange(point.pp))
+        flying = in_flight(point.schedule, point.pp, point.microbatches,
+                           point.chunks)
         return _Held(fixed=table.parameter_bytes * rest +
                      table.gradient_bytes + table.state_bytes * state,
                      kept=kept / point.chunks,
@@ -294,9 +292,25 @@ def kept_whole(sharding: str, data_ranks: int) -> tuple[float, float]:
     return (1.0, 1.0) if sharding == "ddp" else (1.0 / data_ranks, ) * 2
 
 
+@functools.cache
+def in_flight(schedule: str, ranks: int, microbatches: int,
+              chunks: int) -> NDArray[np.int64]:
+    """Most parts of micro-batches that each rank holds at once."""
+    return peak_in_flight(schedule,
+                          ranks=ranks,
+                          microbatches=microbatches,
+                          chunks=chunks,
+                          rank=np.arange(ranks))
+
+
 def _owners(point: Point) -> NDArray[np.int64]:
     """The rank of each stage."""
-    there = np.arange(point.pp)
-    if point.schedule == "zbv":
+    return _owners_of(point.schedule, point.pp, point.chunks)
+
+
+@functools.cache
+def _owners_of(schedule: str, ranks: int, chunks: int) -> NDArray[np.int64]:
+    there = np.arange(ranks)
+    if schedule == "zbv":
         return np.concatenate([there, there[::-1]])
-    return np.tile(there, point.chunks)
+    return np.tile(there, chunks)

@@ -24,12 +24,13 @@ from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program, value_kind
-from planner.joint.bounds import CellBounds, State
+from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links, place_of
 from planner.joint.score import CellScores
 from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
 from planner.joint.tables import BlockTable, block_table
+from planner.joint.ways import State
 from planner.pipeline.candidate import pipeline_candidate
 from planner.pipeline.cuts import Piece, finer_pieces
 from planner.pipeline.means import count_ahead
@@ -176,12 +177,13 @@ class _Search:
         self.space = space_of(planning, ranks, mesh, staged=staged)
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
-        self.bounds = CellBounds(self.space, self.links, _state(planning),
-                                 self.links.mean_limit_bytes(ranks))
         self.devices = _devices(self.space, self.links)
         names = planning.repeated_classes()
         self.repeated = np.array(
             [b.block_class in names for b in self.own.program.blocks])
+        self.bounds = CellBounds(self.space, self.links, _state(planning),
+                                 self.repeated,
+                                 self.links.mean_limit_bytes(ranks))
 
     def scores(self, cell: Cell) -> CellScores | None:
         """Of a cell; None where these rows can't be cut so."""

@@ -203,17 +203,27 @@ class Space:
 
     def points(self, cell: Cell) -> Iterator[Point]:
         """All points of a cell, in a fixed order."""
+        for way in self.ways(cell):
+            yield from self.in_orders(way)
+
+    def ways(self, cell: Cell) -> Iterator[Point]:
+        """Points of a cell that differ in more than the order of axes."""
         for split in self.splits(cell):
-            for (schedule,
-                 chunks), sharding, recompute, order in itertools.product(
-                     self._schedules(split), self._shardings(split),
-                     (False, True)[:1 + self.recompute], self._orders(split)):
+            choices = itertools.product(self._schedules(split),
+                                        self._shardings(split),
+                                        (False, True)[:1 + self.recompute])
+            for (schedule, chunks), sharding, recompute in choices:
                 yield dataclasses.replace(split,
                                           schedule=schedule,
                                           chunks=chunks,
                                           sharding=sharding,
                                           recompute=recompute,
-                                          order=order)
+                                          order=self.orders[0])
+
+    def in_orders(self, way: Point) -> Iterator[Point]:
+        """A point with its axes in all orders."""
+        for order in self._orders(way):
+            yield dataclasses.replace(way, order=order)
 
     def _schedules(self, split: Point) -> list[tuple[str, int]]:
         return [(name, chunks) for name, chunks in self.schedules if split.pp *

@@ -23,6 +23,9 @@ from planner.search.tables import Array, penalties
 
 __all__ = ["add_charges"]
 
+_MISPLACED = 10.0
+"""Price of a product that a recipe does not mean, in times of its own."""
+
 
 def add_charges(problem: AxisProblem, draft: Draft) -> None:
     """Add all factors; their sum is the price of the whole program."""
@@ -92,7 +95,8 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
     if call.work.forward_flops and counts[name] >= min(2, max(
             counts.values())):
         bad = misplaced(problem.policy, call, domain)
-        draft.add((variable, ), bad * RELUCTANT_S * counts[name])
+        draft.add((variable, ),
+                  bad * (RELUCTANT_S * counts[name] + _MISPLACED * whole_s))
 
 
 def _strange(known: frozenset[str], domain: CallDomain) -> Array:

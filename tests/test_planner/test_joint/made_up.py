@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from planner.cluster.spec import ClusterSpec, DeviceKind, Link, NodeGroup, Tier
-from planner.joint.bounds import CellBounds, State
+from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links
 from planner.joint.score import CellScores, Graphs
 from planner.joint.space import Cell, Point, Space
 from planner.joint.tables import BlockTable, BlockTimes
+from planner.joint.ways import State
 
 __all__ = ["MadeUp", "Sum", "mixed_nodes", "scores_on", "search", "two_nodes"]
 
@@ -170,6 +171,7 @@ def search(
     found = Branching(
         space=space,
         bounds=CellBounds(space, links, blocks.state,
+                          np.ones(len(blocks.forward_s), dtype=np.bool_),
                           memory_limit_bytes + more),
         scores=lambda cell: scores_on(blocks, cluster, links, cell),
         price=Sum.of,
