@@ -37,6 +37,9 @@ Found = TypeVar("Found", bound=Priced)
 _LEAST = 4
 """How many are priced where none fits."""
 
+_RESERVE = 0.1
+"""Of the time, for pricing what was laid out until then."""
+
 _Entry = tuple[float, float, int, "Cell | Point | Score | _Simulated"]
 """Bytes too many, a bound on its time, a number that breaks ties."""
 
@@ -90,6 +93,7 @@ class Branching(Generic[Found]):
     until_s: float = float("inf")
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
+    _limit_s: float = float("inf")
     _heap: list[_Entry] = field(default_factory=list)
     _roots: dict[Cell, Cell] = field(default_factory=dict)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
@@ -103,10 +107,42 @@ class Branching(Generic[Found]):
             # The most rows come first.
             self._roots.setdefault(replace(cell, rows=1), cell)
             self._push(*self.bounds.of(cell), cell)
+        if self.until_s < float("inf"):
+            now_s = time.monotonic()
+            self._limit_s = now_s + (1 - _RESERVE) * (self.until_s - now_s)
         while self._heap and not self._is_done():
             self._step()
         left = [b for excess, b, _, _ in self._heap if excess == 0.0]
+        if self._is_late():
+            self._settle()
         self.bound_s = min(self.bound_s, self.best_s, *left)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._limit_s
+
+    def _settle(self) -> None:
+        """Price the most promising of what is laid out; where nothing is,
+        and there is time, of the most promising cell."""
+        self._heap, heap = [], sorted(self._heap)
+        for excess, bound_s, _, item in heap:
+            if not isinstance(item, Cell):
+                self._push(excess, bound_s, item)
+            elif self._known.get(item) is not None:
+                self._open(item)
+        cells = (i for _, _, _, i in heap if isinstance(i, Cell))
+        while not (self._heap or self.found
+                   or time.monotonic() > self.until_s):
+            cell = next(cells, None)
+            if cell is None:
+                break
+            self._open(cell)
+        enough = len(self.found) + _LEAST
+        while self._heap and len(self.found) < enough:
+            excess, bound_s, _, _ = self._heap[0]
+            if (bound_s >= self.best_s or excess and self.found
+                    or time.monotonic() > self.until_s and self.found):
+                break
+            self._step()
 
     @property
     def best_s(self) -> float:
@@ -117,7 +153,7 @@ class Branching(Generic[Found]):
     def _is_done(self) -> bool:
         excess, bound_s, _, _ = self._heap[0]
         best_s = self.best_s
-        if time.monotonic() > self.until_s:
+        if self._is_late():
             return True
         if best_s < float("inf"):
             return excess > 0.0 or bound_s >= best_s * (1 - self.tolerance)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import unittest
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,6 +169,22 @@ class TestCertificate(unittest.TestCase):
         self.assertEqual(stopped.found, [])
         self.assertLessEqual(stopped.bound_s, whole.best_s)
         self.assertGreater(stopped.bound_s, 0.0)
+
+    def test_stopped_early_prices_what_it_laid_out(self) -> None:
+        """By a clock that ticks whenever it is read."""
+        space = spaces(self.PROGRAM, 8, 32)
+        whole = search(self.PROGRAM, space, two_nodes(4, 1e10))
+        for ticks in (40, 50, 70):
+            clock = itertools.count()
+            with mock.patch("planner.joint.branch.time.monotonic",
+                            side_effect=clock.__next__):
+                stopped = search(self.PROGRAM,
+                                 space,
+                                 two_nodes(4, 1e10),
+                                 until_s=ticks)
+            self.assertTrue(stopped.found)
+            self.assertLess(stopped.bound_s, whole.best_s)
+            self.assertGreaterEqual(stopped.best_s, whole.best_s)
 
 
 if __name__ == "__main__":
