@@ -117,7 +117,7 @@ class _Search:
         if self.staged:
             self._joint(meshes[0].world_size)
             return
-        priced = self._free(meshes)
+        priced = self._free(self._near(meshes))
         made = self._joint(meshes[0].world_size)
         promising = {c.mesh for c in made.candidates if c.pipeline is None}
         if self.best is not None:
@@ -136,6 +136,22 @@ class _Search:
                                           first)
                     self.found = [c
                                   for c in self.found if c is not first] + own
+
+    def _near(self, meshes: Sequence[MeshSpec]) -> list[MeshSpec]:
+        """Those whose axes beside data parallelism stay inside of a node,
+        where there are many: across nodes the joint search knows which are
+        worth pricing."""
+        node = self.planning.cluster.tiers[0].size
+
+        def beside(mesh: MeshSpec) -> int:
+            return mesh.world_size // dict(zip(mesh.names, mesh.sizes)).get(
+                "dp", 1)
+
+        closest = sorted(meshes, key=beside)
+        return [
+            m for number, m in enumerate(closest)
+            if number < _FEW or beside(m) <= node
+        ]
 
     def _free(self, meshes: Sequence[MeshSpec]) -> dict[MeshSpec, Candidate]:
         """The free search on meshes in the order of their bounds, while
