@@ -80,6 +80,16 @@ class CellBounds:
                        self._space.ways(cell),
                        strict=True)
 
+    def hidden_s(self, cell: Cell) -> dict[Point, float]:
+        """Seconds of a step of the ways that fit, at least, where what is
+        moved once a step hides behind the work of stages."""
+        ways = self._ways_of(cell)
+        each = zip(self._space.ways(cell),
+                   ways.hidden_s(self._work_s(cell)).tolist(),
+                   ways.excess_bytes.tolist(),
+                   strict=True)
+        return {way: time_s for way, time_s, excess in each if not excess}
+
     def _work_s(self, cell: Cell) -> float:
         """Of a rank in a step, at least."""
         row_s = max((s for c, s in self._row_s.items() if c.is_part_of(cell)),

@@ -14,7 +14,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, Union
 
 from planner.joint.bounds import CellBounds
 from planner.joint.score import CellScores, Graphs, Score
@@ -40,7 +40,8 @@ _LEAST = 4
 _RESERVE = 0.1
 """Of the time, for pricing what was laid out until then."""
 
-_Entry = tuple[float, float, int, "Cell | Point | Score | _Simulated"]
+_Item = Union[Cell, Point, Score, "_Simulated"]
+_Entry = tuple[float, float, int, _Item]
 """Bytes too many, a bound on its time, a number that breaks ties."""
 
 
@@ -73,6 +74,9 @@ class Branching(Generic[Found]):
         Of the best plan that is known already.
     until_s : float
         When to stop, by the monotonic clock.
+    is_hidden : bool
+        Whether a price lets what is moved once a step hide behind the work
+        of stages. The search adds both, and its bound in the end does not.
 
     Attributes
     ----------
@@ -91,11 +95,13 @@ class Branching(Generic[Found]):
     tolerance: float = 0.0
     known_s: float = float("inf")
     until_s: float = float("inf")
+    is_hidden: bool = False
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
     _limit_s: float = float("inf")
     _heap: list[_Entry] = field(default_factory=list)
     _roots: dict[Cell, Cell] = field(default_factory=dict)
+    _hidden: dict[Cell, dict[Point, float]] = field(default_factory=dict)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
     _graphs: Graphs = field(default_factory=Graphs)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -112,10 +118,52 @@ class Branching(Generic[Found]):
             self._limit_s = now_s + (1 - _RESERVE) * (self.until_s - now_s)
         while self._heap and not self._is_done():
             self._step()
-        left = [b for excess, b, _, _ in self._heap if excess == 0.0]
+        left_s = self._left_s()
         if self._is_late():
             self._settle()
-        self.bound_s = min(self.bound_s, self.best_s, *left)
+        self.bound_s = min(self.bound_s, self.best_s, left_s)
+
+    def _left_s(self) -> float:
+        """The least that may still be found of what was not taken up again,
+        each looked at closely only while it may be the least."""
+        left = [(b, n, i) for excess, b, n, i in self._heap if excess == 0.0]
+        least_s = self.best_s
+        if not self.is_hidden:
+            return min([least_s, *(b for b, _, _ in left)])
+        hidden = sorted((self._hidden_s(i, b), n, i) for b, n, i in left)
+        for bound_s, _, item in hidden:
+            if bound_s >= least_s:
+                break
+            least_s = min(least_s, self._closely_s(item, bound_s))
+        return least_s
+
+    def _hidden_s(self, item: _Item, bound_s: float) -> float:
+        """From its cell's bounds, where moves hide behind work."""
+        if isinstance(item, Cell):
+            return min(self._ways_s(item).values(), default=bound_s)
+        if isinstance(item, Point):
+            return self._ways_s(item.cell)[item]
+        point = (item.score if isinstance(item, _Simulated) else item).point
+        scores = self._known[point.cell]
+        assert scores is not None
+        return min(bound_s, scores.hidden_s(point))
+
+    def _closely_s(self, item: _Item, bound_s: float) -> float:
+        """From the table of its cell, where that was made."""
+        if not isinstance(item, Point):
+            return bound_s
+        scores = self._known[item.cell]
+        assert scores is not None
+        return min([
+            scores.hidden_s(p) for p in self.space.in_orders(item)
+            if scores.score(p).memory_bytes <= self.memory_limit_bytes
+        ],
+                   default=float("inf"))
+
+    def _ways_s(self, cell: Cell) -> dict[Point, float]:
+        if cell not in self._hidden:
+            self._hidden[cell] = self.bounds.hidden_s(cell)
+        return self._hidden[cell]
 
     def _is_late(self) -> bool:
         return time.monotonic() > self._limit_s
@@ -159,8 +207,7 @@ class Branching(Generic[Found]):
             return excess > 0.0 or bound_s >= best_s * (1 - self.tolerance)
         return excess > 0.0 and len(self.found) >= _LEAST
 
-    def _push(self, excess: float, bound_s: float,
-              item: Cell | Point | Score | _Simulated) -> None:
+    def _push(self, excess: float, bound_s: float, item: _Item) -> None:
         heapq.heappush(self._heap,
                        (excess, bound_s, next(self._numbers), item))
 

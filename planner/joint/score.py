@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,6 +175,18 @@ class CellScores:
         return Score(point=point,
                      time_s=makespan_s + self.once_s(point),
                      memory_bytes=self._memory_bytes(point))
+
+    def hidden_s(self, point: Point) -> float:
+        """What it takes at least where what data parallelism moves hides
+        behind the work of stages."""
+        if not point.is_staged:
+            return self.score(point).time_s
+        bare = replace(point, sharding="ddp")
+        gathers_s = 2 * point.microbatches * self._gathers_s(point)
+        moved_s = float(self._of_rank(point, gathers_s).max())
+        return max(
+            least_step_s(self._stages(bare), point.schedule,
+                         point.microbatches), self.once_s(point), moved_s)
 
     def simulated_s(self, point: Point, graphs: Graphs) -> float:
         """Seconds of a step, its schedule simulated; 0 where it is long."""

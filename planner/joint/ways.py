@@ -94,6 +94,8 @@ class Ways:
         What a step takes at least, beside what is moved once.
     once_s : array
         What data parallelism moves once a step.
+    is_staged : array
+        1 where there are stages, behind whose work it may hide.
     """
 
     excess_bytes: Array
@@ -101,11 +103,19 @@ class Ways:
     again_s: Array
     least_s: Array
     once_s: Array
+    is_staged: Array
 
     def times_s(self, work_s: float) -> Array:
         """Seconds of a step, of what a rank has to do."""
-        return self.once_s + np.maximum(self.idle *
-                                        (work_s + self.again_s), self.least_s)
+        return self.once_s + self._work_s(work_s)
+
+    def hidden_s(self, work_s: float) -> Array:
+        """The same, if all that can is moved meanwhile."""
+        hidden = np.maximum(self.once_s, self._work_s(work_s))
+        return np.where(self.is_staged, hidden, self.times_s(work_s))
+
+    def _work_s(self, work_s: float) -> Array:
+        return np.maximum(self.idle * (work_s + self.again_s), self.least_s)
 
     def bound(self, work_s: float) -> tuple[float, float]:
         """Bytes too many and seconds of the best."""
@@ -132,9 +142,9 @@ def ways_of(cell: Cell, space: Space, links: Links, state: State,
     for way in space.ways(cell):
         taken = _memory_bytes(way, state, demand, is_mixed=links.is_mixed)
         again = demand.again_s * space.batch / space.ranks * way.recompute
-        rows.append((max(0.0,
-                         taken * _ROUNDED - limit_bytes), _idle(way), again,
-                     _least_s(way, demand), _once_s(way, links, state)))
+        rows.append(
+            (max(0.0, taken * _ROUNDED - limit_bytes), _idle(way), again,
+             _least_s(way, demand), _once_s(way, links, state), way.is_staged))
     return Ways(*np.array(rows, dtype=np.float64).T)
 
 
