@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import pickle
+import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -245,12 +248,14 @@ class Entry(nn.Module):
         args, kwargs, targets = pytree.tree_unflatten(leaves, self.call.tree)
         state = AssignedState(self.model)
         before = _numbers(self.model)
+        generators = _generators()
         with DetachWithoutGrad(), self._ambient_autocast():
             output = self.model(*args, **kwargs)
             if self.loss_fn is not None:
                 output = self.loss_fn(output, *targets)
         state.settle()
-        self.output.notes = _changed(before, _numbers(self.model))
+        self.output.notes = (*_changed(before, _numbers(self.model)),
+                             *_drawn(generators, _generators()))
         return self._flatten(output)
 
     def _ambient_autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -291,6 +296,22 @@ def _changed(before: Mapping[str, int | float],
     return tuple(f"forward changes the number {name}; the captured program "
                  "keeps the value of its first call: make it a buffer if "
                  "the result depends on it" for name in names)
+
+
+def _generators() -> dict[str, Any]:
+    """The states of the generators that are not torch's, by module."""
+    return {
+        "random": random.getstate(),
+        "numpy.random": pickle.dumps(numpy.random.get_state())
+    }
+
+
+def _drawn(before: Mapping[str, Any], after: Mapping[str,
+                                                     Any]) -> tuple[str, ...]:
+    names = [n for n in after if after[n] != before[n]]
+    return tuple(f"forward draws from {name}, or seeds it; the captured "
+                 "program keeps the numbers of its first call: draw with "
+                 "torch if they are to change" for name in names)
 
 
 def _find_loss(output: Any, flat: list[Any]) -> int | None:

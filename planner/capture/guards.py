@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["merged_branch"]
+__all__ = ["assign", "evaluated", "merged_branch"]
 
 _SAFE = frozenset(
     ("clamp", "clip", "clamp_min", "clamp_max", "nan_to_num", "masked_fill",
@@ -49,14 +49,14 @@ def merged_branch(frame: FrameType, statement: ast.stmt) -> bool:
             or not all(map(_assigns_safely, statement.body)):
         return False
     scope = dict(frame.f_locals)
-    test = _evaluated(statement.test, frame, scope)
+    test = evaluated(statement.test, frame, scope)
     if not isinstance(test, torch.Tensor) or test.numel() != 1:
         return False
     test = test.reshape(()).bool()
     assigned: dict[str, Any] = {}
     for step in statement.body:
         name, value = _parts(step)
-        assigned[name] = scope[name] = _evaluated(value, frame, scope)
+        assigned[name] = scope[name] = evaluated(value, frame, scope)
     before = {n: frame.f_locals.get(n, _MISSING) for n in assigned}
     if not all(_alike(before[n], x) for n, x in assigned.items()):
         return False
@@ -64,7 +64,7 @@ def merged_branch(frame: FrameType, statement: ast.stmt) -> bool:
             any(t is x for x in (*before.values(), *assigned.values()))
             for t in _tensors(statement, frame, scope)):
         return False
-    _assign(
+    assign(
         frame, {
             n:
             torch.where(test, x, before[n]) if isinstance(
@@ -97,15 +97,15 @@ def _parts(step: ast.stmt) -> tuple[str, ast.expr]:
     return target.id, step.value
 
 
-def _evaluated(node: ast.expr, frame: FrameType, scope: dict[str, Any]) -> Any:
+def evaluated(node: ast.expr, frame: FrameType, scope: dict[str, Any]) -> Any:
     """The expression's value; ``and``, ``or`` and ``not`` of tensors too."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        value = _evaluated(node.operand, frame, scope)
+        value = evaluated(node.operand, frame, scope)
         return torch.logical_not(value) if isinstance(
             value, torch.Tensor) else not value
     if isinstance(node, ast.BoolOp):
         combine = functools.partial(_combined, isinstance(node.op, ast.And))
-        return functools.reduce(combine, (_evaluated(x, frame, scope)
+        return functools.reduce(combine, (evaluated(x, frame, scope)
                                           for x in node.values))
     code = compile(ast.Expression(node), frame.f_code.co_filename, "eval")
     return eval(code, frame.f_globals, scope)
@@ -146,11 +146,11 @@ def _tensors(statement: ast.If, frame: FrameType,
         for node in ast.walk(_parts(step)[1]):
             if isinstance(node, (ast.Name, ast.Attribute)) and not any(
                     isinstance(n, ast.Call) for n in ast.walk(node)):
-                found.append(_evaluated(node, frame, scope))
+                found.append(evaluated(node, frame, scope))
     return [x for x in found if isinstance(x, torch.Tensor)]
 
 
-def _assign(frame: FrameType, values: dict[str, Any]) -> None:
+def assign(frame: FrameType, values: dict[str, Any]) -> None:
     """To local variables of a running frame, as debuggers do."""
     frame.f_locals.update(values)
     # Up to Python 3.12 f_locals is a copy, which has to be written back.

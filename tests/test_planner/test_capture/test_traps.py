@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import unittest
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -375,6 +377,19 @@ class TestCalls(unittest.TestCase):
         self.assertEqual(len(program.notes), 1)
         self.assertIn("forward changes the number calls", program.notes[0])
         self.assertIn("make it a buffer", program.notes[0])
+
+    def test_numbers_of_other_generators_are_told(self) -> None:
+        draws = {"random": random.random, "numpy.random": numpy.random.rand}
+        for name, draw in draws.items():
+
+            def forward(self: Any,
+                        x: torch.Tensor,
+                        draw: Callable[[], float] = draw) -> torch.Tensor:
+                return self.linear(x).sum() * draw()
+
+            program = capture(module(forward), (rows(), ))
+            self.assertEqual(len(program.notes), 1)
+            self.assertIn(f"forward draws from {name},", program.notes[0])
 
 
 class Constants(Function):
