@@ -147,7 +147,8 @@ def held(expected: Mapping[str, torch.Tensor],
 def observed(module: nn.Module, output: Any) -> dict[str, torch.Tensor]:
     """Outputs and gradients by name; runs the backward."""
     leaves = [
-        x for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)
+        x for x in pytree.tree_leaves(_sorted(output))
+        if isinstance(x, torch.Tensor)
     ]
     found = {f"output {i}": x.detach() for i, x in enumerate(leaves)}
     backward_of(output)
@@ -156,6 +157,20 @@ def observed(module: nn.Module, output: Any) -> dict[str, torch.Tensor]:
         if grad is not None:
             found[f"gradient of {name}"] = _full(grad).detach()
     return found
+
+
+def _sorted(output: Any) -> Any:
+    """With what has names in their order of first mention in the class.
+
+    An object may be filled in another order than it is made anew.
+    """
+    if isinstance(output, Mapping):
+        fields = getattr(output, "__dataclass_fields__", output)
+        names = sorted(output, key=[*fields, *output].index)
+        return [_sorted(output[n]) for n in names]
+    if isinstance(output, (tuple, list)):
+        return [_sorted(x) for x in output]
+    return output
 
 
 def backward_of(output: Any) -> None:

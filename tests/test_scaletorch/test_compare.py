@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unittest
 
 import torch
+from transformers.utils import ModelOutput
 
-from scaletorch.compare import report
+from scaletorch.compare import observed, report
 
 
 def gradients(*values: torch.Tensor) -> dict[str, torch.Tensor]:
     return {f"gradient of {i}": x for i, x in enumerate(values)}
+
+
+@dataclasses.dataclass
+class Filled(ModelOutput):  # type: ignore[misc]
+    """Has its names in this order, whenever they are set."""
+
+    first: torch.Tensor | None = None
+    second: torch.Tensor | None = None
+
+
+class TestObserved(unittest.TestCase):
+
+    def test_an_output_that_is_filled_in_another_order(self) -> None:
+        one, two = torch.zeros(2), torch.ones(3)
+        late = Filled(second=two)
+        late["first"] = one
+        self.assertEqual(list(late), ["second", "first"])
+        for output in (late, Filled(first=one, second=two)):
+            found = observed(torch.nn.Identity(), (output, one))
+            self.assertEqual([tuple(x.shape) for x in found.values()], [(2, ),
+                                                                        (3, ),
+                                                                        (2, )])
 
 
 class TestReport(unittest.TestCase):
