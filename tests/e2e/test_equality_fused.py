@@ -124,10 +124,7 @@ def by_parts(subject: Subject, case: Case) -> bool:
 
 class TestFused(unittest.TestCase):
 
-    def check(self,
-              example: str | Callable[[], Example],
-              block: str,
-              heads: int = HEADS) -> None:
+    def check(self, example: str | Callable[[], Example], block: str) -> None:
         subject = Subject(example)
         alone = Case(RECIPES["megatron"](), MeshSpec(("tp", ), (1, )))
         whole = products_of(subject, alone)[block]
@@ -135,8 +132,7 @@ class TestFused(unittest.TestCase):
             with self.subTest(name):
                 check_subject(self, subject, case)
                 if case.recipe is not None:
-                    self.assertEqual(by_parts(subject, case),
-                                     case.mesh.world_size <= heads)
+                    self.assertTrue(by_parts(subject, case))
                     share = products_of(subject, case)[block] / whole
                     self.assertEqual(share, 1 / case.mesh.world_size)
 
@@ -144,7 +140,7 @@ class TestFused(unittest.TestCase):
         self.check("gpt2", "GPT2Block")
 
     def test_phi3(self) -> None:
-        self.check("phi3", "Phi3DecoderLayer", heads=2)
+        self.check("phi3", "Phi3DecoderLayer")
 
     def test_fused_gpt(self) -> None:
         self.check(fused_gpt, "FusedBlock")
