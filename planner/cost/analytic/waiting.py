@@ -36,7 +36,7 @@ def slowest(devices: Number, variation: Number) -> Number:
     Examples
     --------
     >>> [round(float(slowest(n, 0.01)), 4) for n in (1, 8, 1000)]
-    [1.0, 1.0143, 1.0324]
+    [1.0, 1.0143, 1.0323]
     """
     count = np.asarray(devices, dtype=float)
     return 1 + variation * ndtri((count - 0.375) / (count + 0.25))
