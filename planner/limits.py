@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.candidate import Candidate
-from planner.cluster.along import devices_along
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.memory_estimate import MemoryEstimate
+from planner.pipeline.devices import rank_devices
 
 __all__ = ["MemoryLimits"]
 
@@ -41,8 +41,7 @@ class MemoryLimits:
         mesh, pipeline = candidate.mesh, candidate.pipeline
         if pipeline is None:
             return (self.cluster.weakest(range(mesh.world_size)), )
-        return devices_along(self.cluster, mesh.sizes,
-                             mesh.index(pipeline.axis))
+        return rank_devices(self.cluster, pipeline, mesh)
 
     def fullest(self, memory: Sequence[MemoryEstimate],
                 devices: Sequence[DeviceKind]) -> int:

@@ -25,8 +25,6 @@ class CellBounds:
     best divided evenly, collectives among more ranks take no less, and the
     more rows at a time, the better devices and links are used.
 
-    Parameters
-    ----------
     What one rank saves for the backward is divided evenly at best, too, so
     that cells are bounded by the ways to run them that fit.
 
@@ -77,14 +75,14 @@ class CellBounds:
         ways = self._ways_of(cell)
         yield from zip(ways.excess_bytes.tolist(),
                        ways.times_s(self._work_s(cell)).tolist(),
-                       self._space.ways(cell),
+                       ways.points,
                        strict=True)
 
     def hidden_s(self, cell: Cell) -> dict[Point, float]:
         """Seconds of a step of the ways that fit, at least, where what is
         moved once a step hides behind the work of stages."""
         ways = self._ways_of(cell)
-        each = zip(self._space.ways(cell),
+        each = zip(ways.points,
                    ways.hidden_s(self._work_s(cell)).tolist(),
                    ways.excess_bytes.tolist(),
                    strict=True)

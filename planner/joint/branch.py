@@ -2,9 +2,10 @@
 
 A combination is bounded more and more closely, each time it comes up: with
 its cell, by tables of cells whose ranks do at least as well for a row of the
-batch; by its cell's own table; with its schedule simulated; and at last it
-is laid out and priced in full. What is never taken up again can't be much
-better than what was found, and the least of its bounds says how much.
+batch; by the work of its cell's own table and the way that this is run; by
+that table block by block; with its schedule simulated; and at last it is laid
+out and priced in full. What is never taken up again can't be much better than
+what was found, and the least of its bounds says how much.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Priced(Protocol):
 Found = TypeVar("Found", bound=Priced)
 
 _LEAST = 4
-"""How many are priced where none fits."""
+"""How many are priced where none fits, or when time is up."""
 
 _RESERVE = 0.1
 """Of the time, for pricing what was laid out until then."""
@@ -144,16 +145,13 @@ class Branching(Generic[Found]):
         if isinstance(item, Point):
             return self._ways_s(item.cell)[item]
         point = (item.score if isinstance(item, _Simulated) else item).point
-        scores = self._known[point.cell]
-        assert scores is not None
-        return min(bound_s, scores.hidden_s(point))
+        return min(bound_s, self._scores_of(point).hidden_s(point))
 
     def _closely_s(self, item: _Item, bound_s: float) -> float:
         """From the table of its cell, where that was made."""
         if not isinstance(item, Point):
             return bound_s
-        scores = self._known[item.cell]
-        assert scores is not None
+        scores = self._scores_of(item)
         return min([
             scores.hidden_s(p) for p in self.space.in_orders(item)
             if scores.score(p).memory_bytes <= self.memory_limit_bytes
@@ -230,8 +228,7 @@ class Branching(Generic[Found]):
         elif isinstance(item, Point):
             self._score(item)
         elif isinstance(item, Score):
-            scores = self._known[item.point.cell]
-            assert scores is not None
+            scores = self._scores_of(item.point)
             if item.point.is_staged:
                 bound_s = max(bound_s,
                               scores.simulated_s(item.point, self._graphs))
@@ -254,6 +251,12 @@ class Branching(Generic[Found]):
                 self.bounds.learn(scores.table)
         return self._known[cell]
 
+    def _scores_of(self, point: Point) -> CellScores:
+        """Of a point whose cell is laid out."""
+        scores = self._known[point.cell]
+        assert scores is not None
+        return scores
+
     def _open(self, cell: Cell) -> None:
         if self._learn(cell) is None:
             return
@@ -261,16 +264,14 @@ class Branching(Generic[Found]):
             self._push(excess, bound_s, way)
 
     def _score(self, way: Point) -> None:
-        scores = self._known[way.cell]
-        assert scores is not None
+        scores = self._scores_of(way)
         for point in self.space.in_orders(way):
             score = scores.score(point)
             excess = max(0.0, score.memory_bytes - self.memory_limit_bytes)
             self._push(excess, score.time_s, score)
 
     def _price(self, score: Score, bound_s: float) -> None:
-        scores = self._known[score.point.cell]
-        assert scores is not None
+        scores = self._scores_of(score.point)
         priced = self.price(score.point, scores)
         if priced is not None:
             self.found.append(priced)

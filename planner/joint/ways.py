@@ -80,10 +80,12 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """Of one cell; an array entry for each of `Space.ways`.
+    """Of one cell; an entry for each.
 
     Parameters
     ----------
+    points : tuple of Point
+        Those of `Space.ways`.
     excess_bytes : array
         Beyond the memory limit.
     idle : array
@@ -98,6 +100,7 @@ class Ways:
         1 where there are stages, behind whose work it may hide.
     """
 
+    points: tuple[Point, ...]
     excess_bytes: Array
     idle: Array
     again_s: Array
@@ -138,14 +141,14 @@ def ways_of(cell: Cell, space: Space, links: Links, state: State,
     limit_bytes : float
         Memory of a rank, the mean of all.
     """
-    rows = []
-    for way in space.ways(cell):
+    points, rows = tuple(space.ways(cell)), []
+    for way in points:
         taken = _memory_bytes(way, state, demand, is_mixed=links.is_mixed)
         again = demand.again_s * space.batch / space.ranks * way.recompute
         rows.append(
             (max(0.0, taken * _ROUNDED - limit_bytes), _idle(way), again,
              _least_s(way, demand), _once_s(way, links, state), way.is_staged))
-    return Ways(*np.array(rows, dtype=np.float64).T)
+    return Ways(points, *np.array(rows, dtype=np.float64).T)
 
 
 def _memory_bytes(way: Point, state: State, demand: Demand, *,
