@@ -150,11 +150,16 @@ def _start(module: str, patterns: list[str] | None, folder: Path) -> Job:
     return Job(module=module, process=process, reader=reader, log=log)
 
 
-def _finish(job: Job, reason: str = "") -> None:
-    """Collect a job that has ended, or end it for `reason`."""
+def _end(job: Job) -> None:
+    """Kill what there is of a job; one that has ended may have left some."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(job.process.pid, signal.SIGKILL)
     job.process.join()
+
+
+def _finish(job: Job, reason: str = "") -> None:
+    """Collect a job that has ended, or end it for `reason`."""
+    _end(job)
     job.seconds = time.monotonic() - job.started_s
     with contextlib.suppress(EOFError):
         if job.reader.poll():
@@ -171,16 +176,21 @@ def _run_all(modules: Sequence[str], options: argparse.Namespace,
              folder: Path) -> Iterator[Job]:
     """Start jobs as others end; yield each that has ended."""
     waiting, running = list(modules), list[Job]()
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            running.append(_start(waiting.pop(0), options.patterns, folder))
-        ready = wait([job.process.sentinel for job in running], timeout=1)
-        for job in list(running):
-            late = time.monotonic() - job.started_s > options.timeout_s
-            if job.process.sentinel in ready or late:
-                _finish(job, f"took over {options.timeout_s} s" * late)
-                running.remove(job)
-                yield job
+    try:
+        while waiting or running:
+            while waiting and len(running) < options.jobs:
+                running.append(_start(waiting.pop(0), options.patterns,
+                                      folder))
+            ready = wait([job.process.sentinel for job in running], timeout=1)
+            for job in list(running):
+                late = time.monotonic() - job.started_s > options.timeout_s
+                if job.process.sentinel in ready or late:
+                    _finish(job, f"took over {options.timeout_s} s" * late)
+                    running.remove(job)
+                    yield job
+    finally:
+        for job in running:
+            _end(job)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -255,6 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp())
     _prepare(modules, options, folder)
     started_s = time.monotonic()
+    # Jobs have sessions of their own, which no signal to this one ends.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         jobs = list(_run_all(modules, options, folder))
     finally:

@@ -5,8 +5,11 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
+import time
 import unittest
 from collections import Counter
+from pathlib import Path
 
 import run_tests
 from tests.tree import ROOT
@@ -123,6 +126,25 @@ class TestCommand(unittest.TestCase):
         code, last, text = self.run_case("test_hangs", "--timeout-s", "2")
         self.assertEqual((code, last), (1, "0 passed, 1 failed, 0 skipped"))
         self.assertIn("took over 2.0 s", text)
+
+    def test_modules_end_with_the_run(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            told = Path(folder) / "told"
+            run = subprocess.Popen([
+                sys.executable, "run_tests.py", "-k", "test_waits_for_the_end",
+                "tests/run_tests_cases.py"
+            ],
+                                   env=os.environ
+                                   | {"RUN_TESTS_CASES_FILE": str(told)},
+                                   cwd=ROOT)
+            self.addCleanup(run.kill)
+            while not told.exists():
+                self.assertIsNone(run.poll())
+                time.sleep(0.02)
+            run.terminate()
+            self.assertEqual(run.wait(timeout=60), 143)
+            with self.assertRaises(ProcessLookupError):
+                os.kill(int(told.read_text()), 0)
 
 
 class TestModules(unittest.TestCase):
