@@ -12,6 +12,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch.distributed.tensor import DTensor
 
+from scaletorch.checksums import check_shared
 from scaletorch.module import ParallelModule
 from scaletorch.sharding import local_slices
 
@@ -45,9 +46,13 @@ def load_checkpoint(module: ParallelModule,
         Naming entries that are missing or left over.
     ValueError
         When a shape differs.
+    OSError
+        When a file differs from the checksum that a training run has
+        written with it (on the rank that read it; RuntimeError on others).
     """
     path = Path(path)
     if (path / ".metadata").is_file():
+        check_shared(path, module.agreement)
         dcp.load(module.state_dict(),
                  checkpoint_id=path,
                  process_group=module.agreement.group)

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from scaletorch import models
+from scaletorch.checksums import SummedWriter, check
 from scaletorch.trainer.build import fields_of
 from scaletorch.trainer.overrides import overridden
 
@@ -71,6 +72,8 @@ def convert(source: Path,
         When there is something in the target.
     ValueError
         When a name is not of the config's family.
+    OSError
+        When a file of the source is damaged.
     """
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise FileExistsError(f"{target} is there already; name a new folder")
@@ -88,12 +91,15 @@ def convert(source: Path,
     if distributed:
         write_safetensors(state, target, shard_bytes=shard_bytes)
     else:
-        dcp.save(dict(state), checkpoint_id=target, no_dist=True)
+        dcp.save(dict(state),
+                 storage_writer=SummedWriter(target),
+                 no_dist=True)
     return len(state)
 
 
 def read_dcp(folder: Path) -> dict[str, torch.Tensor]:
     """The model's tensors of a distributed checkpoint, whole."""
+    check(folder)
     metadata = dcp.FileSystemReader(folder).read_metadata()
     state = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)

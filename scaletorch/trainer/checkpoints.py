@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
+from scaletorch.checksums import SummedWriter, check_shared
 from scaletorch.runtime.agree import Agreement
 
 __all__ = ["Best", "Checkpoints", "check_folder"]
@@ -136,13 +137,13 @@ class Checkpoints:
         with _writing(partial):
             if self._group is not None:
                 future = dcp.async_save(dict(tensors),
-                                        checkpoint_id=partial,
+                                        storage_writer=SummedWriter(partial),
                                         process_group=self._group)
                 assert isinstance(future, Future)
                 self._pending = (step, best, future)
                 return
             dcp.save(dict(tensors),
-                     checkpoint_id=partial,
+                     storage_writer=SummedWriter(partial),
                      process_group=self._agreement.group)
         self._complete(step, best)
 
@@ -183,6 +184,7 @@ class Checkpoints:
         """
         path = self.path(step)
         with _reading(path):
+            check_shared(path, self._agreement)
             metadata = dcp.FileSystemReader(path).read_metadata()
         missing = sorted(set(tensors) - set(metadata.state_dict_metadata))
         if missing:

@@ -145,13 +145,35 @@ class TestCheckpoints(unittest.TestCase):
         for name in (".metadata", "trainer.pt", "__0_0.distcp"):
             path = self.folder / "step-00000001" / name
             whole = path.read_bytes()
-            path.write_bytes(whole[:20])
-            with self.assertRaisesRegex(
-                    RuntimeError, r"step-00000001 could not be read: \w+: .*"
-                    r"Delete the folder, and the same command goes on from"):
-                self.alone(load)
+            for damaged in (whole[:20], whole[:-9] + b"?" + whole[-8:]):
+                path.write_bytes(damaged)
+                with self.assertRaisesRegex(
+                        RuntimeError, "step-00000001 could not be read: .*"
+                        rf"OSError: \S+/{name} is damaged: .*"
+                        "Delete the folder, and the same command goes on from"
+                ):
+                    self.alone(load)
             path.write_bytes(whole)
         self.alone(load)
+
+    def test_a_checkpoint_without_checksums(self) -> None:
+
+        def load(store: Checkpoints) -> float:
+            found = {"a": torch.zeros(2)}
+            store.load(1, found)
+            return found["a"].sum().item()
+
+        self.alone(lambda store: store.save(1, {"a": torch.ones(2)}, {}))
+        (self.folder / "step-00000001/checksums.json").unlink()
+        self.assertEqual(self.alone(load), 2.0)
+        for name in (".metadata", "trainer.pt", "__0_0.distcp"):
+            path = self.folder / "step-00000001" / name
+            whole = path.read_bytes()
+            path.write_bytes(whole[:20])
+            with self.assertRaisesRegex(
+                    RuntimeError, r"step-00000001 could not be read: \w+: "):
+                self.alone(load)
+            path.write_bytes(whole)
 
     def test_a_model_alone_can_be_read(self) -> None:
         """Keys of the model are those of its state dict."""
