@@ -19,10 +19,10 @@ from typing import Any
 
 from torch.distributed.tensor import Replicate, Shard
 
-from planner.cluster.names import nearest
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Placement, R, S, parse_placement
 from planner.ir.mesh import MeshSpec
+from planner.names import nearest
 from planner.rules.registry import TensorSpec
 
 __all__ = [

@@ -16,8 +16,8 @@ ARROWS = {
     "planner": ("planner", ),
     "passes": ("passes", "planner"),
     "scaletorch": ("scaletorch", "passes", "planner"),
-    "scaletorch/data": ("scaletorch.data", ),
-    "scaletorch/models": ("scaletorch.models", ),
+    "scaletorch/data": ("scaletorch.data", "planner.names"),
+    "scaletorch/models": ("scaletorch.models", "planner.names"),
 }
 OURS = (*PACKAGES, "benchmarks", "examples", "scripts", "tests")
 

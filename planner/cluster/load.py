@@ -9,9 +9,9 @@ import torch
 
 from planner.cluster.local import (LOCAL, PROFILE_COMMAND, cache_folder,
                                    find_local)
-from planner.cluster.names import nearest
 from planner.cluster.spec import ClusterSpec
 from planner.cluster.text import from_yaml
+from planner.names import nearest
 
 __all__ = ["load_cluster", "preset_names"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from planner.cluster.checks import check_number
 from planner.cluster.device import Coefficient, DeviceKind
 from planner.cluster.link import Link, Tier
-from planner.cluster.names import nearest
+from planner.names import nearest
 
 __all__ = [
     "ClusterSpec", "Coefficient", "DeviceKind", "Link", "NodeGroup", "Tier"

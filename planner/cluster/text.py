@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from planner.cluster.names import nearest
 from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
                                   NodeGroup, Tier)
+from planner.names import nearest
 
 __all__ = ["from_yaml", "to_yaml"]
 

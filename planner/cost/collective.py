@@ -36,7 +36,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from planner.cluster.axis import AxisInfo
-from planner.cluster.names import nearest
+from planner.names import nearest
 
 __all__ = [
     "COLLECTIVES", "LinkTimes", "all_gather_time_s", "all_reduce_time_s",

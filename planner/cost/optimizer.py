@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from planner.cluster.device import DeviceKind
-from planner.cluster.names import nearest
+from planner.names import nearest
 from planner.rules.registry import TensorSpec
 
 __all__ = ["ADAMW_PASSES", "OPTIMIZERS", "optimizer_bytes", "optimizer_s"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from planner.cluster.names import nearest
 from planner.ir.mesh import MeshSpec
+from planner.names import nearest
 
 __all__ = [
     "MICROBATCH", "PipelineSpec", "inner_mesh", "layout_mesh", "on_axis"

@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from planner.cluster.names import nearest
 from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout, R, format_layout, local_shape
 from planner.ir.layouts import ProgramLayout
@@ -23,6 +22,7 @@ from planner.ir.pipeline import PipelineSpec, inner_mesh, layout_mesh
 from planner.ir.plan_lines import class_layout, class_lines, read_layout
 from planner.ir.plan_names import folded, matching, plain
 from planner.ir.program import Program, value_kind
+from planner.names import nearest
 
 __all__ = ["Plan", "VERSION"]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from planner.cluster.names import nearest
 from planner.ir.errors import LayoutError
 from planner.ir.program import Program
+from planner.names import nearest
 
 __all__ = ["folded", "matching", "plain"]
 

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
-from planner.cluster.names import nearest
 from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout
 from planner.ir.layouts import ClassLayout, ProgramLayout
 from planner.ir.program import Block, BlockClass, Program
 from planner.ir.values import Value, calls_of, is_getitem, value_of
 from planner.ir.verify import hub_of
+from planner.names import nearest
 from planner.pipeline.slices import inner_name
 
 __all__ = ["block_of_cut", "call_places", "has_cuts", "refined"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from planner.cluster.names import nearest
 from planner.ir.errors import ScheduleError
+from planner.names import nearest
 from planner.schedule.actions import Schedule
 
 __all__ = ["Generator", "generator", "names", "register"]

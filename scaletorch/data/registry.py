@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 
+from planner.names import nearest
 from scaletorch.data.loader import Loader
 from scaletorch.data.part import part_of
 from scaletorch.data.source import Augmented, Sample, Source
@@ -101,15 +101,14 @@ def check(config: Mapping[str, Any]) -> None:
     kind = config.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(
-            f"data: kind {kind!r} is not known; {_nearest(str(kind), kinds())}"
-        )
+            f"data: kind {kind!r} is not known; {nearest(str(kind), kinds())}")
     taken = _options(_KINDS[kind]) | _options(Loader)
     del taken["source"]
     known = sorted({*taken, "kind", "names", "part"})
     for name in config:
         if name not in known:
             raise ValueError(f"data: {kind} has no option {name!r}; "
-                             f"{_nearest(name, known)}")
+                             f"{nearest(name, known)}")
     for name, needed in taken.items():
         if needed and name not in config:
             raise ValueError(f"data: {kind} needs the option {name!r}")
@@ -121,12 +120,6 @@ def _options(make: Callable[..., Any]) -> dict[str, bool]:
         n: p.default is p.empty
         for n, p in inspect.signature(make).parameters.items()
     }
-
-
-def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    guess = f"did you mean {close[0]!r}? " if close else ""
-    return f"{guess}known are {', '.join(known)}"
 
 
 class _Renamed:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from planner.names import nearest
 
 __all__ = ["build", "config", "names", "parameter_count", "register"]
 
@@ -64,8 +65,7 @@ def config(name: str, **overrides: Any) -> Any:
     unknown = sorted(set(overrides) - set(fields))
     if unknown:
         raise ValueError(f"{type(chosen).__name__} of {name!r} has no field "
-                         f"{unknown[0]!r}; {_guess(unknown[0], fields)}it has "
-                         f"{', '.join(fields)}")
+                         f"{unknown[0]!r}; {nearest(unknown[0], fields)}")
     return dataclasses.replace(chosen, **overrides)
 
 
@@ -104,12 +104,6 @@ def parameter_count(name: str) -> int:
 
 def _size(name: str) -> _Size:
     if name not in _SIZES:
-        raise ValueError(f"there is no model {name!r}; "
-                         f"{_guess(name, _SIZES)}there are "
-                         f"{', '.join(_SIZES)}")
+        raise ValueError(
+            f"there is no model {name!r}; {nearest(name, _SIZES)}")
     return _SIZES[name]
-
-
-def _guess(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}? " if close else ""

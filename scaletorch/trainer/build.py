@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from planner.cluster.names import nearest
 from planner.ir.mesh import MeshSpec
+from planner.names import nearest
 from planner.recipes import Recipe
 from scaletorch import models
 from scaletorch.api import auto_parallelize

@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from planner.cluster.names import nearest
+from planner.names import nearest
 from planner.recipes import RECIPES, Recipe
 
 __all__ = ["parse_plan", "parse_recipe"]

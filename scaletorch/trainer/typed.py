@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union
 
-from planner.cluster.names import nearest
+from planner.names import nearest
 
 __all__ = ["described", "from_mapping", "to_mapping"]
 

@@ -91,14 +91,14 @@ class TestBuild(unittest.TestCase):
 
     def test_an_unknown_name(self) -> None:
         with self.assertRaisesRegex(
-                ValueError, r"no model 'llama4'; did you mean llama3-405b\? "
-                "there are .*llama3-8b"):
+                ValueError,
+                r"no model 'llama4'; did you mean llama3-405b or "):
             models.build("llama4")
 
     def test_an_unknown_field(self) -> None:
         with self.assertRaisesRegex(
-                ValueError, "GPT2Config of 'gpt2' has no field 'layers'; it "
-                "has width, depth, heads, "):
+                ValueError, "GPT2Config of 'gpt2' has no field 'layers'; "
+                "known names: .*depth"):
             models.build("gpt2", layers=2)
 
     def test_a_name_that_is_taken(self) -> None:
