@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 4 -m scaletorch.train config.yaml
 
 Exit codes: 0 finished; 1 an error; 2 a config that is refused; 3 a loss that
-is not finite stopped the run; 143 SIGTERM did. After 3 and 143 the run has
-been saved, and the same command goes on with it.
+is not finite stopped the run; 130 SIGINT (Ctrl-C) did; 143 SIGTERM did. After
+3, 130 and 143 the run has been saved, and the same command goes on with it.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ def _run(config: Config) -> Ended:
     dist.init()
     try:
         return Trainer(config).run()
+    except KeyboardInterrupt:
+        # Those within steps are waited for.
+        print("interrupted before the first step", file=sys.stderr)
+        return Ended.INTERRUPTED
     finally:
         dist.shutdown()
 

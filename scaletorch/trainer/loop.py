@@ -41,11 +41,12 @@ _LOGGER = logging.getLogger("scaletorch")
 class Ended(enum.Enum):
     """Why a run ended; the values are the command's exit codes.
 
-    143 is what shells give for SIGTERM.
+    130 and 143 are what shells give for SIGINT and SIGTERM.
     """
 
     FINISHED = 0
     NON_FINITE = 3
+    INTERRUPTED = 130
     STOPPED = 143
 
 
@@ -172,8 +173,8 @@ class Trainer:
                 self.save()
             if self._checkpoints is not None:
                 self._checkpoints.poll()
-            if self.stop.agreed():
-                return Ended.STOPPED
+            if number := self.stop.agreed():
+                return Ended(128 + number)
         return Ended.FINISHED
 
     def _update(self, batches: Iterator[Batch]) -> Update:

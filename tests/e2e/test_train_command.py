@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ class TestKilled(InFolder):
         keys = self.keys(checkpoint={"folder": None})
         return curve(launch(ranks, train_ranks.run, keys)[0][1])
 
-    def check_terminated(self, ranks: int) -> None:
-        first = launch(ranks, train_ranks.run, self.keys(), 3, signal.SIGTERM)
-        self.assertEqual([code for code, _ in first], [143] * ranks)
+    def check_stopped(self, ranks: int, *received: int) -> None:
+        first = launch(ranks, train_ranks.run, self.keys(), 3, received)
+        self.assertEqual([code for code, _ in first],
+                         [128 + received[0]] * ranks)
         self.assertTrue((self.folder / "run/step-00000003").is_dir())
         second = launch(ranks, train_ranks.run, self.keys())
         self.assertEqual([code for code, _ in second], [0] * ranks)
@@ -69,7 +71,7 @@ class TestKilled(InFolder):
 
     def check_killed(self, ranks: int) -> None:
         with self.assertRaisesRegex(LaunchError, "died"):
-            launch(ranks, train_ranks.run, self.keys(), 5, signal.SIGKILL)
+            launch(ranks, train_ranks.run, self.keys(), 5, [signal.SIGKILL])
         code, rows = launch(ranks, train_ranks.run, self.keys())[0]
         self.assertEqual(code, 0)
         found, whole = curve(rows), self.whole(ranks)
@@ -77,17 +79,39 @@ class TestKilled(InFolder):
         self.assertEqual(max(found), 6)
         self.assertEqual(found, {n: whole[n] for n in found})
         self.assertFalse(list((self.folder / "run").glob("*.partial")))
+        last = self.folder / "run/step-00000006"
+        names = {p.name for p in last.iterdir()}
+        self.assertIn(f"__{ranks - 1}_0.distcp", names)
+        self.assertEqual(
+            set(json.loads((last / "checksums.json").read_text())),
+            names - {"checksums.json"})
 
     def test_killed(self) -> None:
         self.check_killed(2)
 
     @nightly
+    def test_interrupted(self) -> None:
+        self.check_stopped(1, signal.SIGINT)
+
+    @nightly
+    def test_interrupted_twice(self) -> None:
+        for second in (signal.SIGINT, signal.SIGTERM):
+            with self.assertRaisesRegex(LaunchError, "died"):
+                launch(1, train_ranks.run, self.keys(), 3,
+                       [signal.SIGINT, second])
+            self.assertFalse((self.folder / "run/step-00000003").exists())
+
+    @nightly
     def test_terminated(self) -> None:
-        self.check_terminated(2)
+        self.check_stopped(2, signal.SIGTERM, signal.SIGTERM)
+
+    @nightly
+    def test_interrupted_on_one_of_two(self) -> None:
+        self.check_stopped(2, signal.SIGINT)
 
     @nightly
     def test_alone(self) -> None:
-        self.check_terminated(1)
+        self.check_stopped(1, signal.SIGTERM, signal.SIGTERM)
         self.folder /= "killed"
         self.check_killed(1)
 
@@ -125,6 +149,30 @@ class TestCommand(InFolder):
         for rank in (0, 1):
             trace = (self.folder / f"profile/rank{rank}.json").read_text()
             self.assertTrue(json.loads(trace)["traceEvents"])
+
+    @nightly
+    def test_interrupted_under_torchrun(self) -> None:
+        """Ctrl-C on the launcher, in a run that would never end."""
+        run = subprocess.Popen([
+            "scripts/launch.sh", "examples/configs/gpt_tiny.yaml",
+            "train.steps=1000000", f"checkpoint.folder={self.folder}"
+        ],
+                               cwd=ROOT,
+                               env=os.environ | {
+                                   "PYTHON": sys.executable,
+                                   "RANKS": "2"
+                               },
+                               stderr=subprocess.DEVNULL)
+        self.addCleanup(run.kill)
+        rows = self.folder / "metrics.jsonl"
+        while not rows.exists() or not rows.read_text():
+            self.assertIsNone(run.poll())
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        self.assertEqual(run.wait(timeout=60), 1)
+        last = json.loads(rows.read_text().splitlines()[-1])["step"]
+        self.assertTrue((self.folder / f"step-{last:08d}/.metadata").is_file())
+        self.assertFalse(list(self.folder.glob("*.partial")))
 
     @nightly
     def test_every_config(self) -> None:
@@ -167,21 +215,20 @@ class TestRefused(unittest.TestCase):
 
     def test_model(self) -> None:
         self.check("model.name=gtp2",
-                   "there is no model 'gtp2'; did you mean gpt2?")
+                   "there is no model 'gtp2'; did you mean gpt2")
         self.check(
             "model.overrides.dept=2", "GPT2Config of 'gpt2' has no field "
-            "'dept'; did you mean depth? it has width, depth, heads")
+            "'dept'; did you mean depth")
         self.check("model={hugging_face: nowhere}",
                    "model.hugging_face: there is no file nowhere")
 
     def test_data(self) -> None:
         self.check(
             "data.kind=random_token", "data: kind 'random_token' is not "
-            "known; did you mean 'random_tokens'?")
+            "known; did you mean random_tokens")
         self.check(
             "evaluation_data.sed=1",
-            "data: random_tokens has no option 'sed'; did you mean "
-            "'seed'?")
+            "data: random_tokens has no option 'sed'; did you mean seed?")
 
     def test_cluster(self) -> None:
         self.check(

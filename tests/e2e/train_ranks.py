@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaletorch.trainer.loop import Trainer
@@ -16,11 +16,8 @@ __all__ = ["run"]
 def run(rank: int,
         keys: Mapping[str, Any],
         at: int = 0,
-        received: int = 0) -> tuple[int, Rows]:
-    """Train, and send the last rank a signal after a step.
-
-    SIGTERM is sent again while that rank saves, as by a launcher that
-    signals its own processes and theirs.
+        received: Sequence[int] = ()) -> tuple[int, Rows]:
+    """Train, and send the last rank signals after a step.
 
     Parameters
     ----------
@@ -29,8 +26,9 @@ def run(rank: int,
         Of the config.
     at : int
         After which step; 0: never.
-    received : int
-        The signal.
+    received : sequence of int
+        The signal, and perhaps one more while that rank saves, as by a
+        launcher that signals its own processes and theirs.
 
     Returns
     -------
@@ -42,17 +40,19 @@ def run(rank: int,
     def note(row: Mapping[str, float]) -> None:
         rows.append(dict(row))
         if row["step"] == at and rank == trainer.module.mesh.size() - 1:
-            os.kill(os.getpid(), received)
+            os.kill(os.getpid(), received[0])
 
     def save_signalled() -> None:
-        if received == signal.SIGTERM and rows[-1]["step"] == at:
-            os.kill(os.getpid(), received)
+        if rows[-1]["step"] == at and rank == trainer.module.mesh.size() - 1:
+            for number in received[1:]:
+                os.kill(os.getpid(), number)
         save()
 
     trainer = Trainer(tiny(keys), callbacks=[note])
     save = trainer.save
     setattr(trainer, "save", save_signalled)
-    before = signal.getsignal(signal.SIGTERM)
+    heeded = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in heeded]
     ended = trainer.run()
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert [signal.getsignal(number) for number in heeded] == before
     return ended.value, rows

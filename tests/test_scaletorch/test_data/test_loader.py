@@ -83,7 +83,8 @@ class TestOrder(unittest.TestCase):
         next(batches)
         worker, = multiprocessing.active_children()
         # From another process, since they heed this one.
-        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+        for name in ("-TERM", "-INT"):
+            subprocess.run(["kill", name, str(worker.pid)], check=True)
         self.assertEqual(len(list(batches)), 4)
         batches = iter(Loader(Numbers(23), batch_size=4, workers=1))
         next(batches)
@@ -258,11 +259,11 @@ class TestBuild(unittest.TestCase):
 
     def test_errors_name_the_option(self) -> None:
         with self.assertRaisesRegex(ValueError, "did you mean "
-                                    "'random_tokens'"):
+                                    "random_tokens"):
             build({"kind": "random_token"})
         with self.assertRaisesRegex(
                 ValueError, "no option 'batchsize'; did "
-                "you mean 'batch_size'"):
+                "you mean batch_size"):
             build({**self.CONFIG, "batchsize": 3})
         with self.assertRaisesRegex(ValueError, "needs the option "
                                     "'vocabulary_size'"):
