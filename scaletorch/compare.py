@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from planner.capture.copies import copied
 from planner.capture.entry import Call
+from planner.capture.opaque.eager import steady_parts
 from planner.ir.program import Program
 from planner.ir.values import calls_of, outputs_of
 from planner.steady import steady_draws
@@ -22,8 +24,8 @@ from scaletorch.rounding import rounding as rounding_of
 
 __all__ = [
     "VerifyReport", "backward_of", "coarsest", "compare_on_mesh",
-    "expectation", "held", "observed", "observed_on_mesh", "reference",
-    "report"
+    "expectation", "held", "observed", "observed_on_mesh", "program_of",
+    "reference", "report"
 ]
 
 _TOLERANCE = {
@@ -82,7 +84,7 @@ def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
         raise ValueError("verify=True needs real parameters and example "
                          "inputs, not meta tensors")
     args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
-    expected, rounded = expectation(model, call, loss_fn)
+    expected, rounded = expectation(model, call, loss_fn, program_of(module))
     expected = held(expected, module)
     kept = {n: b.clone() for n, b in module.named_buffers()}
     found = observed_on_mesh(module, (*args, *targets), kwargs)
@@ -104,23 +106,33 @@ def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
 
 
 def expectation(
-    model: nn.Module, call: Call, loss_fn: Callable[..., Any] | None
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        model: nn.Module, call: Call, loss_fn: Callable[..., Any] | None,
+        program: Program) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """What the single-device program gives, and how it is rounded."""
-    expected = reference(model, call, loss_fn)
-    return expected, rounding_of(lambda: reference(model, call, loss_fn),
-                                 expected)
+
+    def observe() -> dict[str, torch.Tensor]:
+        return reference(model, call, loss_fn, program=program)
+
+    expected = observe()
+    return expected, rounding_of(observe, expected)
 
 
-def reference(model: nn.Module, call: Call,
-              loss_fn: Callable[..., Any] | None) -> dict[str, torch.Tensor]:
+def reference(model: nn.Module,
+              call: Call,
+              loss_fn: Callable[..., Any] | None,
+              *,
+              program: Program | None = None) -> dict[str, torch.Tensor]:
     """Outputs and gradients of the single-device program.
 
-    Random numbers are such that a mesh can draw the same.
+    Random numbers are such that a mesh can draw the same; those that are
+    not torch's as parts of `program` do that are not captured.
     """
     single = copied(model)
     args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
-    with steady_draws():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(steady_draws())
+        if program is not None:
+            stack.enter_context(steady_parts(single, program))
         output = single(*args, **kwargs)
         if loss_fn is not None:
             output = loss_fn(output, *targets)
@@ -235,13 +247,18 @@ def report(expected: Mapping[str, torch.Tensor],
                         compared=len(names))
 
 
-def coarsest(module: nn.Module) -> torch.dtype | None:
-    """The floating dtype of fewest bits that its program computes in."""
+def program_of(module: nn.Module) -> Program:
+    """The program that a parallel module runs."""
     program = getattr(module, "program", None)
     assert isinstance(program, Program)
+    return program
+
+
+def coarsest(module: nn.Module) -> torch.dtype | None:
+    """The floating dtype of fewest bits that its program computes in."""
     dtypes = {
         value.spec.dtype
-        for block in program.classes.values()
+        for block in program_of(module).classes.values()
         for node in calls_of(block.graph)
         for value in outputs_of(node) if value.spec.dtype.is_floating_point
     }

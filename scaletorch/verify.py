@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from planner.capture.entry import (bind_inputs, default_example_inputs,
+from planner.capture.entry import (Call, bind_inputs, default_example_inputs,
                                    split_example)
 from planner.cluster.spec import ClusterSpec
 from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
+from planner.ir.program import Program
 from planner.recipes import Recipe
 from scaletorch.api import auto_parallelize
 from scaletorch.compare import (VerifyReport, coarsest, expectation, held,
-                                observed_on_mesh, report)
+                                observed_on_mesh, program_of, report)
 from scaletorch.runtime.ranks import run_ranks
 
 __all__ = ["VerifyReport", "verify"]
@@ -77,8 +81,8 @@ def verify(model: nn.Module,
     if any(t.is_meta for t in (*call.tensors, *model.parameters())):
         raise ValueError("verify needs real parameters and example inputs, "
                          "not meta tensors")
-    expected, rounded = expectation(model, call, loss_fn)
     flat = isinstance(mesh_or_plan, int)
+    single = _Single(model, call, loss_fn)
 
     def work(rank: int) -> VerifyReport:
         del rank
@@ -90,6 +94,7 @@ def verify(model: nn.Module,
                                   loss_fn=loss_fn,
                                   plan=plan,
                                   cluster=cluster)
+        expected, rounded = single.expectation(program_of(module))
         found = observed_on_mesh(module, args, kwargs)
         return report(held(expected, module),
                       found,
@@ -98,6 +103,26 @@ def verify(model: nn.Module,
 
     reports = run_ranks(mesh.world_size, work)
     return min(reports, key=lambda r: (r.equal, -r.worst_error))
+
+
+@dataclass(slots=True)
+class _Single:
+    """The single-device program, run by the first rank that asks."""
+
+    model: nn.Module
+    call: Call
+    loss_fn: Callable[..., Any] | None
+    once: threading.Lock = field(default_factory=threading.Lock)
+    known: tuple[dict[str, torch.Tensor], dict[str, float]] | None = None
+
+    def expectation(
+            self, program: Program
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        with self.once:
+            if self.known is None:
+                self.known = expectation(self.model, self.call, self.loss_fn,
+                                         program)
+            return self.known
 
 
 def _mesh(given: int | tuple[int, ...] | MeshSpec | Plan) -> MeshSpec:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import pickle
-import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.draws import watched
 from planner.capture.gradients import DetachWithoutGrad
 from planner.capture.state import AssignedState
 from planner.capture.structures import flattened
@@ -211,20 +209,25 @@ class Output:
 
     `tree` is its structure, `leaves` the leaves that are no tensors
     (`TENSOR` where one stands), `loss` the index of the scalar leaf that
-    training differentiates.
+    training differentiates. `drawn` are generators that are not torch's
+    and were drawn from.
     """
 
     tree: pytree.TreeSpec | None = None
     leaves: tuple[Any, ...] = ()
     loss: int | None = None
     notes: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
 
 
 class Entry(nn.Module):
     """``model`` with `loss_fn` applied, from flat tensors to flat tensors.
 
-    `autocast` is the dtype of an autocast around the whole call.
+    `autocast` is the dtype of an autocast around the whole call. Draws from
+    generators that are not torch's are refused where `refuse_draws` is set.
     """
+
+    refuse_draws = False
 
     def __init__(self,
                  model: nn.Module,
@@ -248,14 +251,14 @@ class Entry(nn.Module):
         args, kwargs, targets = pytree.tree_unflatten(leaves, self.call.tree)
         state = AssignedState(self.model)
         before = _numbers(self.model)
-        generators = _generators()
-        with DetachWithoutGrad(), self._ambient_autocast():
+        with DetachWithoutGrad(), self._ambient_autocast(), \
+                watched(self, refuse=self.refuse_draws) as draws:
             output = self.model(*args, **kwargs)
             if self.loss_fn is not None:
                 output = self.loss_fn(output, *targets)
         state.settle()
-        self.output.notes = (*_changed(before, _numbers(self.model)),
-                             *_drawn(generators, _generators()))
+        self.output.drawn = tuple(draws.names)
+        self.output.notes = _changed(before, _numbers(self.model))
         return self._flatten(output)
 
     def _ambient_autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -296,22 +299,6 @@ def _changed(before: Mapping[str, int | float],
     return tuple(f"forward changes the number {name}; the captured program "
                  "keeps the value of its first call: make it a buffer if "
                  "the result depends on it" for name in names)
-
-
-def _generators() -> dict[str, Any]:
-    """The states of the generators that are not torch's, by module."""
-    return {
-        "random": random.getstate(),
-        "numpy.random": pickle.dumps(numpy.random.get_state())
-    }
-
-
-def _drawn(before: Mapping[str, Any], after: Mapping[str,
-                                                     Any]) -> tuple[str, ...]:
-    names = [n for n in after if after[n] != before[n]]
-    return tuple(f"forward draws from {name}, or seeds it; the captured "
-                 "program keeps the numbers of its first call: draw with "
-                 "torch if they are to change" for name in names)
 
 
 def _find_loss(output: Any, flat: list[Any]) -> int | None:

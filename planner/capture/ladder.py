@@ -51,6 +51,31 @@ def trace(entry: Entry, *, opaque: bool) -> Traced:
 
 
 def _traced(entry: Entry) -> Traced:
+    traced = _first_trace(entry)
+    if entry.output.drawn:
+        _refuse_draws(entry)
+    return traced
+
+
+def _refuse_draws(entry: Entry) -> None:
+    """Trace again, to the function that draws.
+
+    Raises
+    ------
+    CaptureError
+    """
+    drawn = entry.output.drawn[0]
+    entry.refuse_draws = True
+    try:
+        _attempt(entry, lambda fakes: trace_by_export(entry, fakes))
+    finally:
+        entry.refuse_draws = False
+    raise CaptureError(
+        f"forward draws from {drawn}; a program would keep the numbers of "
+        "its first call: draw with torch, or switch it off")
+
+
+def _first_trace(entry: Entry) -> Traced:
     kept: dict[int, set[int]] = {}
     for _ in range(_SHORT_ATTEMPTS):
         known = sum(map(len, kept.values()))

@@ -63,6 +63,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_inlined_checkpoints(notes))
         stack.enter_context(kept_functions(notes))
         stack.enter_context(_modules_stay())
+        stack.enter_context(_tensors_of_tensors())
         stack.enter_context(any_name())
         stack.enter_context(checks_pass(notes))
         stack.enter_context(_distributions_unchecked())
@@ -222,6 +223,34 @@ def _modules_stay() -> Iterator[None]:
         yield
     finally:
         nn.Module.to = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _tensors_of_tensors() -> Iterator[None]:
+    """``torch.tensor(x)`` of a traced value is a copy, and no constant.
+
+    Also where `x` is an array to the model, which a part that is not traced
+    returns.
+    """
+    tensor, from_numpy = torch.tensor, torch.from_numpy
+
+    def copy_of(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not isinstance(data, torch.Tensor):
+            return tensor(data, *args, **kwargs)
+        requires_grad = kwargs.pop("requires_grad", False)
+        copy = data.detach().to(*args, copy=True, **kwargs)
+        return copy.requires_grad_() if requires_grad else copy
+
+    def of_array(array: Any) -> torch.Tensor:
+        return array if isinstance(array, torch.Tensor) else from_numpy(array)
+
+    torch.tensor = copy_of  # type: ignore[assignment]
+    torch.from_numpy = of_array  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.tensor = tensor  # type: ignore[assignment]
+        torch.from_numpy = from_numpy  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

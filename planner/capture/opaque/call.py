@@ -6,7 +6,7 @@ import contextlib
 import io
 import pickle
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from planner.capture.copies import copied
 from planner.capture.opaque.autograd import above_autograd
 from planner.capture.state import AssignedState
 from planner.capture.structures import flattened
+from planner.generators import generators_of, seeded_all
 from planner.ir.errors import CaptureError
 from planner.rules.registry import TensorSpec
 from planner.seeded import seeded
@@ -55,12 +56,15 @@ class Ended:
     tree : TreeSpec
     buffers : dict of str to Tensor
         New values of those that it wrote to.
+    draws : bool
+        Whether it drew from generators that are not torch's.
     """
 
     tensors: tuple[torch.Tensor, ...]
     leaves: tuple[Any, ...]
     tree: pytree.TreeSpec
     buffers: Mapping[str, torch.Tensor]
+    draws: bool
 
 
 class Settled(nn.Module):
@@ -78,6 +82,7 @@ class Settled(nn.Module):
         self.module = copied(module, memo)
         self.whole = whole
         self.running = threading.RLock()
+        self.generators = generators_of(self.module)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         state = AssignedState(self.module)
@@ -87,7 +92,7 @@ class Settled(nn.Module):
         return output
 
     def run(self, values: Mapping[str, torch.Tensor], args: Any,
-            kwargs: Mapping[str, Any]) -> Ended:
+            kwargs: Mapping[str, Any], *, seed: int | None) -> Ended:
         """Call the module with these parameters and buffers.
 
         Parameters
@@ -96,6 +101,8 @@ class Settled(nn.Module):
             By name; buffers are copied before anything writes to them.
         args, kwargs
             Of the call.
+        seed : int or None
+            For generators that are not torch's; None where it uses none.
 
         Raises
         ------
@@ -110,9 +117,10 @@ class Settled(nn.Module):
         ]
         before = [t._version for t in watched]
         state = {f"module.{n}": t for n, t in given.items()}
-        with self.running, _whole():
+        with self.running, _whole(), self._drawing(seed) as draws:
             output = torch.func.functional_call(self, state, args,
                                                 dict(kwargs))
+            drew = draws()
         changed = {
             id(t)
             for t, version in zip(watched, before, strict=True)
@@ -131,7 +139,16 @@ class Settled(nn.Module):
                      leaves=tuple(LEAF if isinstance(x, torch.Tensor) else x
                                   for x in flat),
                      tree=tree,
-                     buffers=written)
+                     buffers=written,
+                     draws=drew)
+
+    def _drawing(
+        self, seed: int | None
+    ) -> contextlib.AbstractContextManager[Callable[[], bool]]:
+        """Seed the other generators; gives whether they were drawn from."""
+        if seed is None:
+            return contextlib.nullcontext(lambda: False)
+        return seeded_all(self.generators, seed)
 
 
 def _without_values(tensor: torch.Tensor) -> torch.Tensor:
@@ -257,6 +274,9 @@ class OpaqueCall:
         Buffers that get new values, which come after the results.
     buffers : tuple of TensorSpec
         Of those.
+    draws : bool
+        Whether it draws from generators that are not torch's, which are
+        then seeded as torch's own are.
     """
 
     path: str
@@ -270,16 +290,23 @@ class OpaqueCall:
     result_tree: pytree.TreeSpec
     written: tuple[str, ...]
     buffers: tuple[TensorSpec, ...]
+    draws: bool
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Of the operator: results, then new values of buffers."""
         return (*self.results, *self.buffers)
 
-    def forward(self, tensors: Sequence[torch.Tensor],
-                seed: int) -> list[torch.Tensor]:
-        """The operator's outputs, sharing no memory with its inputs."""
-        found = self._run([t.detach() for t in tensors], seed)
+    def forward(self, tensors: Sequence[torch.Tensor], seed: int,
+                device: torch.device) -> list[torch.Tensor]:
+        """The operator's outputs, sharing no memory with its inputs.
+
+        What comes from arrays is moved to the device.
+        """
+        found = [
+            x.to(device)
+            for x in self._run([t.detach() for t in tensors], seed)
+        ]
         used = {t.untyped_storage()._cdata for t in tensors}
         own: list[torch.Tensor] = []
         for x in found:
@@ -326,7 +353,10 @@ class OpaqueCall:
                 dtype=self.autocast or torch.bfloat16,
                 enabled=self.autocast is not None):
             try:
-                ended = self.settled.run(values, args, kwargs)
+                ended = self.settled.run(values,
+                                         args,
+                                         kwargs,
+                                         seed=seed if self.draws else None)
             except NotIsolated as error:
                 raise RuntimeError(f"{self.path}: {error}, which it did not "
                                    "do when the model was captured") from None

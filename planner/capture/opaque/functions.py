@@ -17,6 +17,7 @@ from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -48,7 +49,9 @@ class Function(nn.Module):
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(*args, **kwargs)
+        """Arrays among its results are tensors to the program."""
+        return pytree.tree_map_only(numpy.ndarray, torch.from_numpy,
+                                    self.run(*args, **kwargs))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Function:
         return self
@@ -92,9 +95,8 @@ def _is_given_all(frame: FrameType) -> bool:
         return False
     leaves = pytree.tree_leaves(
         [frame.f_locals.get(n) for n in code.co_varnames[:_arguments(code)]])
-    tensors = [isinstance(x, torch.Tensor) for x in leaves]
-    return any(tensors) and all(t or is_constant(x)
-                                for t, x in zip(tensors, leaves, strict=True))
+    return bool(leaves) and all(
+        isinstance(x, torch.Tensor) or is_constant(x) for x in leaves)
 
 
 def _arguments(code: CodeType) -> int:

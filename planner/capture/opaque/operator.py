@@ -75,7 +75,8 @@ def opaque_call(key: str) -> OpaqueCall:
 def _forward(tensors: Sequence[torch.Tensor], seed: torch.Tensor, key: str,
              flops: int, size_bytes: int, kernels: int) -> list[torch.Tensor]:
     del flops, size_bytes, kernels
-    return _CALLS[key].forward(tensors, int(seed))
+    like = tensors[0] if tensors else seed
+    return _CALLS[key].forward(tensors, int(seed), like.device)
 
 
 def _shapes(tensors: Sequence[torch.Tensor], seed: torch.Tensor, key: str,

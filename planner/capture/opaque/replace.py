@@ -96,7 +96,7 @@ class Opaque:
             learnt = self._learn(constants, tree, autocast, tensors)
             self.real |= learnt.real
             self._known[known] = (self._described(constants, tree, autocast,
-                                                  learnt.ended), learnt.work)
+                                                  learnt), learnt.work)
         return self._known[known]
 
     def _learn(self, constants: tuple[Any, ...], tree: pytree.TreeSpec,
@@ -104,16 +104,18 @@ class Opaque:
                tensors: Sequence[torch.Tensor]) -> Learnt:
         count = len(self.state)
 
-        def run(given: Sequence[torch.Tensor]) -> Ended:
+        def run(given: Sequence[torch.Tensor], trial: int) -> Ended:
             supply = iter(given[count:])
             leaves = [next(supply) if x == LEAF else x for x in constants]
             args, kwargs = pytree.tree_unflatten(leaves, tree)
             with torch.autocast("cpu",
                                 dtype=autocast or torch.bfloat16,
                                 enabled=autocast is not None):
-                return self.settled.run(
-                    dict(zip(self.state, given[:count], strict=True)), args,
-                    kwargs)
+                return self.settled.run(dict(
+                    zip(self.state, given[:count], strict=True)),
+                                        args,
+                                        kwargs,
+                                        seed=trial)
 
         inputs = len(tensors) - count
         return try_out(run,
@@ -121,7 +123,8 @@ class Opaque:
                        examples=self.examples[:inputs])
 
     def _described(self, constants: tuple[Any, ...], tree: pytree.TreeSpec,
-                   autocast: torch.dtype | None, ended: Ended) -> OpaqueCall:
+                   autocast: torch.dtype | None, learnt: Learnt) -> OpaqueCall:
+        ended = learnt.ended
         strange = [
             type(x).__name__ for x in ended.leaves
             if not is_plain(x) and x != LEAF
@@ -140,7 +143,8 @@ class Opaque:
                           result_tree=ended.tree,
                           written=written,
                           buffers=tuple(
-                              _spec(ended.buffers[n]) for n in written))
+                              _spec(ended.buffers[n]) for n in written),
+                          draws=learnt.draws)
 
     def _returned(self, call: OpaqueCall,
                   found: Sequence[torch.Tensor]) -> Any:

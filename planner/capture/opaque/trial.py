@@ -8,6 +8,7 @@ must lead to the same shapes.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,11 +48,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt:
-    """A run that stands for all others, and the work it was."""
+    """A run that stands for all others, and the work it was.
+
+    `draws` is whether any of them drew from generators that are not torch's.
+    """
 
     ended: Ended
     work: Work
     real: bool
+    draws: bool
 
 
 @dataclass(slots=True)
@@ -111,7 +116,7 @@ _VALUES: dict[Any, Callable[[torch.Tensor, bool], Any]] = {
     _aten.nonzero.default: _places,
 }
 
-Make = Callable[[Sequence[torch.Tensor]], Ended]
+Make = Callable[[Sequence[torch.Tensor], int], Ended]
 
 
 def try_out(run: Make,
@@ -124,7 +129,8 @@ def try_out(run: Make,
     Parameters
     ----------
     run : callable
-        Runs the module on its parameters, buffers and inputs.
+        Runs the module on its parameters, buffers and inputs, and the
+        number of the trial, by which it is seeded.
     like : sequence of Tensor
         Of their shapes, strides and dtypes.
     wants : sequence of bool
@@ -159,6 +165,24 @@ def _as_fakes(run: Make,
               wants: Sequence[bool],
               *,
               answer: bool | None = None) -> Learnt:
+    found = [_as_fakes_once(run, shapes, wants, answer=answer)]
+    if found[0].ended.draws:
+        found += [
+            _as_fakes_once(run, shapes, wants, answer=answer, trial=number)
+            for number in range(1, _TRIALS)
+        ]
+        if not _alike(found):
+            raise NotIsolated("what it returns (a shape, or a number) depends "
+                              "on the numbers that it draws")
+    return _for_all(found)
+
+
+def _as_fakes_once(run: Make,
+                   shapes: Sequence[_Shape],
+                   wants: Sequence[bool],
+                   *,
+                   answer: bool | None,
+                   trial: int = 0) -> Learnt:
     # Tensors that modules hold as plain attributes are real.
     with FakeTensorMode(allow_non_fake_inputs=True):
         given = [
@@ -167,8 +191,8 @@ def _as_fakes(run: Make,
         ]
         meter = _Meter(answer)
         with meter:
-            ended = run(_differentiable(given, wants))
-    return Learnt(ended=ended, work=meter.work, real=False)
+            ended = run(_differentiable(given, wants), trial)
+    return _learnt(ended, meter.work, real=False)
 
 
 def _with_answers(run: Make, shapes: Sequence[_Shape],
@@ -179,7 +203,7 @@ def _with_answers(run: Make, shapes: Sequence[_Shape],
     ]
     if not _alike(found):
         raise RuntimeError("made-up answers contradict each other")
-    return max(found, key=lambda f: f.work.flops)
+    return _for_all(found)
 
 
 def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
@@ -202,8 +226,8 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
                 _fill(given, examples)
             with meter, torch.random.fork_rng([]):
                 torch.manual_seed(number)
-                ended = run(_differentiable(given, wants))
-            found.append(Learnt(ended=ended, work=meter.work, real=True))
+                ended = run(_differentiable(given, wants), number)
+            found.append(_learnt(ended, meter.work, real=True))
         except NotIsolated:
             raise
         except Exception as error:
@@ -213,7 +237,7 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
     if not _alike(found):
         raise NotIsolated("what it returns (a shape, or a number) depends on "
                           "the values of tensors")
-    return max(found, key=lambda f: f.work.flops)
+    return _for_all(found)
 
 
 def _numbers(shape: tuple[int, ...], stride: tuple[int, ...],
@@ -249,6 +273,16 @@ def _fill(given: Sequence[torch.Tensor],
 def _differentiable(given: Sequence[torch.Tensor],
                     wants: Sequence[bool]) -> list[torch.Tensor]:
     return [t.requires_grad_(w) for t, w in zip(given, wants, strict=True)]
+
+
+def _learnt(ended: Ended, work: Work, *, real: bool) -> Learnt:
+    return Learnt(ended=ended, work=work, real=real, draws=ended.draws)
+
+
+def _for_all(found: Sequence[Learnt]) -> Learnt:
+    """The one of most work stands for them."""
+    return dataclasses.replace(max(found, key=lambda f: f.work.flops),
+                               draws=any(f.draws for f in found))
 
 
 def _alike(found: Sequence[Learnt]) -> bool:
