@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.cluster.spec import DeviceKind
 from planner.joint.links import Links
+from planner.joint.optimistic import Optimistic
+from planner.joint.score import CellScores
 from planner.joint.space import Cell, Point, Space
+from planner.joint.stages import StageCuts
 from planner.joint.tables import BlockTable
 from planner.joint.ways import Demand, State, Ways, ways_of
+from planner.pipeline.cuts import Piece
 
 __all__ = ["CellBounds"]
+
+_GRAIN = 32
+"""Parts of the longest block, in which others are measured to cut cells."""
+
+_FEW = 16
+"""Ways to cut a program, up to which all are looked at."""
+
+_ROUNDED = 1 - 1e-9
+"""Sums in another order are no more."""
 
 
 class CellBounds:
     """What is known of all cells from the tables of some.
 
-    The ranks of a cell take together no less time for a row of the batch
-    than those of a cell whose sizes divide its own and that has as many
-    rows or more: whatever lays out the one lays out the other, work is at
-    best divided evenly, collectives among more ranks take no less, and the
-    more rows at a time, the better devices and links are used.
-
-    What one rank saves for the backward is divided evenly at best, too, so
-    that cells are bounded by the ways to run them that fit.
+    What one rank saves for the backward is divided evenly at best, so that
+    cells are bounded by the ways to run them that fit, and ways by the table
+    that their cell has at best (`planner.joint.optimistic`). This is cut
+    where stages of it take about equally long, which is where that of the
+    cell will be cut, within a block; where there are few ways to cut a
+    program, all are looked at.
 
     Parameters
     ----------
@@ -37,25 +49,43 @@ class CellBounds:
         Which blocks may run again.
     memory_limit_bytes : float
         The mean of all devices.
+    finer : callable, optional
+        From a number of stages to the blocks in pieces, as for `CellScores`.
     """
 
-    def __init__(self, space: Space, links: Links, state: State,
-                 repeated: NDArray[np.bool_],
-                 memory_limit_bytes: float) -> None:
+    def __init__(
+        self,
+        space: Space,
+        links: Links,
+        state: State,
+        repeated: NDArray[np.bool_],
+        memory_limit_bytes: float,
+        finer: Callable[[BlockTable, int], Sequence[Piece]] | None = None
+    ) -> None:
         self._space, self._links, self._state = space, links, state
         self._repeated, self._limit_bytes = repeated, memory_limit_bytes
+        self._finer = finer
         self._demand = Demand()
+        self._optimistic: Optimistic | None = None
         self._row_s: dict[Cell, float] = {}
         self._ways: dict[Cell, Ways] = {}
+        self._guesses: dict[Cell, tuple[int, CellScores]] = {}
+        self._cuts: dict[tuple[int, bytes], StageCuts] = {}
+        self._every: dict[int, list[StageCuts]] = {}
 
     def learn(self, table: BlockTable) -> None:
         """Take a table into account."""
         cell, speed = table.cell, self._speed(table)
-        if cell == Cell(rows=self._space.batch) and speed == 1.0:
-            self._demand = Demand.of(table, self._repeated)
-            self._ways.clear()
-        work_s = float(table.work_s.sum()) / speed
-        self._row_s[cell] = work_s * cell.ranks / cell.rows
+        if cell == Cell(rows=self._space.batch):
+            self._optimistic = Optimistic(table)
+            if speed == 1.0:
+                self._demand = Demand.of(table, self._repeated)
+                self._ways.clear()
+        elif self._optimistic is not None:
+            self._optimistic.learn(table)
+        if self._links.is_mixed or self._optimistic is None:
+            work_s = float(table.work_s.sum()) / speed
+            self._row_s[cell] = work_s * cell.ranks / cell.rows
 
     def _speed(self, table: BlockTable) -> float:
         """How many times the work of as many of the weakest all devices do
@@ -88,10 +118,82 @@ class CellBounds:
                    strict=True)
         return {way: time_s for way, time_s, excess in each if not excess}
 
+    def changes(self, cell: Cell) -> int:
+        """How often more became known of a cell."""
+        return 0 if self._optimistic is None else self._optimistic.changes(
+            cell)
+
+    def closely(self, way: Point, limit_bytes: float) -> tuple[float, float]:
+        """Bytes too many and seconds of a step, both at least, from the
+        table of its cell at best; no seconds where it does not fit."""
+        scores = self._scores(way.cell)
+        if scores is None:
+            return 0.0, 0.0
+        found = []
+        for point in self._space.in_orders(way):
+            for cut in self._cut(scores, point):
+                excess = cut.memory_bytes(point) * _ROUNDED - limit_bytes
+                found.append((excess,
+                              0.0) if excess > 0.0 else (0.0,
+                                                         cut.time_s(point)))
+        return min(found)
+
+    def closely_hidden_s(self, way: Point, limit_bytes: float) -> float:
+        """Seconds of a step, at least, where what is moved once hides; inf
+        where it does not fit."""
+        scores = self._scores(way.cell)
+        if scores is None:
+            return 0.0
+        return min([
+            cut.hidden_s(point) for point in self._space.in_orders(way)
+            for cut in self._cut(scores, point)
+            if cut.memory_bytes(point) * _ROUNDED <= limit_bytes
+        ],
+                   default=float("inf"))
+
+    def _cut(self, scores: CellScores, point: Point) -> list[CellScores]:
+        """Wherever stages may begin."""
+        stages = point.pp * point.chunks
+        if stages == 1:
+            return [scores]
+        if stages not in self._every:
+            self._every[stages] = StageCuts.every(scores.table.blocks, stages,
+                                                  _FEW)
+        whole = [scores.cut_at(c) for c in self._every[stages]]
+        if whole or self._links.is_mixed:
+            # It may have cuts inside of blocks.
+            return [*whole, scores]
+        return [scores.cut_at(self._even(scores, point))]
+
+    def _even(self, scores: CellScores, point: Point) -> StageCuts:
+        """As for all cells whose blocks are about as long to each other."""
+        work_s = scores.work_s(point)
+        parts = np.rint(work_s * (_GRAIN / work_s.max()))
+        key = (point.pp * point.chunks, parts.tobytes())
+        if key not in self._cuts:
+            self._cuts[key] = scores.even_cuts(parts, point)
+        return self._cuts[key]
+
+    def _scores(self, cell: Cell) -> CellScores | None:
+        if self._optimistic is None:
+            return None
+        changes, scores = self._guesses.get(cell, (-1, None))
+        if scores is None or changes != self._optimistic.changes(cell):
+            table = self._optimistic.table(cell)
+            finer = self._finer and functools.partial(self._finer, table)
+            if scores is None:
+                scores = CellScores(table, self._links, self._repeated, finer)
+            else:
+                scores = scores.of_table(table)
+            self._guesses[cell] = self._optimistic.changes(cell), scores
+        return scores
+
     def _work_s(self, cell: Cell) -> float:
         """Of a rank in a step, at least."""
         row_s = max((s for c, s in self._row_s.items() if c.is_part_of(cell)),
                     default=0.0)
+        if not self._row_s and self._optimistic is not None:
+            row_s = self._optimistic.row_s(cell)
         return row_s * self._space.batch / self._space.ranks
 
     def _ways_of(self, cell: Cell) -> Ways:

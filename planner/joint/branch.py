@@ -1,10 +1,10 @@
 """Branch and bound over combinations, the most promising first.
 
 A combination is bounded more and more closely, each time it comes up: with
-its cell, by tables of cells whose ranks do at least as well for a row of the
-batch; by the work of its cell's own table and the way that this is run; by
-that table block by block; with its schedule simulated; and at last it is laid
-out and priced in full. What is never taken up again can't be much better than
+its cell, by what its ranks have to do at least and the way that this is run;
+block by block, by the table that its cell has at best, which is known from
+those of other cells; by that of its cell itself; with its schedule simulated;
+and at last it is laid out and priced in full. What is never taken up again can't be much better than
 what was found, and the least of its bounds says how much.
 """
 
@@ -13,11 +13,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, Union
 
 from planner.joint.bounds import CellBounds
+from planner.joint.optimistic import alone
 from planner.joint.score import CellScores, Graphs, Score
 from planner.joint.space import Cell, Point, Space
 
@@ -41,9 +42,24 @@ _LEAST = 4
 _RESERVE = 0.1
 """Of the time, for pricing what was laid out until then."""
 
-_Item = Union[Cell, Point, Score, "_Simulated"]
+_Item = Union[Cell, Point, "_Guessed", Score, "_Simulated"]
 _Entry = tuple[float, float, int, _Item]
 """Bytes too many, a bound on its time, a number that breaks ties."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Guessed:
+    """A way to run a cell, with the table that this has at best.
+
+    Parameters
+    ----------
+    way : Point
+    changes : int
+        How often more had become known of the cell.
+    """
+
+    way: Point
+    changes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,6 @@ class Branching(Generic[Found]):
     bound_s: float = float("inf")
     _limit_s: float = float("inf")
     _heap: list[_Entry] = field(default_factory=list)
-    _roots: dict[Cell, Cell] = field(default_factory=dict)
     _hidden: dict[Cell, dict[Point, float]] = field(default_factory=dict)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
     _graphs: Graphs = field(default_factory=Graphs)
@@ -111,8 +126,6 @@ class Branching(Generic[Found]):
         """Until no bound is better than what was found, or time is up."""
         self._learn(Cell(rows=self.space.batch))
         for cell in self.space.cells():
-            # The most rows come first.
-            self._roots.setdefault(replace(cell, rows=1), cell)
             self._push(*self.bounds.of(cell), cell)
         if self.until_s < float("inf"):
             now_s = time.monotonic()
@@ -135,7 +148,7 @@ class Branching(Generic[Found]):
         for bound_s, _, item in hidden:
             if bound_s >= least_s:
                 break
-            least_s = min(least_s, self._closely_s(item, bound_s))
+            least_s = min(least_s, self._closely_s(item, bound_s, least_s))
         return least_s
 
     def _hidden_s(self, item: _Item, bound_s: float) -> float:
@@ -144,13 +157,29 @@ class Branching(Generic[Found]):
             return min(self._ways_s(item).values(), default=bound_s)
         if isinstance(item, Point):
             return self._ways_s(item.cell)[item]
+        if isinstance(item, _Guessed):
+            return self._ways_s(item.way.cell)[item.way]
         point = (item.score if isinstance(item, _Simulated) else item).point
         return min(bound_s, self._scores_of(point).hidden_s(point))
 
-    def _closely_s(self, item: _Item, bound_s: float) -> float:
-        """From the table of its cell, where that was made."""
+    def _closely_s(self, item: _Item, bound_s: float, least_s: float) -> float:
+        """From the table of its cell, or from that which it has at best;
+        what is no better than the least is as good."""
+        if isinstance(item, Cell):
+            ways = sorted(self._ways_s(item).items(), key=lambda w: w[1])
+            for way, hidden_s in ways:
+                if hidden_s >= least_s:
+                    break
+                least_s = min(least_s, self._closely_s(way, hidden_s, least_s))
+            return least_s
+        if isinstance(item, _Guessed):
+            item = item.way
         if not isinstance(item, Point):
             return bound_s
+        if self._known.get(item.cell) is None:
+            return max(
+                bound_s,
+                self.bounds.closely_hidden_s(item, self.memory_limit_bytes))
         scores = self._scores_of(item)
         return min([
             scores.hidden_s(p) for p in self.space.in_orders(item)
@@ -170,18 +199,22 @@ class Branching(Generic[Found]):
         """Price the most promising of what is laid out; where nothing is,
         and there is time, of the most promising cell."""
         self._heap, heap = [], sorted(self._heap)
+        ahead: dict[Cell, None] = {}
         for excess, bound_s, _, item in heap:
-            if not isinstance(item, Cell):
-                self._push(excess, bound_s, item)
-            elif self._known.get(item) is not None:
-                self._open(item)
-        cells = (i for _, _, _, i in heap if isinstance(i, Cell))
-        while not (self._heap or self.found
-                   or time.monotonic() > self.until_s):
-            cell = next(cells, None)
+            cell = _cell_of(item)
             if cell is None:
+                self._push(excess, bound_s, item)
+            elif self._known.get(cell) is None:
+                ahead[cell] = None
+            elif isinstance(item, Cell):
+                self._open(cell)
+            else:
+                self._push(excess, bound_s, item)
+        for cell in ahead:
+            if (self._heap or self.found or time.monotonic() > self.until_s):
                 break
-            self._open(cell)
+            if self._learn(cell) is not None:
+                self._open(cell)
         enough = len(self.found) + _LEAST
         while self._heap and len(self.found) < enough:
             excess, bound_s, _, _ = self._heap[0]
@@ -216,17 +249,14 @@ class Branching(Generic[Found]):
             now = self.bounds.of(item)
             if now > (excess, bound_s):
                 self._push(*now, item)
+            elif self._learn_one(alone(item, self.space.batch)):
+                self._push(*self.bounds.of(item), item)
             else:
-                unknown = (c for c in self._parts(item)
-                           if c not in self._known)
-                part = next(unknown, None)
-                if part is None:
-                    self._open(item)
-                else:
-                    self._learn(part)
-                    self._push(*self.bounds.of(item), item)
+                self._open(item)
         elif isinstance(item, Point):
-            self._score(item)
+            self._guess(item, bound_s)
+        elif isinstance(item, _Guessed):
+            self._take_up(item, bound_s)
         elif isinstance(item, Score):
             scores = self._scores_of(item.point)
             if item.point.is_staged:
@@ -236,13 +266,29 @@ class Branching(Generic[Found]):
         else:
             self._price(item.score, bound_s)
 
-    def _parts(self, cell: Cell) -> Iterator[Cell]:
-        """Cells that bound it and many others: each of its axes alone with
-        the whole batch, and all of them with as many rows as there are."""
-        rows = self.space.batch
-        for axis in ("ep", "cp", "tp"):
-            yield replace(Cell(rows=rows), **{axis: getattr(cell, axis)})
-        yield self._roots[replace(cell, rows=1)]
+    def _guess(self, way: Point, least_s: float) -> None:
+        if way.cell in self._known:
+            self._score(way)
+            return
+        excess, bound_s = self.bounds.closely(way, self.memory_limit_bytes)
+        self._push(excess, bound_s, _Guessed(way,
+                                             self.bounds.changes(way.cell)))
+
+    def _take_up(self, guessed: _Guessed, bound_s: float) -> None:
+        """Know more of its cell, and at last all."""
+        way, cell = guessed.way, guessed.way.cell
+        if guessed.changes == self.bounds.changes(cell):
+            if not self._learn_one(alone(cell, cell.rows)):
+                self._learn(cell)
+        self._guess(way, bound_s)
+
+    def _learn_one(self, cells: Sequence[Cell]) -> bool:
+        """Of those that are not known, if there is one."""
+        for cell in cells:
+            if cell not in self._known:
+                self._learn(cell)
+                return True
+        return False
 
     def _learn(self, cell: Cell) -> CellScores | None:
         if cell not in self._known:
@@ -258,12 +304,12 @@ class Branching(Generic[Found]):
         return scores
 
     def _open(self, cell: Cell) -> None:
-        if self._learn(cell) is None:
-            return
         for excess, bound_s, way in self.bounds.each(cell):
             self._push(excess, bound_s, way)
 
     def _score(self, way: Point) -> None:
+        if self._known[way.cell] is None:
+            return
         scores = self._scores_of(way)
         for point in self.space.in_orders(way):
             score = scores.score(point)
@@ -275,3 +321,12 @@ class Branching(Generic[Found]):
         priced = self.price(score.point, scores)
         if priced is not None:
             self.found.append(priced)
+
+
+def _cell_of(item: _Item) -> Cell | None:
+    """Of what was not scored yet."""
+    if isinstance(item, _Guessed):
+        item = item.way
+    if isinstance(item, Point):
+        return item.cell
+    return item if isinstance(item, Cell) else None

@@ -8,6 +8,7 @@ devices are at each of its places, where there are several kinds.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -17,7 +18,7 @@ from planner.cluster import axis_link, devices_along
 from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
-from planner.joint.space import Point
+from planner.joint.space import AXES, Point
 from planner.limits import MemoryLimits
 
 __all__ = ["Links", "Place", "place_of"]
@@ -89,6 +90,14 @@ class Links:
 
 def place_of(point: Point, axis: str) -> Place:
     """Where an axis lies in a combination's order of the axes."""
-    sizes, place = tuple(point.sizes.values()), point.order.index(axis)
+    cell = point.cell
+    return _place_of(point.order, axis, point.pp, point.dp, cell.ep, cell.cp,
+                     cell.tp)
+
+
+@functools.cache
+def _place_of(order: tuple[str, ...], axis: str, *ranks: int) -> Place:
+    of = dict(zip(AXES, ranks, strict=True))
+    sizes, place = [of[n] for n in order], order.index(axis)
     return (math.prod(sizes[:place]), sizes[place],
             math.prod(sizes[place + 1:]))

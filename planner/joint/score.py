@@ -8,7 +8,9 @@ again, twice a micro-batch besides).
 
 from __future__ import annotations
 
+import copy
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -108,9 +110,36 @@ class CellScores:
         self._links = links
         self._repeated = repeated
         self._finer = finer
+        self._given: StageCuts | None = None
         self._cuts: dict[_CutBy, StageCuts] = {}
         self._fitting: dict[Point, StageCuts] = {}
         self._moved: dict[tuple[str, Place], Array] = {}
+        self._least: dict[tuple[object, ...], float] = {}
+
+    def cut_at(self, cuts: StageCuts) -> CellScores:
+        """The same of combinations with so many stages, cut there."""
+        found = copy.copy(self)
+        found._given = cuts
+        return found
+
+    def of_table(self, table: BlockTable) -> CellScores:
+        """The same of another table of the cell."""
+        found = CellScores(table, self._links, self._repeated, self._finer)
+        if all(
+                map(np.array_equal, table.trained_bytes,
+                    self.table.trained_bytes)):
+            found._moved = self._moved
+        return found
+
+    def work_s(self, point: Point) -> Array:
+        """Of a micro-batch, by block."""
+        return self.table.work_s + self._again_s(point, self.table)
+
+    def even_cuts(self, work_s: Array, point: Point) -> StageCuts:
+        """With which stages of blocks that take so long are about even."""
+        stages = point.pp * point.chunks
+        return StageCuts.of(self.table.blocks, work_s[None], (0, ) * stages,
+                            self._finer)
 
     def cuts(self, point: Point) -> StageCuts:
         """Where a combination's stages begin.
@@ -118,6 +147,8 @@ class CellScores:
         On devices of several kinds, whose memory is not that of their speed,
         stages of equal time may not fit while others do.
         """
+        if self._given is not None:
+            return self._given
         if not self._links.is_mixed or point.chunks > 1:
             return self._equal_cuts(point)
         if point not in self._fitting:
@@ -170,11 +201,25 @@ class CellScores:
 
     def score(self, point: Point) -> Score:
         """What a combination takes at least."""
-        makespan_s = least_step_s(self._stages(point), point.schedule,
-                                  point.microbatches)
         return Score(point=point,
-                     time_s=makespan_s + self.once_s(point),
-                     memory_bytes=self._memory_bytes(point))
+                     time_s=self.time_s(point),
+                     memory_bytes=self.memory_bytes(point))
+
+    def time_s(self, point: Point) -> float:
+        """Of a step, as `Score` has it."""
+        return self._least_s(point) + self.once_s(point)
+
+    def _least_s(self, point: Point) -> float:
+        """Without what is moved once; the same for replicated parameters
+        and where only the optimizer's state is sharded."""
+        place = place_of(point, "pp")
+        gathered = point.sharding == "fsdp" and place_of(point, "dp")
+        key = (point.schedule, point.microbatches, point.chunks,
+               point.recompute, place, gathered, self._given)
+        if key not in self._least:
+            self._least[key] = least_step_s(self._stages(point),
+                                            point.schedule, point.microbatches)
+        return self._least[key]
 
     def hidden_s(self, point: Point) -> float:
         """What it takes at least where what data parallelism moves hides
@@ -184,9 +229,7 @@ class CellScores:
         bare = replace(point, sharding="ddp")
         gathers_s = 2 * point.microbatches * self._gathers_s(point)
         moved_s = float(self._of_rank(point, gathers_s).max())
-        return max(
-            least_step_s(self._stages(bare), point.schedule,
-                         point.microbatches), self.once_s(point), moved_s)
+        return max(self._least_s(bare), self.once_s(point), moved_s)
 
     def simulated_s(self, point: Point, graphs: Graphs) -> float:
         """Seconds of a step, its schedule simulated; 0 where it is long."""
@@ -265,15 +308,15 @@ class CellScores:
         key = (kind, place)
         if key not in self._moved:
             of_kind = np.array([
-                sum(
-                    self._links.time_s(kind, size, place)
-                    for size in sizes.tolist())
+                sum(n * self._links.time_s(kind, size, place)
+                    for size, n in Counter(sizes.tolist()).items())
                 for sizes in self.table.trained_bytes
             ])
             self._moved[key] = of_kind[self.table.kind]
         return self._moved[key]
 
-    def _memory_bytes(self, point: Point) -> float:
+    def memory_bytes(self, point: Point) -> float:
+        """Of the rank with least room, as `Score` has it."""
         held = self._held(point)
         total = (self._of_rank(point, held.fixed) +
                  held.flying * self._of_rank(point, held.kept))

@@ -9,6 +9,7 @@ bound (`planner.joint.branch`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -184,7 +185,8 @@ class _Search:
             [b.block_class in names for b in self.own.program.blocks])
         self.bounds = CellBounds(self.space, self.links, _state(planning),
                                  self.repeated,
-                                 self.links.mean_limit_bytes(ranks))
+                                 self.links.mean_limit_bytes(ranks),
+                                 self._pieces)
 
     def scores(self, cell: Cell) -> CellScores | None:
         """Of a cell; None where these rows can't be cut so."""
@@ -196,10 +198,11 @@ class _Search:
             return None
         self.is_cut = self.is_cut or cell.rows < self.space.batch
 
-        def finer(stages: int) -> list[Piece]:
-            return finer_pieces(self.own.facts, [table.call_times_s], stages)
+        return CellScores(table, self.links, self.repeated,
+                          functools.partial(self._pieces, table))
 
-        return CellScores(table, self.links, self.repeated, finer)
+    def _pieces(self, table: BlockTable, stages: int) -> list[Piece]:
+        return finer_pieces(self.own.facts, [table.call_times_s], stages)
 
     def _table(self, cell: Cell, *, exact: bool) -> BlockTable | None:
         try:

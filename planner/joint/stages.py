@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -39,7 +41,7 @@ class StageSums:
     owner: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StageCuts:
     """Stages as runs of blocks, or of pieces of blocks.
 
@@ -89,6 +91,22 @@ class StageCuts:
             ]
 
         return StageCuts._at(*cut_pieces(blocks, kinds, refine))
+
+    @staticmethod
+    def every(names: Sequence[str], stages: int, most: int) -> list[StageCuts]:
+        """All ways to cut blocks into stages; none if more than `most`."""
+        count = math.comb(len(names) - 1, stages - 1)
+        if not 0 < count <= most:
+            return []
+        blocks = [
+            Piece(cut=n, block=i, share=1.0, times_s=())
+            for i, n in enumerate(names)
+        ]
+        return [
+            StageCuts._at(blocks, (0, *starts))
+            for starts in itertools.combinations(range(1, len(names)), stages -
+                                                 1)
+        ]
 
     @staticmethod
     def within(

@@ -249,12 +249,16 @@ def finer_pieces(facts: Facts, times: Sequence[Mapping[str, Sequence[float]]],
         That are to be made of them.
     """
     total_s = sum(sum(times[0][b.block_class]) for b in facts.program.blocks)
+    narrow = {
+        name: _narrow_starts(cls, times[0][name], total_s / stages / _GRAIN)
+        for name, cls in facts.classes.items()
+    }
     found = []
     for number, block in enumerate(facts.program.blocks):
         of_calls = times[0][block.block_class]
         whole_s = sum(of_calls) or 1.0
         cls = facts.classes[block.block_class]
-        starts = _narrow_starts(cls, of_calls, total_s / stages / _GRAIN)
+        starts = narrow[block.block_class]
         if len(facts.program.blocks) + len(starts) < stages:
             starts = list(range(1, len(of_calls)))
         labels = list(cls.calls)
@@ -330,16 +334,25 @@ def balanced(times_s: Sequence[float], parts: int) -> list[int]:
     >>> balanced([1.0, 1.0, 2.0, 2.0], 3)
     [2, 3]
     """
+    if parts < 2:
+        return []
     until = [0.0, *itertools.accumulate(times_s)]
-    sums = np.unique(np.abs(np.subtract.outer(until, until))).tolist()
     slack = _ROUNDING * until[-1]
-    cuts, end = [], len(times_s)
+    each = np.subtract.outer(until, until)
+    # Parts filled up to the mean have at most one more each.
+    most = until[-1] / parts + max(times_s) + slack
+    sums = np.unique(each[(each >= 0.0) & (each <= most)]).tolist()
+    cuts, end, at = [], len(times_s), len(sums) - 1
     for part in range(parts, 1, -1):
+        # What is left is not longer than the whole was, nor than its mean.
+        least = bisect.bisect_left(sums, until[end] / part - slack, 0, at)
         at = bisect.bisect_left(sums,
                                 True,
+                                least,
+                                at,
                                 key=functools.partial(_is_enough, until, end,
                                                       part, slack))
-        longest = sums[min(at, len(sums) - 1)] + slack
+        longest = sums[at] + slack
         first = bisect.bisect_left(until, until[end] - longest, 0, end)
         end = max(first, part - 1)
         cuts.append(end)

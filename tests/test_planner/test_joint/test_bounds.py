@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from planner.joint.bounds import CellBounds
 from planner.joint.links import Links
+from planner.joint.optimistic import Optimistic
 from planner.joint.space import Cell
 from tests.test_planner.test_joint.made_up import MadeUp, scores_on, two_nodes
 from tests.test_planner.test_joint.test_branch import programs, spaces
@@ -41,11 +42,59 @@ class TestBounds(unittest.TestCase):
             least = bounds.of(cell)
             for excess, time_s, way in bounds.each(cell):
                 self.assertLessEqual(least, (excess, time_s))
+                closely = bounds.closely(way, limit)
+                hidden_s = bounds.closely_hidden_s(way, limit)
                 for point in space.in_orders(way):
                     score = scores.score(point)
                     over = max(0, score.memory_bytes - limit)
                     self.assertLessEqual(excess, over)
-                    self.assertLessEqual(time_s, score.time_s * (1 + 1e-9))
+                    most_s = score.time_s * (1 + 1e-9)
+                    self.assertLessEqual(time_s, most_s)
+                    self.assertLessEqual(closely, (over, most_s))
+                    if not over:
+                        self.assertLessEqual(
+                            hidden_s,
+                            scores.hidden_s(point) * (1 + 1e-9))
+
+
+class TestOptimistic(unittest.TestCase):
+
+    @settings(max_examples=15, deadline=None)
+    @given(programs(), st.sampled_from([4, 8]))
+    def test_no_entry_is_more_than_it_will_be(self, program: MadeUp,
+                                              ranks: int) -> None:
+        whole = Cell(rows=8)
+        found = Optimistic(program.table(whole))
+        cells = list(spaces(program, ranks, 8).cells())
+        for cell in cells:
+            if sum(n > 1 for n in (cell.ep, cell.cp, cell.tp)) < 2:
+                found.learn(program.table(cell))
+        for cell in cells:
+            least, table = found.table(cell), program.table(cell)
+            for name in ("work_s", "saved_bytes", "kept_bytes",
+                         "parameter_bytes", "state_bytes", "once_s"):
+                for low, own in zip(getattr(least, name),
+                                    getattr(table, name),
+                                    strict=True):
+                    self.assertLessEqual(low, own * (1 + 1e-9), name)
+
+    def test_two_axes_cost_what_both_cost_alone(self) -> None:
+        program = MadeUp(forward_s=(1.0, ),
+                         input_s=(1.0, ),
+                         weight_s=(0.0, ),
+                         parameter_bytes=(1.0, ),
+                         saved_bytes=(1.0, ),
+                         losses=(1.0, 1.5, 1.25))
+        found = Optimistic(program.table(Cell(rows=8)))
+        both = Cell(cp=2, tp=2, rows=8)
+        self.assertEqual(found.row_s(both), 2.0)
+        found.learn(program.table(Cell(cp=2, rows=8)))
+        self.assertEqual(found.row_s(both), 3.0)
+        before = found.changes(both)
+        found.learn(program.table(Cell(tp=2, rows=8)))
+        self.assertEqual(found.row_s(both), 3.5)
+        self.assertEqual(found.changes(both), before + 1)
+        self.assertEqual(found.row_s(Cell(cp=2, rows=4)), 3.0)
 
 
 if __name__ == "__main__":

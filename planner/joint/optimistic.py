@@ -1,0 +1,179 @@
+"""Tables of cells that are not laid out, no entry more than it will be.
+
+What all ranks of a cell take together for a row of the batch is no less
+than what those of another cell take whose sizes divide its own and that has
+as many rows or more (`Cell.is_part_of`). And what one axis costs beside a
+single rank, in work that is not divided evenly and in collectives, is not
+made less by another axis: two of them cost at least what both cost alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.joint.space import Cell
+from planner.joint.tables import BlockTable, BlockTimes
+
+__all__ = ["Optimistic", "alone"]
+
+Array = NDArray[np.float64]
+
+_TIMES = ("forward_s", "input_s", "weight_s")
+_OF_ROWS = (*_TIMES, "saved_bytes", "kept_bytes", "transient_bytes",
+            "taken_bytes")
+"""What grows with the rows of a micro-batch."""
+
+_OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "state_bytes")
+
+
+def alone(cell: Cell, rows: int) -> list[Cell]:
+    """One rank, and each axis of a cell alone, with so many rows."""
+    sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
+    return [
+        Cell(rows=rows), *(replace(Cell(rows=rows), **{n: s})
+                           for n, s in sizes.items() if s > 1)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What all ranks of a cell have together: of a row, of a step, and of
+    the trained parameters of each kind of block."""
+
+    of_rows: Array
+    of_step: Array
+    trained: tuple[Array, ...]
+
+    @staticmethod
+    def of(table: BlockTable) -> _Whole:
+        cell = table.cell
+        each = [getattr(table, n) for n in _OF_ROWS]
+        each += [
+            getattr(t, n) for t in table.times_on.values() for n in _TIMES
+        ]
+        return _Whole(
+            np.array(each) * (cell.ranks / cell.rows),
+            np.array([getattr(table, n) for n in _OF_STEP]) * cell.ranks,
+            tuple(t * cell.ranks for t in table.trained_bytes))
+
+    def is_like(self, other: _Whole) -> bool:
+        """Whether both are of the same blocks and parameters."""
+        return (self.of_rows.shape == other.of_rows.shape
+                and [t.shape for t in self.trained
+                     ] == [t.shape for t in other.trained])
+
+    def or_more(self, other: _Whole) -> _Whole:
+        """The larger of each entry."""
+        trained = tuple(map(np.maximum, self.trained, other.trained))
+        return _Whole(np.maximum(self.of_rows, other.of_rows),
+                      np.maximum(self.of_step, other.of_step), trained)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a cell, from how many tables."""
+
+    least: _Whole
+    seen: int = 0
+    changes: int = 0
+    added: set[int] = field(default_factory=set)
+
+
+class Optimistic:
+    """Learns tables, and makes those of other cells from them.
+
+    Parameters
+    ----------
+    root : BlockTable
+        Of one rank that has the whole batch, learnt first.
+    """
+
+    def __init__(self, root: BlockTable) -> None:
+        self._root = root
+        self._tables: list[tuple[Cell, _Whole]] = []
+        self._whole: dict[Cell, _Whole] = {}
+        self._known: dict[Cell, _Known] = {}
+        self.learn(root)
+
+    def learn(self, table: BlockTable) -> None:
+        """Take a table into account."""
+        whole = _Whole.of(table)
+        if table.cell not in self._whole and (not self._whole or whole.is_like(
+                self._whole[self._root.cell])):
+            self._tables.append((table.cell, whole))
+            self._whole[table.cell] = whole
+
+    def changes(self, cell: Cell) -> int:
+        """How often more became known of a cell."""
+        return self._of(cell).changes
+
+    def row_s(self, cell: Cell) -> float:
+        """Work of all ranks for a row of the batch, at least."""
+        return float(self._of(cell).least.of_rows[:len(_TIMES)].sum())
+
+    def table(self, cell: Cell) -> BlockTable:
+        """That of a cell, at best."""
+        least = self._of(cell).least
+        rows = least.of_rows * (cell.rows / cell.ranks)
+        step = least.of_step / cell.ranks
+        columns = dict(zip(_OF_ROWS, rows)) | dict(zip(_OF_STEP, step))
+        own = {n: columns[n] for n in (*_TIMES, "once_s")}
+        extra = iter(rows[len(_OF_ROWS):])
+        times_on = {
+            device: BlockTimes(**{
+                **own,
+                **{
+                    n: next(extra)
+                    for n in _TIMES
+                }
+            })
+            for device in self._root.times_on
+        }
+        return dataclasses.replace(self._root,
+                                   cell=cell,
+                                   trained_bytes=tuple(t / cell.ranks
+                                                       for t in least.trained),
+                                   times_on=times_on,
+                                   **columns)
+
+    def _of(self, cell: Cell) -> _Known:
+        known = self._known.get(cell)
+        if known is None:
+            known = self._known[cell] = _Known(self._whole[self._root.cell])
+        if known.seen < len(self._tables):
+            more = known.least
+            for part in self._parts(cell, known):
+                more = more.or_more(part)
+            known.seen = len(self._tables)
+            if (more.of_rows > known.least.of_rows).any() or (
+                    more.of_step > known.least.of_step).any():
+                known.least, known.changes = more, known.changes + 1
+        return known
+
+    def _parts(self, cell: Cell, known: _Known) -> Iterator[_Whole]:
+        for other, whole in self._tables[known.seen:]:
+            if other.is_part_of(cell):
+                yield whole
+        for rows in {self._root.cell.rows, cell.rows} - known.added:
+            cells = alone(cell, rows)
+            if len(cells) > 2 and all(c in self._whole for c in cells):
+                known.added.add(rows)
+                yield self._together([self._whole[c] for c in cells])
+
+    def _together(self, alone: Sequence[_Whole]) -> _Whole:
+        """What each axis costs alone, beside what one rank has to do."""
+        one, *axes = alone
+        of_rows = one.of_rows + sum(
+            np.maximum(a.of_rows - one.of_rows, 0.0) for a in axes)
+        least = axes[0]
+        for other in axes[1:]:
+            least = least.or_more(other)
+        # Of memory no such thing is known.
+        of_rows[len(_TIMES):len(_OF_ROWS)] = least.of_rows[len(_TIMES
+                                                               ):len(_OF_ROWS)]
+        return replace(least, of_rows=of_rows)
