@@ -13,18 +13,18 @@ import tempfile
 import time
 import unittest
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from scaletorch import data
 from scaletorch.train import main
 from scaletorch.trainer.build import build_model
-from scaletorch.trainer.config import load_config
+from scaletorch.trainer.config import Config, load_config
 from scaletorch.trainer.reference import reference
 from tests.e2e import train_ranks
 from tests.launch import LaunchError, launch
 from tests.markers import nightly
+from tests.test_scaletorch.test_trainer.runs import tiny
 from tests.tree import ROOT
 
 CONFIGS = sorted((ROOT / "examples/configs").glob("*.yaml"))
@@ -44,26 +44,23 @@ class InFolder(unittest.TestCase):
 
 class TestKilled(InFolder):
 
-    def keys(self, **more: Any) -> dict[str, Any]:
-        return {
-            "plan": "fsdp",
-            "checkpoint": {
-                "folder": str(self.folder / "run"),
-                "every": 2,
-                "asynchronous": True
-            }
-        } | more
+    def config(self) -> Config:
+        return tiny(plan="fsdp",
+                    checkpoint={
+                        "folder": str(self.folder / "run"),
+                        "every": 2,
+                        "asynchronous": True
+                    })
 
     def whole(self, ranks: int) -> dict[int, float]:
-        keys = self.keys(checkpoint={"folder": None})
-        return curve(launch(ranks, train_ranks.run, keys)[0][1])
+        return curve(launch(ranks, train_ranks.run, tiny(plan="fsdp"))[0][1])
 
     def check_stopped(self, ranks: int, *received: int) -> None:
-        first = launch(ranks, train_ranks.run, self.keys(), 3, received)
+        first = launch(ranks, train_ranks.run, self.config(), 3, received)
         self.assertEqual([code for code, _ in first],
                          [128 + received[0]] * ranks)
         self.assertTrue((self.folder / "run/step-00000003").is_dir())
-        second = launch(ranks, train_ranks.run, self.keys())
+        second = launch(ranks, train_ranks.run, self.config())
         self.assertEqual([code for code, _ in second], [0] * ranks)
         found = [curve(first[0][1]), curve(second[0][1])]
         self.assertEqual([list(x) for x in found], [[1, 2, 3], [4, 5, 6]])
@@ -71,8 +68,8 @@ class TestKilled(InFolder):
 
     def check_killed(self, ranks: int) -> None:
         with self.assertRaisesRegex(LaunchError, "died"):
-            launch(ranks, train_ranks.run, self.keys(), 5, [signal.SIGKILL])
-        code, rows = launch(ranks, train_ranks.run, self.keys())[0]
+            launch(ranks, train_ranks.run, self.config(), 5, [signal.SIGKILL])
+        code, rows = launch(ranks, train_ranks.run, self.config())[0]
         self.assertEqual(code, 0)
         found, whole = curve(rows), self.whole(ranks)
         self.assertIn(min(found), (3, 5))
@@ -97,7 +94,7 @@ class TestKilled(InFolder):
     def test_interrupted_twice(self) -> None:
         for second in (signal.SIGINT, signal.SIGTERM):
             with self.assertRaisesRegex(LaunchError, "died"):
-                launch(1, train_ranks.run, self.keys(), 3,
+                launch(1, train_ranks.run, self.config(), 3,
                        [signal.SIGINT, second])
             self.assertFalse((self.folder / "run/step-00000003").exists())
 

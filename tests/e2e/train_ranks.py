@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from scaletorch.trainer.config import Config
 from scaletorch.trainer.loop import Trainer
-from tests.test_scaletorch.test_trainer.runs import Rows, tiny
+from tests.test_scaletorch.test_trainer.runs import Rows
 
 __all__ = ["run"]
 
 
 def run(rank: int,
-        keys: Mapping[str, Any],
+        config: Config,
         at: int = 0,
         received: Sequence[int] = ()) -> tuple[int, Rows]:
     """Train, and send the last rank signals after a step.
@@ -22,8 +22,7 @@ def run(rank: int,
     Parameters
     ----------
     rank : int
-    keys : mapping
-        Of the config.
+    config : Config
     at : int
         After which step; 0: never.
     received : sequence of int
@@ -48,7 +47,7 @@ def run(rank: int,
                 os.kill(os.getpid(), number)
         save()
 
-    trainer = Trainer(tiny(keys), callbacks=[note])
+    trainer = Trainer(config, callbacks=[note])
     save = trainer.save
     setattr(trainer, "save", save_signalled)
     heeded = (signal.SIGTERM, signal.SIGINT)
