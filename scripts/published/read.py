@@ -9,14 +9,16 @@ import torch
 
 from scripts.published.case import Case, Unreadable
 from scripts.published.hardware import cluster_of, preset_of
-from scripts.published.measured import (measured_bytes, measured_s,
-                                        stated_share, step_tokens)
+from scripts.published.measured import (implied_share, measured_bytes,
+                                        measured_s, stated_share, step_tokens)
 from scripts.published.model import model_of
 from scripts.published.plan import plan_of, world_size
+from scripts.published.stated_size import as_stated
 from scripts.published.tidy import tidy
 
 __all__ = ["read_case", "source_of"]
 
+_SAME_WORK = 1.5
 _WHOLE = 0.75
 """Without gradients of weights, two thirds of the flops are left."""
 
@@ -48,6 +50,12 @@ def read_case(row: Any) -> Case:
                    devices=devices,
                    preset=preset,
                    gated=bool(model.gated))
+    implied = implied_share(row, model, plan)
+    if implied and not 1 / _SAME_WORK < implied < _SAME_WORK:
+        raise Unreadable("the row contradicts itself: its rate of flops in "
+                         f"its time is {implied:.2f} times the work of its "
+                         "step")
+    model = as_stated(model, row, implied)
     cluster = cluster_of(hardware, devices)
     seconds = measured_s(row, model, plan)
     peak = cluster.device.peak(torch.bfloat16) if "v100" not in preset else \

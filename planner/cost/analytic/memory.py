@@ -26,6 +26,8 @@ _WORKSPACE_BYTES = 64 * 2**20
 what published allocations have besides parameters and their state."""
 _CONTEXT_BYTES = 1.5 * 2**30
 _GAPS = 0.1
+_FULLEST = 1.5
+"""Rows of the rank whose experts have most, for each of the mean rank's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +151,11 @@ def layer_activation_bytes(model: Transformer, plan: Configurations) -> Number:
                     (model.qk_dim + model.v_dim))
     routed = model.expert_layers / model.layers
     gated = np.asarray(model.gated, dtype=float)
-    inner = (tokens / plan.tp *
-             ((1 - routed) * model.ffn + routed *
-              (model.top_k * model.expert_ffn + model.shared_ffn)))
-    permuted = 2 * routed * tokens * model.top_k * model.hidden / plan.tp
+    rows = _FULLEST * tokens * model.top_k
+    inner = ((1 - routed) * tokens * model.ffn + routed *
+             (rows * model.expert_ffn + tokens * model.shared_ffn)) / plan.tp
+    # Ranks that divide each expert have all of its rows, the others a part.
+    permuted = 2 * routed * rows * model.hidden * plan.expert_tp / plan.tp
     scores = np.where(plan.fused_attention, _FLOAT * tokens * heads,
                       _score_bytes(model, plan))
     share = 1 + model.cross_layers / model.layers

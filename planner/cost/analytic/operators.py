@@ -70,13 +70,17 @@ class Operator:
 def halvings(width: Number) -> Number:
     """How often 64 has to be halved until it divides `width`.
 
+    A width that is no whole number comes from sizes that do not belong to
+    each other, and counts as one that 64 divides.
+
     Examples
     --------
-    >>> [int(halvings(n)) for n in (128, 144, 150)]
-    [0, 2, 5]
+    >>> [int(halvings(n)) for n in (128, 144, 150, 150.4)]
+    [0, 2, 5, 0]
     """
-    whole = np.asarray(width).astype(np.int64)
-    return sum((whole % n != 0).astype(float) for n in (64, 32, 16, 8, 4, 2))
+    whole = np.asarray(width) % 1 == 0
+    return sum((whole & (np.asarray(width) % n != 0)).astype(float)
+               for n in (64, 32, 16, 8, 4, 2))
 
 
 def _linear(name: str, tokens: Number, weight: Number, width: Number,
@@ -168,7 +172,8 @@ def norms(model: Transformer, plan: Configurations) -> list[Operator]:
     own = _tokens(model, plan) * model.heads * model.qk_dim / plan.tp
     fused = np.asarray(plan.fused_kernels, dtype=bool)
     return [
-        _pass("norms", elements, np.where(fused, 4, 8), np.where(fused, 2, 8)),
+        _pass("norms", elements, np.where(fused, 4, 32),
+              np.where(fused, 2, 12)),
         _pass("residuals", elements, np.where(fused, 6, 9),
               np.where(fused, 2, 6)),
         _pass("rotary and head layout", own, np.where(fused, 4, 9),

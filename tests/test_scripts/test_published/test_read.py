@@ -42,6 +42,45 @@ class TestCase(unittest.TestCase):
             case = read_case(row(dtype=dtype, notes=stated))
             self.assertEqual(case.plan.copied_accumulation, copied)
 
+    def test_devices_that_are_not_stated_are_a_node(self) -> None:
+        hardware = {"gpu": "A100-80GB"}
+        for name, tp, ep, dp in (("test", 2, 1, 4), ("test", 3, 1, 2),
+                                 ("a_release", 16, 1, 4), ("test", 8, 16, 2)):
+            parallel = {"tp": tp, "ep": ep}
+            model = {**row()["model"], "name": name}
+            case = read_case(
+                row(hardware=hardware, parallel=parallel, model=model))
+            self.assertEqual(case.plan.dp, dp)
+
+    def test_what_optimizers_hold(self) -> None:
+        sharded = {**row()["parallel"], "sharding": "zero1"}
+        for notes, parallel, held in (("DeepSpeed", sharded, 18),
+                                      ("DeepSpeed", row()["parallel"],
+                                       12), ("", sharded, 12)):
+            case = read_case(row(notes=notes, parallel=parallel))
+            self.assertEqual(case.plan.master_bytes, held)
+
+    def test_tests_are_named_after_their_flags(self) -> None:
+        for name, group, loss in (("multi_dist_optimizer_instances", 2, 6),
+                                  ("cross_entropy_loss_fusion", 0, 10)):
+            parallel = {"tp": 2, "dp": 4, "sharding": "zero1"}
+            model = {**row()["model"], "name": f"gpt3_{name}"}
+            case = read_case(row(parallel=parallel, model=model))
+            self.assertEqual(case.plan.shard_group, group)
+            self.assertEqual(case.plan.loss_bytes, loss)
+
+    def test_libraries_that_multiply_in_8_bits_fuse_kernels(self) -> None:
+        model = {**row()["model"], "gated_mlp": True}
+        for dtype, fused in (("bf16", False), ("FP8", True)):
+            case = read_case(
+                row(dtype=dtype,
+                    model=model,
+                    parallel={
+                        "fsdp": 8,
+                        "sharding": "fsdp"
+                    }))
+            self.assertEqual(bool(case.plan.fused_kernels), fused)
+
     def test_local_batches_of_full_sharding(self) -> None:
         case = read_case(
             row(global_batch=None,

@@ -101,6 +101,20 @@ class TestState(unittest.TestCase):
         experts = 32 * 8 * 3 * 4096 * 1024
         self.assertAlmostEqual(one - four, 2 * experts * 3 / 4)
 
+    def test_ranks_that_divide_experts_have_all_their_rows(self) -> None:
+        routed = llama_8b(experts=8,
+                          top_k=2,
+                          expert_ffn=1024,
+                          expert_layers=32)
+        divided, whole = (float(
+            layer_activation_bytes(routed, Configurations(tp=4, expert_tp=n)))
+                          for n in (4, 1))
+        # What products read and give, in 16 bits, of one and a half times
+        # the mean rank's rows.
+        rows = 1.5 * 2 * float(routed.seq)
+        self.assertAlmostEqual(divided - whole,
+                               2 * 2 * rows * 4096 * (1 - 1 / 4))
+
 
 if __name__ == "__main__":
     unittest.main()
