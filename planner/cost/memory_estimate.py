@@ -97,35 +97,27 @@ def estimate_memory(program: Program,
         Of the program, when they are at hand.
     """
     sizes = layout.mesh.sizes
-    params = [n for n in program.params]
     local = {
         n: local_spec(program.specs[n], layout.at_rest[n], sizes)
         for n in program.specs
     }
-    trained = [local[n] for n in params if program.specs[n].requires_grad]
+    trained = [
+        local[n] for n in program.params if program.specs[n].requires_grad
+    ]
     blocks = Counter(b.block_class for b in program.blocks)
     calls = calls or known_calls(program)
     # Gradients of a micro-batch are there beside the sums of those before.
     sums = MICROBATCH in layout.mesh.names and layout.mesh.size(MICROBATCH) > 1
-    operands, transient = _operands_kept(program, layout, calls), 0
-    kept, peaks = operands, dict[str, BlockPeaks]()
+    operands = _operands_kept(program, layout, calls)
+    kept, transient, peaks = operands, 0, dict[str, BlockPeaks]()
     for name, own in calls.items():
-        values = _saved_values(own, layout.classes[name], sizes)
-        extra = _extra_bytes(own, layout.classes[name], sizes)
-        once = sum(values.values()) + extra
-        forward = forward_peak(own, layout.classes[name], sizes,
-                               {v
-                                for v, _ in values})
-        backward, gradients = backward_peak(own, layout.classes[name], sizes)
-        again = name in layout.recompute
-        peaks[name] = BlockPeaks(kept=0 if again else once,
-                                 forward=forward,
-                                 backward=max(forward, backward) +
-                                 once if again else backward,
-                                 gradients=gradients)
+        peaks[name], needs = _block(own,
+                                    layout.classes[name],
+                                    sizes,
+                                    again=name in layout.recompute,
+                                    sums=sums)
         kept += peaks[name].kept * blocks[name]
-        transient = max(transient, forward + (once if again else 0),
-                        peaks[name].backward - (0 if sums else gradients))
+        transient = max(transient, needs)
     parameters = sum(local[n].size_bytes for n in program.specs
                      if value_kind(n) in _STATE)
     finished = sum(s.size_bytes for s in trained)
@@ -149,6 +141,25 @@ def estimate_memory(program: Program,
                           trained=finished,
                           num_trained=len(trained),
                           peak=peak)
+
+
+def _block(calls: Sequence[KnownCall], layout: ClassLayout, sizes: tuple[int,
+                                                                         ...],
+           *, again: bool, sums: bool) -> tuple[BlockPeaks, int]:
+    """What blocks of a class keep and need, and what one needs besides what
+    is kept; gradients are counted elsewhere where there are no sums."""
+    values = _saved_values(calls, layout, sizes)
+    once = sum(values.values()) + _extra_bytes(calls, layout, sizes)
+    forward = forward_peak(calls, layout, sizes, {v for v, _ in values})
+    backward, gradients = backward_peak(calls, layout, sizes)
+    if again:
+        backward = max(forward, backward) + once
+    peaks = BlockPeaks(kept=0 if again else once,
+                       forward=forward,
+                       backward=backward,
+                       gradients=gradients)
+    return peaks, max(forward + (once if again else 0),
+                      backward - (0 if sums else gradients))
 
 
 def _outputs(program: Program) -> int:

@@ -20,7 +20,7 @@ from planner.cost.block_order import BlockOrder
 from planner.cost.compute import memory_time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import local_spec
-from planner.cost.plan_price import CollectivePrice, StageTime
+from planner.cost.plan_price import CollectivePrice, Exposure, StageTime
 from planner.cost.state_moves import Bucket, StateMoves, Unit
 from planner.cost.timeline import Streams, Timeline, run
 from planner.cost.ways import (BlockWays, Feed, Writer, exposed_buckets,
@@ -60,51 +60,52 @@ def stage_time(program: Program, layout: ProgramLayout, cost: ConversionCost,
     state = StateMoves(program, layout, cost)
     streams = Streams.of(cost.device)
     ways = {n: BlockWays.of(order, streams) for n, order in orders.items()}
-    blocks = [ways[b.block_class] for b in program.blocks]
-    outside = {
-        backward:
-        sum(c.time_s for c in collectives if c.where == "between blocks" and (
-            c.direction == "backward") == backward)
-        for backward in (False, True)
-    }
-    numbered = list(enumerate(blocks))
-    forward = _micro_batch([(n, b.forward) for n, b in numbered],
+    blocks = list(enumerate(ways[b.block_class] for b in program.blocks))
+    forward = _micro_batch([(n, b.forward) for n, b in blocks],
                            state.gathers_each(), "forward", streams)
-    backward = _micro_batch([(n, b.backward) for n, b in reversed(numbered)],
+    backward = _micro_batch([(n, b.backward) for n, b in reversed(blocks)],
                             state.gathers_again(), "regather", streams)
     begin = _begin(len(blocks), state, streams)
     finish = _finish(state, streams)
     phases = ((forward, parts), (backward, parts), (begin, 1), (finish, 1))
     counts = Counter(b.block_class for b in program.blocks)
+    times = {name: parts * counts[name] for name in ways}
+    between = [c for c in collectives if c.where == "between blocks"]
     exposures = [
-        e for phase, times in phases for e in exposed_buckets(
-            phase.buckets, phase.line.exposed_s, layout.mesh, times=times)
+        e for phase, count in phases for e in exposed_buckets(
+            phase.buckets, phase.line.exposed_s, layout.mesh, times=count)
     ]
-    exposures += [
-        exposure(collectives[number], parts * counts[name] * exposed_s)
-        for name, way in ways.items()
-        for number, exposed_s in sorted(way.exposed_s.items())
-    ]
-    exposures += [
-        exposure(c, c.time_s) for c in collectives
-        if c.where == "between blocks"
-    ]
+    exposures += _in_blocks(ways, times, collectives)
+    exposures += [exposure(c, c.time_s) for c in between]
+
+    def micro_batch_s(phase: _Phase, *, is_backward: bool) -> float:
+        outside_s = sum(c.time_s for c in between
+                        if (c.direction == "backward") == is_backward)
+        return phase.line.time_s + (outside_s + local_s / 2) / parts
 
     def whole_s(what: str) -> float:
-        return sum(times * getattr(phase.line, what)
-                   for phase, times in phases) + sum(
-                       parts * counts[name] * way.sum(what)
+        return sum(count * getattr(phase.line, what)
+                   for phase, count in phases) + sum(
+                       times[name] * way.sum(what)
                        for name, way in ways.items())
 
-    return StageTime(forward_s=forward.line.time_s +
-                     (outside[False] + local_s / 2) / parts,
-                     backward_s=backward.line.time_s +
-                     (outside[True] + local_s / 2) / parts,
+    return StageTime(forward_s=micro_batch_s(forward, is_backward=False),
+                     backward_s=micro_batch_s(backward, is_backward=True),
                      begin_s=begin.line.time_s,
                      finish_s=finish.line.time_s,
                      straggling_s=whole_s("straggling_s"),
                      interference_s=whole_s("interference_s"),
                      exposures=tuple(exposures))
+
+
+def _in_blocks(ways: Mapping[str, BlockWays], times: Mapping[str, int],
+               collectives: Sequence[CollectivePrice]) -> list[Exposure]:
+    """What of the collectives inside of blocks is exposed, in a step."""
+    return [
+        exposure(collectives[number], times[name] * exposed_s)
+        for name, way in ways.items()
+        for number, exposed_s in sorted(way.exposed_s.items())
+    ]
 
 
 @dataclass(frozen=True, slots=True)

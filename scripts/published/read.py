@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from planner.cluster.device import DeviceKind
+from planner.cost.analytic.configurations import Configurations
+from planner.cost.analytic.transformer import Transformer
 from scripts.published.case import Case, Unreadable
 from scripts.published.hardware import cluster_of, preset_of
 from scripts.published.measured import (implied_share, measured_bytes,
@@ -50,28 +53,15 @@ def read_case(row: Any) -> Case:
                    devices=devices,
                    preset=preset,
                    gated=bool(model.gated))
-    implied = implied_share(row, model, plan)
-    if implied and not 1 / _SAME_WORK < implied < _SAME_WORK:
-        raise Unreadable("the row contradicts itself: its rate of flops in "
-                         f"its time is {implied:.2f} times the work of its "
-                         "step")
-    model = as_stated(model, row, implied)
+    model = _sized(row, model, plan)
     cluster = cluster_of(hardware, devices)
     seconds = measured_s(row, model, plan)
     peak = cluster.device.peak(torch.bfloat16) if "v100" not in preset else \
         cluster.device.peak(torch.float16)
     flops = float(model.model_flops(step_tokens(model, plan)))
+    flops_per_s = flops / seconds / float(plan.devices) if seconds else None
+    _check_rates(row, model, cluster.device, flops_per_s)
     size_bytes = measured_bytes(row)
-    peaks = max(p for _, p in cluster.device.peak_flops_per_s)
-    if seconds and flops / seconds / float(plan.devices) > peaks:
-        raise Unreadable("the row contradicts itself: its model's flops in "
-                         "its time are more than the devices' peak")
-    share = stated_share(row, model)
-    dense = model.experts == 0 and model.seq <= 8192
-    if dense and share is not None and share < _WHOLE:
-        raise Unreadable("its rates of tokens and flops imply that some "
-                         "weights are frozen: low-rank adaptation is not "
-                         "modelled")
     if seconds is None and size_bytes is None:
         raise Unreadable("neither a time nor memory was measured")
     return Case(id=str(row.get("id")),
@@ -89,5 +79,30 @@ def read_case(row: Any) -> Case:
                     row.get("recompute") and row["parallel"].get("sharding")
                     and hardware.get("count")),
                 one_step="one iteration" in str(row.get("notes")),
-                utilisation=(flops / seconds / float(plan.devices) /
-                             peak if seconds else None))
+                utilisation=flops_per_s / peak if flops_per_s else None)
+
+
+def _sized(row: Mapping[str, Any], model: Transformer,
+           plan: Configurations) -> Transformer:
+    """The model, of the size that the row's other statements agree on."""
+    implied = implied_share(row, model, plan)
+    if implied and not 1 / _SAME_WORK < implied < _SAME_WORK:
+        raise Unreadable("the row contradicts itself: its rate of flops in "
+                         f"its time is {implied:.2f} times the work of its "
+                         "step")
+    return as_stated(model, row, implied)
+
+
+def _check_rates(row: Mapping[str, Any], model: Transformer,
+                 device: DeviceKind, flops_per_s: float | None) -> None:
+    """Refuse what no device reaches, and work that is not a whole step's."""
+    most = max(p for _, p in device.peak_flops_per_s)
+    if flops_per_s and flops_per_s > most:
+        raise Unreadable("the row contradicts itself: its model's flops in "
+                         "its time are more than the devices' peak")
+    share = stated_share(row, model)
+    dense = model.experts == 0 and model.seq <= 8192
+    if dense and share is not None and share < _WHOLE:
+        raise Unreadable("its rates of tokens and flops imply that some "
+                         "weights are frozen: low-rank adaptation is not "
+                         "modelled")
