@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from planner.cluster import load_cluster
 from planner.cluster.local import LOCAL
 from scaletorch import data, dist
@@ -74,7 +76,9 @@ def _checked(path: str, overrides: Sequence[str]) -> Config:
     return config
 
 
+@record
 def _run(config: Config) -> Ended:
+    """On one rank; of an error torchrun's last words are then what it was."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     dist.init()
     try:

@@ -104,8 +104,10 @@ class GPT2Layer(nn.Module):
                        activation=_gelu,
                        down_std=residual_std)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x))
+    def forward(self,
+                x: torch.Tensor,
+                mask: torch.Tensor | None = None) -> torch.Tensor:
+        x = x + self.attention(self.attention_norm(x), mask=mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -123,7 +125,9 @@ class GPT2(nn.Module):
 
     def forward(self,
                 tokens: torch.Tensor,
-                labels: torch.Tensor | None = None) -> Output:
+                labels: torch.Tensor | None = None,
+                position_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None) -> Output:
         """Logits of the next tokens, or their loss.
 
         Parameters
@@ -133,11 +137,17 @@ class GPT2(nn.Module):
         labels : Tensor, optional
             Of the same shape, as a rule the tokens themselves: they are
             shifted here. -100 is left out.
+        position_ids : Tensor, optional
+            Of the same shape, where several documents lie in a sequence.
+        attention_mask : Tensor, optional
+            Of shape (batch, 1, sequence, sequence), True where a token may
+            look; left out: at itself and all before it.
         """
-        places = torch.arange(tokens.shape[1], device=tokens.device)
+        places = (torch.arange(tokens.shape[1], device=tokens.device)
+                  if position_ids is None else position_ids)
         x = self.embedding(tokens) + self.positions(places)
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, attention_mask)
         logits = F.linear(self.norm(x), self.embedding.weight)
         return next_token(logits, labels)
 

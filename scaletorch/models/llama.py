@@ -118,8 +118,11 @@ class LlamaLayer(DecoderLayer):
         super().__init__(config)
         self.mlp = GatedMlp(config.width, config.hidden_width)
 
-    def forward(self, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-        x = self.attended(x, rotation)
+    def forward(self,
+                x: torch.Tensor,
+                rotation: Rotation,
+                mask: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.attended(x, rotation, mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -138,7 +141,9 @@ class Llama(nn.Module):
 
     def forward(self,
                 tokens: torch.Tensor,
-                labels: torch.Tensor | None = None) -> Output:
+                labels: torch.Tensor | None = None,
+                position_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None) -> Output:
         """Logits of the next tokens, or their loss.
 
         Parameters
@@ -148,15 +153,21 @@ class Llama(nn.Module):
         labels : Tensor, optional
             Of the same shape, as a rule the tokens themselves: they are
             shifted here. -100 is left out.
+        position_ids : Tensor, optional
+            Of the same shape, where several documents lie in a sequence.
+        attention_mask : Tensor, optional
+            Of shape (batch, 1, sequence, sequence), True where a token may
+            look; left out: at itself and all before it.
         """
         x = self.embedding(tokens)
         turn = rotation(tokens.shape[1],
                         self.config.rotary_dim,
                         theta=self.config.rotary_theta,
                         scaling=self.config.rotary_scaling,
-                        like=x)
+                        like=x,
+                        places=position_ids)
         for layer in self.layers:
-            x = layer(x, turn)
+            x = layer(x, turn, attention_mask)
         x = self.norm(x)
         logits = F.linear(x, self.embedding.weight) if self.head is None \
             else self.head(x)

@@ -168,10 +168,14 @@ class MoeLayer(DecoderLayer):
                                norm=self._norm,
                                scale=scaling.product_scale if scaling else 1.0)
 
-    def forward(self, x: torch.Tensor,
-                turn: Rotation) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self,
+        x: torch.Tensor,
+        turn: Rotation,
+        mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The next layer's input, and this one's penalty, if it has one."""
-        x = self.attended(x, turn)
+        x = self.attended(x, turn, mask)
         if self.mixture is None:
             assert self.dense is not None
             return x + self.dense(self.mlp_norm(x)), None
@@ -194,7 +198,9 @@ class Moe(nn.Module):
 
     def forward(self,
                 tokens: torch.Tensor,
-                labels: torch.Tensor | None = None) -> Output:
+                labels: torch.Tensor | None = None,
+                position_ids: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None) -> Output:
         """Logits of the next tokens, or their loss.
 
         Parameters
@@ -204,16 +210,22 @@ class Moe(nn.Module):
         labels : Tensor, optional
             Of the same shape, as a rule the tokens themselves: they are
             shifted here. -100 is left out.
+        position_ids : Tensor, optional
+            Of the same shape, where several documents lie in a sequence.
+        attention_mask : Tensor, optional
+            Of shape (batch, 1, sequence, sequence), True where a token may
+            look; left out: at itself and all before it.
         """
         x = self.embedding(tokens)
         turn = rotation(tokens.shape[1],
                         self.config.rotary_dim,
                         theta=self.config.rotary_theta,
                         scaling=self.config.rotary_scaling,
-                        like=x)
+                        like=x,
+                        places=position_ids)
         penalties = []
         for layer in self.layers:
-            x, penalty = layer(x, turn)
+            x, penalty = layer(x, turn, attention_mask)
             penalties.append(penalty)
         found = next_token(self.head(self.norm(x)), labels)
         if found.loss is None:

@@ -32,7 +32,8 @@ class Attention(nn.Module):
     bias, output_bias : bool
         Of the projections of query, key and value, and of the output.
     causal : bool
-        Each place sees itself and those before it.
+        Each place sees itself and those before it, unless a mask says what
+        it sees.
     scale : float, optional
         By which products are multiplied; ``head_dim**-0.5`` if left out.
     norm : callable, optional
@@ -96,7 +97,8 @@ class Attention(nn.Module):
                                                key,
                                                self._heads(self.value(source)),
                                                attn_mask=mask,
-                                               is_causal=self.causal,
+                                               is_causal=self.causal
+                                               and mask is None,
                                                scale=self.scale,
                                                enable_gqa=self.grouped)
         return self.output(found.transpose(1, 2).flatten(2))

@@ -66,6 +66,8 @@ class DecoderLayer(nn.Module):
     def _norm(self, width: int) -> nn.RMSNorm:
         return nn.RMSNorm(width, eps=self.norm_epsilon)
 
-    def attended(self, x: torch.Tensor, turn: Rotation) -> torch.Tensor:
+    def attended(self, x: torch.Tensor, turn: Rotation,
+                 mask: torch.Tensor | None) -> torch.Tensor:
         """The input with what attention adds to it."""
-        return x + self.attention(self.attention_norm(x), rotation=turn)
+        return x + self.attention(
+            self.attention_norm(x), rotation=turn, mask=mask)

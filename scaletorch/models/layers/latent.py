@@ -84,10 +84,15 @@ class LatentAttention(nn.Module):
                          heads * (config.plain_dim + config.value_dim))
         self.output = Linear(heads * config.value_dim, width)
 
-    def forward(self, x: torch.Tensor, *, rotation: Rotation) -> torch.Tensor:
+    def forward(self,
+                x: torch.Tensor,
+                *,
+                rotation: Rotation,
+                mask: torch.Tensor | None = None) -> torch.Tensor:
         """Attend within `x` of shape (batch, sequence, width).
 
-        `rotation` is of ``config.rotary_dim``.
+        `rotation` is of ``config.rotary_dim``; a `mask` says what a place
+        sees, instead of all that is before it.
         """
         config = self.config
         latent, turned = self.down(x).split([config.width, config.rotary_dim],
@@ -102,7 +107,8 @@ class LatentAttention(nn.Module):
         found = F.scaled_dot_product_attention(query,
                                                key,
                                                value,
-                                               is_causal=True,
+                                               attn_mask=mask,
+                                               is_causal=mask is None,
                                                scale=self.scale)
         return self.output(found.transpose(1, 2).flatten(2))
 

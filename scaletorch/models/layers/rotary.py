@@ -15,7 +15,8 @@ import torch
 __all__ = ["Rotation", "RotaryScaling", "Yarn", "rotated", "rotation"]
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
-"""Cosines and sines, each of shape (sequence, head_dim)."""
+"""Cosines and sines, each of shape (sequence, head_dim), or (batch, 1,
+sequence, head_dim) where each sequence has places of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +115,17 @@ class Yarn:
         return (0.1 * self.scale * math.log(self.factor) + 1.0)**2
 
 
-def rotation(length: int, head_dim: int, *, theta: float,
+def rotation(length: int,
+             head_dim: int,
+             *,
+             theta: float,
              scaling: RotaryScaling | Yarn | None,
-             like: torch.Tensor) -> Rotation:
-    """Cosines and sines of the first `length` places.
+             like: torch.Tensor,
+             places: torch.Tensor | None = None) -> Rotation:
+    """Cosines and sines of the first `length` places, or of `places`.
 
-    Computed in float32, then cast to the dtype of `like` and on its device.
+    Those are of shape (batch, sequence) and repeat where several documents
+    lie in a sequence. Computed in float32, then cast to the dtype of `like` and on its device.
     Nothing is stored: a model has no buffer for it.
     """
     even = torch.arange(0,
@@ -130,8 +136,11 @@ def rotation(length: int, head_dim: int, *, theta: float,
     frequencies = theta**(-even / head_dim)
     if scaling is not None:
         frequencies = scaling.stretched(frequencies, theta)
-    places = torch.arange(length, dtype=torch.float32, device=like.device)
-    angles = places[:, None] * frequencies
+    if places is None:
+        places = torch.arange(length, dtype=torch.float32, device=like.device)
+    else:
+        places = places.unsqueeze(1).to(torch.float32)
+    angles = places.unsqueeze(-1) * frequencies
     angles = torch.cat([angles, angles], -1)
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 

@@ -12,7 +12,7 @@ from scaletorch import models, parallel
 from scaletorch.models.losses import next_token, same_token
 from scaletorch.models.output import Output
 from tests.test_scaletorch.small import on_ranks, whole
-from tests.test_scaletorch.test_models.tiny import TINY, tiny
+from tests.test_scaletorch.test_models.tiny import TINY, documents, tiny
 
 
 class TestForward(unittest.TestCase):
@@ -53,6 +53,17 @@ class TestForward(unittest.TestCase):
                 a, b = model(tokens).logits, model(other).logits
                 torch.testing.assert_close(a[:, :9], b[:, :9])
                 self.assertFalse(torch.equal(a[:, 9:], b[:, 9:]))
+
+    def test_documents_do_not_see_each_other(self) -> None:
+        for name in ("llama3-8b", "qwen3-0.6b", "gpt2", "mixtral-8x7b",
+                     "deepseek-v3"):
+            with self.subTest(name):
+                model: Any = tiny(name).eval()
+                tokens = model.example_inputs(batch_size=2)["tokens"]
+                found = model(tokens, **documents(tokens, 6)).logits
+                for part in (slice(0, 6), slice(6, 16)):
+                    torch.testing.assert_close(found[:, part],
+                                               model(tokens[:, part]).logits)
 
     def test_examples_are_the_same_each_time(self) -> None:
         model: Any = tiny("vit-b16")

@@ -10,7 +10,7 @@ from planner.ir.mesh import MeshSpec
 from planner.recipes import Recipe
 from scaletorch import parallel, verify
 from tests.markers import nightly
-from tests.test_scaletorch.test_models.tiny import tiny
+from tests.test_scaletorch.test_models.tiny import documents, tiny
 
 DATA = MeshSpec(("dp", ), (2, ))
 TENSOR = MeshSpec(("tp", ), (2, ))
@@ -43,6 +43,25 @@ class TestPlans(unittest.TestCase):
 
     def test_llama(self) -> None:
         self.check("llama3-8b", FOUR)
+
+    def test_documents(self) -> None:
+        plans = {"tp": parallel.megatron()}
+        if NIGHTLY:
+            plans |= {
+                "dp": parallel.fsdp(),
+                "cp": parallel.ulysses(),
+                "pp": parallel.pipeline(microbatches=2),
+            }
+        for name in ("llama3-8b", "gpt2", "deepseek-v3")[:1 + 2 * NIGHTLY]:
+            model: Any = tiny(name)
+            inputs = model.example_inputs(batch_size=4)
+            inputs |= documents(inputs["tokens"], 6)
+            for axis, plan in plans.items():
+                with self.subTest(name, plan=axis):
+                    mesh = MeshSpec((axis, ), (2, ))
+                    found = verify(model, mesh, inputs, plan=plan)
+                    self.assertTrue(found.equal, found)
+                    self.assertGreater(found.compared, 10)
 
     def test_qwen3(self) -> None:
         self.check("qwen3-0.6b", TWO)

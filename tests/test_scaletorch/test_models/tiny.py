@@ -9,7 +9,7 @@ from torch import nn
 
 from scaletorch import models
 
-__all__ = ["TINY", "tiny"]
+__all__ = ["TINY", "documents", "tiny"]
 
 _DECODER: dict[str, Any] = dict(vocabulary_size=64,
                                 width=32,
@@ -96,3 +96,14 @@ def tiny(name: str, **overrides: Any) -> nn.Module:
     torch.manual_seed(0)
     made = models.build(name, **{**TINY[name], **overrides})
     return made.double().train()
+
+
+def documents(tokens: torch.Tensor, cut: int) -> dict[str, torch.Tensor]:
+    """Inputs for sequences of two documents, of which one ends at `cut`."""
+    places = torch.arange(tokens.shape[1])
+    second = places >= cut
+    mask = (second == second[:, None]).tril()
+    return {
+        "position_ids": (places - cut * second).expand_as(tokens),
+        "attention_mask": mask.expand(len(tokens), 1, -1, -1)
+    }
