@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import (
+    get_error_handler, record)
 
 from planner.cluster import load_cluster
 from planner.cluster.local import LOCAL
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = _checked(args.config, args.overrides)
     except (OSError, ValueError) as error:
         print(f"{args.config}: {error}", file=sys.stderr)
+        get_error_handler().record_exception(error)
         return 2
     return _run(config).value
 

@@ -41,7 +41,7 @@ def parse_plan(text: str) -> Recipe | Path | None:
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Recipes by names and keyword arguments; nothing is evaluated.
+    """Recipes as Python has them; nothing is evaluated.
 
     Parameters
     ----------
@@ -70,21 +70,33 @@ def _recipe(node: ast.expr, text: str) -> Recipe:
         return _recipe(node.left, text) * _recipe(node.right, text)
     call = node if isinstance(node, ast.Call) else None
     name = call.func if call else node
-    if not isinstance(name, ast.Name) or (call and call.args):
+    if not isinstance(name, ast.Name):
         raise ValueError(_unclear(ast.unparse(node), text))
     if name.id not in RECIPES:
         raise ValueError(f"plan: there is no recipe {name.id!r} in {text!r}: "
                          f"{nearest(name.id, RECIPES)}")
-    builder = RECIPES[name.id]
-    known = inspect.signature(builder).parameters
-    given: dict[str, Any] = {}
-    for keyword in call.keywords if call else ():
-        if keyword.arg not in known:
+    if call is None:
+        return RECIPES[name.id]()
+    return _built(name.id, call, text)
+
+
+def _built(recipe: str, call: ast.Call, text: str) -> Recipe:
+    """A recipe with arguments, by their places or by name."""
+    signature = inspect.signature(RECIPES[recipe])
+    known = signature.parameters
+    given = {k.arg: _literal(k.value, text) for k in call.keywords if k.arg}
+    for name in (keyword.arg for keyword in call.keywords):
+        if name not in known:
             raise ValueError(
-                f"plan: recipe {name.id} has no argument {keyword.arg!r} in "
-                f"{text!r}: {nearest(str(keyword.arg), known)}")
-        given[str(keyword.arg)] = _literal(keyword.value, text)
-    return builder(**given)
+                f"plan: recipe {recipe} has no argument {name!r} in "
+                f"{text!r}: {nearest(str(name), known)}")
+    try:
+        bound = signature.bind(*(_literal(a, text) for a in call.args),
+                               **given)
+    except TypeError as error:
+        raise ValueError(f"plan: recipe {recipe} in {text!r}: {error}; known "
+                         f"arguments: {', '.join(known)}") from None
+    return RECIPES[recipe](*bound.args, **bound.kwargs)
 
 
 def _literal(node: ast.expr, text: str) -> Any:

@@ -18,6 +18,8 @@ class TestRecipes(unittest.TestCase):
         self.assertEqual(
             parse_recipe("fsdp() * megatron(sequence_parallel=True)"),
             RECIPES["fsdp"]() * RECIPES["megatron"](sequence_parallel=True))
+        self.assertEqual(parse_recipe("pipeline(\"zbh1\", microbatches=8)"),
+                         RECIPES["pipeline"](schedule="zbh1", microbatches=8))
         found = parse_recipe("pipeline(schedule=\"zbh1\", microbatches=8, "
                              "cuts=[\"layers.2\"]) * ddp")
         assert found.pipeline is not None
@@ -31,7 +33,10 @@ class TestRecipes(unittest.TestCase):
             ("megatron(sequence_paralel=True)", "recipe megatron has no "
              "argument 'sequence_paralel'"),
             ("fsdp + megatron", "can't read 'fsdp . megatron'"),
-            ("megatron(True)", "can't read 'megatron\\(True\\)'"),
+            ("megatron(True, 1)", "recipe megatron in .*: too many "
+             "positional arguments; known arguments: sequence_parallel"),
+            ("pipeline(\"1f1b\", schedule=\"zbh1\")", "multiple values for "
+             "argument 'schedule'"),
             ("fsdp *", "can't read"),
             ("os.system(a=1)", "can't read 'os.system"),
             ("megatron(sequence_parallel=open(\"x\"))", "can't read .open"),
