@@ -19,6 +19,7 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
 from planner.planning import Planning
 from scaletorch import auto_parallelize, parallel
+from scaletorch.runtime.call import run_call
 from scaletorch.runtime.executor import Executor
 from scaletorch.runtime.parameters import Feed
 from scaletorch.runtime.ranks import run_ranks
@@ -73,8 +74,6 @@ def on_two_ranks(
                                   cluster="cpu-gloo",
                                   example_inputs=(x, ),
                                   plan=made)
-        if rank == 0:
-            torch.manual_seed(3)
         return use(module, x)
 
     return run_ranks(2, work)
@@ -104,10 +103,18 @@ class TestRecompute(unittest.TestCase):
             made.resolve(capture(Deep(), (torch.randn(8, 16), )))
 
     def test_the_same_numbers_are_drawn_again(self) -> None:
+
+        def seeded(call: Any, state: Any, inputs: Any, seed: int,
+                   agree: Any) -> Any:
+            # The ranks are threads, and whose draw comes first is open.
+            del seed
+            return run_call(call, state, inputs, 3, agree)
+
         for recipe in (parallel.ddp(), parallel.fsdp()):
-            kept, again = (on_two_ranks(plan(recipe, recompute=recompute),
-                                        gradients)
-                           for recompute in (False, True))
+            with mock.patch("scaletorch.module.run_call", seeded):
+                kept, again = (on_two_ranks(plan(recipe, recompute=recompute),
+                                            gradients)
+                               for recompute in (False, True))
             for rank in range(2):
                 for a, b in zip(kept[rank], again[rank], strict=True):
                     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
