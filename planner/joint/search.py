@@ -22,12 +22,14 @@ from planner.cluster.spec import DeviceKind
 from planner.constraints import Limit
 from planner.cost.optimizer import optimizer_bytes
 from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
+from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program, value_kind
 from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links, place_of
+from planner.joint.optimistic import alone
 from planner.joint.score import CellScores
 from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
 from planner.joint.tables import BlockTable, block_table
@@ -179,6 +181,7 @@ class _Search:
         self.space = space_of(planning, ranks, mesh, staged=staged)
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
+        self.laid_out: dict[Cell, ProgramLayout | None] = {}
         self.devices = _devices(self.space, self.links)
         names = planning.repeated_classes()
         self.repeated = np.array(
@@ -206,13 +209,24 @@ class _Search:
 
     def _table(self, cell: Cell, *, exact: bool) -> BlockTable | None:
         try:
-            return block_table(self.own,
-                               cell,
-                               devices=self.devices,
-                               exact=exact)
+            table = block_table(self.own,
+                                cell,
+                                devices=self.devices,
+                                exact=exact,
+                                alone=self._alone(cell))
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
             return None
+        self.laid_out[cell] = table.layout
+        return table
+
+    def _alone(self, cell: Cell) -> dict[str, ProgramLayout | None]:
+        """Layouts over its axes alone, where they are known."""
+        return {
+            n: self.laid_out.get(part)
+            for part in alone(cell, cell.rows)
+            for n in ("ep", "cp", "tp") if getattr(part, n) > 1
+        }
 
     def price(self, point: Point, scores: CellScores) -> Candidate | None:
         """The combination laid out, priced and simulated."""

@@ -21,6 +21,8 @@ from planner.choices import role_policies
 from planner.cluster.spec import DeviceKind
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import local_spec
+from planner.ir.errors import InfeasiblePlan
+from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.joint.space import Cell
 from planner.pipeline.build import Pipelined
@@ -94,6 +96,8 @@ class BlockTable:
         The times above are those on the weakest.
     is_exact : bool
         Whether no micro-batch stands for the whole batch.
+    layout : ProgramLayout, optional
+        Over the axes of the cell and the micro-batches.
     """
 
     cell: Cell
@@ -114,6 +118,7 @@ class BlockTable:
     trained_bytes: tuple[Array, ...]
     times_on: Mapping[DeviceKind, BlockTimes] = field(default_factory=dict)
     is_exact: bool = True
+    layout: ProgramLayout | None = None
 
     @property
     def work_s(self) -> Array:
@@ -125,11 +130,13 @@ class BlockTable:
         return self.times_on.get(device, self)
 
 
-def block_table(planning: Planning,
-                cell: Cell,
-                *,
-                devices: Collection[DeviceKind] = (),
-                exact: bool = True) -> BlockTable:
+def block_table(
+        planning: Planning,
+        cell: Cell,
+        *,
+        devices: Collection[DeviceKind] = (),
+        exact: bool = True,
+        alone: Mapping[str, ProgramLayout | None] | None = None) -> BlockTable:
     """Lay out and price the blocks.
 
     Parameters
@@ -142,23 +149,18 @@ def block_table(planning: Planning,
         Of stages, where there are several kinds.
     exact : bool
         Whether no micro-batch may stand for the whole batch.
+    alone : mapping of str to ProgramLayout, optional
+        Layouts over single axes to start from, by name, where they are
+        known: those of cells with as many rows.
 
     Raises
     ------
+    InfeasiblePlan
+        When constraints leave nothing.
     LayoutError
         When the program can't be cut into micro-batches.
     """
-    sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
-    kept = {n: s for n, s in sizes.items() if s > 1} or {"dp": 1}
-    mesh = MeshSpec(tuple(kept), tuple(kept.values()))
-    count = planning.facts.batch_rows // cell.rows
-    layout = with_microbatches(planning,
-                               mesh,
-                               role_policies(mesh, planning.constraints),
-                               count,
-                               exact=exact,
-                               settle=False,
-                               cut=count > 1)
+    layout = _layout(planning, cell, exact=exact, alone=alone or {})
     main, laid, prelude = early_values(planning.program, layout, exact=exact)
     stages = split_stages(main, laid, {
         b.name: i
@@ -200,10 +202,39 @@ def block_table(planning: Planning,
                                                 cost.device),
                       kind=kind,
                       is_exact=exact,
+                      layout=layout,
                       trained_bytes=tuple(trained),
                       times_on={d: times_on(d)
                                 for d in devices},
                       **dict(zip(_COLUMNS, columns, strict=True)))
+
+
+def _layout(planning: Planning, cell: Cell, *, exact: bool,
+            alone: Mapping[str, ProgramLayout | None]) -> ProgramLayout:
+    sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
+    kept = {n: s for n, s in sizes.items() if s > 1} or {"dp": 1}
+    mesh = MeshSpec(tuple(kept), tuple(kept.values()))
+    count = planning.facts.batch_rows // cell.rows
+
+    def laid_out(start: Mapping[str, ProgramLayout]) -> ProgramLayout:
+        return with_microbatches(planning,
+                                 mesh,
+                                 role_policies(mesh, planning.constraints),
+                                 count,
+                                 exact=exact,
+                                 settle=False,
+                                 cut=count > 1,
+                                 alone=start)
+
+    known = {n: a for n, a in alone.items() if a is not None}
+    if len(kept) > 1 and known.keys() >= kept.keys():
+        # Three axes seldom go together; cp is the last to be laid out.
+        start = {n: known[n] for n in kept if len(kept) < 3 or n != "cp"}
+        try:
+            return laid_out(start)
+        except InfeasiblePlan:
+            pass
+    return laid_out({})
 
 
 def _row(planning: Planning, found: Pipelined, stage: Stage,

@@ -68,15 +68,17 @@ def _policy(*, exact: bool) -> Policy:
         lowerings=lowerings if exact else lowerings | OF_BATCH)
 
 
-def with_microbatches(planning: Planning,
-                      mesh: MeshSpec,
-                      policies: Sequence[Policy],
-                      count: int,
-                      fixed_rest: Mapping[str, Layout] | None = None,
-                      *,
-                      exact: bool = True,
-                      settle: bool = True,
-                      cut: bool = True) -> ProgramLayout:
+def with_microbatches(
+        planning: Planning,
+        mesh: MeshSpec,
+        policies: Sequence[Policy],
+        count: int,
+        fixed_rest: Mapping[str, Layout] | None = None,
+        *,
+        exact: bool = True,
+        settle: bool = True,
+        cut: bool = True,
+        alone: Mapping[str, ProgramLayout] | None = None) -> ProgramLayout:
     """Layouts over the axes of a stage and, last, over the micro-batches.
 
     The micro-batches are cut first; then the axes of the stage are laid
@@ -102,9 +104,14 @@ def with_microbatches(planning: Planning,
     cut : bool
         Whether the batch is cut at all. A single micro-batch is whole else,
         whatever the program does with its samples.
+    alone : mapping of str to ProgramLayout, optional
+        Layouts over one axis and the micro-batches, by the name of the axis,
+        to start from.
 
     Raises
     ------
+    InfeasiblePlan
+        When these are not legal together.
     LayoutError
         When the batch does not divide or can't be cut.
     """
@@ -115,6 +122,8 @@ def with_microbatches(planning: Planning,
     start = _extended(facts, whole, batch)
     if cut and not settle:
         _check_divided(facts, start, policy, count)
+    for name, layout in (alone or {}).items():
+        start = _with_axis(start, whole.names.index(name), layout)
     solution = planning.search(
         whole, (*policies, policy),
         start=start,
@@ -169,6 +178,34 @@ def _extended(facts: Facts, mesh: MeshSpec,
                                mesh=mesh,
                                classes=classes,
                                at_rest=longer(cut.at_rest))
+
+
+def _with_axis(layout: ProgramLayout, axis: int,
+               alone: ProgramLayout) -> ProgramLayout:
+    """Over one axis as in another program's layouts, where it is first."""
+
+    def taken(row: tuple[Item, ...], own: tuple[Item,
+                                                ...]) -> tuple[Item, ...]:
+        return (*row[:axis], own[0], *row[axis + 1:])
+
+    classes = {}
+    for name, cls in layout.classes.items():
+        own = alone.classes[name]
+        classes[name] = ClassLayout(calls={
+            label:
+            CallLayout(options=taken(c.options, own.calls[label].options))
+            for label, c in cls.calls.items()
+        },
+                                    hubs={
+                                        n: taken(h, own.hubs[n])
+                                        for n, h in cls.hubs.items()
+                                    })
+    return dataclasses.replace(layout,
+                               classes=classes,
+                               at_rest={
+                                   n: taken(h, alone.at_rest[n])
+                                   for n, h in layout.at_rest.items()
+                               })
 
 
 def _check_batch(program: Program, layout: ProgramLayout, count: int) -> None:

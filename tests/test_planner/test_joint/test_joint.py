@@ -109,6 +109,17 @@ class TestTables(unittest.TestCase):
         layers = one.forward_s[1:-1]
         np.testing.assert_allclose(layers, layers[0])
 
+    def test_starts_from_what_its_axes_have_alone(self) -> None:
+        planning = Planning(count_ahead(llama()), load_cluster("h100-sxm:1x8"))
+        both = Cell(cp=2, tp=2, rows=2)
+        cold = block_table(planning, both)
+        axes = {"cp": Cell(cp=2, rows=2), "tp": Cell(tp=2, rows=2)}
+        alone = {n: block_table(planning, c).layout for n, c in axes.items()}
+        warm = block_table(planning, both, alone=alone)
+        self.assertLessEqual(warm.work_s.sum(), 1.01 * cold.work_s.sum())
+        self.assertLessEqual(warm.saved_bytes.sum(),
+                             1.01 * cold.saved_bytes.sum())
+
 
 class TestOrders(unittest.TestCase):
 
