@@ -128,7 +128,12 @@ def reference(model: nn.Module,
     not torch's as parts of `program` do that are not captured.
     """
     single = copied(model)
-    args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
+    # A model may write to its inputs.
+    leaves = [
+        x.detach().clone().requires_grad_(x.requires_grad) if isinstance(
+            x, torch.Tensor) else x for x in call.leaves
+    ]
+    args, kwargs, targets = pytree.tree_unflatten(leaves, call.tree)
     with contextlib.ExitStack() as stack:
         stack.enter_context(steady_draws())
         if program is not None:

@@ -81,7 +81,7 @@ def _traced(exported: ExportedProgram, entry: Entry) -> Traced:
         kind = _KINDS.get(spec.kind)
         leaves[nodes[spec.arg.name]] = (f"{kind}:{spec.target}" if kind else
                                         f"input:{next(positions)}")
-    outputs, mutations = _returned(exported, nodes, entry)
+    outputs, mutations, written = _returned(exported, nodes, entry)
     constants = {
         name: exported.constants[name]
         for name in (v.removeprefix("const:") for v in leaves.values()
@@ -91,14 +91,18 @@ def _traced(exported: ExportedProgram, entry: Entry) -> Traced:
                   leaves=leaves,
                   outputs=outputs,
                   mutations=mutations,
-                  constants=constants)
+                  constants=constants,
+                  notes=tuple(map(_written_input, written)))
 
 
-def _returned(exported: ExportedProgram, nodes: dict[str, fx.Node],
-              entry: Entry) -> tuple[tuple[fx.Node, ...], dict[str, fx.Node]]:
-    """The user's outputs in order, and what is written to buffers."""
+def _returned(
+    exported: ExportedProgram, nodes: dict[str, fx.Node], entry: Entry
+) -> tuple[tuple[fx.Node, ...], dict[str, fx.Node], tuple[str, ...]]:
+    """The user's outputs in order, what is written to buffers, and the
+    paths of inputs that are written to."""
     outputs: list[fx.Node] = []
     mutations: dict[str, fx.Node] = {}
+    inputs: list[str] = []
     for spec in exported.graph_signature.output_specs:
         node = nodes[spec.arg.name]
         target = spec.target or ""
@@ -113,17 +117,33 @@ def _returned(exported: ExportedProgram, nodes: dict[str, fx.Node],
                 "buffer, or write to it outside of the model (after the "
                 "optimizer's step)")
         else:
-            raise CaptureError(
-                "the forward pass writes in place to its input "
-                f"{_input_path(exported, target, entry)}; write to a copy "
-                "(`x = x.clone()`), so that the batch stays as it is")
-    return tuple(outputs), mutations
+            inputs.append(_input_path(exported, target, entry))
+    return tuple(outputs), mutations, tuple(inputs)
 
 
 def _input_path(exported: ExportedProgram, name: str, entry: Entry) -> str:
-    inputs = [
+    """Of an input that is written to.
+
+    Raises
+    ------
+    CaptureError
+        When another input shares its memory, and would be written to.
+    """
+    names = [
         spec.arg.name for spec in exported.graph_signature.input_specs
         if spec.kind is InputKind.USER_INPUT
     ]
-    position = entry.call.tensor_positions[inputs.index(name)]
-    return entry.call.paths[position]
+    position = names.index(name)
+    path = entry.call.paths[entry.call.tensor_positions[position]]
+    tensors = entry.call.tensors
+    memory = tensors[position].untyped_storage()._cdata
+    if sum(t.untyped_storage()._cdata == memory for t in tensors) > 1:
+        raise CaptureError(
+            f"the forward pass writes in place to its input {path}, whose "
+            "memory is another input's too; write to a copy (`x = x.clone()`)")
+    return path
+
+
+def _written_input(path: str) -> str:
+    return (f"forward writes in place to its input {path}: the program writes "
+            "to a copy, so that the batch stays as it is")

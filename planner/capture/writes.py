@@ -2,8 +2,9 @@
 
 ``x[mask] = value`` is traced as ``index_put``, whose derivative for the
 value has as many rows as the mask is true. Where one value goes to all
-places it is a ``where``. Writing to a slice of a complex tensor has no
-derivative at all; joining the parts has.
+places it is a ``where``, where rows of their own do a ``masked_scatter``.
+Writing to a slice of a complex tensor has no derivative at all; joining the
+parts has.
 """
 
 from __future__ import annotations
@@ -44,9 +45,18 @@ def _write_by_mask(node: fx.Node) -> None:
     # All dims of the mask are one of the value's: how often it is true.
     sizes = value.meta["val"].shape
     place = len(sizes) - rest - 1
-    if place >= 0 and not (type(sizes[place]) is int and sizes[place] == 1):
+    if place >= 0 and type(sizes[place]) is not int:
         return
     add = CallsBefore(node).add
+    if place >= 0 and sizes[place] != 1:
+        shape = base.meta["val"].shape
+        rows = (*shape[:first], sizes[place], *shape[len(shape) - rest:])
+        if tuple(sizes) != rows:
+            value = add(_aten.expand.default, value, rows)
+        for _ in range(rest):
+            mask = add(_aten.unsqueeze.default, mask, -1)
+        become(node, _aten.masked_scatter.default, (base, mask, value))
+        return
     if place >= 0:
         for _ in range(mask.meta["val"].ndim - 1):
             value = add(_aten.unsqueeze.default, value, place)

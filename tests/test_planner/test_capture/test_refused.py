@@ -66,9 +66,14 @@ class TestTraced(unittest.TestCase):
             module(forward), "writes to the parameter linear.weight in "
             "place; make it a buffer")
 
-    def test_writing_to_an_input(self) -> None:
-        self.check(module(lambda self, x: self.linear(x.mul_(2))),
-                   r"writes in place to its input args\[0\]; write to a copy")
+    def test_writing_to_an_input_that_is_given_twice(self) -> None:
+        x = rows()
+        with self.assertRaisesRegex(
+                CaptureError, r"writes in place to its input args\[0\], whose "
+                r"memory is another input's too; write to a copy"):
+            capture(module(lambda self, x, y: self.linear(x.mul_(2) + y)),
+                    (x, x),
+                    opaque=False)
 
     def test_writing_without_gradients_into_what_carries_them(self) -> None:
 

@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 
+from planner.capture import reference
 from planner.capture.capture import capture
+from planner.capture.entry import bind_inputs
 from planner.ir.errors import CaptureError
 from planner.ir.program import Program
 from tests.test_planner.test_capture.eager import check_capture
 from tests.test_planner.test_capture.test_traps import module, rows
 
 MASK = torch.tensor([True, False, True])
+
+WRITES = module(lambda self, x: self.linear(x.mul_(2)).sum())
 
 
 def calls(program: Program) -> set[str]:
@@ -75,6 +79,31 @@ class TestByMask(unittest.TestCase):
 
         self._check(write, "aten.index_put.default")
 
+    def test_rows_of_their_own(self) -> None:
+
+        def write(model: Any, y: torch.Tensor) -> None:
+            y[MASK] = model.linear.weight[:2]
+
+        self._check(write, "aten.masked_scatter.default")
+
+    def test_columns_of_their_own(self) -> None:
+        columns = torch.tensor([True, False, False, True])
+
+        def write(model: Any, y: torch.Tensor) -> None:
+            y[:, columns] = model.linear.bias[:2]
+            y[:, columns] = y[:, :2].clone() * model.linear.weight[:3, :2]
+
+        self._check(write, "aten.masked_scatter.default")
+
+    def test_values_of_their_own(self) -> None:
+
+        def write(model: Any, y: torch.Tensor) -> None:
+            chosen = torch.zeros_like(y, dtype=torch.bool)
+            chosen[1, 2:] = True
+            y[chosen] = model.linear.bias[1:3]
+
+        self._check(write, "aten.masked_scatter.default")
+
     def test_as_many_values_as_the_mask_has(self) -> None:
 
         def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -84,6 +113,21 @@ class TestByMask(unittest.TestCase):
 
         with self.assertRaisesRegex(CaptureError, "depends on the values"):
             capture(module(forward), (rows(), ), opaque=False)
+
+
+class TestInputs(unittest.TestCase):
+
+    def test_a_copy_is_written_to(self) -> None:
+        given = rows()
+        call = bind_inputs(WRITES, (given, ), {}, None)
+        program = capture(WRITES, (given, ))
+        (found, ), _ = reference.run(program, reference.model_values(WRITES),
+                                     call.tensors)
+        torch.testing.assert_close(given, rows())
+        torch.testing.assert_close(found, WRITES(given))
+        self.assertIn(
+            "writes in place to its input args[0]: the program "
+            "writes to a copy", program.notes[0])
 
 
 class TestComplexParts(unittest.TestCase):
