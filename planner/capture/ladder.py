@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from planner.capture.explain import explained
 from planner.capture.export import trace_by_export
 from planner.capture.make_graph import trace_by_make_fx
 from planner.capture.normalize import drop_unused, normalize
+from planner.capture.opaque.call import NotIsolated
 from planner.capture.opaque.isolate import isolated
 from planner.capture.repeats.layers import repeated_layers
 from planner.capture.repeats.unroll import NotAlike, unrolled
@@ -42,16 +44,17 @@ def trace(entry: Entry, *, opaque: bool) -> Traced:
     ------
     CaptureError
     """
+    way = functools.partial(_traced, opaque=opaque)
     try:
-        return _traced(entry)
+        return way(entry)
     except CaptureError as error:
         if not opaque:
             raise
-        return isolated(entry, error, _traced)
+        return isolated(entry, error, way)
 
 
-def _traced(entry: Entry) -> Traced:
-    traced = _first_trace(entry)
+def _traced(entry: Entry, *, opaque: bool) -> Traced:
+    traced = _first_trace(entry, opaque=opaque)
     if entry.output.drawn:
         _refuse_draws(entry)
     return traced
@@ -67,7 +70,9 @@ def _refuse_draws(entry: Entry) -> None:
     drawn = entry.output.drawn[0]
     entry.refuse_draws = True
     try:
-        _attempt(entry, lambda fakes: trace_by_export(entry, fakes))
+        _attempt(entry,
+                 lambda fakes: trace_by_export(entry, fakes),
+                 opaque=True)
     finally:
         entry.refuse_draws = False
     raise CaptureError(
@@ -75,19 +80,24 @@ def _refuse_draws(entry: Entry) -> None:
         "its first call: draw with torch, or switch it off")
 
 
-def _first_trace(entry: Entry) -> Traced:
+def _first_trace(entry: Entry, *, opaque: bool) -> Traced:
     kept: dict[int, set[int]] = {}
     for _ in range(_SHORT_ATTEMPTS):
         known = sum(map(len, kept.values()))
         try:
-            return _attempt(entry, lambda fakes: _short(entry, fakes, kept))
+            return _attempt(entry,
+                            lambda fakes: _short(entry, fakes, kept),
+                            opaque=opaque)
         except NotAlike:
             if sum(map(len, kept.values())) == known:
                 break
-    return _attempt(entry, lambda fakes: trace_by_export(entry, fakes))
+    return _attempt(entry,
+                    lambda fakes: trace_by_export(entry, fakes),
+                    opaque=opaque)
 
 
-def _attempt(entry: Entry, export: Callable[[_Tensors], Traced]) -> Traced:
+def _attempt(entry: Entry, export: Callable[[_Tensors], Traced], *,
+             opaque: bool) -> Traced:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = tuple(
         fake_like(t, mode).requires_grad_(t.requires_grad)
@@ -99,11 +109,13 @@ def _attempt(entry: Entry, export: Callable[[_Tensors], Traced]) -> Traced:
             raise
         except Exception as error:
             traced = _second_try(entry, fakes, error)
-    traced = dataclasses.replace(traced,
-                                 notes=(*traced.notes, *notes,
-                                        *entry.output.notes))
-    normalize(traced)
-    return traced
+    try:
+        parts = normalize(traced, opaque=opaque)
+    except NotIsolated:
+        parts = normalize(traced, opaque=False)
+    return dataclasses.replace(traced,
+                               notes=(*traced.notes, *notes,
+                                      *entry.output.notes, *parts))
 
 
 def _short(entry: Entry, fakes: _Tensors, kept: dict[int, set[int]]) -> Traced:

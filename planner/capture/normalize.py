@@ -20,6 +20,8 @@ from planner.capture.joined_rows import part_joined_rows
 from planner.capture.masks import simplify_masks
 from planner.capture.merged import part_merged_dims
 from planner.capture.nodes import source_in_model
+from planner.capture.opaque.regions import (has_unknown_shape,
+                                            isolate_unknown_shapes)
 from planner.capture.projections import open_projections
 from planner.capture.rows import gather_rows
 from planner.capture.traced import Traced
@@ -35,14 +37,31 @@ _ASSERTS = ("_assert_tensor_metadata", "_assert_async", "_assert_scalar",
 _PASS_THROUGH = (_aten.alias.default, _aten.lift_fresh_copy.default)
 
 
-def normalize(traced: Traced) -> None:
-    """Clean the traced graph in place."""
+def normalize(traced: Traced, *, opaque: bool) -> tuple[str, ...]:
+    """Clean the traced graph in place.
+
+    Parameters
+    ----------
+    traced : Traced
+    opaque : bool
+        Whether parts of unknown shapes may be run as they are.
+
+    Returns
+    -------
+    tuple of str
+        Notes on such parts.
+
+    Raises
+    ------
+    CaptureError
+    """
     graph = traced.graph
     kept = {*traced.outputs, *traced.mutations.values()}
     for node in list(graph.nodes):
         if node.op == "call_function":
             _clean(graph, node, kept)
     drop_unused(graph)
+    notes = isolate_unknown_shapes(graph) if opaque else []
     _reject_unknown_shapes(graph)
     scalars = _scalars(traced)
     simplify_masks(graph, scalars)
@@ -55,6 +74,7 @@ def normalize(traced: Traced) -> None:
     drop_unused(graph)
     _join_picks(graph)
     _reject_lost_statistics(graph)
+    return tuple(notes)
 
 
 def _join_picks(graph: fx.Graph) -> None:
@@ -66,23 +86,13 @@ def _join_picks(graph: fx.Graph) -> None:
 
 def _reject_unknown_shapes(graph: fx.Graph) -> None:
     """Every size must be a number; none may come out of a tensor."""
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        values = node.meta["val"]
-        several = isinstance(values, (tuple, list))
-        for value in values if several else (values, ):
-            sizes = (value.shape if isinstance(value, torch.Tensor) else
-                     (value, ))
-            if any(
-                    isinstance(x, (torch.SymInt, torch.SymFloat,
-                                   torch.SymBool)) for x in sizes):
-                raise CaptureError(
-                    f"a shape or a number depends on the values of a tensor "
-                    f"({node.target}), at {source_in_model(node)}; use a "
-                    "mask of fixed shape, torch.where, or weights of zero "
-                    "for what is left out",
-                    module_path=source_in_model(node).module_path)
+    for node in filter(has_unknown_shape, graph.nodes):
+        raise CaptureError(
+            f"a shape or a number depends on the values of a tensor "
+            f"({node.target}), at {source_in_model(node)}; use a "
+            "mask of fixed shape, torch.where, or weights of zero "
+            "for what is left out",
+            module_path=source_in_model(node).module_path)
 
 
 def _reject_lost_statistics(graph: fx.Graph) -> None:

@@ -26,6 +26,7 @@ from planner.capture.checks import checks_pass
 from planner.capture.experts import whole_experts
 from planner.capture.functions import kept_functions
 from planner.capture.names import any_name
+from planner.capture.sizes import unknown_sizes_are_large
 
 __all__ = ["fake_like", "prepared"]
 
@@ -67,6 +68,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(any_name())
         stack.enter_context(checks_pass(notes))
         stack.enter_context(_distributions_unchecked())
+        stack.enter_context(unknown_sizes_are_large())
         stack.enter_context(_no_ambient_autocast())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -55,27 +55,45 @@ class Opaque:
         self._known: dict[Any, tuple[OpaqueCall, Work]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, tree = flattened((args, kwargs))
+        leaves, _ = flattened((args, kwargs))
+        tensors = [self._held(n) for n in self.state]
+        tensors += [x for x in leaves if isinstance(x, torch.Tensor)]
+        if not torch.is_grad_enabled():
+            tensors = [t.detach() for t in tensors]
+        call, key = self.described(tensors, args, kwargs)
+        # A steady draw gives the least number.
+        seed = torch.randint(STEADY, 2**62, ())
+        found = OPAQUE(tensors, seed, key, self.work.flops,
+                       self.work.size_bytes, self.work.kernels)
+        return self._returned(call, found)
+
+    def described(self, tensors: Sequence[torch.Tensor], args: tuple[Any, ...],
+                  kwargs: Mapping[str, Any]) -> tuple[OpaqueCall, str]:
+        """The call with its key; `work` is then what it costs.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor
+            Parameters, buffers and those of the arguments, like which it
+            is tried out.
+        args, kwargs
+            Of the call.
+
+        Raises
+        ------
+        NotIsolated
+        """
+        leaves, tree = flattened((args, dict(kwargs)))
         strange = [
             type(x).__name__ for x in leaves
             if not isinstance(x, torch.Tensor) and not is_constant(x)
         ]
         if strange:
             raise NotIsolated(f"it is called with a {strange[0]}")
-        tensors = [self._held(n) for n in self.state]
-        tensors += [x for x in leaves if isinstance(x, torch.Tensor)]
-        if not torch.is_grad_enabled():
-            tensors = [t.detach() for t in tensors]
         constants = tuple(LEAF if isinstance(x, torch.Tensor) else x
                           for x in leaves)
-        call, work = self._call_of(constants, tree, tensors)
-        self.work = work
-        key = registered(call, [_shape(t) for t in tensors])
-        # A steady draw gives the least number.
-        seed = torch.randint(STEADY, 2**62, ())
-        found = OPAQUE(tensors, seed, key, work.flops, work.size_bytes,
-                       work.kernels)
-        return self._returned(call, found)
+        call, self.work = self._call_of(constants, tree, tensors)
+        return call, registered(call, [_shape(t) for t in tensors])
 
     def _held(self, name: str) -> torch.Tensor:
         """By its table: a trace puts other tensors there."""

@@ -1,0 +1,139 @@
+"""Only what is computed from shapes that depend on values is not traced."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from planner.capture.capture import capture
+from planner.ir.errors import CaptureError
+from planner.ir.mesh import MeshSpec
+from planner.ir.program import Program
+from planner.ir.values import calls_of
+from planner.recipes import RECIPES
+from scaletorch.verify import verify
+from tests.test_planner.test_capture.eager import check_capture
+
+Call = Callable[["Net", torch.Tensor, torch.Tensor, torch.Tensor],
+                torch.Tensor]
+
+
+class Net(nn.Module):
+    """Layers, and a way from their rows to a loss."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.head = nn.Linear(4, 5)
+        self.call = call
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x
+
+    def forward(self, x: torch.Tensor, chosen: torch.Tensor,
+                y: torch.Tensor) -> torch.Tensor:
+        return self.call(self, x, chosen, y)
+
+
+def net(call: Call) -> Net:
+    torch.manual_seed(0)
+    return Net(call).double()
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(2, 6, 4, generator=generator, dtype=torch.float64),
+            torch.rand(2, 6, generator=generator)
+            > 0.4, torch.randint(0, 5, (2, 6), generator=generator))
+
+
+def names(program: Program) -> list[str]:
+    return [
+        str(n.target) for block in program.blocks
+        for n in calls_of(program.classes[block.block_class].graph)
+    ]
+
+
+class TestRegions(unittest.TestCase):
+
+    def check(self, call: Call, operators: int, parts: int = 1) -> None:
+        program = check_capture(self, net(call), batch())
+        self.assertEqual(len(program.notes), 1)
+        self.assertRegex(
+            program.notes[0], r"a shape depends on values at .*"
+            rf"test_regions.py:\d+\): .* \({operators} operators\) runs whole")
+        found = names(program)
+        self.assertEqual(found.count("scaletorch.opaque.default"), parts)
+        self.assertGreaterEqual(found.count("aten.linear.default"), 2)
+
+    def test_a_loss_of_some_rows(self) -> None:
+        self.check(
+            lambda m, x, c, y: F.cross_entropy(m.head(m.rows(x))[c], y[c]), 3)
+
+    def test_a_layer_on_some_rows(self) -> None:
+        self.check(
+            lambda m, x, c, y: F.cross_entropy(m.head(m.rows(x)[c]), y[c]), 4)
+
+    def test_parts_that_do_not_meet(self) -> None:
+        self.check(lambda m, x, c, y:
+                   (m.rows(x)[c].mean(0) * m.rows(2 * x)[~c].amax(0)).sum(),
+                   2,
+                   parts=2)
+
+    def test_places_by_number(self) -> None:
+
+        def call(m: Net, x: torch.Tensor, c: torch.Tensor,
+                 y: torch.Tensor) -> torch.Tensor:
+            i, j = torch.nonzero(c).unbind(1)
+            return (m.rows(x)[i, j] * y[i, j, None]).square().mean()
+
+        self.check(call, 9)
+
+    def test_between_layers(self) -> None:
+
+        def call(m: Net, x: torch.Tensor, c: torch.Tensor,
+                 y: torch.Tensor) -> torch.Tensor:
+            for layer in m.layers:
+                x = layer(x)
+                x = x + x[c].mean(0)
+            return x.square().sum()
+
+        program = check_capture(self, net(call), batch())
+        found = [n for n in names(program) if "linear" in n or "opaque" in n]
+        self.assertEqual(
+            found, ["aten.linear.default", "scaletorch.opaque.default"] * 2)
+
+    def test_is_what_the_model_computes_on_ranks(self) -> None:
+        model = net(
+            lambda m, x, c, y: F.cross_entropy(m.head(m.rows(x))[c], y[c]))
+        report = verify(model,
+                        MeshSpec(("dp", "tp"), (2, 2)),
+                        batch(),
+                        plan=RECIPES["fsdp"]() * RECIPES["megatron"]())
+        self.assertTrue(report.equal, report)
+
+    def test_a_question_of_the_model_is_not_answered(self) -> None:
+
+        def call(m: Net, x: torch.Tensor, c: torch.Tensor,
+                 y: torch.Tensor) -> torch.Tensor:
+            rows = m.rows(x)[c]
+            return rows.sum() * 0 if len(rows) == 0 else rows.mean()
+
+        with self.assertRaisesRegex(CaptureError, "depends on the values"):
+            capture(net(call), batch(), opaque=False)
+        self.assertIn("can't be captured",
+                      capture(net(call), batch()).notes[-1])
+
+    def test_rows_that_are_returned_are_refused(self) -> None:
+        with self.assertRaisesRegex(CaptureError, "depends on the values"):
+            capture(net(lambda m, x, c, y: m.rows(x)[c]), batch())
+
+
+if __name__ == "__main__":
+    unittest.main()
