@@ -78,9 +78,9 @@ def halvings(width: Number) -> Number:
     >>> [int(halvings(n)) for n in (128, 144, 150, 150.4)]
     [0, 2, 5, 0]
     """
-    whole = np.asarray(width) % 1 == 0
-    return sum((whole & (np.asarray(width) % n != 0)).astype(float)
-               for n in (64, 32, 16, 8, 4, 2))
+    number = np.asarray(width)
+    whole = number.astype(np.int64)
+    return np.where(whole == number, 6 - np.log2(np.gcd(whole, 64)), 0.0)
 
 
 def _linear(name: str, tokens: Number, weight: Number, width: Number,
