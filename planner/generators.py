@@ -19,13 +19,14 @@ import numpy
 import torch
 from torch import nn
 
-__all__ = ["GLOBAL", "generators_of", "kept", "seeded_all", "states"]
+__all__ = ["GLOBAL", "KINDS", "generators_of", "kept", "seeded_all", "states"]
 
 GLOBAL: Mapping[str, Any] = {"random": random, "numpy.random": numpy.random}
 """Those that every program has, by name."""
 
-_KINDS = (random.Random, numpy.random.RandomState, numpy.random.Generator,
-          torch.Generator)
+KINDS = (random.Random, numpy.random.RandomState, numpy.random.Generator,
+         torch.Generator)
+"""Of generators."""
 
 # Ranks may be threads of one process, which share most generators.
 _ONE_AT_A_TIME = threading.RLock()
@@ -49,7 +50,7 @@ def generators_of(module: nn.Module) -> dict[str, Any]:
 
 def _add(found: dict[str, Any], owner: str, scope: Mapping[str, Any]) -> None:
     for name, value in scope.items():
-        if isinstance(value, _KINDS) and not isinstance(
+        if isinstance(value, KINDS) and not isinstance(
                 value, random.SystemRandom) and all(value is not x
                                                     for x in found.values()):
             found[f"{owner}.{name}".removeprefix(".")] = value

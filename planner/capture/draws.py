@@ -23,14 +23,15 @@ import torch
 from torch import nn
 
 from planner.capture.opaque.call import running_whole
-from planner.generators import generators_of, kept, states
+from planner.generators import KINDS, generators_of, kept, states
 from planner.ir.errors import CaptureError
 
 __all__ = ["Draws", "watched"]
 
-_LIBRARIES = (Path(torch.__file__).parent, Path(numpy.__file__).parent,
-              Path(__file__).parents[1])
+_TORCHS = (Path(torch.__file__).parent, Path(__file__).parents[1])
+_NUMPY = Path(numpy.__file__).parent
 _STANDARD = Path(sysconfig.get_paths()["stdlib"])
+_LONG_S = 1000.0
 
 
 class Draws:
@@ -129,19 +130,23 @@ def _seeding_told(draws: Draws) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _profiled(hook: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
-    before = sys.getprofile()
+    before, interval = sys.getprofile(), sys.getswitchinterval()
+    # The hook would note what other threads draw while it runs.
+    sys.setswitchinterval(_LONG_S)
     sys.setprofile(hook)
     try:
         yield
     finally:
         sys.setprofile(before)
+        sys.setswitchinterval(interval)
 
 
 class _Refusing:
     """Raises in the first function of the user's that drew.
 
-    As a profiler's hook. A call that begins right after a draw is not at
-    fault; its caller is, as soon as it goes on.
+    As a profiler's hook. What is drawn while torch runs is another
+    thread's. A call that begins right after a draw is not at fault; its
+    caller is, as soon as it goes on.
     """
 
     def __init__(self, draws: Draws) -> None:
@@ -149,34 +154,69 @@ class _Refusing:
         self.guilty: FrameType | None = None
         self.line = 0
         self.drawn: tuple[str, ...] = ()
+        self.away: FrameType | None = None
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
-        if running_whole():
+        if running_whole() or self.guilty not in (None, frame):
             return
-        own = frame.f_back if event == "call" else frame
-        if own is None or not _is_users(own.f_code.co_filename):
-            return
-        if self.guilty is None:
-            self.drawn = self.draws.update()
-            if self.drawn:
-                self.guilty, self.line = own, own.f_lineno
+        if event in ("call", "return"):
+            self._at_a_border(frame, event)
+        elif _is_users(frame):
+            # Functions in C may call others, and let other threads run.
+            self._look(None if self.away is frame else frame)
+            calls = event == "c_call" and not _may_draw(arg)
+            self.away = frame if calls else None
         if self.guilty is frame:
-            error = CaptureError(
-                f"forward draws from {self.drawn[0]}, at "
-                f"{frame.f_code.co_filename}:{self.line} in "
-                f"{frame.f_code.co_name}; a program would keep the numbers "
-                "of its first call: draw with torch, or switch it off")
-            # What is raised while a function returns does not name it.
-            raise error.with_traceback(
-                TracebackType(None, frame, frame.f_lasti, self.line
-                              ) if event == "return" else None)
+            self._refuse(frame, event)
+
+    def _at_a_border(self, frame: FrameType, event: str) -> None:
+        caller = frame.f_back
+        if event == "call" and _is_users(caller):
+            self._look(None if self.away is caller else caller)
+        elif _is_users(frame):
+            self._look(frame if event == "return" else None)
+        elif event == "return" and _is_users(caller):
+            torchs = _is_torchs(frame.f_code.co_filename)
+            self._look(None if torchs else caller)
+
+    def _look(self, frame: FrameType | None) -> None:
+        """Whether what a frame did since the last look was a draw."""
+        drawn = self.draws.update()
+        if drawn and self.guilty is None and frame is not None:
+            self.guilty, self.line, self.drawn = frame, frame.f_lineno, drawn
+
+    def _refuse(self, frame: FrameType, event: str) -> None:
+        error = CaptureError(
+            f"forward draws from {self.drawn[0]}, at "
+            f"{frame.f_code.co_filename}:{self.line} in "
+            f"{frame.f_code.co_name}; a program would keep the numbers of "
+            "its first call: draw with torch, or switch it off")
+        # What is raised while a function returns does not name it.
+        place = TracebackType(None, frame, frame.f_lasti, self.line)
+        raise error.with_traceback(place if event == "return" else None)
+
+
+def _may_draw(function: Any) -> bool:
+    """Whether a function in C is a generator's."""
+    return isinstance(getattr(function, "__self__", None), KINDS)
+
+
+def _is_users(frame: FrameType | None) -> bool:
+    return frame is not None and _is_users_file(frame.f_code.co_filename)
 
 
 @functools.cache
-def _is_users(file: str) -> bool:
+def _is_users_file(file: str) -> bool:
     path = Path(file)
-    if any(map(path.is_relative_to, _LIBRARIES)):
+    if any(map(path.is_relative_to, (*_TORCHS, _NUMPY))):
+        return False
+    if file == "<string>" or file.startswith("<frozen"):
         return False
     installed = {"site-packages", "dist-packages"} & set(path.parts)
-    return bool(installed) or not (file.startswith("<frozen")
-                                   or path.is_relative_to(_STANDARD))
+    return bool(installed) or not path.is_relative_to(_STANDARD)
+
+
+@functools.cache
+def _is_torchs(file: str) -> bool:
+    """Or ours, which draws nothing either, but for those that stand in."""
+    return file != __file__ and any(map(Path(file).is_relative_to, _TORCHS))

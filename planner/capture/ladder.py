@@ -63,11 +63,12 @@ def _traced(entry: Entry, *, opaque: bool) -> Traced:
 def _refuse_draws(entry: Entry) -> None:
     """Trace again, to the function that draws.
 
+    There is none where another thread of the process drew meanwhile.
+
     Raises
     ------
     CaptureError
     """
-    drawn = entry.output.drawn[0]
     entry.refuse_draws = True
     try:
         _attempt(entry,
@@ -75,9 +76,6 @@ def _refuse_draws(entry: Entry) -> None:
                  opaque=True)
     finally:
         entry.refuse_draws = False
-    raise CaptureError(
-        f"forward draws from {drawn}; a program would keep the numbers of "
-        "its first call: draw with torch, or switch it off")
 
 
 def _first_trace(entry: Entry, *, opaque: bool) -> Traced:

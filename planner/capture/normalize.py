@@ -138,7 +138,8 @@ def _clean(graph: fx.Graph, node: fx.Node, kept: Collection[fx.Node]) -> None:
     elif node.target in _PASS_THROUGH and node not in kept:
         node.replace_all_uses_with(node.args[0])
         graph.erase_node(node)
-    elif name in _REWRITES:
+    elif name in _REWRITES and not any(
+            map(has_unknown_shape, (node, *node.all_input_nodes))):
         _REWRITES[name](graph, node)
 
 

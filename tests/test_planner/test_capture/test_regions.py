@@ -101,7 +101,7 @@ class TestRegions(unittest.TestCase):
                  y: torch.Tensor) -> torch.Tensor:
             for layer in m.layers:
                 x = layer(x)
-                x = x + x[c].mean(0)
+                x = x + x[c].unsqueeze(0).squeeze().mean(0)
             return x.square().sum()
 
         program = check_capture(self, net(call), batch())
