@@ -64,6 +64,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_inlined_checkpoints(notes))
         stack.enter_context(kept_functions(notes))
         stack.enter_context(_modules_stay())
+        stack.enter_context(_masks_unread())
         stack.enter_context(_tensors_of_tensors())
         stack.enter_context(any_name())
         stack.enter_context(checks_pass(notes))
@@ -225,6 +226,28 @@ def _modules_stay() -> Iterator[None]:
         yield
     finally:
         nn.Module.to = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _masks_unread() -> Iterator[None]:
+    """``nn.TransformerEncoder`` asks whether a mask's values are causal.
+
+    It only saves work, and what a mask hides is found out later.
+    """
+    module: Any = torch.nn.modules.transformer
+    original = module._detect_is_causal_mask
+
+    def as_told(mask: Any,
+                is_causal: bool | None = None,
+                size: Any = None) -> bool:
+        del mask, size
+        return is_causal is True
+
+    module._detect_is_causal_mask = as_told
+    try:
+        yield
+    finally:
+        module._detect_is_causal_mask = original
 
 
 @contextlib.contextmanager

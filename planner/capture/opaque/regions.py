@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from planner.capture.calls import become
 from planner.capture.nodes import source_in_model
@@ -185,7 +186,8 @@ def _called(graph: fx.Graph, nodes: Sequence[fx.Node],
     """The operator, behind what it is given."""
     order = {n: i for i, n in enumerate(graph.nodes)}
     place = max((*given, nodes[0]), key=order.__getitem__)
-    mode = nodes[0].meta["val"].fake_mode
+    mode = next(v.fake_mode for v in (n.meta["val"] for n in (*given, *nodes))
+                if isinstance(v, FakeTensor))
 
     def add(target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         nonlocal place

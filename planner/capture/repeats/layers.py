@@ -29,6 +29,12 @@ _MOST_VARIANTS = 8
 """Kinds of layers that look alike, among which one is looked for."""
 
 
+def _has_unknown_size(value: Any) -> bool:
+    """Such rows are chosen by values, by each layer anew."""
+    sizes = value.shape if isinstance(value, torch.Tensor) else (value, )
+    return any(isinstance(x, torch.SymInt) for x in sizes)
+
+
 def _own(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by every name that they have."""
     return dict((*module.named_parameters(remove_duplicate=False),
@@ -93,6 +99,8 @@ class Repeats:
         leaves, tree = pytree.tree_flatten(called)
         own = _own(module)
         given = [*leaves, *own.values()]
+        if any(map(_has_unknown_size, leaves)):
+            return run()
         variants = self._known.setdefault(
             (tree, tuple(own), look_of(given), ambient()), [])
         for known in variants:

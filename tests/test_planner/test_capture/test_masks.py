@@ -56,6 +56,22 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, mask)
 
 
+class Encoder(nn.Module):
+    """Asks whether its mask is causal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(
+            8, 2, 16, dropout=0.0, batch_first=True),
+                                            2,
+                                            enable_nested_tensor=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1],
+                                                              dtype=x.dtype)
+        return self.layers(x, mask=mask).square().sum()
+
+
 def captured(make_mask: Any, test: unittest.TestCase) -> set[Any]:
     torch.manual_seed(0)
     model, x = doubled(Attention(make_mask), torch.randn(2, 5, 8))
@@ -126,6 +142,14 @@ class TestRecognised(unittest.TestCase):
             with self.subTest(name):
                 model, inputs, _ = MODELS[name]()
                 self.assertEqual(masks(capture(model, inputs)), expected)
+
+    def test_a_causal_mask_of_a_plain_encoder(self) -> None:
+        torch.manual_seed(0)
+        program = check_capture(self,
+                                Encoder().double(),
+                                (torch.randn(2, 6, 8).double(), ))
+        self.assertEqual(program.notes, ())
+        self.assertEqual(masks(program), {(False, True)})
 
     def test_padding_keeps_its_mask(self) -> None:
         model, inputs, _ = wide_text.MODELS["LlamaPadded"]()

@@ -109,6 +109,23 @@ class TestRegions(unittest.TestCase):
         self.assertEqual(
             found, ["aten.linear.default", "scaletorch.opaque.default"] * 2)
 
+    def test_experts_of_the_rows_that_choose_them(self) -> None:
+
+        def call(m: Net, x: torch.Tensor, c: torch.Tensor,
+                 y: torch.Tensor) -> torch.Tensor:
+            rows, found = m.head(x).flatten(0, 1), torch.zeros(12, 4).double()
+            for number, expert in enumerate(m.layers):
+                at, = torch.where(rows.argmax(-1) == number)
+                found.index_add_(0, at, expert(x.flatten(0, 1)[at]))
+            return m.head(found).square().sum()
+
+        program = check_capture(self, net(call), batch())
+        found = [n for n in names(program) if "linear" in n or "opaque" in n]
+        self.assertEqual(found, [
+            "aten.linear.default", *["scaletorch.opaque.default"] * 2,
+            "aten.linear.default"
+        ])
+
     def test_is_what_the_model_computes_on_ranks(self) -> None:
         model = net(
             lambda m, x, c, y: F.cross_entropy(m.head(m.rows(x))[c], y[c]))
