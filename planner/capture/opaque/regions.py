@@ -133,11 +133,13 @@ def _replaced(graph: fx.Graph, nodes: Sequence[fx.Node],
               results: Sequence[fx.Node]) -> str:
     """Put an operator in the place of a part; gives a note on it."""
     inside = set(nodes)
+    # Constants among what it is given may be masks of known count.
+    part = [*_constants(graph, nodes), *nodes]
     given = list(
-        dict.fromkeys(source for n in nodes for source in n.all_input_nodes
-                      if source not in inside))
+        dict.fromkeys(source for n in part for source in n.all_input_nodes
+                      if source not in part))
     source = next(source_in_model(n) for n in nodes if has_unknown_shape(n))
-    item = Opaque(_module(nodes, given, results), str(source), whole=False)
+    item = Opaque(_module(part, given, results), str(source), whole=False)
     tensors = tuple(_like(n.meta["val"]) for n in given)
     _, key = item.described(tensors, tensors, {})
     below = _walk(results, lambda n: n.users, lambda n: n not in inside)
@@ -154,6 +156,19 @@ def _replaced(graph: fx.Graph, nodes: Sequence[fx.Node],
             "whole, as it is written, on every rank of every axis, and once "
             "more in the backward; forbid(\"opaque\") makes this an error, a "
             "mask of fixed shape or torch.where avoids it")
+
+
+def _constants(graph: fx.Graph, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """What is computed from nothing, for what a part is given."""
+    known: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        if _is_call(node) and node not in nodes and all(
+                n in known for n in node.all_input_nodes) \
+                and torch.Tag.nondeterministic_seeded not in getattr(
+                    node.target, "tags", ()):
+            known[node] = None
+    needed = _walk(nodes, lambda n: n.all_input_nodes, known.__contains__)
+    return [n for n in known if n in needed]
 
 
 def _like(value: torch.Tensor) -> torch.Tensor:

@@ -95,6 +95,17 @@ class TestRegions(unittest.TestCase):
 
         self.check(call, 9)
 
+    def test_a_constant_mask_of_known_count(self) -> None:
+
+        def call(m: Net, x: torch.Tensor, c: torch.Tensor,
+                 y: torch.Tensor) -> torch.Tensor:
+            rows = m.rows(x).flatten(0, 1)
+            others = ~torch.eye(len(rows), dtype=torch.bool)
+            return (rows @ rows.T)[others].view(len(rows),
+                                                -1).logsumexp(-1).sum()
+
+        self.check(call, 3)
+
     def test_between_layers(self) -> None:
 
         def call(m: Net, x: torch.Tensor, c: torch.Tensor,
