@@ -31,14 +31,42 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m planner.explain",
         description="Plan a model on a cluster and explain the plan; needs "
         "no GPU and no process group.")
-    add = parser.add_argument
+    _add_model(parser.add_argument_group("model").add_argument)
+    _add_search(parser.add_argument_group("what to look for").add_argument)
+    _add_output(parser.add_argument_group("what to tell").add_argument)
+    args = parser.parse_args(argv)
+    args.fit = args.fit or args.objective == "devices"
+    return args
+
+
+def _add_model(add: Callable[..., Any]) -> None:
+    """The model, and what its step is given."""
     add("model",
         type=Path,
         help="Python file with get_model() and "
         "get_inputs(), or a Hugging Face config.json")
+    add("--batch",
+        type=int,
+        default=256,
+        help="global batch size, for a "
+        "config (default: %(default)s)")
+    add("--seq",
+        type=int,
+        default=4096,
+        help="tokens in each sequence, for "
+        "a config (default: %(default)s)")
+    add("--dtype", help="of the parameters, for a config")
+
+
+def _add_search(add: Callable[..., Any]) -> None:
+    """What is asked, on which devices."""
     add("--mesh",
         help="64 (the split is searched), 8x8 (dp x "
         "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8 (default: 8)")
+    add("--cluster",
+        default="h100-sxm",
+        help="preset, YAML file or \"local\" (the profile of this machine), "
+        "with sizes after a colon (default: %(default)s)")
     add("--fit",
         action="store_true",
         help="find the fewest devices on which a plan fits in memory, up to "
@@ -57,40 +85,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="LOW:HIGH",
         help="search the size of the global batch too: LOW, its doubles, "
         "and HIGH")
-    add("--cluster",
-        default="h100-sxm",
-        help="preset, YAML file or \"local\" (the profile of this machine), "
-        "with sizes after a colon (default: %(default)s)")
     add("--plan", type=Path, help="explain this plan instead of searching")
-    add("--compare",
-        type=Path,
-        nargs=2,
-        metavar=("A", "B"),
-        help="what differs between two plans")
-    add("--json", action="store_true", help="print JSON, not text")
-    add("--html",
-        type=Path,
-        metavar="FILE",
-        help="also write the report as a page")
-    add("--trace",
-        type=Path,
-        metavar="FILE",
-        help="also write the predicted step as trace events, for Perfetto")
-    add("--dot",
-        type=Path,
-        metavar="FILE",
-        help="also write the blocks and the layouts between them, for "
-        "Graphviz")
-    add("--half-batch",
-        action="store_true",
-        help="also say what half the batch would change; captures the model "
-        "once more")
-    add("--save", type=Path, metavar="PLAN", help="write the plan as YAML")
-    add("--top",
-        type=int,
-        default=5,
-        metavar="N",
-        help="alternatives that are shown (default: %(default)s)")
     add("--constraint",
         action="append",
         default=[],
@@ -110,20 +105,39 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="S",
         help="after which the search ends with what it has found and how "
         "much better the best can be; as long as it takes if left out")
-    add("--batch",
+
+
+def _add_output(add: Callable[..., Any]) -> None:
+    """What is told, and where."""
+    add("--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="what differs between two plans")
+    add("--json", action="store_true", help="print JSON, not text")
+    add("--html",
+        type=Path,
+        metavar="FILE",
+        help="also write the report as a page")
+    add("--trace",
+        type=Path,
+        metavar="FILE",
+        help="also write the predicted step as trace events, for Perfetto")
+    add("--dot",
+        type=Path,
+        metavar="FILE",
+        help="also write the blocks and the layouts between them, for "
+        "Graphviz")
+    add("--save", type=Path, metavar="PLAN", help="write the plan as YAML")
+    add("--top",
         type=int,
-        default=256,
-        help="global batch size, for a "
-        "config (default: %(default)s)")
-    add("--seq",
-        type=int,
-        default=4096,
-        help="tokens in each sequence, for "
-        "a config (default: %(default)s)")
-    add("--dtype", help="of the parameters, for a config")
-    args = parser.parse_args(argv)
-    args.fit = args.fit or args.objective == "devices"
-    return args
+        default=5,
+        metavar="N",
+        help="alternatives that are shown (default: %(default)s)")
+    add("--half-batch",
+        action="store_true",
+        help="also say what half the batch would change; captures the model "
+        "once more")
 
 
 def parse_range(text: str) -> range:

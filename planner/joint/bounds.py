@@ -108,16 +108,6 @@ class CellBounds:
                        ways.points,
                        strict=True)
 
-    def hidden_s(self, cell: Cell) -> dict[Point, float]:
-        """Seconds of a step of the ways that fit, at least, where what is
-        moved once a step hides behind the work of stages."""
-        ways = self._ways_of(cell)
-        each = zip(ways.points,
-                   ways.hidden_s(self._work_s(cell)).tolist(),
-                   ways.excess_bytes.tolist(),
-                   strict=True)
-        return {way: time_s for way, time_s, excess in each if not excess}
-
     def changes(self, cell: Cell) -> int:
         """How often more became known of a cell."""
         return 0 if self._optimistic is None else self._optimistic.changes(
@@ -137,19 +127,6 @@ class CellBounds:
                               0.0) if excess > 0.0 else (0.0,
                                                          cut.time_s(point)))
         return min(found)
-
-    def closely_hidden_s(self, way: Point, limit_bytes: float) -> float:
-        """Seconds of a step, at least, where what is moved once hides; inf
-        where it does not fit."""
-        scores = self._scores(way.cell)
-        if scores is None:
-            return 0.0
-        return min([
-            cut.hidden_s(point) for point in self._space.in_orders(way)
-            for cut in self._cut(scores, point)
-            if cut.memory_bytes(point) * _ROUNDED <= limit_bytes
-        ],
-                   default=float("inf"))
 
     def _cut(self, scores: CellScores, point: Point) -> list[CellScores]:
         """Wherever stages may begin."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, Union
 
 from planner.joint.bounds import CellBounds
-from planner.joint.optimistic import alone
+from planner.joint.optimistic import alone, parts
 from planner.joint.score import CellScores, Graphs, Score
 from planner.joint.space import Cell, Point, Space
 
@@ -41,6 +41,12 @@ _LEAST = 4
 
 _RESERVE = 0.1
 """Of the time, for pricing what was laid out until then."""
+
+_FINALISTS = 2
+"""How many without stages are priced beside the best."""
+
+_NEAR = 0.15
+"""By what part they may be worse by the sum of what they do."""
 
 _Item = Union[Cell, Point, "_Guessed", Score, "_Simulated"]
 _Entry = tuple[float, float, int, _Item]
@@ -91,9 +97,6 @@ class Branching(Generic[Found]):
         Of the best plan that is known already.
     until_s : float
         When to stop, by the monotonic clock.
-    is_hidden : bool
-        Whether a price lets what is moved once a step hide behind the work
-        of stages. The search adds both, and its bound in the end does not.
 
     Attributes
     ----------
@@ -112,12 +115,10 @@ class Branching(Generic[Found]):
     tolerance: float = 0.0
     known_s: float = float("inf")
     until_s: float = float("inf")
-    is_hidden: bool = False
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
     _limit_s: float = float("inf")
     _heap: list[_Entry] = field(default_factory=list)
-    _hidden: dict[Cell, dict[Point, float]] = field(default_factory=dict)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
     _graphs: Graphs = field(default_factory=Graphs)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -135,62 +136,15 @@ class Branching(Generic[Found]):
         left_s = self._left_s()
         if self._is_late():
             self._settle()
+        else:
+            self._price_finalists()
         self.bound_s = min(self.bound_s, self.best_s, left_s)
 
     def _left_s(self) -> float:
-        """The least that may still be found of what was not taken up again,
-        each looked at closely only while it may be the least."""
-        left = [(b, n, i) for excess, b, n, i in self._heap if excess == 0.0]
-        least_s = self.best_s
-        if not self.is_hidden:
-            return min([least_s, *(b for b, _, _ in left)])
-        hidden = sorted((self._hidden_s(i, b), n, i) for b, n, i in left)
-        for bound_s, _, item in hidden:
-            if bound_s >= least_s:
-                break
-            least_s = min(least_s, self._closely_s(item, bound_s, least_s))
-        return least_s
-
-    def _hidden_s(self, item: _Item, bound_s: float) -> float:
-        """From its cell's bounds, where moves hide behind work."""
-        if isinstance(item, Cell):
-            return min(self._ways_s(item).values(), default=bound_s)
-        if isinstance(item, Point):
-            return self._ways_s(item.cell)[item]
-        if isinstance(item, _Guessed):
-            return self._ways_s(item.way.cell)[item.way]
-        point = (item.score if isinstance(item, _Simulated) else item).point
-        return min(bound_s, self._scores_of(point).hidden_s(point))
-
-    def _closely_s(self, item: _Item, bound_s: float, least_s: float) -> float:
-        """From the table of its cell, or from that which it has at best;
-        what is no better than the least is as good."""
-        if isinstance(item, Cell):
-            ways = sorted(self._ways_s(item).items(), key=lambda w: w[1])
-            for way, hidden_s in ways:
-                if hidden_s >= least_s:
-                    break
-                least_s = min(least_s, self._closely_s(way, hidden_s, least_s))
-            return least_s
-        if isinstance(item, _Guessed):
-            item = item.way
-        if not isinstance(item, Point):
-            return bound_s
-        if self._known.get(item.cell) is None:
-            return max(
-                bound_s,
-                self.bounds.closely_hidden_s(item, self.memory_limit_bytes))
-        scores = self._scores_of(item)
-        return min([
-            scores.hidden_s(p) for p in self.space.in_orders(item)
-            if scores.score(p).memory_bytes <= self.memory_limit_bytes
-        ],
-                   default=float("inf"))
-
-    def _ways_s(self, cell: Cell) -> dict[Point, float]:
-        if cell not in self._hidden:
-            self._hidden[cell] = self.bounds.hidden_s(cell)
-        return self._hidden[cell]
+        """The least that may still be found of what was not taken up again.
+        """
+        return min([b for excess, b, _, _ in self._heap if excess == 0.0],
+                   default=self.best_s)
 
     def _is_late(self) -> bool:
         return time.monotonic() > self._limit_s
@@ -222,6 +176,18 @@ class Branching(Generic[Found]):
                     or time.monotonic() > self.until_s and self.found):
                 break
             self._step()
+
+    def _price_finalists(self) -> None:
+        """The best that have no stages: what is searched adds all that they
+        do, while a pipeline is searched as simulated."""
+        near_s = self.best_s * (1 + _NEAR)
+        scored = (i.score if isinstance(i, _Simulated) else i
+                  for excess, bound_s, _, i in sorted(self._heap)
+                  if excess == 0.0 and bound_s < near_s)
+        unstaged = (i for i in scored
+                    if isinstance(i, Score) and not i.point.is_staged)
+        for score in itertools.islice(unstaged, _FINALISTS):
+            self._price(score)
 
     @property
     def best_s(self) -> float:
@@ -259,12 +225,10 @@ class Branching(Generic[Found]):
             self._take_up(item, bound_s)
         elif isinstance(item, Score):
             scores = self._scores_of(item.point)
-            if item.point.is_staged:
-                bound_s = max(bound_s,
-                              scores.simulated_s(item.point, self._graphs))
-            self._push(excess, bound_s, _Simulated(item))
+            simulated_s = scores.simulated_s(item.point, self._graphs)
+            self._push(excess, max(bound_s, simulated_s), _Simulated(item))
         else:
-            self._price(item.score, bound_s)
+            self._price(item.score)
 
     def _guess(self, way: Point, least_s: float) -> None:
         if way.cell in self._known:
@@ -278,7 +242,7 @@ class Branching(Generic[Found]):
         """Know more of its cell, and at last all."""
         way, cell = guessed.way, guessed.way.cell
         if guessed.changes == self.bounds.changes(cell):
-            if not self._learn_one(alone(cell, cell.rows)):
+            if not self._learn_one(parts(cell, cell.rows)):
                 self._learn(cell)
         self._guess(way, bound_s)
 
@@ -316,7 +280,7 @@ class Branching(Generic[Found]):
             excess = max(0.0, score.memory_bytes - self.memory_limit_bytes)
             self._push(excess, score.time_s, score)
 
-    def _price(self, score: Score, bound_s: float) -> None:
+    def _price(self, score: Score) -> None:
         scores = self._scores_of(score.point)
         priced = self.price(score.point, scores)
         if priced is not None:

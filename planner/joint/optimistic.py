@@ -10,6 +10,8 @@ made less by another axis: two of them cost at least what both cost alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from planner.joint.space import Cell
 from planner.joint.tables import BlockTable, BlockTimes
 
-__all__ = ["Optimistic", "alone"]
+__all__ = ["Optimistic", "alone", "parts"]
 
 Array = NDArray[np.float64]
 
@@ -33,11 +35,25 @@ _OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "state_bytes")
 
 def alone(cell: Cell, rows: int) -> list[Cell]:
     """One rank, and each axis of a cell alone, with so many rows."""
+    return list(dict.fromkeys((Cell(rows=rows), *_parted(cell, rows)[0])))
+
+
+def parts(cell: Cell, rows: int) -> list[Cell]:
+    """One rank, and some axes of a cell, with so many rows."""
+    parted = itertools.chain.from_iterable(_parted(cell, rows))
+    return list(dict.fromkeys((Cell(rows=rows), *parted)))
+
+
+def _parted(cell: Cell, rows: int) -> list[list[Cell]]:
+    """The ways to part the axes of a cell: each alone, or one from two."""
     sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
-    return [
-        Cell(rows=rows), *(replace(Cell(rows=rows), **{n: s})
-                           for n, s in sizes.items() if s > 1)
-    ]
+    own = {n: s for n, s in sizes.items() if s > 1}
+    whole = replace(cell, rows=rows)
+    found = [[replace(Cell(rows=rows), **{n: s}) for n, s in own.items()]]
+    if len(own) == 3:
+        found += [[one, replace(whole, **{n: 1})]
+                  for n, one in zip(own, found[0], strict=True)]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +97,7 @@ class _Known:
     least: _Whole
     seen: int = 0
     changes: int = 0
-    added: set[int] = field(default_factory=set)
+    added: set[tuple[int, int]] = field(default_factory=set)
 
 
 class Optimistic:
@@ -159,21 +175,22 @@ class Optimistic:
         for other, whole in self._tables[known.seen:]:
             if other.is_part_of(cell):
                 yield whole
-        for rows in {self._root.cell.rows, cell.rows} - known.added:
-            cells = alone(cell, rows)
-            if len(cells) > 2 and all(c in self._whole for c in cells):
-                known.added.add(rows)
-                yield self._together([self._whole[c] for c in cells])
+        for rows in dict.fromkeys((self._root.cell.rows, cell.rows)):
+            one = self._whole.get(Cell(rows=rows))
+            for number, cells in enumerate(_parted(cell, rows)):
+                if (one is not None and len(cells) > 1
+                        and (rows, number) not in known.added
+                        and all(c in self._whole for c in cells)):
+                    known.added.add((rows, number))
+                    yield _together(one, [self._whole[c] for c in cells])
 
-    def _together(self, alone: Sequence[_Whole]) -> _Whole:
-        """What each axis costs alone, beside what one rank has to do."""
-        one, *axes = alone
-        of_rows = one.of_rows + sum(
-            np.maximum(a.of_rows - one.of_rows, 0.0) for a in axes)
-        least = axes[0]
-        for other in axes[1:]:
-            least = least.or_more(other)
-        # Of memory no such thing is known.
-        of_rows[len(_TIMES):len(_OF_ROWS)] = least.of_rows[len(_TIMES
-                                                               ):len(_OF_ROWS)]
-        return replace(least, of_rows=of_rows)
+
+def _together(one: _Whole, axes: Sequence[_Whole]) -> _Whole:
+    """What each of some axes costs beside what one rank has to do."""
+    least = functools.reduce(_Whole.or_more, axes)
+    of_rows = least.of_rows.copy()
+    more = [np.maximum(a.of_rows - one.of_rows, 0.0) for a in axes]
+    # Of memory no such thing is known.
+    for rows in (slice(len(_TIMES)), slice(len(_OF_ROWS), None)):
+        of_rows[rows] = (one.of_rows + sum(more))[rows]
+    return replace(least, of_rows=of_rows)

@@ -1,9 +1,10 @@
 """Time and memory of a combination, from the table of its cell.
 
 Stages are runs of blocks of about equal work. Of the schedule only what no
-order can beat is counted, or it is simulated. What data parallelism moves is
-paid once a step, parameter by parameter (for parameters that are gathered
-again, twice a micro-batch besides).
+order can beat is counted, or it is simulated. What data parallelism moves once
+a step is paid parameter by parameter: by each stage when its gradients are
+complete, as the price of a pipeline has it. Parameters that are gathered again
+are so twice a micro-batch, at best while their stage computes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import copy
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from planner.pipeline.cuts import Piece
 from planner.schedule.estimate import peak_in_flight
 from planner.schedule.graph import ActionGraph, build_graph
 from planner.schedule.named import make_schedule
+from planner.schedule.once import delay_s, reductions
 from planner.schedule.simulation import simulate
 from planner.schedule.times import StageTimes
 
@@ -64,13 +66,13 @@ class Graphs:
     def __init__(self) -> None:
         self._known: dict[tuple[str, int, int, int], ActionGraph] = {}
 
-    def __call__(self, point: Point, microbatches: int) -> ActionGraph:
-        key = (point.schedule, point.pp, microbatches, point.chunks)
+    def __call__(self, point: Point) -> ActionGraph:
+        key = (point.schedule, point.pp, point.microbatches, point.chunks)
         if key not in self._known:
             self._known[key] = build_graph(
                 make_schedule(point.schedule,
                               ranks=point.pp,
-                              microbatches=microbatches,
+                              microbatches=point.microbatches,
                               chunks=point.chunks))
         return self._known[key]
 
@@ -114,7 +116,7 @@ class CellScores:
         self._cuts: dict[_CutBy, StageCuts] = {}
         self._fitting: dict[Point, StageCuts] = {}
         self._moved: dict[tuple[str, Place], Array] = {}
-        self._least: dict[tuple[object, ...], float] = {}
+        self._known: dict[tuple[object, ...], StageSums] = {}
 
     def cut_at(self, cuts: StageCuts) -> CellScores:
         """The same of combinations with so many stages, cut there."""
@@ -207,71 +209,63 @@ class CellScores:
 
     def time_s(self, point: Point) -> float:
         """Of a step, as `Score` has it."""
-        return self._least_s(point) + self.once_s(point)
-
-    def _least_s(self, point: Point) -> float:
-        """Without what is moved once; the same for replicated parameters
-        and where only the optimizer's state is sharded."""
-        place = place_of(point, "pp")
-        gathered = point.sharding == "fsdp" and place_of(point, "dp")
-        key = (point.schedule, point.microbatches, point.chunks,
-               point.recompute, place, gathered, self._given)
-        if key not in self._least:
-            self._least[key] = least_step_s(self._stages(point),
-                                            point.schedule, point.microbatches)
-        return self._least[key]
-
-    def hidden_s(self, point: Point) -> float:
-        """What it takes at least where what data parallelism moves hides
-        behind the work of stages."""
-        if not point.is_staged:
-            return self.score(point).time_s
-        bare = replace(point, sharding="ddp")
-        gathers_s = 2 * point.microbatches * self._gathers_s(point)
-        moved_s = float(self._of_rank(point, gathers_s).max())
-        return max(self._least_s(bare), self.once_s(point), moved_s)
+        return least_step_s(self._stages(point), point.schedule,
+                            point.microbatches)
 
     def simulated_s(self, point: Point, graphs: Graphs) -> float:
         """Seconds of a step, its schedule simulated; 0 where it is long."""
-        if point.pp * point.chunks * point.microbatches > _LONG:
+        if (not point.is_staged
+                or point.pp * point.chunks * point.microbatches > _LONG):
             return 0.0
-        return self.once_s(point) + self.makespan_s(point, graphs,
-                                                    point.microbatches)
-
-    def makespan_s(self, point: Point, graphs: Graphs, count: int) -> float:
-        """Of the first micro-batches, without what is done once a step."""
         stages = self._stages(point)
-        return simulate(
-            graphs(point, count),
+        found = simulate(
+            graphs(point),
             StageTimes.in_parts(stages.forward_s.tolist(),
                                 stages.input_s.tolist(),
                                 stages.weight_s.tolist()),
             p2p_s={
                 (i, i + 1): s
                 for i, s in enumerate(stages.message_s[1:].tolist())
-            }).makespan_s
+            })
+        ends_s = [e for _, _, e in reductions(found, stages.finish_s.tolist())]
+        return delay_s(found, stages.begin_s.tolist()) + max(ends_s)
 
     def _again_s(self, point: Point, times: _Times) -> Array:
         """Forward of the blocks that run once more."""
         return times.forward_s * (self._repeated & point.recompute)
 
     def _stages(self, point: Point) -> StageSums:
-        table = self.table
-        gathers_s = self._gathers_s(point)
-        cuts = self.cuts(point)
+        place, given = place_of(point, "pp"), self._given
+        key = (point.is_staged, point.chunks, point.recompute, place,
+               point.sharding, place_of(point,
+                                        "dp"), point.schedule == "zbv", given)
+        if key not in self._known:
+            self._known[key] = self._sums_of(point)
+        return self._known[key]
+
+    def _sums_of(self, point: Point) -> StageSums:
+        table, cuts = self.table, self.cuts(point)
         messages = [0.0] * (point.pp * point.chunks)
         place = place_of(point, "pp")
         for number, start in enumerate(cuts.starts.tolist()):
             if number and cuts.share[start] == 1.0:
                 messages[number] = self._links.time_s(
                     "send", float(table.taken_bytes[cuts.block[start]]), place)
+        gathers_s = cuts.sums(self._gathers_s(point))
+        # Unless there are stages, all is searched one after the other.
+        beside = np.maximum if point.is_staged else np.add
+        begin_s, share, moved_s = self._moves(point)
         return StageSums(
-            forward_s=self._sums(point, lambda t: t.forward_s + gathers_s),
-            input_s=self._sums(
-                point,
-                lambda t: t.input_s + gathers_s + self._again_s(point, t)),
+            forward_s=beside(gathers_s, self._sums(point,
+                                                   lambda t: t.forward_s)),
+            input_s=beside(
+                gathers_s,
+                self._sums(point,
+                           lambda t: t.input_s + self._again_s(point, t))),
             weight_s=self._sums(point, lambda t: t.weight_s),
             message_s=np.array(messages),
+            begin_s=self._of_rank(point, begin_s),
+            finish_s=self._sums(point, lambda t: t.once_s * share + moved_s),
             owner=_owners(point))
 
     def _of_rank(self, point: Point, values: Array) -> Array:
@@ -290,17 +284,18 @@ class CellScores:
             return np.zeros(len(self.table.forward_s))
         return self._moves_s("all_gather", point)
 
-    def once_s(self, point: Point) -> float:
-        """What data parallelism and the cell's axes move once a step."""
-        share, moved_s = 1.0, self._moves_s("all_reduce", point)
-        if point.sharding != "ddp":
-            # Shards may be summed over the other axes after they are cut.
-            share = 1 / point.dp
-            moved_s = self._moves_s("reduce_scatter", point)
-            if point.sharding == "zero1":
-                moved_s = moved_s + self._moves_s("all_gather", point)
-        each_s = self._sums(point, lambda t: t.once_s * share + moved_s)
-        return float(self._by_rank(point, each_s).max())
+    def _moves(self, point: Point) -> tuple[Array, float, Array]:
+        """What is moved once a step: by data parallelism before a block's
+        parameters are used, which part of what the cell's axes move, and by
+        data parallelism once it has gradients."""
+        nothing = np.zeros(len(self.table.once_s))
+        if point.sharding == "ddp":
+            return nothing, 1.0, self._moves_s("all_reduce", point)
+        # Shards may be summed over the other axes after they are cut.
+        share, moved_s = 1 / point.dp, self._moves_s("reduce_scatter", point)
+        if point.sharding == "fsdp":
+            return nothing, share, moved_s
+        return self._moves_s("all_gather", point), share, moved_s
 
     def _moves_s(self, kind: str, point: Point) -> Array:
         """Of each block's parameters, one after the other."""

@@ -108,7 +108,6 @@ def joint_candidates(
                           fits=planning.fits,
                           memory_limit_bytes=planning.memory_limit_bytes,
                           tolerance=_TOLERANCE,
-                          is_hidden=True,
                           known_s=known_s,
                           until_s=until_s)
     branching.run()

@@ -30,6 +30,10 @@ class StageSums:
     forward_s, input_s, weight_s : array
     message_s : array
         Until what a stage takes is there; the first stage takes nothing.
+    begin_s : array
+        What each rank does before all else, once a step.
+    finish_s : array
+        Reducing a stage's gradients, once they are complete.
     owner : array of int
         The rank of each stage.
     """
@@ -38,6 +42,8 @@ class StageSums:
     input_s: Array
     weight_s: Array
     message_s: Array
+    begin_s: Array
+    finish_s: Array
     owner: NDArray[np.int64]
 
 
@@ -158,12 +164,14 @@ def least_step_s(stages: StageSums, schedule: str, microbatches: int) -> float:
     """Seconds that no order of the actions beats.
 
     A rank can start when the first micro-batch has reached its first stage;
-    then it has the work of all its stages to do, and when it has ended the
-    last micro-batch goes back through the stages before. Gradients of
-    weights that a schedule puts off may be computed meanwhile.
+    then it has the work of all its stages to do and the gradients of that
+    which ends last to reduce. And when it has ended, the last micro-batch
+    goes back through the stages before, and the first stage's gradients are
+    reduced. Gradients of weights that a schedule puts off may be computed
+    meanwhile, those of the first stage for the last micro-batch may not.
     """
     each_s = stages.forward_s + stages.input_s + stages.weight_s
-    ranks = int(stages.owner.max()) + 1
+    ranks = len(stages.begin_s)
     work_s = microbatches * np.bincount(stages.owner, each_s, ranks)
     late_s = microbatches * np.bincount(stages.owner, stages.weight_s, ranks)
     is_split = schedule in _SPLIT
@@ -172,7 +180,11 @@ def least_step_s(stages: StageSums, schedule: str, microbatches: int) -> float:
     # A rank's first stage has its own number in all named schedules.
     head_s = (np.cumsum(stages.forward_s) - stages.forward_s + there_s)[:ranks]
     tail_s = (np.cumsum(back_s) - back_s + there_s)[:ranks]
-    if not is_split:
-        return float((head_s + work_s + tail_s).max())
-    through_s = head_s + work_s - late_s + tail_s
-    return float(max((head_s + work_s).max(), through_s.max()))
+    finish_s = np.full(ranks, np.inf)
+    np.minimum.at(finish_s, stages.owner, stages.finish_s)
+    ended_s = head_s + work_s
+    through_s = ended_s + tail_s
+    if is_split:
+        through_s += stages.weight_s[0] - late_s
+    return float(stages.begin_s[0] + max((ended_s + finish_s).max(),
+                                         through_s.max() + stages.finish_s[0]))

@@ -8,6 +8,7 @@ are those of the program on one rank, at best divided evenly among all.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,9 +96,7 @@ class Ways:
     least_s : array
         What a step takes at least, beside what is moved once.
     once_s : array
-        What data parallelism moves once a step.
-    is_staged : array
-        1 where there are stages, behind whose work it may hide.
+        What data parallelism moves once a step, beside all work.
     """
 
     points: tuple[Point, ...]
@@ -106,19 +105,12 @@ class Ways:
     again_s: Array
     least_s: Array
     once_s: Array
-    is_staged: Array
 
     def times_s(self, work_s: float) -> Array:
         """Seconds of a step, of what a rank has to do."""
-        return self.once_s + self._work_s(work_s)
-
-    def hidden_s(self, work_s: float) -> Array:
-        """The same, if all that can is moved meanwhile."""
-        hidden = np.maximum(self.once_s, self._work_s(work_s))
-        return np.where(self.is_staged, hidden, self.times_s(work_s))
-
-    def _work_s(self, work_s: float) -> Array:
-        return np.maximum(self.idle * (work_s + self.again_s), self.least_s)
+        whole_s = work_s + self.again_s
+        return np.maximum(np.maximum(self.idle * whole_s, self.least_s),
+                          whole_s + self.once_s)
 
     def bound(self, work_s: float) -> tuple[float, float]:
         """Bytes too many and seconds of the best."""
@@ -147,7 +139,8 @@ def ways_of(cell: Cell, space: Space, links: Links, state: State,
         again = demand.again_s * space.batch / space.ranks * way.recompute
         rows.append(
             (max(0.0, taken * _ROUNDED - limit_bytes), _idle(way), again,
-             _least_s(way, demand), _once_s(way, links, state), way.is_staged))
+             max(_least_s(way, demand),
+                 _gathers_s(way, links, state)), _once_s(way, links, state)))
     return Ways(points, *np.array(rows, dtype=np.float64).T)
 
 
@@ -198,18 +191,31 @@ def _least_s(way: Point, demand: Demand) -> float:
     return work_s * head / (1 - (1 - head / way.microbatches)**way.pp)
 
 
+def _gathers_s(way: Point, links: Links, state: State) -> float:
+    """Parameters of a rank, again for both ways of each micro-batch."""
+    if way.sharding != "fsdp" or not way.is_staged:
+        return 0.0
+    return 2 * way.microbatches * _moved_s(["all_gather"], way, links, state)
+
+
 def _once_s(way: Point, links: Links, state: State) -> float:
+    """Of several stages on a rank only those that end last are sure to wait;
+    what is gathered before the first use may be so while a rank waits for
+    its first micro-batch."""
+    if way.chunks > 1:
+        return 0.0
+    if way.sharding == "ddp":
+        return _moved_s(["all_reduce"], way, links, state)
+    gathers = {"zero1": 1, "fsdp": 2}[way.sharding] * (not way.is_staged)
+    kinds = ["reduce_scatter", *["all_gather"] * gathers]
+    return _moved_s(kinds, way, links, state)
+
+
+def _moved_s(kinds: Sequence[str], way: Point, links: Links,
+             state: State) -> float:
     """As if all parameters of a rank were one."""
     ranks = way.cell.ranks
     size = state.gradient_bytes / (ranks * way.pp)
+    places = ((way.pp, way.dp, ranks), (1, way.dp, ranks * way.pp))
     return min(
-        sum(count * links.time_s(kind, size, place)
-            for kind, count in _moves(way.sharding, way.microbatches))
-        for place in ((way.pp, way.dp, ranks), (1, way.dp, ranks * way.pp)))
-
-
-def _moves(sharding: str, microbatches: int) -> list[tuple[str, int]]:
-    if sharding == "ddp":
-        return [("all_reduce", 1)]
-    gathers = 2 * microbatches if sharding == "fsdp" else 1
-    return [("reduce_scatter", 1), ("all_gather", gathers)]
+        sum(links.time_s(kind, size, p) for kind in kinds) for p in places)

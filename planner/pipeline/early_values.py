@@ -22,10 +22,10 @@ from planner.ir.program import (Block, BlockClass, Program, source_of,
 from planner.ir.reached import reached_from
 from planner.ir.values import Value, call_of, calls_of, value_of
 from planner.ir.verify import held_values, hub_of
+from planner.pipeline.axes import without_axis
 from planner.pipeline.early_edits import Edit, edits_of, with_placeholders
 from planner.pipeline.microbatch import (BY_POSITION, OF_BATCH,
-                                         WITHOUT_COLLECTIVES, moves,
-                                         without_axis)
+                                         WITHOUT_COLLECTIVES, moves)
 from planner.pipeline.slices import inner_name, slice_layouts, slice_of
 from planner.rules.draws import draws
 from planner.rules.registry import TensorSpec

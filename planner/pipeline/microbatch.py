@@ -12,20 +12,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from torch import fx
 
 from planner.ir.convert import gradient_move, move
 from planner.ir.errors import LayoutError
 from planner.ir.layout import Layout, Placement, R, V
-from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
+from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, source_of, value_kind
 from planner.ir.reached import reached_from
 from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
                                value_of)
+from planner.pipeline.axes import extended, with_axis
 from planner.pipeline.culprit import first_undivided
 from planner.search.facts import Facts
 from planner.search.layouts import replicated_layout
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BY_POSITION", "Crossing", "OF_BATCH", "WITHOUT_COLLECTIVES", "crossings",
-    "moves", "with_microbatches", "without_axis"
+    "moves", "with_microbatches"
 ]
 
 WITHOUT_COLLECTIVES = frozenset(
@@ -46,8 +47,6 @@ WITHOUT_COLLECTIVES = frozenset(
 
 BY_POSITION = frozenset({"arange_shard"})
 """Lowerings that look at where in the whole their shard lies."""
-
-Item = TypeVar("Item")
 
 OF_BATCH = frozenset({"sync_batch_norm"})
 """Lowerings that sum over the batch what parameters have a part in."""
@@ -119,11 +118,11 @@ def with_microbatches(
     whole = MeshSpec((*mesh.names, MICROBATCH), (*mesh.sizes, count))
     batch = (_batch_cut(planning, count, exact=exact) if cut else
              replicated_layout(facts, MeshSpec((MICROBATCH, ), (count, ))))
-    start = _extended(facts, whole, batch)
+    start = extended(facts, whole, batch)
     if cut and not settle:
         _check_divided(facts, start, policy, count)
     for name, layout in (alone or {}).items():
-        start = _with_axis(start, whole.names.index(name), layout)
+        start = with_axis(start, whole.names.index(name), layout)
     solution = planning.search(
         whole, (*policies, policy),
         start=start,
@@ -142,70 +141,38 @@ def with_microbatches(
 
 def _batch_cut(planning: Planning, count: int, *,
                exact: bool) -> ProgramLayout:
-    """Layouts over the micro-batches alone, found once for all meshes."""
-    if (count, exact) not in planning.batch_cuts:
-        mesh = MeshSpec((MICROBATCH, ), (count, ))
-        alone = AxisProblem(facts=planning.facts,
-                            layout=replicated_layout(planning.facts, mesh),
-                            axis=0,
-                            policy=_policy(exact=exact),
-                            tables=planning.tables(mesh),
-                            device=planning.cluster.weakest())
-        planning.batch_cuts[count, exact], _ = solve_axis(alone)
-    return planning.batch_cuts[count, exact]
+    """Layouts over the micro-batches alone, found once for all meshes.
+
+    What divides into single rows divides into more of them, so that one cut
+    does for all numbers of micro-batches.
+    """
+    known, facts = planning.batch_cuts, planning.facts
+    if (count, exact) not in known:
+        again = bool(known) and facts.batch_rows % count == 0
+        most = facts.batch_rows if again else count
+        if (most, exact) not in known:
+            known[most, exact] = _solved_cut(planning, most, exact=exact)
+        cut = known[most, exact]
+        try:
+            _check_divided(facts, cut, _policy(exact=exact), most)
+        except LayoutError:
+            cut = _solved_cut(planning, count, exact=exact)
+        known[count, exact] = dataclasses.replace(cut,
+                                                  mesh=MeshSpec((MICROBATCH, ),
+                                                                (count, )))
+    return known[count, exact]
 
 
-def _extended(facts: Facts, mesh: MeshSpec,
-              cut: ProgramLayout) -> ProgramLayout:
-    """The cut of the batch on a mesh whose other ranks do all the same."""
-    others = len(mesh.sizes) - 1
-
-    def longer(hubs: Mapping[str, Layout]) -> dict[str, Layout]:
-        return {n: (*(R, ) * others, *lay) for n, lay in hubs.items()}
-
-    classes = {}
-    for name, cls in cut.classes.items():
-        calls = facts.classes[name].calls
-        classes[name] = ClassLayout(calls={
-            label:
-            CallLayout(
-                options=(*(calls[label].options(1).options[0], ) * others,
-                         *chosen.options))
-            for label, chosen in cls.calls.items()
-        },
-                                    hubs=longer(cls.hubs))
-    return dataclasses.replace(cut,
-                               mesh=mesh,
-                               classes=classes,
-                               at_rest=longer(cut.at_rest))
-
-
-def _with_axis(layout: ProgramLayout, axis: int,
-               alone: ProgramLayout) -> ProgramLayout:
-    """Over one axis as in another program's layouts, where it is first."""
-
-    def taken(row: tuple[Item, ...], own: tuple[Item,
-                                                ...]) -> tuple[Item, ...]:
-        return (*row[:axis], own[0], *row[axis + 1:])
-
-    classes = {}
-    for name, cls in layout.classes.items():
-        own = alone.classes[name]
-        classes[name] = ClassLayout(calls={
-            label:
-            CallLayout(options=taken(c.options, own.calls[label].options))
-            for label, c in cls.calls.items()
-        },
-                                    hubs={
-                                        n: taken(h, own.hubs[n])
-                                        for n, h in cls.hubs.items()
-                                    })
-    return dataclasses.replace(layout,
-                               classes=classes,
-                               at_rest={
-                                   n: taken(h, alone.at_rest[n])
-                                   for n, h in layout.at_rest.items()
-                               })
+def _solved_cut(planning: Planning, count: int, *,
+                exact: bool) -> ProgramLayout:
+    mesh = MeshSpec((MICROBATCH, ), (count, ))
+    alone = AxisProblem(facts=planning.facts,
+                        layout=replicated_layout(planning.facts, mesh),
+                        axis=0,
+                        policy=_policy(exact=exact),
+                        tables=planning.tables(mesh),
+                        device=planning.cluster.weakest())
+    return solve_axis(alone)[0]
 
 
 def _check_batch(program: Program, layout: ProgramLayout, count: int) -> None:
@@ -266,36 +233,6 @@ def _varying(program: Program, layout: ProgramLayout) -> ProgramLayout:
             hubs[label] = (*hubs[label][:-1], V)
         classes[name] = dataclasses.replace(cls, hubs=hubs)
     return dataclasses.replace(layout, classes=classes)
-
-
-def without_axis(layout: ProgramLayout, axis: int) -> ProgramLayout:
-    """Layouts as they are over the other axes."""
-
-    classes = {
-        name:
-        ClassLayout(calls={
-            label: CallLayout(options=_without(c.options, axis))
-            for label, c in cls.calls.items()
-        },
-                    hubs={
-                        n: _without(h, axis)
-                        for n, h in cls.hubs.items()
-                    })
-        for name, cls in layout.classes.items()
-    }
-    mesh = layout.mesh
-    return dataclasses.replace(layout,
-                               mesh=MeshSpec(_without(mesh.names, axis),
-                                             _without(mesh.sizes, axis)),
-                               classes=classes,
-                               at_rest={
-                                   n: _without(h, axis)
-                                   for n, h in layout.at_rest.items()
-                               })
-
-
-def _without(row: tuple[Item, ...], axis: int) -> tuple[Item, ...]:
-    return row[:axis] + row[axis + 1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,13 @@ from planner.ir.values import Value
 from planner.pipeline.build import Pipelined
 from planner.pipeline.stages import Stage
 from planner.schedule.actions import Schedule
+from planner.schedule.once import delay_s, reductions, start_s
 from planner.schedule.simulation import Simulation, simulate
 from planner.schedule.times import StageMemory, StageTimes
 
 __all__ = [
-    "KnownByClass", "PipelinePrice", "StageCost", "message_times_s",
-    "pipeline_price", "stage_cost", "stage_costs", "taken_bytes"
+    "KnownByClass", "PipelinePrice", "StageCost", "delay_s", "message_times_s",
+    "pipeline_price", "reductions", "stage_cost", "stage_costs", "taken_bytes"
 ]
 
 KnownByClass = dict[int, Sequence[KnownCall]]
@@ -125,9 +126,7 @@ class PipelinePrice:
     def delay_s(self) -> float:
         """How much later than in the simulation ranks run their actions,
         because one of them still brings parameters into use."""
-        return max(
-            max(0.0, s - self.start_s(rank))
-            for rank, s in enumerate(self.begin_s))
+        return delay_s(self.simulation, self.begin_s)
 
     @property
     def overlap(self) -> StepTime:
@@ -146,23 +145,14 @@ class PipelinePrice:
 
     def start_s(self, rank: int) -> float:
         """When a rank's first action starts in the simulation."""
-        return min((start for _, start, _ in self.simulation.row(rank)),
-                   default=0.0)
+        return start_s(self.simulation, rank)
 
     def reductions(self) -> list[tuple[int, float, float]]:
         """Each stage with when its gradients are reduced, from and to.
 
         A rank's stages follow each other, each after its last action.
         """
-        found = []
-        for rank in range(len(self.schedule.ranks)):
-            done = {a.stage: end for a, _, end in self.simulation.row(rank)}
-            free = 0.0
-            for stage, end in sorted(done.items(), key=lambda kv: kv[1]):
-                start = max(free, end)
-                free = start + self.finish_s[stage]
-                found.append((stage, start, free))
-        return found
+        return reductions(self.simulation, self.finish_s)
 
     @property
     def bubble_s(self) -> float:

@@ -112,10 +112,8 @@ class Sum:
     @staticmethod
     def of(point: Point, scores: CellScores) -> Sum:
         score = scores.score(point)
-        time_s = score.time_s
-        if point.is_staged:
-            time_s = scores.once_s(point) + scores.makespan_s(
-                point, _GRAPHS, point.microbatches)
+        time_s = (scores.simulated_s(point, _GRAPHS)
+                  if point.is_staged else score.time_s)
         return Sum(point=point,
                    summed_s=time_s,
                    memory_bytes=score.memory_bytes)
