@@ -17,6 +17,7 @@ from planner.capture.bags import open_bags
 from planner.capture.calls import add_call, become
 from planner.capture.formulas import Formulas
 from planner.capture.joined_rows import part_joined_rows
+from planner.capture.masked_loss import ignore_masked_rows
 from planner.capture.masks import simplify_masks
 from planner.capture.merged import part_merged_dims
 from planner.capture.nodes import source_in_model
@@ -60,6 +61,8 @@ def normalize(traced: Traced, *, opaque: bool) -> tuple[str, ...]:
     for node in list(graph.nodes):
         if node.op == "call_function":
             _clean(graph, node, kept)
+    drop_unused(graph)
+    ignore_masked_rows(graph)
     drop_unused(graph)
     notes = isolate_unknown_shapes(graph) if opaque else []
     _reject_unknown_shapes(graph)

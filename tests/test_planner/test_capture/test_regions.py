@@ -73,8 +73,7 @@ class TestRegions(unittest.TestCase):
         self.assertGreaterEqual(found.count("aten.linear.default"), 2)
 
     def test_a_loss_of_some_rows(self) -> None:
-        self.check(
-            lambda m, x, c, y: F.cross_entropy(m.head(m.rows(x))[c], y[c]), 3)
+        self.check(lambda m, x, c, y: F.l1_loss(m.rows(x)[c], x[c]), 6)
 
     def test_a_layer_on_some_rows(self) -> None:
         self.check(
@@ -139,7 +138,7 @@ class TestRegions(unittest.TestCase):
 
     def test_is_what_the_model_computes_on_ranks(self) -> None:
         model = net(
-            lambda m, x, c, y: F.cross_entropy(m.head(m.rows(x))[c], y[c]))
+            lambda m, x, c, y: F.cross_entropy(m.head(m.rows(x)[c]), y[c]))
         report = verify(model,
                         MeshSpec(("dp", "tp"), (2, 2)),
                         batch(),
