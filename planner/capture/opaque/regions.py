@@ -172,11 +172,11 @@ def _constants(graph: fx.Graph, nodes: Sequence[fx.Node]) -> list[fx.Node]:
 
 
 def _like(value: torch.Tensor) -> torch.Tensor:
-    made = torch.empty_strided(value.shape,
+    """Without gradients: which of them a part gives is seen in the graph."""
+    return torch.empty_strided(value.shape,
                                value.stride(),
                                dtype=value.dtype,
                                device="meta")
-    return made.requires_grad_(value.is_floating_point() or value.is_complex())
 
 
 def _module(nodes: Sequence[fx.Node], given: Sequence[fx.Node],

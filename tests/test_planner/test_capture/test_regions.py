@@ -136,6 +136,12 @@ class TestRegions(unittest.TestCase):
             "aten.linear.default"
         ])
 
+    def test_statistics_of_some_rows(self) -> None:
+        model = net(lambda m, x, c, y: m.norm(m.rows(x)[c]).tanh().mean())
+        model.norm = nn.BatchNorm1d(4).double()
+        program = check_capture(self, model, batch())
+        self.assertIn("aten.linear.default", names(program))
+
     def test_is_what_the_model_computes_on_ranks(self) -> None:
         model = net(
             lambda m, x, c, y: F.cross_entropy(m.head(m.rows(x)[c]), y[c]))
