@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from passes.parts import (by_part, by_rank, picked, put_back, rows_got,
                           rows_sent)
 from planner.ir.convert import Move, gradient_move, move
 from planner.ir.layout import Placement
+from planner.ir.shares import lengths
 
 __all__ = ["AxisRef", "apply_move", "convert"]
 
@@ -33,12 +35,31 @@ class AxisRef:
     `name` stands as the process group's name in the traced graph until the
     runtime binds it to a real group. The parts of a `sequential` axis are
     computed one after the other by the same rank: nothing moves over it.
+    `shares` are what its ranks get of a divided dim, in proportion, where
+    that is not the same.
     """
 
     name: str
     size: int
     coordinate: int
     sequential: bool = False
+    shares: tuple[int, ...] = ()
+
+    @property
+    def divisor(self) -> int | Fraction:
+        """How many times this rank's part is in the whole."""
+        if not self.shares:
+            return self.size
+        return Fraction(sum(self.shares), self.shares[self.coordinate])
+
+    def part(self, size: int) -> tuple[int, int]:
+        """Where this rank's part of a dim begins, and its length."""
+        every = lengths(size, self.shares or (1, ) * self.size)
+        return sum(every[:self.coordinate]), every[self.coordinate]
+
+    def whole(self, length: int) -> int:
+        """The dim of which this rank's part has so many places."""
+        return int(length * self.divisor)
 
 
 class _Convert(torch.autograd.Function):
@@ -147,12 +168,34 @@ def _share(x: torch.Tensor, dim: int, axis: AxisRef) -> int:
 
 def _all_gather(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
     front = x.movedim(dim, 0).contiguous()
-    whole = _wait(_OPS.all_gather_into_tensor(front, axis.size, axis.name))
+    if axis.shares:
+        whole = _gather_shares(front, axis)
+    else:
+        whole = _gather(front, axis)
     return whole if dim == 0 else whole.movedim(0, dim).contiguous()
+
+
+def _gather(x: torch.Tensor, axis: AxisRef) -> torch.Tensor:
+    return _wait(_OPS.all_gather_into_tensor(x, axis.size, axis.name))
+
+
+def _gather_shares(x: torch.Tensor, axis: AxisRef) -> torch.Tensor:
+    """All ranks send as much as the longest part has."""
+    every = lengths(axis.whole(x.shape[0]), axis.shares)
+    longest = max(every)
+    short = x.new_zeros((longest - x.shape[0], *x.shape[1:]))
+    parts = _gather(torch.cat([x, short]), axis)
+    return torch.cat([
+        parts.narrow(0, rank * longest, length)
+        for rank, length in enumerate(every)
+    ])
 
 
 def _reduce_scatter(x: torch.Tensor, dim: int, reduce: str,
                     axis: AxisRef) -> torch.Tensor:
+    if axis.shares:
+        whole = _wait(_OPS.all_reduce(x.contiguous(), reduce, axis.name))
+        return _slice(whole, dim, axis)
     _share(x, dim, axis)
     front = x.movedim(dim, 0).contiguous()
     part = _wait(
@@ -189,11 +232,19 @@ def _counts(rows: Sequence[Sequence[tuple[int, int]]]) -> list[int]:
 
 
 def _slice(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
-    size = _share(x, dim, axis)
-    return x.narrow(dim, axis.coordinate * size, size).contiguous()
+    if not axis.shares:
+        _share(x, dim, axis)
+    return x.narrow(dim, *axis.part(x.shape[dim])).contiguous()
 
 
 def _pad(x: torch.Tensor, dim: int, axis: AxisRef) -> torch.Tensor:
-    parts = [torch.zeros_like(x)] * axis.size
+    if not axis.shares:
+        parts = [torch.zeros_like(x)] * axis.size
+    else:
+        every = lengths(axis.whole(x.shape[dim]), axis.shares)
+        parts = [
+            x.new_zeros((*x.shape[:dim], length, *x.shape[dim + 1:]))
+            for length in every
+        ]
     parts[axis.coordinate] = x
     return torch.cat(parts, dim)

@@ -61,7 +61,7 @@ class Joint:
 def fake_local(spec: TensorSpec, layout: Layout, axes: Sequence[AxisRef],
                device: torch.device, mode: FakeTensorMode) -> torch.Tensor:
     """A fake of this rank's part of a value."""
-    shape = local_shape(spec.shape, layout, [a.size for a in axes])
+    shape = local_shape(spec.shape, layout, [a.divisor for a in axes])
     with mode:
         return torch.empty(shape,
                            dtype=spec.dtype,

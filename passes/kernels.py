@@ -112,7 +112,8 @@ class KernelBuilder:
         graph = insert_collectives(block_class, layout, self.mesh, arrives)
         self._dump(0, name, local_text(graph, self.mesh))
         verify_conversions(graph, self.mesh)
-        graph = localize_shapes(graph, self.mesh)
+        graph = localize_shapes(graph, self.mesh,
+                                [a.divisor for a in self.axes])
         self._dump(1, name, local_text(graph, self.mesh))
         verify_local(graph, self.mesh)
         specs = [(n.meta["spec"], n.meta["layout"]) for n in graph.nodes

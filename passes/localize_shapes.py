@@ -9,7 +9,9 @@ stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -31,18 +33,32 @@ aten = torch.ops.aten
 _RESHAPES = (aten.view.default, aten._unsafe_view.default)
 
 
-def localize_shapes(graph: fx.Graph, mesh: MeshSpec) -> fx.Graph:
-    """Localise every call; see the module's docstring."""
+def localize_shapes(
+        graph: fx.Graph,
+        mesh: MeshSpec,
+        divisors: Sequence[int | Fraction] | None = None) -> fx.Graph:
+    """Localise every call; see the module's docstring.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+    mesh : MeshSpec
+    divisors : sequence of int or Fraction, optional
+        What divides this rank's dims along each axis; left out: the sizes
+        of the axes.
+    """
     local = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         made[node] = local.node_copy(node, lambda n: made[n])
         if "options" in node.meta:
-            _localize_call(made[node], node.meta["node"], mesh)
+            _localize_call(made[node], node.meta["node"], mesh, divisors
+                           or mesh.sizes)
     return local
 
 
-def _localize_call(node: fx.Node, original: fx.Node, mesh: MeshSpec) -> None:
+def _localize_call(node: fx.Node, original: fx.Node, mesh: MeshSpec,
+                   divisors: Sequence[int | Fraction]) -> None:
     call = call_of(original)
     options: tuple[Option, ...] = node.meta["options"]
     lowering = lowering_for(call, options)
@@ -50,7 +66,7 @@ def _localize_call(node: fx.Node, original: fx.Node, mesh: MeshSpec) -> None:
         node.meta["lowering"] = lowering
         node.meta["call"] = call
     else:
-        _localize_sizes(node, call, options, mesh)
+        _localize_sizes(node, call, options, divisors)
     if draws(call):
         node.meta["random"] = RandomStream(label=original.meta["label"],
                                            axes=_shard_axes(options, mesh))
@@ -71,10 +87,9 @@ def _shard_axes(options: tuple[Option, ...],
 
 
 def _localize_sizes(node: fx.Node, call: OpCall, options: tuple[Option, ...],
-                    mesh: MeshSpec) -> None:
+                    divisors: Sequence[int | Fraction]) -> None:
     shapes = tuple(
-        local_shape(spec.shape, tuple(o.outputs[i]
-                                      for o in options), mesh.sizes)
+        local_shape(spec.shape, tuple(o.outputs[i] for o in options), divisors)
         for i, spec in enumerate(call.outputs))
     args, kwargs = localize(call, shapes)
     operands = [

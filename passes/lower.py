@@ -25,8 +25,10 @@ from planner.ir.layout import Layout, R, format_layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Block, BlockClass, Program, value_kind
+from planner.ir.shares import rank_shares
 from planner.ir.values import value_of
 from planner.ir.verify import hub_of, verify_layout
+from planner.ir.verify_shares import verify_shares
 from planner.rules.registry import TensorSpec
 
 __all__ = ["Kernel", "RankProgram", "RankStep", "lower"]
@@ -76,12 +78,20 @@ def lower(program: Program,
         When the layouts do not fit the program.
     """
     verify_layout(program, layout)
+    verify_shares(program, layout)
     layout = hoist_parameters(program, layout)
     mesh = layout.mesh
     axes = tuple(
-        AxisRef(name=n, size=s, coordinate=c, sequential=n == MICROBATCH)
-        for n, s, c in zip(
-            mesh.names, mesh.sizes, mesh.coordinate(rank), strict=True))
+        AxisRef(name=n,
+                size=s,
+                coordinate=c,
+                shares=parts,
+                sequential=n == MICROBATCH)
+        for n, s, c, parts in zip(mesh.names,
+                                  mesh.sizes,
+                                  mesh.coordinate(rank),
+                                  rank_shares(layout.shares, mesh),
+                                  strict=True))
     builder = KernelBuilder(mesh=mesh,
                             axes=axes,
                             device=device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from planner.cluster.device import DeviceKind
 from planner.cost.memory_estimate import MemoryEstimate
 from planner.cost.plan_price import PlanPrice
 from planner.ir.layouts import ProgramLayout
@@ -16,7 +17,7 @@ from planner.search.policy import Policy
 if TYPE_CHECKING:
     from planner.pipeline.price import PipelinePrice
 
-__all__ = ["Candidate", "Searched"]
+__all__ = ["Candidate", "RankShare", "Searched"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,28 @@ class Searched:
     pruned: int = 0
     seconds: float = 0.0
     bound_s: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankShare:
+    """What ranks with one share of the batch take.
+
+    Parameters
+    ----------
+    device : DeviceKind
+    shares : tuple of int
+        Of the batch, over each axis that has some.
+    part : float
+        What that is of the whole.
+    price : PlanPrice
+    memory : MemoryEstimate
+    """
+
+    device: DeviceKind
+    shares: tuple[int, ...]
+    part: float
+    price: PlanPrice
+    memory: MemoryEstimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +91,9 @@ class Candidate:
         The simulated step of the pipeline.
     optimizer_s : float
         Of the optimizer's step.
+    shared : tuple of RankShare
+        What each place along an axis of unequal shares takes. The price
+        then is that of the slowest, the memory that of the fullest.
     """
 
     policies: tuple[Policy, ...]
@@ -80,6 +106,7 @@ class Candidate:
     whole_mesh: MeshSpec | None = None
     step: PipelinePrice | None = None
     optimizer_s: float = 0.0
+    shared: tuple[RankShare, ...] = ()
 
     @property
     def time_s(self) -> float:
@@ -96,6 +123,13 @@ class Candidate:
         """What is searched: compute and messages one after the other, of a
         pipeline as simulated, without the optimizer. Bounds are of this."""
         return self.price.time_s if self.step is None else self.step.step_s
+
+    @property
+    def rank_memory(self) -> tuple[MemoryEstimate, ...]:
+        """Of each rank of the pipeline, or with a share of its own."""
+        if self.step is not None:
+            return tuple(self.step.memory)
+        return tuple(s.memory for s in self.shared) or (self.memory, )
 
     @property
     def layout(self) -> ProgramLayout:
@@ -143,6 +177,8 @@ class Candidate:
         suffix = ", saving memory" if self.is_lighter else ""
         if self.layout.recompute:
             suffix += f", recomputing {', '.join(sorted(self.layout.recompute))}"
+        for axis, shares in self.layout.shares.items():
+            suffix += f", shares {':'.join(map(str, shares))} over {axis}"
         parts = [
             f"{use}({axis}={size})" for (axis, use), size in zip(
                 self._uses().items(), self._sizes(), strict=True)

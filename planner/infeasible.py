@@ -57,6 +57,12 @@ def tightest_rank(candidate: Candidate) -> str:
     --------
     ``every rank``, or ``pp rank 0 (stages 0 and 7)``.
     """
+    if candidate.shared:
+        fullest = next(r for r in candidate.shared
+                       if r.memory is candidate.memory)
+        return (
+            f"ranks on {fullest.device.name} with {fullest.part:.1%} of the "
+            "batch")
     if candidate.step is None or candidate.pipeline is None:
         return "every rank"
     rank = candidate.step.memory.index(candidate.memory)

@@ -37,8 +37,11 @@ class MemoryLimits:
         return self.given_bytes or int(device.memory_bytes)
 
     def devices(self, candidate: Candidate) -> tuple[DeviceKind, ...]:
-        """Of each rank of its pipeline; of all ranks together without."""
+        """Of each rank of its pipeline or with a share of its own; of all
+        ranks together without."""
         mesh, pipeline = candidate.mesh, candidate.pipeline
+        if candidate.shared:
+            return tuple(s.device for s in candidate.shared)
         if pipeline is None:
             return (self.cluster.weakest(range(mesh.world_size)), )
         return rank_devices(self.cluster, pipeline, mesh)
@@ -52,13 +55,13 @@ class MemoryLimits:
     def of(self, candidate: Candidate) -> int:
         """Of the candidate's fullest rank, whose memory it tells."""
         devices = self.devices(candidate)
-        step = candidate.step
-        rank = 0 if step is None else self.fullest(step.memory, devices)
+        rank = self.fullest(candidate.rank_memory, devices)
         return self.on(devices[rank])
 
     def excess_bytes(self, candidate: Candidate) -> int:
         """By how much the fullest rank is over its limit."""
         devices = self.devices(candidate)
-        step = candidate.step
-        ranks = (candidate.memory, ) if step is None else step.memory
-        return max(0, *(m.total - self.on(d) for m, d in zip(ranks, devices)))
+        return max(
+            0,
+            *(m.total - self.on(d)
+              for m, d in zip(candidate.rank_memory, devices)))

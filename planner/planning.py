@@ -35,6 +35,7 @@ from planner.search.layouts import LayoutSolution, Request, search_layouts
 from planner.search.policy import Policy
 from planner.search.pressure import MemoryPressure
 from planner.search.tables import ConversionTables
+from planner.shares import and_shared, shared_candidate
 
 __all__ = ["Candidate", "Planning", "Searched", "factorisations"]
 
@@ -232,6 +233,10 @@ class Planning:
                memory_price_s_per_byte: float = 0.0) -> Candidate:
         """Layouts with what they cost."""
         mesh = solution.layout.mesh
+        if solution.layout.shares:
+            return self.noted(
+                shared_candidate(self, policies, solution,
+                                 memory_price_s_per_byte))
         return self.noted(
             Candidate(memory_price_s_per_byte=memory_price_s_per_byte,
                       policies=tuple(policies),
@@ -258,14 +263,13 @@ class Planning:
 
     def _optimizer_s(self, candidate: Candidate) -> float:
         """Of the rank that takes longest."""
-        step = candidate.step
-        ranks = (candidate.memory, ) if step is None else step.memory
         return max(
             optimizer_s(self.optimizer,
                         memory.trained,
                         device,
                         num_params=memory.num_trained)
-            for memory, device in zip(ranks, self.limits.devices(candidate)))
+            for memory, device in zip(candidate.rank_memory,
+                                      self.limits.devices(candidate)))
 
     def _memory(self, layout: ProgramLayout) -> MemoryEstimate:
         return estimate_memory(self.program,
@@ -313,6 +317,10 @@ class Planning:
                                                meshes,
                                                until_s,
                                                staged=staged)
+        found = and_shared(self, found)
+        shared_s = [c.bound_s for c in found if c.shared]
+        self.searched = dataclasses.replace(
+            self.searched, bound_s=min([self.searched.bound_s, *shared_s]))
         return found
 
     def repeated_classes(self) -> list[str]:

@@ -10,6 +10,7 @@ from planner.constraints import Item
 from planner.ir.mesh import MeshSpec
 from planner.pipeline.candidate import pipeline_candidate, priced_pipeline
 from planner.pipeline.means import count_ahead
+from planner.shares import with_shares
 
 if TYPE_CHECKING:
     from planner.planning import Planning
@@ -51,8 +52,10 @@ def like(planning: Planning, candidate: Candidate,
     if candidate.pipeline is not None:
         return pipeline_candidate(planning, candidate.pipeline,
                                   candidate.policies, mesh)
-    return planning.candidate(
+    found = planning.candidate(
         mesh,
         candidate.policies,
         memory_price_s_per_byte=candidate.memory_price_s_per_byte,
         recompute=candidate.layout.recompute)
+    shared = with_shares(planning, found) if candidate.shared else None
+    return shared or found

@@ -16,6 +16,7 @@ from planner.ir.pipeline import inner_mesh
 from planner.ir.plan import Plan
 from planner.ir.program import Program
 from planner.ir.values import calls_of
+from planner.ir.verify_shares import verify_shares
 from planner.pipeline.build import pipeline_layout
 from planner.pipeline.means import count_ahead
 from planner.planning import Candidate, Planning, factorisations
@@ -159,9 +160,14 @@ class Replan:
         """
         if fingerprint(program, with_shapes=False) == self.structure:
             try:
-                return self.chosen.plan.resolve(program)
+                layout = self.chosen.plan.resolve(program)
+                verify_shares(program, layout)
+                return layout
             except LayoutError:
-                pass  # a size that no longer divides: search again
+                # A size that no longer divides: search again, for equal
+                # shares, but not for what arrives in others.
+                if keep_inputs and self.chosen.plan.shares:
+                    raise
         if self.chosen.plan.pipeline is not None:
             return self._pipeline_layout(program, keep_inputs)
         again = Planning(program,

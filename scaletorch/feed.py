@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from planner.capture.entry import bind_inputs
+from planner.ir.shares import reduced
 from scaletorch.data import Batch, Loader
 from scaletorch.module import ParallelModule
 
 __all__ = ["Feed", "feed", "input_parts"]
 
-Part = tuple[int, int]
-"""The number of a part, and how many equal ones there are."""
+Part = tuple[int, int, int]
+"""The number of an equal part, how many there are, and how many from that on
+are meant."""
+
+_ALL = (0, 1, 1)
 
 
 def input_parts(
@@ -32,8 +36,8 @@ def input_parts(
     Returns
     -------
     dict of str to dict
-        By name, for every dim that the plan shards, which of how many
-        equal parts.
+        By name, for every dim that the plan shards, the first of how many
+        equal parts, and how many of them.
 
     Raises
     ------
@@ -56,29 +60,38 @@ def input_parts(
         layout = at_rest.get(f"input:{position}", ())
         # In a pipeline the last axis is the micro-batches: a rank passes
         # all of them.
-        for placement, (index, count) in zip(layout, place):
+        for placement, (index, count, width) in zip(layout, place):
             if placement.is_shard:
-                outer, outers = parts.get(placement.dim, (0, 1))
-                parts[placement.dim] = (outer * count + index, outers * count)
+                outer, outers, whole = parts.get(placement.dim, (0, 1, 1))
+                parts[placement.dim] = (outer * count + index * whole,
+                                        outers * count, width * whole)
         _check(name, leaf, parts)
         found[name] = dict(sorted(parts.items()))
     return found
 
 
 def _place(module: ParallelModule) -> list[Part]:
-    """This rank's coordinate along each axis of the inputs' layouts."""
+    """This rank's part along each axis of the inputs' layouts."""
     mesh = module.mesh
     coordinates = mesh.get_coordinate()
     assert coordinates is not None, "a module is made on ranks of its mesh"
     stages = module.plan.pipeline.axis if module.plan.pipeline else None
     names = mesh.mesh_dim_names or ("", ) * mesh.ndim
-    return [(index, count) for name, index, count in zip(
-        names, coordinates, mesh.mesh.shape, strict=True)
-            if stages is None or name != stages]
+    shares = module.layout.shares
+    return [
+        _part(index, shares.get(name, (1, ) * count)) for name, index, count in
+        zip(names, coordinates, mesh.mesh.shape, strict=True)
+        if stages is None or name != stages
+    ]
+
+
+def _part(index: int, shares: Sequence[int]) -> Part:
+    shares = reduced(shares)
+    return sum(shares[:index]), sum(shares), shares[index]
 
 
 def _check(name: str, tensor: torch.Tensor, parts: Mapping[int, Part]) -> None:
-    for dim, (_, count) in parts.items():
+    for dim, (_, count, _) in parts.items():
         if dim >= tensor.ndim or tensor.shape[dim] % count:
             raise ValueError(
                 f"the plan divides dim {dim} of {name} by {count}, but it has "
@@ -110,9 +123,9 @@ class Feed:
     def __init__(self, loader: Loader, module: ParallelModule) -> None:
         self.loader = loader
         self.parts = input_parts(module, loader.example())
-        rows = {parts.get(0, (0, 1)) for parts in self.parts.values()}
+        rows = {parts.get(0, _ALL) for parts in self.parts.values()}
         # Where inputs lie differently, each is cut from the whole batch.
-        self._rows = rows.pop() if len(rows) == 1 else (0, 1)
+        self._rows = rows.pop() if len(rows) == 1 else _ALL
 
     @property
     def len_batches(self) -> int:
@@ -124,16 +137,17 @@ class Feed:
             yield {n: self._cut(n, t) for n, t in batch.items()}
 
     def _cut(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        for dim, (index, count) in self.parts.get(name, {}).items():
-            if dim == 0 and (index, count) == self._rows:
+        for dim, part in self.parts.get(name, {}).items():
+            if dim == 0 and part == self._rows:
                 continue
-            size = tensor.shape[dim]
+            (index, count, width), size = part, tensor.shape[dim]
             if size % count:
                 raise ValueError(
                     f"dim {dim} of {name} has {size} places, which do not "
                     f"divide by {count}: build the loader with "
                     "drop_last=True")
-            tensor = tensor.narrow(dim, index * (size // count), size // count)
+            unit = size // count
+            tensor = tensor.narrow(dim, index * unit, width * unit)
         return tensor.contiguous()
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from planner.pipeline.cuts import cuts_by_parameters
 from planner.pipeline.means import count_ahead
 from planner.pipeline.refine import has_cuts
 from planner.steady import STEADY
-from scaletorch.mesh import mesh_device
+from scaletorch.mesh import mesh_device, mesh_rank
 from scaletorch.outside import explained
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
@@ -326,8 +326,12 @@ class ParallelModule(nn.Module):
             # Micro-batches, a pipeline's last axis, are cut from the shard.
             axes = len(self.layout.mesh.sizes) - (self.plan.pipeline
                                                   is not None)
-            call = whole_call(given, self.layout,
-                              axes) if inputs == "local" else given
+            call = whole_call(
+                given,
+                self.layout,
+                axes,
+                rank=mesh_rank(self._mesh),
+            ) if inputs == "local" else given
             shared, own = self._signature(call)
             if self.plan.pipeline is not None:
                 # One program serves both, and "loss" may turn to "global".
@@ -349,6 +353,11 @@ class ParallelModule(nn.Module):
                 f"outputs must be {' or '.join(map(json.dumps, known))}"
                 f"{' in a pipeline' if self.plan.pipeline else ''}, got "
                 f"{outputs!r}")
+        if outputs == "sharded" and self.layout.shares:
+            raise ValueError(
+                'outputs="sharded" is not for plans with unequal shares of '
+                "the batch, whose shards no DTensor describes: ask for "
+                '"global", or use equal shares')
 
     def _check_own(self, own: tuple[Any, ...]) -> None:
         if own != self._own:

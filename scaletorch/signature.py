@@ -46,7 +46,8 @@ def state_signature(state: Iterable[torch.Tensor | None]) -> tuple[Any, ...]:
     return tuple((t.dtype, t.requires_grad) for t in state if t is not None)
 
 
-def whole_call(call: Call, layout: ProgramLayout, axes: int) -> Call:
+def whole_call(call: Call, layout: ProgramLayout, axes: int, *,
+               rank: int) -> Call:
     """The global shapes of a call whose tensors are local shards.
 
     Parameters
@@ -56,17 +57,20 @@ def whole_call(call: Call, layout: ProgramLayout, axes: int) -> Call:
         Says how inputs are sharded.
     axes : int
         How many of the mesh's axes shard what a rank passes.
+    rank : int
+        Position in the layout's mesh, row-major.
     """
+    divisors = layout.divisors(rank)[:axes]
     leaves = []
     for position, leaf in enumerate(call.leaves):
         name = f"input:{position}"
         if isinstance(leaf, torch.Tensor) and name in layout.at_rest:
             shape = list(leaf.shape)
             for placement, size in zip(layout.at_rest[name][:axes],
-                                       layout.mesh.sizes[:axes],
+                                       divisors,
                                        strict=True):
                 if placement.is_shard:
-                    shape[placement.dim] *= size
+                    shape[placement.dim] = round(shape[placement.dim] * size)
             leaf = torch.empty(shape,
                                dtype=leaf.dtype,
                                device="meta",

@@ -56,7 +56,7 @@ def _statistics(context: Context,
     dims = [d for d in range(x.dim()) if d != 1]
     count = x.numel() // x.shape[1]
     for axis in _axes(context):
-        count *= axis.size
+        count = axis.whole(count)
     mean = _summed(context, x.sum(dims)) / count
     centred = x - _as_channels(_varying(mean, context), x)
     return mean, _summed(context, centred.square().sum(dims)) / count, count

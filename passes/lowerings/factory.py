@@ -16,6 +16,5 @@ def arange_shard(context: Context, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The whole range, and of it this rank's part."""
     whole = context.call.target(*args, **kwargs)
     for axis in context.named("arange_shard"):
-        size = whole.shape[0] // axis.size
-        whole = whole.narrow(0, axis.coordinate * size, size)
+        whole = whole.narrow(0, *axis.part(whole.shape[0]))
     return whole

@@ -80,8 +80,8 @@ def _vocab_losses(context: Context, axes: list[AxisRef], logits: torch.Tensor,
     normaliser = shifted.exp().sum(dim)
     start, classes = 0, context.call.inputs[0].shape[dim]
     for axis in axes:
-        classes //= axis.size
-        start += axis.coordinate * classes
+        first, classes = axis.part(classes)
+        start += first
     local = target - start
     mine = (local >= 0) & (local < classes)
     picked = shifted.gather(dim,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ __all__ = ["mean_partial"]
 
 @register_lowering("mean_partial")
 def mean_partial(context: Context, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Each rank's mean, scaled so that the ranks' values add up."""
+    """Each rank's mean, weighed by its share, so that the ranks' add up."""
     local = context.call.target(*args, **kwargs)
-    ranks = 1
+    parts: int | Fraction = 1
     for axis in context.named("mean_partial"):
-        ranks *= axis.size
-    return local / ranks
+        parts *= axis.divisor
+    return local / (parts if isinstance(parts, int) else float(parts))

@@ -7,7 +7,8 @@ first, which no call of the forward stands for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 from planner.cluster.device import DeviceKind
 from planner.cost.block_order import BlockOrder, Called, Moved
@@ -20,8 +21,11 @@ from planner.ir.values import Value, consumers_of, outputs_of, value_of
 __all__ = ["add_fork_sums", "fork_sums_s"]
 
 
-def fork_sums_s(cls: BlockClass, layout: ProgramLayout,
-                device: DeviceKind) -> dict[str, float]:
+def fork_sums_s(
+        cls: BlockClass,
+        layout: ProgramLayout,
+        device: DeviceKind,
+        divisors: Sequence[int | Fraction] | None = None) -> dict[str, float]:
     """Seconds of the additions of one run of a block, by value.
 
     Two gradients are read and their sum is written.
@@ -31,6 +35,9 @@ def fork_sums_s(cls: BlockClass, layout: ProgramLayout,
     cls : BlockClass
     layout : ProgramLayout
     device : DeviceKind
+    divisors : sequence of int or Fraction, optional
+        What divides values along each axis; the sizes of the axes if left
+        out.
     """
     hubs = layout.classes[cls.name].hubs
     returned = {value_of(node) for node in cls.results}
@@ -44,7 +51,8 @@ def fork_sums_s(cls: BlockClass, layout: ProgramLayout,
                                           for v in outputs_of(node))
         }) + (value in returned)
         if count > 1:
-            own = local_spec(value.spec, hubs[value.label], layout.mesh.sizes)
+            own = local_spec(value.spec, hubs[value.label], divisors
+                             or layout.mesh.sizes)
             found[value.label] = (count - 1) * (memory_time_s(
                 3 * own.size_bytes, device) + device.launch_overhead_s)
     return found

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.optimizer import optimizer_bytes
@@ -32,6 +33,9 @@ from planner.rules.registry import TensorSpec
 __all__ = ["MemoryEstimate", "estimate_memory", "local_spec"]
 
 _STATE = ("param", "buffer", "const")
+
+Divisors = tuple[int | Fraction, ...]
+"""What divides values along each axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +84,13 @@ class MemoryEstimate:
         return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
 
 
-def estimate_memory(program: Program,
-                    layout: ProgramLayout,
-                    *,
-                    optimizer: str = "adamw",
-                    calls: KnownCalls | None = None) -> MemoryEstimate:
+def estimate_memory(
+        program: Program,
+        layout: ProgramLayout,
+        *,
+        optimizer: str = "adamw",
+        calls: KnownCalls | None = None,
+        divisors: Sequence[int | Fraction] | None = None) -> MemoryEstimate:
     """Estimate one rank's memory in a training step.
 
     Parameters
@@ -95,10 +101,15 @@ def estimate_memory(program: Program,
         Whose state is counted, a key of ``planner.cost.optimizer``.
     calls : KnownCalls, optional
         Of the program, when they are at hand.
+    divisors : sequence of int or Fraction, optional
+        What divides this rank's values along each axis, where its share of
+        the batch is not even (:mod:`planner.ir.shares`).
     """
-    sizes = layout.mesh.sizes
+    own = tuple(divisors or layout.mesh.sizes)
     local = {
-        n: local_spec(program.specs[n], layout.at_rest[n], sizes)
+        n:
+        local_spec(program.specs[n], layout.at_rest[n],
+                   own if value_kind(n) == "input" else layout.mesh.sizes)
         for n in program.specs
     }
     trained = [
@@ -108,12 +119,12 @@ def estimate_memory(program: Program,
     calls = calls or known_calls(program)
     # Gradients of a micro-batch are there beside the sums of those before.
     sums = MICROBATCH in layout.mesh.names and layout.mesh.size(MICROBATCH) > 1
-    operands = _operands_kept(program, layout, calls)
+    operands = _operands_kept(program, layout, calls, own)
     kept, transient, peaks = operands, 0, dict[str, BlockPeaks]()
-    for name, own in calls.items():
-        peaks[name], needs = _block(own,
+    for name, known in calls.items():
+        peaks[name], needs = _block(known,
                                     layout.classes[name],
-                                    sizes,
+                                    own,
                                     again=name in layout.recompute,
                                     sums=sums)
         kept += peaks[name].kept * blocks[name]
@@ -143,9 +154,8 @@ def estimate_memory(program: Program,
                           peak=peak)
 
 
-def _block(calls: Sequence[KnownCall], layout: ClassLayout, sizes: tuple[int,
-                                                                         ...],
-           *, again: bool, sums: bool) -> tuple[BlockPeaks, int]:
+def _block(calls: Sequence[KnownCall], layout: ClassLayout, sizes: Divisors, *,
+           again: bool, sums: bool) -> tuple[BlockPeaks, int]:
     """What blocks of a class keep and need, and what one needs besides what
     is kept; gradients are counted elsewhere where there are no sums."""
     values = _saved_values(calls, layout, sizes)
@@ -174,13 +184,13 @@ def _outputs(program: Program) -> int:
 
 
 def local_spec(spec: TensorSpec, layout: Layout,
-               sizes: Iterable[int]) -> TensorSpec:
+               sizes: Iterable[int | Fraction]) -> TensorSpec:
     """What each rank holds of a value."""
     return replace(spec, shape=local_shape(spec.shape, layout, tuple(sizes)))
 
 
 def _saved_values(calls: Sequence[KnownCall], layout: ClassLayout,
-                  sizes: tuple[int, ...]) -> dict[tuple[Value, Layout], int]:
+                  sizes: Divisors) -> dict[tuple[Value, Layout], int]:
     """Local bytes of the distinct activations that the backward keeps."""
     found: dict[tuple[Value, Layout], int] = {}
     for known in calls:
@@ -197,8 +207,8 @@ def _saved_values(calls: Sequence[KnownCall], layout: ClassLayout,
     return found
 
 
-def _operands_kept(program: Program, layout: ProgramLayout,
-                   calls: KnownCalls) -> int:
+def _operands_kept(program: Program, layout: ProgramLayout, calls: KnownCalls,
+                   sizes: Divisors) -> int:
     """Values that come into recomputed blocks, each tensor once."""
     reads = {name: rerun(calls[name]).reads for name in layout.recompute}
     found: dict[tuple[str, Layout], int] = {}
@@ -209,12 +219,12 @@ def _operands_kept(program: Program, layout: ProgramLayout,
             hub = layout.classes[block.block_class].hubs[value.label]
             plain = tuple(R if p.is_replicated else p for p in hub)
             found[name, plain] = local_spec(value.spec, plain,
-                                            layout.mesh.sizes).size_bytes
+                                            sizes).size_bytes
     return sum(found.values())
 
 
 def _extra_bytes(calls: Sequence[KnownCall], layout: ClassLayout,
-                 sizes: tuple[int, ...]) -> int:
+                 sizes: Divisors) -> int:
     """What is kept besides values: statistics, masks, log-probabilities."""
     total = 0
     for known in calls:

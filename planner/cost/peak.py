@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from planner.cost.calls import KnownCall
 from planner.cost.compute import passes_gradient
@@ -89,7 +90,8 @@ class _Live:
         self.peak = max(self.peak, self.total + size_bytes)
 
 
-def _bytes(spec: TensorSpec, layout: Layout, sizes: Sequence[int]) -> int:
+def _bytes(spec: TensorSpec, layout: Layout,
+           sizes: Sequence[int | Fraction]) -> int:
     count = spec.dtype.itemsize
     for size in local_shape(spec.shape, layout, tuple(sizes)):
         count *= size
@@ -97,15 +99,15 @@ def _bytes(spec: TensorSpec, layout: Layout, sizes: Sequence[int]) -> int:
 
 
 def forward_peak(calls: Sequence[KnownCall], layout: ClassLayout,
-                 sizes: Sequence[int], held: set[Value]) -> int:
+                 sizes: Sequence[int | Fraction], held: set[Value]) -> int:
     """The most of a block's forward that is not kept for its backward.
 
     Parameters
     ----------
     calls : sequence of KnownCall
     layout : ClassLayout
-    sizes : sequence of int
-        Of the mesh.
+    sizes : sequence of int or Fraction
+        What divides values along each axis of the mesh.
     held : set of Value
         What is kept, and so counted elsewhere.
     """
@@ -131,7 +133,7 @@ def forward_peak(calls: Sequence[KnownCall], layout: ClassLayout,
 
 
 def backward_peak(calls: Sequence[KnownCall], layout: ClassLayout,
-                  sizes: Sequence[int]) -> tuple[int, int]:
+                  sizes: Sequence[int | Fraction]) -> tuple[int, int]:
     """The most that gradients take in a block's backward.
 
     Parameters

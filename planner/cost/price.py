@@ -9,8 +9,10 @@ must equal this sum.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 
 from planner.cluster.spec import DeviceKind
 from planner.cost.block_order import BlockOrder, Called, Message, Moved
@@ -26,7 +28,7 @@ from planner.cost.stage_time import stage_time
 from planner.cost.state_moves import StateMoves
 from planner.cost.step import step_time
 from planner.cost.timeline import Streams
-from planner.ir.convert import Move, conversion_steps
+from planner.ir.convert import Move, Step, conversion_steps
 from planner.ir.layout import Layout, R
 from planner.ir.layouts import CallLayout, ProgramLayout
 from planner.ir.pipeline import MICROBATCH
@@ -46,7 +48,8 @@ def price(program: Program,
           device: DeviceKind,
           *,
           calls: KnownCalls | None = None,
-          stage: bool = False) -> PlanPrice:
+          stage: bool = False,
+          divisors: Sequence[int | Fraction] | None = None) -> PlanPrice:
     """Price one step of a program in given layouts.
 
     Where the layouts have an axis of micro-batches, a step is all of them,
@@ -63,8 +66,11 @@ def price(program: Program,
         Of the program, when they are at hand.
     stage : bool
         Whether the program is a stage, to be priced as one besides.
+    divisors : sequence of int or Fraction, optional
+        What divides this rank's values along each axis, where its share of
+        the batch is not even (:mod:`planner.ir.shares`).
     """
-    pricing = _Pricing(program, layout, cost, device)
+    pricing = _Pricing(program, layout, cost, device, divisors)
     found = pricing.run(calls or known_calls(program))
     own = stage_time(program, layout, cost, pricing.orders, found.collectives,
                      pricing.between_s) if stage else None
@@ -74,12 +80,14 @@ def price(program: Program,
 class _Pricing:
 
     def __init__(self, program: Program, layout: ProgramLayout,
-                 cost: ConversionCost, device: DeviceKind) -> None:
+                 cost: ConversionCost, device: DeviceKind,
+                 divisors: Sequence[int | Fraction] | None) -> None:
         self.program = program
         self.layout = layout
         mesh = layout.mesh
         self.parts = (mesh.size(MICROBATCH) if MICROBATCH in mesh.names else 1)
         self.cost = cost
+        self.divisors = tuple(divisors or cost.sizes)
         self.device = device
         self.forward_s = self.backward_s = 0.0
         self.recompute_s = self.local_s = 0.0
@@ -97,8 +105,9 @@ class _Pricing:
             before = self.forward_s, self.backward_s, self.recompute_s
             self._state(cls, first[name], counts[name])
             self._class(name, calls[name], runs)
-            add_fork_sums(self.orders[name], cls,
-                          fork_sums_s(cls, self.layout, self.device))
+            add_fork_sums(
+                self.orders[name], cls,
+                fork_sums_s(cls, self.layout, self.device, self.divisors))
             if name in self.layout.recompute:
                 self._again(name, calls[name], runs)
             self._block(name, before, runs)
@@ -150,16 +159,28 @@ class _Pricing:
             ends = self.layout.at_rest[name], hubs[value.label]
             once = value_kind(name) == "param" and not (
                 name in self.layout.regather)
-            moved = self._convert(cls.name, value.label, value.spec, *ends,
+            moved = self._convert(cls.name,
+                                  value.label,
+                                  value.spec,
+                                  *ends,
                                   count * (1 if once else self.parts),
-                                  _BOTH[:1] if not once else _BOTH)
+                                  _BOTH[:1] if not once else _BOTH,
+                                  state=True)
             if value_kind(name) != "param":
                 self.orders[cls.name].events.append(moved)
             if not once and value_kind(name) == "param":
-                self._convert(cls.name, value.label, value.spec, *ends,
-                              count * self.parts, ("regather", ))
-                self._convert(cls.name, value.label, value.spec, *ends, count,
-                              ("backward", ))
+                self._convert(cls.name,
+                              value.label,
+                              value.spec,
+                              *ends,
+                              count * self.parts, ("regather", ),
+                              state=True)
+                self._convert(cls.name,
+                              value.label,
+                              value.spec,
+                              *ends,
+                              count, ("backward", ),
+                              state=True)
 
     def _class(self, name: str, calls: Sequence[KnownCall],
                count: int) -> None:
@@ -209,7 +230,7 @@ class _Pricing:
             forward_s, _ = time_s(call.work,
                                   self.device,
                                   call.dtype,
-                                  share=chosen.share(self.cost.sizes) *
+                                  share=chosen.share(self.divisors) *
                                   unevenness(self.cost, chosen.options))
             self.recompute_s += forward_s * count
             events.append(Called.of(call, forward_s, 0.0))
@@ -243,7 +264,7 @@ class _Pricing:
 
     def _compute(self, where: str, call: KnownCall, chosen: CallLayout,
                  count: int) -> list[Called | Moved]:
-        share = chosen.share(self.cost.sizes) * unevenness(
+        share = chosen.share(self.divisors) * unevenness(
             self.cost, chosen.options)
         inside = self._inside(where, call, chosen, count)
         forward_s, backward_s = time_s(call.work,
@@ -355,7 +376,9 @@ class _Pricing:
                  target: Layout,
                  count: int,
                  directions: tuple[str, ...] = _BOTH,
-                 sent: bool = False) -> Moved:
+                 sent: bool = False,
+                 state: bool = False) -> Moved:
+        """`state`: of a parameter, whose shards are even."""
         moved = Moved(value=label, made=sent)
         steps = conversion_steps(source,
                                  target,
@@ -364,6 +387,7 @@ class _Pricing:
         for step in steps:
             whole = self.cost.whole_bytes(spec, step)
             assert whole is not None
+            whole *= self._weight(step, state)
             for direction in directions:
                 backward = direction == "backward"
                 if not backward or spec.requires_grad:
@@ -372,6 +396,15 @@ class _Pricing:
                                count, moved)
         moved.backward.reverse()
         return moved
+
+    def _weight(self, step: Step, state: bool) -> float:
+        """What the group of a step's axis holds, over an even share."""
+        if state:
+            return 1.0
+        return math.prod(
+            float(size / divisor) for a, (size, divisor) in enumerate(
+                zip(self.cost.sizes, self.divisors, strict=True))
+            if a != step.axis and step.before[a].is_shard)
 
     def _move(self, where: str, label: str, direction: str, how: Move,
               whole_bytes: float, axis: int, count: int, moved: Moved) -> None:

@@ -63,12 +63,16 @@ def compare_plans(planning: Planning, first: tuple[Plan, Candidate],
 
 
 def _settings(plan: Plan) -> dict[str, str]:
-    """Mesh, pipeline and recomputation, each as a line."""
+    """Mesh, pipeline, recomputation and shares, each as a line."""
     pipeline = plan.pipeline.to_data() if plan.pipeline else {}
     found = {
         "mesh": str(plan.mesh),
         "layouts over": ", ".join(plan.layout_mesh.names),
         "recompute": ", ".join(plan.recompute),
+        **{
+            f"shares over {axis}": ":".join(map(str, shares))
+            for axis, shares in plan.shares.items()
+        },
         **{
             f"pipeline {key}": _line(value)
             for key, value in pipeline.items()

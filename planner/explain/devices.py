@@ -8,9 +8,9 @@ from typing import Any
 
 from planner.candidate import Candidate
 from planner.planning import Planning
-from planner.units import format_bytes
+from planner.units import format_bytes, format_time
 
-__all__ = ["devices_report", "devices_text"]
+__all__ = ["devices_report", "devices_text", "shares_report"]
 
 
 def devices_report(planning: Planning,
@@ -26,6 +26,20 @@ def devices_report(planning: Planning,
     } for kind, count in kinds.items()]
 
 
+def shares_report(planning: Planning,
+                  chosen: Candidate) -> list[dict[str, Any]]:
+    """Where shares of the batch are unequal, those along their axis."""
+    return [{
+        "axis": " x ".join(chosen.layout.shares),
+        "share": " x ".join(map(str, rank.shares)),
+        "device": rank.device.name,
+        "part": rank.part,
+        "time_s": rank.price.step_s,
+        "memory_bytes": rank.memory.total,
+        "limit_bytes": planning.limits.on(rank.device)
+    } for rank in chosen.shared]
+
+
 def devices_text(report: dict[str, Any]) -> Iterator[str]:
     """Nothing where all devices are alike."""
     if len(report["devices"]) == 1:
@@ -33,12 +47,26 @@ def devices_text(report: dict[str, Any]) -> Iterator[str]:
     yield "devices: " + ", then ".join(
         f"{d['ranks']} x {d['device']} ({format_bytes(d['limit_bytes'])})"
         for d in report["devices"])
-    together = _together(report)
-    if together:
+    if report["shares"]:
+        yield from _shares(report)
+    elif together := _together(report):
         yield (f"  {together} on devices of several kinds, which do the same "
                "in step: the slowest")
         yield ("  sets the pace, the smallest the memory; shares of the batch "
                "are equal on all")
+
+
+def _shares(report: dict[str, Any]) -> Iterator[str]:
+    """One line for all ranks that have the same."""
+    shares = report["shares"]
+    yield (f"  shares of the batch over {shares[0]['axis']}: "
+           f"{' : '.join(s['share'] for s in shares)}")
+    alike = Counter((s["device"], s["part"], s["time_s"], s["memory_bytes"])
+                    for s in shares)
+    for (device, part, time_s, size_bytes), count in alike.items():
+        each = f"{count} x " if count > 1 else ""
+        yield (f"    {each}{device}: {part:.1%} of it, forward and backward "
+               f"{format_time(time_s)}, {format_bytes(size_bytes)}")
 
 
 def _together(report: dict[str, Any]) -> str:

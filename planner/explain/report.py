@@ -13,7 +13,7 @@ from planner.candidate import Candidate
 from planner.cost.plan_price import CollectivePrice
 from planner.explain.batches import batches_report
 from planner.explain.causes import bubble_s, copies_s, delta, waiting_s
-from planner.explain.devices import devices_report
+from planner.explain.devices import devices_report, shares_report
 from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.fit import fit_report
 from planner.explain.opaque import opaque_modules
@@ -88,6 +88,7 @@ def build_report(
         "time": _time(chosen),
         "axes": _axes(planning, chosen),
         "devices": devices_report(planning, chosen),
+        "shares": shares_report(planning, chosen),
         "pipeline": pipeline_report(planning, chosen),
         "memory": _memory(planning, chosen),
         "blocks": _blocks(planning, chosen),

@@ -33,6 +33,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.placement_types import \
@@ -194,8 +195,8 @@ def parse_layout(text: str) -> Layout:
 
 
 def local_shape(shape: Sequence[int], layout: Sequence[Placement],
-                sizes: Sequence[int]) -> tuple[int, ...]:
-    """The shape that each rank holds, for evenly divided dims.
+                sizes: Sequence[int | Fraction]) -> tuple[int, ...]:
+    """The shape that a rank holds.
 
     Parameters
     ----------
@@ -203,8 +204,9 @@ def local_shape(shape: Sequence[int], layout: Sequence[Placement],
         The global shape.
     layout : sequence of Placement
         One placement per mesh axis.
-    sizes : sequence of int
-        The axes' sizes.
+    sizes : sequence of int or Fraction
+        The axes' sizes, or what divides this rank's dims where shares of
+        the batch are unequal (:mod:`planner.ir.shares`).
 
     Raises
     ------
@@ -221,5 +223,5 @@ def local_shape(shape: Sequence[int], layout: Sequence[Placement],
                     f"dim {placement.dim} of {tuple(shape)} does not divide "
                     f"over {size} ranks" +
                     (f" by parts, as {placement}" if placement.parts else ""))
-            local[placement.dim] //= size
+            local[placement.dim] = int(local[placement.dim] // size)
     return tuple(local)

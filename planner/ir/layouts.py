@@ -9,10 +9,12 @@ there); for every parameter, buffer and input the layout at rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 
 from planner.ir.layout import Layout
 from planner.ir.mesh import MeshSpec
+from planner.ir.shares import Shares, divisors
 from planner.rules.registry import Option
 
 __all__ = ["CallLayout", "ClassLayout", "ProgramLayout"]
@@ -30,11 +32,11 @@ class CallLayout:
     def output(self, number: int) -> Layout:
         return tuple(o.outputs[number] for o in self.options)
 
-    def share(self, sizes: Sequence[int]) -> float:
+    def share(self, sizes: Sequence[int | Fraction]) -> float:
         """What part of the call one rank computes, for axes' sizes."""
         share = 1.0
         for option, size in zip(self.options, sizes, strict=True):
-            share /= size if option.is_sharded else 1
+            share /= float(size) if option.is_sharded else 1
         return share
 
 
@@ -71,6 +73,9 @@ class ProgramLayout:
     recompute : frozenset of str
         Block classes whose forward runs again in the backward instead of
         saving what it computed.
+    shares : mapping of str to tuple of int
+        By axis, in which proportions its ranks divide the batch, where
+        that is not evenly.
     """
 
     mesh: MeshSpec
@@ -78,3 +83,8 @@ class ProgramLayout:
     at_rest: Mapping[str, Layout]
     regather: frozenset[str] = frozenset()
     recompute: frozenset[str] = frozenset()
+    shares: Shares = field(default_factory=dict)
+
+    def divisors(self, rank: int) -> tuple[int | Fraction, ...]:
+        """What divides the dims of one rank's values, along each axis."""
+        return divisors(self.mesh, self.shares, self.mesh.coordinate(rank))

@@ -22,6 +22,7 @@ from planner.ir.pipeline import PipelineSpec, inner_mesh, layout_mesh
 from planner.ir.plan_lines import class_layout, class_lines, read_layout
 from planner.ir.plan_names import folded, matching, plain
 from planner.ir.program import Program, value_kind
+from planner.ir.shares import Shares, check_shares
 from planner.names import nearest
 
 __all__ = ["Plan", "VERSION"]
@@ -56,6 +57,9 @@ class Plan:
         Stages over one axis of the mesh. Layouts then are over the other
         axes (``dp`` of one rank where there is none) and, last, over the
         micro-batches.
+    shares : mapping of str to tuple of int
+        Axis to what each of its ranks gets of the batch, in proportion,
+        where that is not the same: ``{"dp": (3, 1)}``.
     """
 
     model: str
@@ -67,6 +71,15 @@ class Plan:
     prediction: Mapping[str, float] = field(default_factory=dict)
     recompute: tuple[str, ...] = ()
     pipeline: PipelineSpec | None = None
+    shares: Shares = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_shares(self.shares, self.mesh)
+        if self.shares and self.pipeline is not None:
+            raise ValueError(
+                "unequal shares of the batch are not built for pipelines, "
+                "whose micro-batches are alike on all ranks: give the "
+                "slower devices stages with less work instead")
 
     @property
     def layout_mesh(self) -> MeshSpec:
@@ -107,6 +120,7 @@ class Plan:
         return Plan(
             model=program.model_name,
             mesh=mesh or layout.mesh,
+            shares=dict(layout.shares),
             pipeline=pipeline,
             axes=dict(axes),
             at_rest=folded(rest, every),
@@ -135,6 +149,12 @@ class Plan:
             **({
                 "pipeline": self.pipeline.to_data()
             } if self.pipeline else {}),
+            **({
+                "shares": {
+                    n: list(s)
+                    for n, s in self.shares.items()
+                }
+            } if self.shares else {}),
             "at_rest":
             dict(self.at_rest),
             "regather":
@@ -163,8 +183,8 @@ class Plan:
         """
         data = _mapping(yaml.safe_load(text), where)
         known = [
-            "version", "model", "mesh", "axes", "pipeline", "at_rest",
-            "regather", "recompute", "blocks", "prediction"
+            "version", "model", "mesh", "axes", "pipeline", "shares",
+            "at_rest", "regather", "recompute", "blocks", "prediction"
         ]
         for key in data:
             if key not in known:
@@ -183,6 +203,7 @@ class Plan:
             mesh=MeshSpec(tuple(map(str, mesh)),
                           tuple(int(v) for v in mesh.values())),
             axes=_texts(data.get("axes"), f"{where}: axes"),
+            shares=_shares(data.get("shares"), f"{where}: shares"),
             at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
             regather=tuple(map(str,
                                data.get("regather") or ())),
@@ -229,6 +250,7 @@ class Plan:
                              classes=classes,
                              at_rest=at_rest,
                              regather=regather,
+                             shares=dict(self.shares),
                              recompute=self._recompute(program))
 
     def _check_model(self, program: Program) -> None:
@@ -303,6 +325,13 @@ def _mapping(data: Any, where: str) -> dict[Any, Any]:
         raise ValueError(f"{where}: expected a mapping, got "
                          f"{type(data).__name__}")
     return data
+
+
+def _shares(data: Any, where: str) -> Shares:
+    return {
+        str(n): tuple(int(s) for s in parts)
+        for n, parts in _mapping(data or {}, where).items()
+    }
 
 
 def _texts(data: Any, where: str) -> dict[str, str]:

@@ -21,7 +21,10 @@ from planner.ir.values import (Value, call_of, calls_of, operands_of,
                                outputs_of, value_of)
 from planner.rules import TensorSpec, options
 
-__all__ = ["INVARIANTS", "Planned", "held_values", "hub_of", "verify_layout"]
+__all__ = [
+    "INVARIANTS", "Planned", "edges", "held_values", "hub_of", "place_of",
+    "values_of", "verify_layout"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ def _incomplete(planned: Planned) -> Iterator[str]:
             continue
         for node in calls_of(cls.graph):
             if node.meta["label"] not in layout.calls:
-                yield f"{_at(node)} has no options"
+                yield f"{place_of(node)} has no options"
         for node in cls.placeholders:
             if node.meta["label"] not in layout.hubs:
                 yield f"{cls.name}: {node.meta['label']} has no hub"
@@ -109,7 +112,7 @@ def _wrong_length(planned: Planned) -> Iterator[str]:
                 yield f"{cls.name}: {label} is held {format_layout(hub)}"
     for node, chosen in planned.calls():
         if len(chosen.options) != count:
-            yield f"{_at(node)} has {len(chosen.options)} options"
+            yield f"{place_of(node)} has {len(chosen.options)} options"
 
 
 def _illegal(planned: Planned) -> Iterator[str]:
@@ -121,8 +124,9 @@ def _illegal(planned: Planned) -> Iterator[str]:
                                       strict=True):
             legal = options(call, size)
             if option not in legal:
-                yield (f"{_at(node)} over {axis}={size}: {option} is none "
-                       f"of {'; '.join(map(str, legal))}")
+                yield (
+                    f"{place_of(node)} over {axis}={size}: {option} is none "
+                    f"of {'; '.join(map(str, legal))}")
 
 
 def _impossible_shapes(planned: Planned) -> Iterator[str]:
@@ -133,13 +137,13 @@ def _impossible_shapes(planned: Planned) -> Iterator[str]:
     for node, chosen in planned.calls():
         call = call_of(node)
         for i, spec in enumerate(call.inputs):
-            yield from _misfit(planned, f"{_at(node)} operand {i}", spec,
+            yield from _misfit(planned, f"{place_of(node)} operand {i}", spec,
                                chosen.input(i))
         for i, spec in enumerate(call.outputs):
-            yield from _misfit(planned, f"{_at(node)} result {i}", spec,
+            yield from _misfit(planned, f"{place_of(node)} result {i}", spec,
                                chosen.output(i))
     for cls, layout in planned.classes():
-        for value in _values(cls):
+        for value in values_of(cls):
             yield from _misfit(planned, f"{cls.name}: {value}", value.spec,
                                hub_of(layout, value))
 
@@ -156,7 +160,8 @@ def _misfit(planned: Planned, what: str, spec: TensorSpec,
         yield f"{text}: {error}"
 
 
-def _values(cls: BlockClass) -> Iterator[Value]:
+def values_of(cls: BlockClass) -> Iterator[Value]:
+    """What a block class takes and computes."""
     for node in cls.placeholders:
         yield Value(node)
     for node in calls_of(cls.graph):
@@ -165,7 +170,7 @@ def _values(cls: BlockClass) -> Iterator[Value]:
 
 def _partial_extrema(planned: Planned) -> Iterator[str]:
     for cls, layout in planned.classes():
-        for value in _values(cls):
+        for value in values_of(cls):
             for placement in hub_of(layout, value):
                 if value.spec.requires_grad and placement.reduce != "sum":
                     yield f"{cls.name}: {value} is held {placement}"
@@ -179,24 +184,40 @@ def _restless(planned: Planned) -> Iterator[str]:
             yield f"{name} rests as {format_layout(rest)}"
 
 
+def edges(
+        planned: Planned) -> Iterator[tuple[str, TensorSpec, Layout, Layout]]:
+    """Every change of layout: of what, and from which to which."""
+    for edge in (_call_edges, _into_blocks, _ends):
+        yield from edge(planned)
+
+
 def _broken_edges(planned: Planned) -> Iterator[str]:
+    for edge in _call_edges(planned):
+        yield from _unreachable(*edge)
+
+
+def _call_edges(
+        planned: Planned) -> Iterator[tuple[str, TensorSpec, Layout, Layout]]:
     for cls, layout in planned.classes():
         for node in calls_of(cls.graph):
             chosen = layout.calls[node.meta["label"]]
             for i, value in enumerate(operands_of(node)):
-                yield from _unreachable(f"operand {i} of {_at(node)}",
-                                        value.spec, hub_of(layout, value),
-                                        chosen.input(i))
+                yield (f"operand {i} of {place_of(node)}", value.spec,
+                       hub_of(layout, value), chosen.input(i))
             for i, value in enumerate(outputs_of(node)):
-                yield from _unreachable(f"result {i} of {_at(node)}",
-                                        value.spec, chosen.output(i),
-                                        hub_of(layout, value))
+                yield (f"result {i} of {place_of(node)}", value.spec,
+                       chosen.output(i), hub_of(layout, value))
 
 
 def _broken_block_edges(planned: Planned) -> Iterator[str]:
+    for edge in _into_blocks(planned):
+        yield from _unreachable(*edge)
+
+
+def _into_blocks(
+        planned: Planned) -> Iterator[tuple[str, TensorSpec, Layout, Layout]]:
     for block, what, spec, source, target in _block_edges(planned):
-        yield from _unreachable(f"{what} into {block.name}", spec, source,
-                                target)
+        yield f"{what} into {block.name}", spec, source, target
 
 
 def _block_edges(
@@ -214,18 +235,24 @@ def _block_edges(
 
 
 def _broken_ends(planned: Planned) -> Iterator[str]:
+    for edge in _ends(planned):
+        yield from _unreachable(*edge)
+
+
+def _ends(
+        planned: Planned) -> Iterator[tuple[str, TensorSpec, Layout, Layout]]:
     program = planned.program
     ends = held_values(program, planned.layout)
     whole = (R, ) * len(planned.sizes)
     for output in program.outputs:
         if output is not None:
-            yield from _unreachable(f"output {output}", *ends[output], whole)
+            yield f"output {output}", *ends[output], whole
     for buffer, name in program.mutations.items():
-        yield from _unreachable(f"new value of {buffer}", *ends[name],
-                                planned.layout.at_rest[buffer])
+        yield (f"new value of {buffer}", *ends[name],
+               planned.layout.at_rest[buffer])
     for name, (spec, rest) in ends.items():
         if value_kind(name) == "input":
-            yield from _unreachable(name, spec, whole, rest)
+            yield name, spec, whole, rest
 
 
 def _unreachable(what: str, spec: TensorSpec, source: Layout,
@@ -240,7 +267,8 @@ def _unknown_regathers(planned: Planned) -> Iterator[str]:
     yield from sorted(planned.layout.regather - set(planned.program.params))
 
 
-def _at(node: fx.Node) -> str:
+def place_of(node: fx.Node) -> str:
+    """A call's label, and where it is in the model's source."""
     return f"{node.meta['label']} at {source_of(node)}"
 
 

@@ -141,16 +141,25 @@ def _native_group_norm(call: OpCall, args: list[Any], shape: Shape) -> None:
 def _split(call: OpCall, args: list[Any], shape: Shape) -> None:
     """All parts are cut alike, if at all."""
     dim = call.arg(2, "dim", 0)
-    share = call.outputs[0].shape[dim] // shape[dim]
+    whole = call.outputs[0].shape[dim], shape[dim]
     size = args[1]
-    args[1] = (size //
-               share if isinstance(size, int) else [s // share for s in size])
+    args[1] = (_scaled(size, *whole) if isinstance(size, int) else
+               [_scaled(s, *whole) for s in size])
 
 
 def _split_linear(call: OpCall, args: list[Any], shape: Shape) -> None:
     """All parts are cut alike."""
-    share = args[3][0] // shape[-1]
-    args[3] = [size // share for size in args[3]]
+    whole = args[3][0]
+    args[3] = [_scaled(size, whole, shape[-1]) for size in args[3]]
+
+
+def _scaled(size: int, whole: int, local: int) -> int:
+    """The part of `size` that `local` is of `whole`."""
+    part, rest = divmod(size * local, whole)
+    if rest:
+        raise ValueError(f"a part of {size} can't be cut as {whole} is to "
+                         f"{local}")
+    return part
 
 
 _SPECIAL: dict[Any, Callable[[OpCall, list[Any], Shape], None]] = {

@@ -108,8 +108,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         return self.rows(0, 1)
 
-    def rows(self, index: int, count: int) -> Iterator[Batch]:
-        """The rest of the epoch, of every batch one of `count` equal parts.
+    def rows(self, index: int, count: int, width: int = 1) -> Iterator[Batch]:
+        """The rest of the epoch, of every batch some of `count` equal parts.
 
         Only these rows are read. The position is that of whole batches, so
         that a state can be loaded by a run with other parts.
@@ -117,20 +117,24 @@ class Loader:
         Parameters
         ----------
         index, count : int
+        width : int
+            How many parts, from the one of number `index`.
 
         Raises
         ------
         ValueError
             When a batch can't be divided so.
         """
-        if not 0 <= index < count:
-            raise ValueError(f"there is no part {index} of {count}")
+        last = index + width - 1
+        if not 0 <= index <= last < count:
+            raise ValueError(f"there is no part {last} of {count}")
         self._turn += 1
         starts = self._starts()
         batches = DataLoader(
             _Rows(self.source, self.seed),
             # Made batch by batch: an epoch's keys would fill the memory.
-            batch_sampler=self._keys(self.epoch, starts, index, count),
+            batch_sampler=self._keys(self.epoch, starts,
+                                     (index, count, width)),
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
             pin_memory=self._pin_memory,
@@ -167,9 +171,10 @@ class Loader:
         return range(self.position, self.position + number * self.batch_size,
                      self.batch_size)
 
-    def _keys(self, epoch: int, starts: Sequence[int], index: int,
-              count: int) -> Iterator[list[_Key]]:
+    def _keys(self, epoch: int, starts: Sequence[int],
+              part: tuple[int, int, int]) -> Iterator[list[_Key]]:
         """Epoch and sample of every row that is wanted, by batch."""
+        index, count, width = part
         for start in starts:
             size = min(self.batch_size, self._length - start)
             if size % count:
@@ -178,7 +183,7 @@ class Loader:
                     "ranks: choose a batch_size that divides" +
                     ("" if self.drop_last else ", and drop_last=True"))
             share = size // count
-            places = start + index * share + np.arange(share)
+            places = start + index * share + np.arange(width * share)
             if self.shuffle:
                 places = shuffled(places,
                                   length=self._length,

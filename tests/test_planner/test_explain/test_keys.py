@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from planner.batches import best_batch, search_batches
 from planner.capture.capture import capture
+from planner.cluster.spec import NodeGroup
 from planner.constraints import Constraints, limit
 from planner.explain.compare import compare_plans
 from planner.explain.report import build_report
@@ -69,6 +71,22 @@ def _batched() -> dict[str, Any]:
                         batches=tried)
 
 
+def _shared() -> dict[str, Any]:
+    """On two devices, the second of half the speed."""
+    alike = slow_cluster(1, 1e9)
+    other = dataclasses.replace(alike.device,
+                                name="other",
+                                peak_flops_per_s=(("float32", 5e8), ))
+    outer = dataclasses.replace(alike.tiers[0], name="fabric", size=2)
+    cluster = dataclasses.replace(alike,
+                                  tiers=(*alike.tiers, outer),
+                                  others=(NodeGroup(num_nodes=1,
+                                                    device=other), ))
+    planning = Planning(mlp(), cluster)
+    chosen, found = planning.best([MeshSpec(("dp", ), (2, ))])
+    return build_report(planning, chosen, found)
+
+
 def _collected(data: object, path: str, found: dict[str, set[str]]) -> None:
     """The keys of every object, by where it is."""
     if isinstance(data, list):
@@ -102,7 +120,8 @@ class TestKeys(TestCase):
             _fitted(),
             _batched(),
             _opaque(),
-            _constrained()
+            _constrained(),
+            _shared()
         ]
         for report in reports:
             _collected(json.loads(json.dumps(report)), "", found)

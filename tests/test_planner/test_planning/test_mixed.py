@@ -23,6 +23,7 @@ from planner.ir.program import Program
 from planner.joint.search import joint_candidates
 from planner.planning import Planning
 from planner.recipes import RECIPES
+from planner.shares import shared_ranks, with_shares
 from tests.test_planner.test_pipeline.models import Row
 from tests.test_planner.test_planning.programs import slow_cluster, zoo
 
@@ -89,6 +90,60 @@ class TestInStep(unittest.TestCase):
                                       MeshSpec(("dp", ), (2, )))
         self.assertEqual(planning.limits.of(chosen), 10**9)
         self.assertLessEqual(chosen.bound_s, chosen.summed_s)
+
+    def test_shares_follow_the_speed(self) -> None:
+        planning = Planning(_row(), _on_two_nodes(3e9, size=1))
+        even = planning.from_recipe(RECIPES["ddp"](), MeshSpec(("dp", ),
+                                                               (2, )))
+        shared = with_shares(planning, even)
+        assert shared is not None
+        (first, second), = shared.layout.shares.values()
+        self.assertGreater(second, first)
+        self.assertLess(shared.time_s, even.time_s)
+        every = [self._shared_s(planning, even, n) for n in range(1, 256)]
+        self.assertAlmostEqual(shared.run_s, min(every), delta=1e-12)
+        self.assertLessEqual(shared.bound_s, shared.summed_s)
+
+    def _shared_s(self, planning: Planning, even: Candidate,
+                  rows: int) -> float:
+        layout = dataclasses.replace(even.layout,
+                                     shares={"dp": (rows, 256 - rows)})
+        return max(s.price.step_s for s in shared_ranks(planning, layout))
+
+    def test_shares_keep_each_memory(self) -> None:
+        base = _on_two_nodes(1e9, size=1)
+        even = Planning(_row(), base).from_recipe(RECIPES["ddp"](),
+                                                  MeshSpec(("dp", ), (2, )))
+        limit = even.memory.total - 100
+        small = dataclasses.replace(base.others[0].device, memory_bytes=limit)
+        planning = Planning(
+            _row(),
+            dataclasses.replace(base,
+                                others=(NodeGroup(num_nodes=1,
+                                                  device=small), )))
+        self.assertFalse(planning.fits(even))
+        shared = with_shares(planning, even)
+        assert shared is not None
+        self.assertTrue(planning.fits(shared))
+        self.assertLessEqual(shared.shared[1].memory.total, limit)
+        rows = round(256 * shared.shared[1].part) + 1
+        layout = dataclasses.replace(shared.layout,
+                                     shares={"dp": (256 - rows, rows)})
+        more = shared_ranks(planning, layout)[1].memory.total
+        self.assertGreater(more, limit)
+
+    def test_the_search_chooses_shares_and_tells(self) -> None:
+        planning = Planning(_row(), _on_two_nodes(3e9, size=1))
+        chosen, found = planning.best([MeshSpec(("dp", ), (2, ))])
+        self.assertTrue(chosen.shared)
+        plan = planning.plan_of(chosen)
+        self.assertEqual(plan.shares, chosen.layout.shares)
+        self.assertEqual(planning.of_plan(plan).time_s, chosen.time_s)
+        text = format_report(build_report(planning, chosen, found))
+        self.assertRegex(
+            text, r"shares of the batch over dp: \d+ : \d+\n"
+            r" +slow: [\d.]+% of it, forward and backward .*\n"
+            r" +other: [\d.]+% of it, forward and backward .*\n")
 
     def test_the_report_says_that_shares_are_equal(self) -> None:
         planning = Planning(_row(), _on_two_nodes(3e9, size=1))
@@ -195,15 +250,19 @@ class TestStages(unittest.TestCase):
 class TestSearch(unittest.TestCase):
 
     def test_a_kind_for_each_stage(self) -> None:
-        """Beside all plans in step, on as many devices."""
+        """Beside all plans in step, on as many devices; shares of the
+        batch that follow the speed have no idle time on top."""
         planning = Planning(_row(), _on_two_nodes(4e9, size=1))
         best, found = planning.best(factorisations(2))
-        assert best.step is not None
-        in_step = [c for c in found if c.pipeline is None]
+        staged = next(c for c in found if c.step is not None)
+        assert staged.step is not None
+        in_step = [c for c in found if c.pipeline is None and not c.shared]
         self.assertTrue(in_step)
-        self.assertLess(best.time_s, 0.7 * min(c.time_s for c in in_step))
-        slow, quick = (m.parameters for m in best.step.memory)
+        self.assertLess(staged.time_s, 0.7 * min(c.time_s for c in in_step))
+        slow, quick = (m.parameters for m in staged.step.memory)
         self.assertLess(2 * slow, quick)
+        self.assertTrue(best.shared)
+        self.assertLess(best.time_s, staged.time_s)
         self.assertLessEqual(best.bound_s, best.summed_s)
 
     def test_a_quick_device_with_little_memory_gets_less(self) -> None:

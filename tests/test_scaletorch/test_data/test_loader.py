@@ -122,6 +122,19 @@ class TestShares(unittest.TestCase):
         ]
         self.assertEqual(joined, whole)
 
+    def test_a_share_of_several_parts(self) -> None:
+        loader = Loader(Numbers(16), batch_size=8)
+        whole = rest(loader)
+        parts = [[
+            b["x"].flatten().tolist()
+            for b in Loader(Numbers(16), batch_size=8).rows(*part)
+        ] for part in ((0, 4, 3), (3, 4, 1))]
+        self.assertEqual([[len(rows) for rows in p] for p in parts],
+                         [[6, 6], [2, 2]])
+        self.assertEqual([a + b for a, b in zip(*parts, strict=True)], whole)
+        with self.assertRaisesRegex(ValueError, "no part 4 of 4"):
+            loader.rows(3, 4, 2)
+
     def test_a_batch_that_does_not_divide(self) -> None:
         loader = Loader(Numbers(8), batch_size=3, drop_last=False)
         with self.assertRaisesRegex(ValueError, "3 rows can't be divided "
