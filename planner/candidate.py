@@ -11,6 +11,7 @@ from planner.cost.plan_price import PlanPrice
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
+from planner.ir.shares import shares_text
 from planner.search.layouts import LayoutSolution
 from planner.search.policy import Policy
 
@@ -178,7 +179,7 @@ class Candidate:
         if self.layout.recompute:
             suffix += f", recomputing {', '.join(sorted(self.layout.recompute))}"
         for axis, shares in self.layout.shares.items():
-            suffix += f", shares {':'.join(map(str, shares))} over {axis}"
+            suffix += f", shares {shares_text(shares)} over {axis}"
         parts = [
             f"{use}({axis}={size})" for (axis, use), size in zip(
                 self._uses().items(), self._sizes(), strict=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from planner.candidate import Candidate
+from planner.ir.shares import shares_text
 from planner.planning import Planning
 from planner.units import format_bytes, format_time
 
@@ -60,7 +61,7 @@ def _shares(report: dict[str, Any]) -> Iterator[str]:
     """One line for all ranks that have the same."""
     shares = report["shares"]
     yield (f"  shares of the batch over {shares[0]['axis']}: "
-           f"{' : '.join(s['share'] for s in shares)}")
+           f"{shares_text([s['share'] for s in shares])}")
     alike = Counter((s["device"], s["part"], s["time_s"], s["memory_bytes"])
                     for s in shares)
     for (device, part, time_s, size_bytes), count in alike.items():

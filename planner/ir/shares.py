@@ -9,6 +9,7 @@ rest are divided evenly as ever.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -16,7 +17,8 @@ from fractions import Fraction
 from planner.ir.mesh import MeshSpec
 
 __all__ = [
-    "Shares", "check_shares", "divisors", "lengths", "reduced", "rank_shares"
+    "Shares", "check_shares", "divisors", "lengths", "reduced", "rank_shares",
+    "shares_text"
 ]
 
 Shares = Mapping[str, tuple[int, ...]]
@@ -33,6 +35,18 @@ def reduced(shares: Sequence[int]) -> tuple[int, ...]:
     """
     unit = math.gcd(*shares)
     return tuple(s // unit for s in shares)
+
+
+def shares_text(shares: Sequence[object]) -> str:
+    """In words, with equal neighbours together.
+
+    Examples
+    --------
+    >>> shares_text([3, 3, 1])
+    '2 x 3 : 1'
+    """
+    runs = [(s, len(list(same))) for s, same in itertools.groupby(shares)]
+    return " : ".join(f"{n} x {s}" if n > 1 else f"{s}" for s, n in runs)
 
 
 def check_shares(shares: Shares, mesh: MeshSpec) -> None:
