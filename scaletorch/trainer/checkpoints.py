@@ -200,11 +200,12 @@ class Checkpoints:
 
     @property
     def best(self) -> Best | None:
-        """The checkpoint that stays for its loss."""
+        """The checkpoint that stays for its loss, while it is there."""
         path = self.folder / _BEST
         if not path.is_file():
             return None
-        return Best(**json.loads(path.read_text(encoding="utf-8")))
+        best = Best(**json.loads(path.read_text(encoding="utf-8")))
+        return best if _is_complete(self.path(best.step)) else None
 
     def _complete(self, step: int, best: Best | None) -> None:
         """Give a checkpoint its name; all ranks have written."""

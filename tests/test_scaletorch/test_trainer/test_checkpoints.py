@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import unittest
 from pathlib import Path
@@ -69,6 +70,8 @@ class TestCheckpoints(unittest.TestCase):
         self.assertEqual(
             self.names(),
             ["best.json", "step-00000002", "step-00000004", "step-00000005"])
+        shutil.rmtree(self.folder / "step-00000002")
+        self.assertIsNone(self.alone(lambda store: store.best))
 
     def test_all_stay(self) -> None:
 
