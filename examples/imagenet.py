@@ -8,8 +8,7 @@ batch, as on one device::
     torchrun --standalone --nproc-per-node 2 examples/imagenet.py pictures \\
         --make --model resnet18 --size 32 --batch 16 --epochs 2
 
-``--make`` writes a small set of that layout first: noisy stripes, whose
-direction and color are their class.
+``--make`` writes a small set of that layout first, of noisy stripes.
 """
 
 from __future__ import annotations

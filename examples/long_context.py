@@ -1,7 +1,6 @@
 """Train a small causal model on long sequences with ring attention.
 
-Every rank holds a share of each sequence; the loss is that of one process,
-and what the forward keeps on a rank falls with the ranks::
+Every rank holds a share of each sequence, the loss is that of one process::
 
     torchrun --standalone --nproc-per-node 2 examples/long_context.py
 """

@@ -1,7 +1,6 @@
 """Train a small GPT as a pipeline, under any schedule.
 
-Run it on as many processes as the pipeline has ranks; the losses are those
-of one process::
+Run it on a process for each rank; the losses are those of one process::
 
     torchrun --standalone --nproc-per-node 2 examples/pipeline.py
     torchrun --standalone --nproc-per-node 2 examples/pipeline.py \\
