@@ -220,9 +220,9 @@ class Branching(Generic[Found]):
             else:
                 self._open(item)
         elif isinstance(item, Point):
-            self._guess(item, bound_s)
+            self._guess(item)
         elif isinstance(item, _Guessed):
-            self._take_up(item, bound_s)
+            self._take_up(item)
         elif isinstance(item, Score):
             scores = self._scores_of(item.point)
             simulated_s = scores.simulated_s(item.point, self._graphs)
@@ -230,7 +230,7 @@ class Branching(Generic[Found]):
         else:
             self._price(item.score)
 
-    def _guess(self, way: Point, least_s: float) -> None:
+    def _guess(self, way: Point) -> None:
         if way.cell in self._known:
             self._score(way)
             return
@@ -238,13 +238,13 @@ class Branching(Generic[Found]):
         self._push(excess, bound_s, _Guessed(way,
                                              self.bounds.changes(way.cell)))
 
-    def _take_up(self, guessed: _Guessed, bound_s: float) -> None:
+    def _take_up(self, guessed: _Guessed) -> None:
         """Know more of its cell, and at last all."""
         way, cell = guessed.way, guessed.way.cell
         if guessed.changes == self.bounds.changes(cell):
             if not self._learn_one(parts(cell, cell.rows)):
                 self._learn(cell)
-        self._guess(way, bound_s)
+        self._guess(way)
 
     def _learn_one(self, cells: Sequence[Cell]) -> bool:
         """Of those that are not known, if there is one."""

@@ -177,9 +177,10 @@ class Optimistic:
                 yield whole
         for rows in dict.fromkeys((self._root.cell.rows, cell.rows)):
             one = self._whole.get(Cell(rows=rows))
+            if one is None:
+                continue
             for number, cells in enumerate(_parted(cell, rows)):
-                if (one is not None and len(cells) > 1
-                        and (rows, number) not in known.added
+                if (len(cells) > 1 and (rows, number) not in known.added
                         and all(c in self._whole for c in cells)):
                     known.added.add((rows, number))
                     yield _together(one, [self._whole[c] for c in cells])

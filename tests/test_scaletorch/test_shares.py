@@ -24,6 +24,7 @@ from scaletorch.dist import run_ranks
 from scaletorch.feed import feed
 from scaletorch.verify import verify
 from tests.test_scaletorch.small import batch, check_same, seeded, spread
+from tests.test_scaletorch.test_feed import CONFIG, Tagger
 
 SHARES = {"dp": (3, 1)}
 
@@ -114,25 +115,7 @@ class TestShares(unittest.TestCase):
                    batch()[:1], parallel.ddp(), {"dp": 2}, SHARES)
 
     def test_training_and_local_rows(self) -> None:
-        config = {
-            "kind": "random_tokens",
-            "length": 16,
-            "sequence_length": 8,
-            "vocabulary_size": 24,
-            "batch_size": 8
-        }
-
-        class Tagger(nn.Module):
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.embed = nn.Embedding(24, 8)
-                self.head = nn.Linear(8, 24)
-
-            def forward(self, tokens: torch.Tensor,
-                        labels: torch.Tensor) -> torch.Tensor:
-                found = self.head(self.embed(tokens))
-                return F.cross_entropy(found.flatten(0, 1), labels.flatten())
+        config = {**CONFIG, "length": 16}
 
         def losses(model: nn.Module, batches: Any,
                    **options: Any) -> list[torch.Tensor]:

@@ -52,6 +52,16 @@ class TestBounds(unittest.TestCase):
                     self.assertLessEqual(closely, (over, most_s))
 
 
+def one_block(losses: tuple[float, float, float]) -> MadeUp:
+    """A row takes two seconds on one rank."""
+    return MadeUp(forward_s=(1.0, ),
+                  input_s=(1.0, ),
+                  weight_s=(0.0, ),
+                  parameter_bytes=(1.0, ),
+                  saved_bytes=(1.0, ),
+                  losses=losses)
+
+
 class TestOptimistic(unittest.TestCase):
 
     @settings(max_examples=15, deadline=None)
@@ -74,12 +84,7 @@ class TestOptimistic(unittest.TestCase):
                     self.assertLessEqual(low, own * (1 + 1e-9), name)
 
     def test_two_axes_cost_what_both_cost_alone(self) -> None:
-        program = MadeUp(forward_s=(1.0, ),
-                         input_s=(1.0, ),
-                         weight_s=(0.0, ),
-                         parameter_bytes=(1.0, ),
-                         saved_bytes=(1.0, ),
-                         losses=(1.0, 1.5, 1.25))
+        program = one_block((1.0, 1.5, 1.25))
         found = Optimistic(program.table(Cell(rows=8)))
         both = Cell(cp=2, tp=2, rows=8)
         self.assertEqual(found.row_s(both), 2.0)
@@ -92,12 +97,7 @@ class TestOptimistic(unittest.TestCase):
         self.assertEqual(found.row_s(Cell(cp=2, rows=4)), 3.0)
 
     def test_one_axis_is_parted_from_two(self) -> None:
-        program = MadeUp(forward_s=(1.0, ),
-                         input_s=(1.0, ),
-                         weight_s=(0.0, ),
-                         parameter_bytes=(1.0, ),
-                         saved_bytes=(1.0, ),
-                         losses=(1.5, 2.0, 1.5))
+        program = one_block((1.5, 2.0, 1.5))
         three = Cell(ep=2, cp=2, tp=2, rows=4)
         found = Optimistic(program.table(Cell(rows=8)))
         cells = parts(three, 4)
