@@ -1,8 +1,8 @@
 """The automatic plan against every recipe and product of recipes, measured.
 
 Run ``OMP_NUM_THREADS=1 python -m benchmarks.auto_vs_manual`` from the root,
-or the file itself. Real gloo ranks train each model (forward and backward)
-under the plan of the search, made on the profile of this machine that
+or the file itself. Real gloo ranks train each model (forward, backward and a
+fused AdamW, all of which is predicted) under the plan of the search, made on the profile of this machine that
 ``python -m planner.profile`` keeps, and under recipes: each over all ranks, and
 the products of two that are predicted to be quickest (``--products``,
 ``--all``). All are planned once, before ranks start. The plans take turns, and
@@ -32,6 +32,7 @@ from torch.distributed.device_mesh import init_device_mesh
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.contenders import fused_adamw  # noqa: E402
 from benchmarks.manual_plans import Planned  # noqa: E402
 from benchmarks.manual_plans import (AUTO, MODELS, model_and_batch, planned,
                                      worth_running)
@@ -85,11 +86,13 @@ def _runner(name: str, planned: Planned, cluster: str) -> _Runner:
                               plan=Plan.from_yaml(planned.plan),
                               cluster=cluster)
     args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+    optimizer = fused_adamw(module)
 
     def step() -> None:
         out = module(*args, **kwargs)
         getattr(out, "loss", out).backward()
-        module.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad()
 
     return _Runner(planned=planned, step=step)
 

@@ -23,7 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scaletorch import auto_parallelize, parallel
 
-__all__ = ["PAIRS", "Contender", "Sizes", "Step", "single"]
+__all__ = [
+    "PAIRS", "Contender", "Sizes", "Step", "build", "fused_adamw", "single",
+    "training_step"
+]
 
 Step = Callable[[], torch.Tensor]
 
@@ -99,20 +102,25 @@ def build(sizes: Sizes) -> tuple[nn.Module, Batch]:
                                                        shape))
 
 
-def training_step(module: nn.Module, batch: Batch) -> Step:
-    """Forward, backward and a fused AdamW step.
+def fused_adamw(module: nn.Module) -> torch.optim.Optimizer:
+    """AdamW in one call for each kind of tensor.
 
-    Not fused, AdamW goes through the dispatch of DTensor a dozen times for
+    Not fused, it goes through the dispatch of DTensor a dozen times for
     each parameter, which hides what is compared here.
     """
     kinds: dict[type, list[nn.Parameter]] = {}
     for parameter in module.parameters():
         kinds.setdefault(type(parameter.data), []).append(parameter)
-    optimizer = torch.optim.AdamW([{
+    return torch.optim.AdamW([{
         "params": p
     } for p in kinds.values()],
-                                  lr=1e-3,
-                                  fused=True)
+                             lr=1e-3,
+                             fused=True)
+
+
+def training_step(module: nn.Module, batch: Batch) -> Step:
+    """Forward, backward and a fused AdamW step."""
+    optimizer = fused_adamw(module)
 
     def step() -> torch.Tensor:
         loss = module(*batch)

@@ -8,7 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["SHARED_S", "Clock", "DeviceClock", "HostClock", "clock_of"]
+__all__ = [
+    "SHARED_S", "Clock", "DeviceClock", "HostClock", "clock_of",
+    "samples_after"
+]
 
 _PLUG_WIDTH = 4096
 SHARED_S = 0.02
@@ -97,3 +100,33 @@ def clock_of(device: torch.device, *, shared: bool = False) -> Clock:
     if device.type == "cpu":
         return HostClock(shared=shared)
     return DeviceClock(device)
+
+
+def samples_after(before: Callable[[], Any], run: Callable[[], Any],
+                  clock: Clock, *, count: int, calls: int) -> list[float]:
+    """Seconds that each `run` adds to what goes before it.
+
+    One collective after the other finds every process awake and no
+    processor busy, which is not how a step's collectives find them.
+
+    Parameters
+    ----------
+    before, run : callable
+    clock : Clock
+    count, calls : int
+        Samples, and calls of each in a row.
+    """
+
+    def both() -> None:
+        before()
+        run()
+
+    found = []
+    for _ in range(count):
+        without_s, with_s = (clock.samples(each,
+                                           count=1,
+                                           calls=calls,
+                                           ahead=False)[0]
+                             for each in (before, both))
+        found.append(max(with_s - without_s, 1e-7))
+    return found

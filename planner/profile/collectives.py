@@ -12,10 +12,16 @@ import torch.distributed as dist
 from planner.profile.job import Job
 from planner.profile.point import Point
 
-__all__ = ["collective_runner", "overlap_runner", "straggling_runner"]
+__all__ = [
+    "between_runner", "collective_runner", "overlap_runner",
+    "straggling_runner"
+]
 
 _PRODUCTS = 4
 """Products that run beside one all-reduce."""
+
+_BETWEEN_WIDTH, _BETWEEN_PRODUCTS = 256, 4
+"""About a millisecond of a processor."""
 
 Run = Callable[[], Any]
 
@@ -107,16 +113,8 @@ def overlap_runner(point: Point, job: Job) -> Run:
     """Products, an all-reduce, or both at once, by the point's kind."""
     assert point.groups is not None
     group = job.group(point.groups)
-    width = point.sizes[0]
-    matrix = torch.ones(width,
-                        width,
-                        dtype=point.torch_dtype,
-                        device=job.device)
-    result, buffer = torch.empty_like(matrix), _buffer(point, job)
-
-    def compute() -> None:
-        for _ in range(_PRODUCTS):
-            torch.mm(matrix, matrix, out=result)
+    compute = _products(point.sizes[0], _PRODUCTS, point.torch_dtype, job)
+    buffer = _buffer(point, job)
 
     def both() -> None:
         work = dist.all_reduce(buffer, group=group, async_op=True)
@@ -131,24 +129,33 @@ def overlap_runner(point: Point, job: Job) -> Run:
     }[point.kind]
 
 
-def straggling_runner(point: Point, job: Job) -> Run:
-    """Some products, and where the kind asks for it a small all-reduce.
+def between_runner(job: Job) -> Run:
+    """What a processor computes between two collectives of a step."""
+    return _products(_BETWEEN_WIDTH, _BETWEEN_PRODUCTS, torch.float32, job)
 
-    Ranks come to it at different times; how different shows in what it
-    takes longer than without products before it.
-    """
-    assert point.groups is not None
-    group = job.group(point.groups)
-    width, count, _ = point.sizes
-    matrix = torch.ones(width,
-                        width,
-                        dtype=point.torch_dtype,
-                        device=job.device)
-    result, buffer = torch.empty_like(matrix), _buffer(point, job)
+
+def _products(width: int, count: int, dtype: torch.dtype, job: Job) -> Run:
+    matrix = torch.ones(width, width, dtype=dtype, device=job.device)
+    result = torch.empty_like(matrix)
 
     def compute() -> None:
         for _ in range(count):
             torch.mm(matrix, matrix, out=result)
+
+    return compute
+
+
+def straggling_runner(point: Point, job: Job) -> Run:
+    """Some products, and where the kind asks for it a small all-reduce.
+
+    Ranks come to it at different times; how different shows in what it
+    takes longer than with few products before it.
+    """
+    assert point.groups is not None
+    group = job.group(point.groups)
+    width, count, _ = point.sizes
+    compute = _products(width, count, point.torch_dtype, job)
+    buffer = _buffer(point, job)
 
     def both() -> None:
         compute()

@@ -12,9 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from planner.profile.clock import SHARED_S, Clock, HostClock, clock_of
-from planner.profile.collectives import (collective_runner, overlap_runner,
-                                         straggling_runner)
+from planner.profile.clock import (SHARED_S, Clock, HostClock, clock_of,
+                                   samples_after)
+from planner.profile.collectives import (between_runner, collective_runner,
+                                         overlap_runner, straggling_runner)
 from planner.profile.job import Job
 from planner.profile.operations import OPERATIONS, runner
 from planner.profile.others import (allocator_ratio, call_runner,
@@ -144,8 +145,16 @@ class _Meter:
         count = round(self.each_s / (calls * once_s))
         count = min(max(count, _FEWEST if once_s < _LONG_S else 1), _MOST)
         self.job.largest(0.0)
-        found = clock.samples(run, count=count, calls=calls,
-                              ahead=alone) if run else [0.0]
+        if run is None:
+            found = [0.0]
+        elif point.kind in COLLECTIVE_KINDS and isinstance(clock, HostClock):
+            found = samples_after(between_runner(self.job),
+                                  run,
+                                  clock,
+                                  count=count,
+                                  calls=calls)
+        else:
+            found = clock.samples(run, count=count, calls=calls, ahead=alone)
         median = self.job.largest(statistics.median(found))
         del run
         gc.collect(0)

@@ -53,6 +53,16 @@ class TestTable(TestCase):
         self.assertEqual(within(rows, near=0.05), {"small on 2": True})
         self.assertEqual(within(rows[:1]), {})
 
+    def test_one_program(self) -> None:
+        """What is predicted alike runs alike: its mean time counts."""
+        rows = [
+            _row("searched", 1.0, 1.06),
+            _row("ddp", 1.0, 1.0),
+            _row("fsdp", 2.0, 1.01)
+        ]
+        self.assertEqual(within(rows), {"small on 2": True})
+        self.assertEqual(within(rows[:2]), {})
+
 
 def _quick(rank: int, folder: str) -> list[Row]:
     del rank

@@ -7,7 +7,8 @@ from unittest import TestCase, mock
 
 import torch
 
-from planner.profile.clock import DeviceClock, HostClock, clock_of
+from planner.profile.clock import (DeviceClock, HostClock, clock_of,
+                                   samples_after)
 
 
 class _Event:
@@ -36,6 +37,23 @@ class TestClocks(TestCase):
                                     ahead=True)
         self.assertEqual((len(found), len(calls)), (3, 15))
         self.assertIsInstance(clock_of(torch.device("cpu")), HostClock)
+
+    def test_after(self) -> None:
+        """A collective counts by what it adds to the products before it."""
+        now_s = 0.0
+
+        def takes(time_s: float) -> None:
+            nonlocal now_s
+            now_s += time_s
+
+        with mock.patch("planner.profile.clock.time") as fake:
+            fake.perf_counter = lambda: now_s
+            found = samples_after(lambda: takes(5.0),
+                                  lambda: takes(2.0),
+                                  HostClock(),
+                                  count=3,
+                                  calls=4)
+        self.assertEqual(found, [2.0] * 3)
 
     def test_device(self) -> None:
         waits: list[int] = []
