@@ -18,8 +18,7 @@ import json
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from torch.distributed.device_mesh import init_device_mesh
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import fused_adamw  # noqa: E402
+from benchmarks.contenders import Step, fused_adamw, timed_s  # noqa: E402
 from benchmarks.manual_plans import Planned  # noqa: E402
 from benchmarks.manual_plans import (AUTO, MODELS, model_and_batch, planned,
                                      worth_running)
@@ -72,7 +71,7 @@ class _Runner:
     """A plan that is ready to run."""
 
     planned: Planned
-    step: Callable[[], None]
+    step: Step
 
 
 def _runner(name: str, planned: Planned, cluster: str) -> _Runner:
@@ -88,22 +87,15 @@ def _runner(name: str, planned: Planned, cluster: str) -> _Runner:
     args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     optimizer = fused_adamw(module)
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         out = module(*args, **kwargs)
-        getattr(out, "loss", out).backward()
+        loss: torch.Tensor = getattr(out, "loss", out)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return _Runner(planned=planned, step=step)
-
-
-def _timed_s(step: Callable[[], None]) -> float:
-    """Seconds until all ranks have done a step."""
-    dist.barrier()
-    start = time.perf_counter()
-    step()
-    dist.barrier()
-    return time.perf_counter() - start
 
 
 def _compared(name: str, plans: Sequence[Planned],
@@ -125,7 +117,7 @@ def _compared(name: str, plans: Sequence[Planned],
     made = [r.planned for r in runners]
     for number in range(arguments.rounds):
         for runner in runners:
-            times_s[runner.planned.name].append(_timed_s(runner.step))
+            times_s[runner.planned.name].append(timed_s(runner.step))
         if number + 1 == _ROUNDS_ALL:
             runners = _left(runners, times_s)
     return [

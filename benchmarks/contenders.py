@@ -6,6 +6,7 @@ and gives the loss over it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,10 +26,12 @@ from scaletorch import auto_parallelize, parallel
 
 __all__ = [
     "PAIRS", "Contender", "Sizes", "Step", "build", "fused_adamw", "single",
-    "training_step"
+    "timed_s", "training_step"
 ]
 
 Step = Callable[[], torch.Tensor]
+_STEPS = 3
+"""In a row, each time that a contender has its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,19 @@ def training_step(module: nn.Module, batch: Batch) -> Step:
         return loss.detach()
 
     return step
+
+
+def timed_s(step: Step) -> float:
+    """Seconds of one of a few steps in a row, until all ranks have done them.
+
+    As in a loop, no rank waits for the others between steps.
+    """
+    dist.barrier()
+    start = time.perf_counter()
+    for _ in range(_STEPS):
+        step()
+    dist.barrier()
+    return (time.perf_counter() - start) / _STEPS
 
 
 def single(sizes: Sizes) -> Step:

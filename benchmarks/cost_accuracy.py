@@ -17,7 +17,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from torch.distributed.tensor import DTensor
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.contenders import Sizes, Step, build, training_step
+from benchmarks.contenders import Sizes, Step, build, timed_s, training_step
 from benchmarks.tensor_memory import peak_bytes, storage_bytes
 from planner.capture.capture import capture
 from planner.cluster.spec import ClusterSpec
@@ -60,8 +59,6 @@ _QUICK_POINTS = PointSizes(products=(64, 128),
                            messages=(2**12, 2**16),
                            dtypes=("float32", ))
 _NEAR = 0.03
-_STEPS = 3
-"""In a row, each time that a plan has its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,16 +172,6 @@ def _made(named: _Named, sizes: Sizes, planning: Planning,
                  batch=batch)
 
 
-def _timed_s(step: Step) -> float:
-    """Seconds of one of a few steps, until all ranks have done them."""
-    dist.barrier()
-    start = time.perf_counter()
-    for _ in range(_STEPS):
-        step()
-    dist.barrier()
-    return (time.perf_counter() - start) / _STEPS
-
-
 def _memory_bytes(made: _Made) -> int:
     """The peak of tensor memory in a step, on the rank that takes most."""
     held = [
@@ -208,7 +195,7 @@ def _measured(model: str, sizes: Sizes, spec: ClusterSpec,
     times_s: list[list[float]] = [[] for _ in made]
     for number in range(arguments.warm_up + arguments.rounds):
         for one, found in zip(made, times_s, strict=True):
-            time_s = _timed_s(one.step)
+            time_s = timed_s(one.step)
             if number >= arguments.warm_up:
                 found.append(time_s)
     return [
