@@ -100,24 +100,22 @@ def _runner(name: str, planned: Planned, cluster: str) -> _Runner:
 
 def _compared(name: str, plans: Sequence[Planned],
               arguments: argparse.Namespace) -> list[Row]:
-    """Plans of a model, in turns."""
+    """Plans of a model, in turns; what is one plan by two names runs once."""
     ranks = dist.get_world_size()
-    runners, rows = [], []
-    for each in plans:
+    runners: list[_Runner] = []
+    reasons: dict[str, str] = {}
+    for text, each in {p.plan: p for p in reversed(plans)}.items():
         try:
             runner = _runner(name, each, arguments.cluster)
             runner.step()
             runners.append(runner)
         except (InfeasiblePlan, LayoutError, ScheduleError,
                 ValueError) as error:
-            rows.append(
-                Row(ranks=ranks, model=name, plan=each.name,
-                    reason=str(error)))
-    times_s: dict[str, list[float]] = {r.planned.name: [] for r in runners}
-    made = [r.planned for r in runners]
+            reasons[text] = str(error)
+    times_s: dict[str, list[float]] = {r.planned.plan: [] for r in runners}
     for number in range(arguments.rounds):
         for runner in runners:
-            times_s[runner.planned.name].append(timed_s(runner.step))
+            times_s[runner.planned.plan].append(timed_s(runner.step))
         if number + 1 == _ROUNDS_ALL:
             runners = _left(runners, times_s)
     return [
@@ -126,14 +124,16 @@ def _compared(name: str, plans: Sequence[Planned],
             plan=each.name,
             uses=each.uses,
             predicted_s=each.predicted_s,
-            measured_s=statistics.median(times_s[each.name])) for each in made
-    ] + rows
+            measured_s=(statistics.median(times_s[each.plan])
+                        if each.plan in times_s else None),
+            reason=reasons.get(each.plan, "")) for each in plans
+    ]
 
 
 def _left(runners: Sequence[_Runner],
           times_s: Mapping[str, Sequence[float]]) -> list[_Runner]:
     """Those that may still be the best, alike on all ranks."""
-    medians = [statistics.median(times_s[r.planned.name]) for r in runners]
+    medians = [statistics.median(times_s[r.planned.plan]) for r in runners]
     shared = torch.tensor(medians, dtype=torch.float64)
     dist.broadcast(shared, 0)
     limit_s = _CLEARLY * float(shared.min())
