@@ -8,7 +8,8 @@ the same sums as those of every other plan.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.cluster.axis import AxisInfo
@@ -18,7 +19,7 @@ from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
                                           local_spec)
-from planner.cost.plan_price import StageTime, StepTime
+from planner.cost.plan_price import Exposure, StageTime, StepTime
 from planner.cost.price import price
 from planner.cost.stage_time import sums_s
 from planner.ir.layouts import ProgramLayout
@@ -133,15 +134,14 @@ class PipelinePrice:
         """The step as that of one rank, the mean of all."""
         ranks = len(self.schedule.ranks)
         stages = [s.found for s in self.stages]
-        return StepTime(
-            time_s=self.step_s,
-            straggling_s=sum(s.straggling_s for s in stages) / ranks,
-            interference_s=sum(s.interference_s for s in stages) / ranks,
-            around_s=self.around_s,
-            exposures=tuple(
-                dataclasses.replace(
-                    e, time_s=e.time_s / ranks, exposed_s=e.exposed_s / ranks)
-                for s in stages for e in s.exposures))
+        return StepTime(time_s=self.step_s,
+                        straggling_s=sum(s.straggling_s
+                                         for s in stages) / ranks,
+                        interference_s=sum(s.interference_s
+                                           for s in stages) / ranks,
+                        around_s=self.around_s,
+                        exposures=_mean_rank(
+                            (e for s in stages for e in s.exposures), ranks))
 
     def start_s(self, rank: int) -> float:
         """When a rank's first action starts in the simulation."""
@@ -159,6 +159,21 @@ class PipelinePrice:
         """The mean time for which a rank waits."""
         idle = self.simulation.idle_s
         return sum(idle) / max(1, len(idle))
+
+
+def _mean_rank(exposures: Iterable[Exposure],
+               ranks: int) -> tuple[Exposure, ...]:
+    """Of all stages' collectives one rank's share, alike ones together."""
+    alike: dict[Exposure, list[Exposure]] = {}
+    for each in exposures:
+        key = dataclasses.replace(each, time_s=0.0, exposed_s=0.0, count=0)
+        alike.setdefault(key, []).append(each)
+    return tuple(
+        dataclasses.replace(key,
+                            time_s=sum(e.time_s for e in own) / ranks,
+                            exposed_s=sum(e.exposed_s for e in own) / ranks,
+                            count=math.ceil(sum(e.count for e in own) / ranks))
+        for key, own in alike.items())
 
 
 def stage_costs(found: Pipelined, costs: Sequence[ConversionCost], *,

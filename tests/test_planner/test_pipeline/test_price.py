@@ -113,7 +113,7 @@ class TestStage(unittest.TestCase):
         sums = [
             e for e in candidate.price.step.exposures if e.where == "gradients"
         ]
-        self.assertEqual([e.value for e in sums], ["2 packed"] * 2)
+        self.assertEqual([(e.value, e.count) for e in sums], [("2 packed", 1)])
         self.assertAlmostEqual(
             sum(e.time_s for e in sums),
             _planning().tables(candidate.layout.mesh,
