@@ -113,13 +113,28 @@ def _from_config(path: Path, batch: int, sequence: int,
                          "Face config; write a Python file with get_model() "
                          "and get_inputs()")
     config = transformers.AutoConfig.for_model(kind, **fields)
-    config._attn_implementation = "sdpa"
     chosen = _dtype(dtype or fields.get("dtype") or fields.get("torch_dtype")
                     or "bfloat16")
     with torch.device("meta"):
         model = _build(transformers, config).to(chosen).train()
+        _check_positions(model, config, sequence)
         inputs = _inputs(config, batch, sequence, chosen)
     return Loaded(model=loss_only(model), inputs=inputs)
+
+
+def _check_positions(model: nn.Module, config: Any, sequence: int) -> None:
+    """Positions in a table end with it; those that are computed do not."""
+    most = getattr(config, "max_position_embeddings", None)
+    if not isinstance(most, int) or sequence <= most:
+        return
+    for name, module in model.named_modules():
+        # Some tables have a few rows for padding.
+        if (isinstance(module, nn.Embedding)
+                and most <= module.num_embeddings <= most + 2):
+            raise ValueError(
+                f"--seq {sequence} is longer than the {most} positions of "
+                f"{name} (max_position_embeddings in the config); make one "
+                "of them fit the other")
 
 
 def _inputs(config: Any, batch: int, sequence: int,

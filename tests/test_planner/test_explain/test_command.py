@@ -101,17 +101,61 @@ class TestResults(_InFolder):
         self.assertAlmostEqual(sum(time[p] for p in parts), time["step_s"])
 
 
+class TestConfigs(_InFolder):
+
+    def test_attention_of_its_own(self) -> None:
+        """Bloom's has no fused kernel."""
+        Path("bloom.json").write_text(json.dumps({
+            "architectures": ["BloomForCausalLM"],
+            "model_type":
+            "bloom",
+            "hidden_size":
+            32,
+            "n_layer":
+            2,
+            "n_head":
+            4,
+            "vocab_size":
+            64
+        }),
+                                      encoding="utf-8")
+        code, out, _ = _run(
+            *"bloom.json --mesh dp=2 --batch 4 --seq 16".split())
+        self.assertEqual(code, 0)
+        self.assertIn("BloomBlock x 2", out)
+
+
 class TestMistakes(_InFolder):
 
     def test_texts(self) -> None:
         Path("empty.py").write_text("", encoding="utf-8")
         Path("bare.json").write_text("{}", encoding="utf-8")
+        Path("short.json").write_text(json.dumps({
+            "architectures": ["BertForMaskedLM"],
+            "model_type":
+            "bert",
+            "hidden_size":
+            16,
+            "num_hidden_layers":
+            1,
+            "num_attention_heads":
+            2,
+            "intermediate_size":
+            32,
+            "vocab_size":
+            64,
+            "max_position_embeddings":
+            32
+        }),
+                                      encoding="utf-8")
         for argv, text in ((("none.py", ), "there is no file 'none.py'"),
-                           (("empty.py", ), "has neither get_model"),
-                           (("bare.json", ),
-                            "has no model_type"), (("model.py", "--mesh",
-                                                    "2y2"),
-                                                   "--mesh '2y2' is no mesh"),
+                           (("empty.py", ),
+                            "has neither get_model"), (("bare.json", ),
+                                                       "has no model_type"),
+                           (("short.json", "--seq", "64"),
+                            "longer than the 32 positions of bert"),
+                           (("model.py", "--mesh", "2y2"),
+                            "--mesh '2y2' is no mesh"),
                            (("model.py", "--cluster", "h100"),
                             "did you mean h100-sxm"),
                            (("model.py", "--plan", "x.yaml"),
