@@ -112,7 +112,12 @@ def _from_config(path: Path, batch: int, sequence: int,
         raise ValueError(f"{str(path)!r} has no model_type: it is no Hugging "
                          "Face config; write a Python file with get_model() "
                          "and get_inputs()")
-    config = transformers.AutoConfig.for_model(kind, **fields)
+    try:
+        config = transformers.AutoConfig.for_model(kind, **fields)
+    except Exception as error:
+        # Each config checks its fields in its own way.
+        raise ValueError(f"{str(path)!r} is no config that transformers "
+                         f"takes: {error}") from error
     chosen = _dtype(dtype or fields.get("dtype") or fields.get("torch_dtype")
                     or "bfloat16")
     with torch.device("meta"):

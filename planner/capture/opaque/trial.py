@@ -25,7 +25,7 @@ from planner.capture.opaque.call import Ended, NotIsolated
 
 __all__ = ["TRIAL_BYTES", "Learnt", "Work", "try_out"]
 
-TRIAL_BYTES = 4 << 30
+TRIAL_BYTES = 2 << 30
 """Up to this size a module is tried out on real tensors."""
 
 _ANSWERS = 10000
@@ -254,9 +254,9 @@ def _numbers(shape: tuple[int, ...], stride: tuple[int, ...],
         return made.fill_(int(number != 1))
     if number == _TRIALS - 1:
         return made.fill_(1)
-    generator = torch.Generator().manual_seed(number)
-    drawn = torch.randn(shape, generator=generator) * 0.1
-    return made.copy_(drawn if number else drawn.abs())
+    # In place: what is tried may be a good part of the memory.
+    made.normal_(0, 0.1, generator=torch.Generator().manual_seed(number))
+    return made if number else made.abs_()
 
 
 def _fill(given: Sequence[torch.Tensor],
