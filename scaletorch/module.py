@@ -102,6 +102,7 @@ class ParallelModule(nn.Module):
                 table[key] for table, key in map(self._places.__getitem__,
                                                  self._first.state)
             ])
+        self._fixed = set(program.fixed)
         shared, self._own = self._signature(call)
         self._compiled: dict[Hashable, Compiled | PipelineProgram] = {
             ("global", "global", *shared, *self._own): self._first
@@ -262,6 +263,9 @@ class ParallelModule(nn.Module):
         seed = agreement.settle() if waits else 0
         if known is None:
             known = self._capture(call, inputs, outputs)
+            # Its shapes may follow from the values of more inputs.
+            *_, signature, own = self._described(args, kwargs, inputs, outputs)
+            signature = (*signature, *own)
             self._compiled[signature] = known
             if known.draws:
                 seed = self._agreement.check("seed", draws=True)
@@ -371,7 +375,8 @@ class ParallelModule(nn.Module):
         """Whatever the captured program depends on, and of it the part
         that is of this rank's state."""
         shared = call_signature(call, [m.training for m in self._parts],
-                                self._settings.number())
+                                self._settings.number(),
+                                fixed=sorted(self._fixed))
         return shared, state_signature(table[key]
                                        for table, key in self._places.values())
 
@@ -392,6 +397,7 @@ class ParallelModule(nn.Module):
                                        call,
                                        loss_fn=self._loss_fn,
                                        opaque=self._opaque)
+            self._fixed |= set(program.fixed)
             if self.plan.pipeline is not None:
                 program = count_ahead(program)
             layout = self._replan(program, keep_inputs=inputs == "local")

@@ -15,8 +15,11 @@ from planner.ir.layouts import ProgramLayout
 __all__ = ["call_signature", "state_signature", "whole_call"]
 
 
-def call_signature(call: Call, modes: Sequence[bool],
-                   settings: int) -> tuple[Any, ...]:
+def call_signature(call: Call,
+                   modes: Sequence[bool],
+                   settings: int,
+                   *,
+                   fixed: Iterable[int] = ()) -> tuple[Any, ...]:
     """What all ranks share.
 
     Parameters
@@ -27,12 +30,31 @@ def call_signature(call: Call, modes: Sequence[bool],
         Of each module, whether it trains.
     settings : int
         Number of the present values of the modules' attributes.
+    fixed : iterable of int
+        Leaves whose values count too.
+
+    Raises
+    ------
+    ValueError
+        When such a leaf is known by its shape alone.
     """
     leaves = tuple((tuple(x.shape), x.dtype,
                     x.requires_grad) if isinstance(x, torch.Tensor) else (
                         type(x).__name__, repr(x)) for x in call.leaves)
+    values = tuple(_values(call, i) for i in fixed)
     return (call.paths, leaves, _autocast(), tuple(modes), ("settings",
-                                                            settings))
+                                                            settings), *values)
+
+
+def _values(call: Call, leaf: int) -> tuple[Any, ...]:
+    value, path = call.leaves[leaf], call.paths[leaf]
+    if not isinstance(value, torch.Tensor):
+        return path, None
+    if value.is_meta:
+        raise ValueError(
+            f"shapes follow from the values of {path}, which no rank knows "
+            'of the whole batch with inputs="local": pass the global batch')
+    return path, str(value.tolist())
 
 
 def _autocast() -> tuple[tuple[str, str], ...]:
@@ -64,11 +86,11 @@ def whole_call(call: Call, layout: ProgramLayout, axes: int, *,
     leaves = []
     for position, leaf in enumerate(call.leaves):
         name = f"input:{position}"
-        if isinstance(leaf, torch.Tensor) and name in layout.at_rest:
+        placements = layout.at_rest.get(name, ())[:axes]
+        if isinstance(leaf, torch.Tensor) and any(p.is_shard
+                                                  for p in placements):
             shape = list(leaf.shape)
-            for placement, size in zip(layout.at_rest[name][:axes],
-                                       divisors,
-                                       strict=True):
+            for placement, size in zip(placements, divisors, strict=True):
                 if placement.is_shard:
                     shape[placement.dim] = round(shape[placement.dim] * size)
             leaf = torch.empty(shape,

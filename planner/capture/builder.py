@@ -63,6 +63,7 @@ def build_program(entry: Entry, traced: Traced) -> Program:
                    },
                    loss=output.loss,
                    training=entry.model.training,
+                   fixed=entry.fixed_leaves,
                    notes=traced.notes)
 
 

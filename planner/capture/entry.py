@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from planner.capture.draws import watched
 from planner.capture.gradients import DetachWithoutGrad
+from planner.capture.known_values import KnownValues
 from planner.capture.state import AssignedState
 from planner.capture.structures import flattened
 from planner.ir.errors import CaptureError
@@ -225,9 +226,11 @@ class Entry(nn.Module):
 
     `autocast` is the dtype of an autocast around the whole call. Draws from
     generators that are not torch's are refused where `refuse_draws` is set.
+    `known` tells values that the model's Python asks for.
     """
 
     refuse_draws = False
+    known: KnownValues | None = None
 
     def __init__(self,
                  model: nn.Module,
@@ -252,7 +255,8 @@ class Entry(nn.Module):
         state = AssignedState(self.model)
         before = _numbers(self.model)
         with DetachWithoutGrad(), self._ambient_autocast(), \
-                watched(self, refuse=self.refuse_draws) as draws:
+                watched(self, refuse=self.refuse_draws) as draws, \
+                self._known_values(tensors):
             output = self.model(*args, **kwargs)
             if self.loss_fn is not None:
                 output = self.loss_fn(output, *targets)
@@ -266,6 +270,25 @@ class Entry(nn.Module):
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast("cpu", dtype=self.autocast)
+
+    @property
+    def fixed_leaves(self) -> tuple[int, ...]:
+        """Leaves of the call whose values the last trace was told."""
+        positions = self.call.tensor_positions
+        asked = self.known.asked if self.known else ()
+        return tuple(sorted(positions[i] for i in asked))
+
+    @property
+    def fixed_paths(self) -> tuple[str, ...]:
+        """Where those stand in the call."""
+        return tuple(self.call.paths[i] for i in self.fixed_leaves)
+
+    def _known_values(
+        self, tensors: tuple[torch.Tensor, ...]
+    ) -> contextlib.AbstractContextManager[None]:
+        if self.known is None:
+            return contextlib.nullcontext()
+        return self.known.watched(tensors)
 
     def _flatten(self, output: Any) -> tuple[torch.Tensor, ...]:
         flat, tree = flattened(output)

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from planner.ir.errors import CaptureError
 
-__all__ = ["DetachWithoutGrad"]
+__all__ = ["DetachWithoutGrad", "writes_in_place"]
 
 _PLAIN = ("__get__", "__set__", "detach", "detach_", "requires_grad_", "size",
           "dim", "stride", "is_floating_point", "numel", "item", "__len__",
@@ -45,14 +45,15 @@ class DetachWithoutGrad(TorchFunctionMode):
         if torch.is_grad_enabled() or name in _PLAIN:
             return func(*args, **kwargs)
         first: tuple[Any, ...] = ()
-        if args and _writes(name):
+        if args and writes_in_place(name):
             _check_written(args[0], name)
             first, args = args[:1], args[1:]
         args, kwargs = pytree.tree_map(_detached, (args, kwargs))
         return func(*first, *args, **kwargs)
 
 
-def _writes(name: str) -> bool:
+def writes_in_place(name: str) -> bool:
+    """Whether a function of torch, by its name, writes to its first operand."""
     return name in _INPLACE_DUNDERS or (name.endswith("_")
                                         and not name.endswith("__"))
 

@@ -17,6 +17,7 @@ from planner.capture.bags import open_bags
 from planner.capture.calls import add_call, become
 from planner.capture.formulas import Formulas
 from planner.capture.joined_rows import part_joined_rows
+from planner.capture.known_values import unknown_sizes
 from planner.capture.masked_loss import ignore_masked_rows
 from planner.capture.masks import simplify_masks
 from planner.capture.merged import part_merged_dims
@@ -95,7 +96,8 @@ def _reject_unknown_shapes(graph: fx.Graph) -> None:
             f"({node.target}), at {source_in_model(node)}; use a "
             "mask of fixed shape, torch.where, or weights of zero "
             "for what is left out",
-            module_path=source_in_model(node).module_path)
+            module_path=source_in_model(node).module_path,
+            unknown_sizes=unknown_sizes(node.meta["val"]))
 
 
 def _reject_lost_statistics(graph: fx.Graph) -> None:

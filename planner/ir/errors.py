@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 __all__ = ["CaptureError", "InfeasiblePlan", "LayoutError", "ScheduleError"]
 
@@ -16,14 +16,20 @@ class CaptureError(ValueError):
     message : str
     module_path : str, optional
         Of the module that is at fault, where a trace has gone past it.
+    unknown_sizes : collection of str, optional
+        Names of the sizes that are at fault, in a trace.
     """
 
-    def __init__(self,
-                 message: str,
-                 *,
-                 module_path: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        module_path: str | None = None,
+        unknown_sizes: Collection[str] = ()
+    ) -> None:
         super().__init__(message)
         self.module_path = module_path
+        self.unknown_sizes = frozenset(unknown_sizes)
 
 
 class InfeasiblePlan(ValueError):

@@ -129,6 +129,9 @@ class Program:
     loss : int or None
         Which output leaf is the scalar that training differentiates.
     training : bool
+    fixed : tuple of int
+        Leaves whose values shapes follow from: it is a program for the
+        values that it was captured with, and for no others.
     notes : tuple of str
         What capture replaced or left out, for the reader of a plan.
     """
@@ -147,6 +150,7 @@ class Program:
     mutations: Mapping[str, str]
     loss: int | None
     training: bool
+    fixed: tuple[int, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def class_of(self, block: Block) -> BlockClass:

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.copies import copied
 from planner.capture.opaque.call import is_constant, running_whole
 
 __all__ = ["Function", "functions_below", "stands_in"]
@@ -33,11 +34,24 @@ _STANDING: dict[str, Callable[..., Any]] = {}
 
 
 class Function(nn.Module):
-    """A function as a module without state; it runs the code it has now."""
+    """A function as a module without state; it runs the code it has now.
 
-    def __init__(self, function: FunctionType) -> None:
+    Parameters
+    ----------
+    function : FunctionType
+    owner : nn.Module, optional
+        Of a method, whose calls are then meant without it. It runs on a
+        copy that has no parameters and no buffers.
+    """
+
+    def __init__(self,
+                 function: FunctionType,
+                 owner: nn.Module | None = None) -> None:
         super().__init__()
         self.function = function
+        # No submodules: they are no state of it.
+        self.__dict__["owner"] = owner
+        self.__dict__["bare"] = None if owner is None else _bare(owner)
         self.run = FunctionType(function.__code__, function.__globals__,
                                 function.__name__, function.__defaults__,
                                 function.__closure__)
@@ -50,6 +64,8 @@ class Function(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Arrays among its results are tensors to the program."""
+        if self.bare is not None:
+            args = (self.bare, *args)
         return pytree.tree_map_only(numpy.ndarray, torch.from_numpy,
                                     self.run(*args, **kwargs))
 
@@ -58,15 +74,29 @@ class Function(nn.Module):
 
     def __reduce__(self) -> Any:
         """What tells it from others; it is never made anew from this."""
-        return str, (f"{self.name}:{self.run.__code__.co_firstlineno}", )
+        return str, (f"{self.name}:{self.run.__code__.co_firstlineno}", ), \
+            self.bare
 
 
-def functions_below(error: BaseException,
-                    module: nn.Module) -> list[FunctionType]:
+def _bare(owner: nn.Module) -> nn.Module:
+    """A copy without tensors, which can't be read from it then."""
+    tables = [
+        table for m in owner.modules() for table in (m._parameters, m._buffers)
+    ]
+    memo = {id(t): None for table in tables for t in table.values()}
+    bare = copied(owner, {i: n for i, n in memo.items() if i != id(None)})
+    for module in bare.modules():
+        module._parameters.clear()
+        module._buffers.clear()
+    return bare
+
+
+def functions_below(error: BaseException, module: nn.Module) -> list[Function]:
     """Functions that a module was calling when it failed, outermost first.
 
     Only those that are given all they work on: what a function finds on a
-    module, or closes over, would get no gradient.
+    module, or closes over, would get no gradient. A method may look at what
+    else its module has, such as a config.
     """
     frames: list[FrameType] = []
     within = False
@@ -77,8 +107,8 @@ def functions_below(error: BaseException,
         elif within:
             frames.append(step.tb_frame)
         step = step.tb_next
-    found = (_function_of(f) for f in frames if _is_given_all(f))
-    return [f for f in found if f is not None]
+    found = ((_function_of(f), _owner(f)) for f in frames if _is_given_all(f))
+    return [Function(f, owner) for f, owner in found if f is not None]
 
 
 def _calls(frame: FrameType, module: nn.Module) -> bool:
@@ -93,10 +123,21 @@ def _is_given_all(frame: FrameType) -> bool:
     code = frame.f_code
     if code.co_freevars or code.co_name.startswith("<") or not _is_users(code):
         return False
-    leaves = pytree.tree_leaves(
-        [frame.f_locals.get(n) for n in code.co_varnames[:_arguments(code)]])
+    names = code.co_varnames[_owner(frame) is not None:_arguments(code)]
+    leaves = pytree.tree_leaves([frame.f_locals.get(n) for n in names])
     return bool(leaves) and all(
         isinstance(x, torch.Tensor) or is_constant(x) for x in leaves)
+
+
+def _owner(frame: FrameType) -> nn.Module | None:
+    """The module whose method runs, unless that is its call."""
+    code = frame.f_code
+    first = frame.f_locals.get(
+        code.co_varnames[0]) if code.co_argcount else None
+    if not isinstance(first, nn.Module) or code.co_name in (
+            "forward", "_call_impl", "_wrapped_call_impl", "__call__"):
+        return None
+    return first
 
 
 def _arguments(code: CodeType) -> int:
@@ -136,6 +177,9 @@ def stands_in(function: Function, call: Callable[..., Any]) -> Iterator[None]:
 
     def chosen(*args: Any, **kwargs: Any) -> Any:
         own = threading.get_ident() == thread and not running_whole()
+        if own and function.owner is not None:
+            own = args[0].__dict__ is function.owner.__dict__
+            args = args[1:] if own else args
         return (call if own else function.run)(*args, **kwargs)
 
     before = target.__code__, target.__defaults__, target.__kwdefaults__

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from planner.capture.entry import Entry
+from planner.capture.known_values import KnownValues
 from planner.capture.nodes import strip_entry
 from planner.capture.opaque.call import NotIsolated
 from planner.capture.opaque.functions import Function, functions_below
+from planner.capture.opaque.operator import OPAQUE
 from planner.capture.opaque.replace import Opaque, replaced
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
@@ -59,33 +62,46 @@ def isolated(entry: Entry, error: CaptureError,
 def _isolated(entry: Entry, error: CaptureError,
               trace: Callable[[Entry], Traced]) -> Traced:
     _name_the_loss(entry)
+    known = entry.known = KnownValues.of(entry.call.tensors)
     chosen: dict[str, Opaque] = {}
     functions: dict[str, Function] = {}
     reasons: dict[str, str] = {}
     name: str | None = None
+    blamed: frozenset[int] = frozenset()
     latest = error
     for _ in range(_ATTEMPTS):
-        if not _refused(latest):
-            functions = _functions_at_fault(entry, latest)
-        elif name in functions:
-            del chosen[name]
-        name = _next(entry, latest, reasons, functions)
-        if name is None:
-            break
-        reasons[name] = _reason(latest, name, reasons)
-        if name in functions:
-            chosen[name] = Opaque(functions[name], name, whole=False)
-        else:
-            chosen = _with(entry, chosen, name, reasons)
         try:
             with replaced(chosen):
                 traced = trace(entry)
         except CaptureError as again:
             latest = again
         else:
-            notes = tuple(_notes(entry, chosen, reasons))
-            return dataclasses.replace(traced, notes=(*traced.notes, *notes))
-    raise _hindered(error, latest) from error
+            return dataclasses.replace(
+                traced,
+                notes=(*traced.notes, *map(_fixed, entry.fixed_paths),
+                       *_notes(entry, _left(chosen, traced), reasons)))
+        if not _refused(latest):
+            functions = _functions_at_fault(entry, latest)
+            blamed = known.blamed(_chain(latest))
+        elif name in functions:
+            del chosen[name]
+        name = _next(entry, latest, reasons, functions)
+        if name is None:
+            break
+        if name not in functions and not blamed <= known.allowed:
+            # Rather a program for these values than layers that no axis
+            # divides.
+            known.allowed |= blamed
+            continue
+        reasons[name] = _reason(latest, name, reasons)
+        if name in functions:
+            chosen[name] = Opaque(functions[name],
+                                  name,
+                                  whole=False,
+                                  examples_of=known.examples)
+        else:
+            chosen = _with(entry, chosen, name, reasons)
+    raise _hindered(error, latest, entry.call.tensors) from error
 
 
 class _Loss(nn.Module):
@@ -153,13 +169,13 @@ def _functions_at_fault(entry: Entry,
         for each in _chain(error):
             found = functions_below(each, modules[name])
             if found:
-                return {_called_so(f): Function(f) for f in found[:_DEEP]}
+                return {_called_so(f): f for f in found[:_DEEP]}
     return {}
 
 
-def _called_so(function: FunctionType) -> str:
-    code = function.__code__
-    return (f"{_FUNCTION}{function.__qualname__} ({code.co_filename}:"
+def _called_so(item: Function) -> str:
+    code = item.run.__code__
+    return (f"{_FUNCTION}{item.function.__qualname__} ({code.co_filename}:"
             f"{code.co_firstlineno})")
 
 
@@ -240,6 +256,12 @@ def _shown(entry: Entry, name: str) -> str:
     return strip_entry(name) or f"the model ({type(entry.model).__name__})"
 
 
+def _left(chosen: Mapping[str, Opaque], traced: Traced) -> dict[str, Opaque]:
+    """Those on whose results anything depends."""
+    keys = {n.args[2] for n in traced.graph.nodes if n.target is OPAQUE}
+    return {n: item for n, item in chosen.items() if item.keys & keys}
+
+
 def _notes(entry: Entry, chosen: Mapping[str, Opaque],
            reasons: Mapping[str, str]) -> Iterator[str]:
     """One for each kind of module: what, why, and what it costs."""
@@ -265,10 +287,20 @@ def _notes(entry: Entry, chosen: Mapping[str, Opaque],
                "are gathered; forbid(\"opaque\") makes this an error")
 
 
-def _hindered(error: CaptureError, latest: CaptureError) -> CaptureError:
+def _fixed(path: str) -> str:
+    return (f"shapes follow from the values of {path}: other values of it "
+            "are captured again, which takes seconds for each; let batches "
+            "have few of them (images of few sizes)")
+
+
+def _hindered(error: CaptureError, latest: CaptureError,
+              tensors: Sequence[torch.Tensor]) -> CaptureError:
     """The first error, and what the last attempt said besides."""
     reason = str(latest)
     text = str(error)
     if latest is not error and reason != text:
         text += f" (nor can it be run uncaptured: {reason})"
+    if any(t.is_meta and not t.is_floating_point() for t in tensors):
+        text += ("; where shapes follow from the values of an input, example "
+                 "inputs must have values: they are on meta")
     return CaptureError(text, module_path=error.module_path)

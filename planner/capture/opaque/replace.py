@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from planner.capture.autocast import ambient_autocast
+from planner.capture.known_values import Examples
 from planner.capture.opaque.call import (LEAF, Ended, NotIsolated, OpaqueCall,
                                          Settled, is_constant, is_plain,
                                          state_names)
@@ -37,21 +38,28 @@ class Opaque:
         Whether nothing of the model is left beside it.
     examples : sequence of Tensor, optional
         What the model is called with: values to try a whole model out on.
+    examples_of : callable, optional
+        Gives values of traced tensors, if they are known, to try it out on.
     """
 
-    def __init__(self,
-                 module: nn.Module,
-                 path: str,
-                 *,
-                 whole: bool,
-                 examples: Sequence[torch.Tensor] = ()) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        path: str,
+        *,
+        whole: bool,
+        examples: Sequence[torch.Tensor] = (),
+        examples_of: Callable[[Sequence[torch.Tensor]], Examples] | None = None
+    ) -> None:
         self.module = module
         self.path = path
         self.examples = tuple(examples) if whole else ()
+        self.examples_of = examples_of
         self.settled = Settled(module, whole=whole)
         self.state = state_names(self.settled.module)
         self.work = Work()
         self.real = False
+        self.keys: set[str] = set()
         self._known: dict[Any, tuple[OpaqueCall, Work]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,7 +101,9 @@ class Opaque:
         constants = tuple(LEAF if isinstance(x, torch.Tensor) else x
                           for x in leaves)
         call, self.work = self._call_of(constants, tree, tensors)
-        return call, registered(call, [_shape(t) for t in tensors])
+        key = registered(call, [_shape(t) for t in tensors])
+        self.keys.add(key)
+        return call, key
 
     def _held(self, name: str) -> torch.Tensor:
         """By its table: a trace puts other tensors there."""
@@ -135,10 +145,12 @@ class Opaque:
                                         kwargs,
                                         seed=trial)
 
-        inputs = len(tensors) - count
+        inputs = tensors[count:]
+        known = self.examples_of(inputs) if self.examples_of else ()
         return try_out(run,
                        tensors, [t.requires_grad for t in tensors],
-                       examples=self.examples[:inputs])
+                       examples=known or [self.examples[:len(inputs)]],
+                       answers=not known)
 
     def _described(self, constants: tuple[Any, ...], tree: pytree.TreeSpec,
                    autocast: torch.dtype | None, learnt: Learnt) -> OpaqueCall:

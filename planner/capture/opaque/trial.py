@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import (TorchDispatchMode,
                                           _disable_current_modes)
 from torch.utils.flop_counter import flop_registry
 
+from planner.capture.known_values import Examples
 from planner.capture.opaque.call import Ended, NotIsolated
 
 __all__ = ["TRIAL_BYTES", "Learnt", "Work", "try_out"]
@@ -123,7 +124,8 @@ def try_out(run: Make,
             like: Sequence[torch.Tensor],
             wants: Sequence[bool],
             *,
-            examples: Sequence[torch.Tensor] = ()) -> Learnt:
+            examples: Examples = (),
+            answers: bool = True) -> Learnt:
     """Learn what `run` gives for tensors like these.
 
     Parameters
@@ -135,8 +137,10 @@ def try_out(run: Make,
         Of their shapes, strides and dtypes.
     wants : sequence of bool
         Which of them carry a gradient.
-    examples : sequence of Tensor, optional
-        Values that the last of them may have.
+    examples : sequence of sequence of Tensor, optional
+        Values that the last of them may have, several times.
+    answers : bool
+        Whether to make up answers where Python asks for values.
 
     Raises
     ------
@@ -147,7 +151,8 @@ def try_out(run: Make,
     with _untraced():
         first: list[Exception] = []
         on_numbers = functools.partial(_on_numbers, examples=examples)
-        for attempt in (_as_fakes, _with_answers, on_numbers):
+        made_up = (_with_answers, ) if answers else ()
+        for attempt in (_as_fakes, *made_up, on_numbers):
             try:
                 return attempt(run, shapes, wants)
             except NotIsolated:
@@ -207,7 +212,7 @@ def _with_answers(run: Make, shapes: Sequence[_Shape],
 
 
 def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
-                examples: Sequence[torch.Tensor]) -> Learnt:
+                examples: Examples) -> Learnt:
     size = sum(
         torch.Size(shape).numel() * dtype.itemsize
         for shape, _, dtype in shapes)
@@ -222,8 +227,8 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
         meter = _Meter()
         try:
             given = [_numbers(*shape, number) for shape in shapes]
-            if number == 0:
-                _fill(given, examples)
+            if number < len(examples):
+                _fill(given, examples[number])
             with meter, torch.random.fork_rng([]):
                 torch.manual_seed(number)
                 ended = run(_differentiable(given, wants), number)

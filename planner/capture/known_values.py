@@ -1,0 +1,297 @@
+"""Values that a trace knows, for what a model's Python asks of them.
+
+``for t, h, w in grid.tolist()`` decides how many operators there are: of
+such a model there is no program for all values of `grid`, but one for each.
+A trace has no values; so what a model computes of constants and of its
+integer inputs alone is computed beside the trace as well. Where Python asks
+for such a value, or where a shape follows from it, it is told. Constants it
+is always told; an input's values only where that was allowed, since the
+program then holds for these values alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.weak import WeakIdKeyDictionary
+
+from planner.capture.gradients import writes_in_place
+
+__all__ = ["ASKING", "Examples", "KnownValues", "unknown_sizes"]
+
+ASKING = frozenset({
+    "item", "tolist", "__bool__", "__int__", "__float__", "__index__",
+    "__contains__", "is_nonzero", "equal", "allclose", "numpy"
+})
+"""Functions of torch that give a value to Python."""
+
+_SHAPED_BY_VALUES = frozenset({
+    "nonzero", "argwhere", "masked_select", "unique", "_unique2",
+    "unique_consecutive", "bincount"
+})
+
+_MAKING = frozenset({
+    "arange", "range", "linspace", "zeros", "ones", "full", "tensor",
+    "as_tensor", "eye", "tril_indices", "triu_indices"
+})
+"""Make constants from numbers."""
+
+_LARGEST = 1 << 24
+"""Elements of a value that is computed beside a trace."""
+
+Examples = Sequence[Sequence[torch.Tensor]]
+_Positions = frozenset[int]
+_NONE: _Positions = frozenset()
+
+
+@dataclass(slots=True)
+class KnownValues:
+    """Of a model that is traced again and again, until it can be.
+
+    Parameters
+    ----------
+    given : tuple of Tensor or None
+        Values of the tensors that it is called with, where they are known
+        and no floating-point numbers.
+
+    Attributes
+    ----------
+    allowed : set of int
+        Positions of the inputs whose values may be told.
+    asked : set of int
+        Those whose values were, in the last trace.
+    """
+
+    given: tuple[torch.Tensor | None, ...]
+    allowed: set[int] = field(default_factory=set)
+    asked: set[int] = field(default_factory=set)
+    _watch: _Watch | None = None
+
+    @staticmethod
+    def of(tensors: Sequence[torch.Tensor]) -> KnownValues:
+        """Of a call's tensors; meta and fake ones have no values."""
+        plain = (t if type(t) is torch.Tensor and not t.is_meta
+                 and not t.is_floating_point() and not t.is_complex() else None
+                 for t in tensors)
+        return KnownValues(
+            tuple(None if t is None else t.detach().cpu() for t in plain))
+
+    @contextlib.contextmanager
+    def watched(self, traced: Sequence[torch.Tensor]) -> Iterator[None]:
+        """While the model's code runs on tensors that are traced."""
+        self.asked.clear()
+        self._watch = _Watch(self, traced)
+        with self._watch:
+            yield
+
+    def examples(self, tensors: Sequence[torch.Tensor]) -> Examples:
+        """Values of traced tensors, if all are known, and other values.
+
+        Shapes that follow from the values are others then.
+        """
+        found = [self._watch and self._watch.value(t) for t in tensors]
+        values = [v for v in found if v is not None]
+        if len(values) < len(tensors):
+            return []
+        with _beside():
+            return [[v.clone() for v in values],
+                    [v if v.dtype is torch.bool else v * 2 for v in values]]
+
+    def blamed(self, errors: Iterator[BaseException]) -> frozenset[int]:
+        """The inputs for whose values a trace has failed, if any.
+
+        Parameters
+        ----------
+        errors : iterator of BaseException
+            The error of the last trace, and those behind it.
+        """
+        return _NONE if self._watch is None else self._watch.blamed(errors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What a call gives beside the trace, and the inputs that it is of."""
+
+    result: Any
+    sources: _Positions
+
+
+class _Watch(TorchFunctionMode):
+    """Computes beside a trace, and answers.
+
+    Tensors that share memory share what they are computed of.
+    """
+
+    def __init__(self, known: KnownValues,
+                 traced: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.known = known
+        self.values: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.sources: dict[int, _Positions] = {}
+        self.unknown: set[int] = set()
+        self.failed: _Positions = _NONE
+        self.sizes: dict[str, _Positions] = {}
+        # The memory of what is forgotten is not to be another's.
+        self.kept: list[torch.Tensor] = []
+        for position, (tensor, value) in enumerate(
+                zip(traced, known.given, strict=True)):
+            if value is not None:
+                with _beside():
+                    value = value.clone()
+                self._remember(tensor, value, frozenset({position}))
+
+    def __torch_function__(self,
+                           func: Any,
+                           types: Any,
+                           args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        computed = self._computed(func, name, args, kwargs)
+        if computed is None:
+            if writes_in_place(name) or "out" in kwargs:
+                self._forget(kwargs.get("out", args[0] if args else None))
+            return func(*args, **kwargs)
+        told = computed.sources <= self.known.allowed
+        if told and (name in ASKING or _is_shaped_by_values(name, args)):
+            return self._told(computed)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            if told:
+                return self._told(computed)
+            self.failed = computed.sources
+            raise
+        self._compare(result, computed)
+        return result
+
+    def _computed(self, func: Any, name: str, args: Any,
+                  kwargs: Any) -> _Computed | None:
+        tensors = [
+            x for x in pytree.tree_leaves((args, kwargs))
+            if isinstance(x, torch.Tensor)
+        ]
+        if name == "__set__" or not tensors and name not in _MAKING:
+            return None
+        values = {id(t): self.value(t) for t in tensors}
+        if any(v is None for v in values.values()):
+            return None
+        args, kwargs = pytree.tree_map_only(torch.Tensor,
+                                            lambda t: values[id(t)],
+                                            (args, kwargs))
+        with _beside():
+            state = torch.get_rng_state()
+            try:
+                result = func(*args, **kwargs)
+            except Exception:
+                return None
+            if not torch.equal(state, torch.get_rng_state()):
+                torch.set_rng_state(state)
+                return None
+        sources = _NONE.union(*(self.sources[_memory(v)]
+                                for v in values.values() if v is not None))
+        if writes_in_place(name):
+            self.sources[_memory(args[0])] = sources
+        return _Computed(result, sources)
+
+    def value(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The value of a tensor of the trace, if it is known."""
+        value = self.values.get(tensor)
+        known = isinstance(value,
+                           torch.Tensor) and _memory(value) not in self.unknown
+        return value if known else None
+
+    def _remember(self, tensor: torch.Tensor, value: torch.Tensor,
+                  sources: _Positions) -> None:
+        memory = _memory(value)
+        self.sources[memory] = self.sources.get(memory, _NONE) | sources
+        self.values[tensor] = value
+        self.kept.append(value)
+
+    def _forget(self, written: Any) -> None:
+        for tensor in pytree.tree_leaves(written):
+            value = (self.values.get(tensor) if isinstance(
+                tensor, torch.Tensor) else None)
+            if isinstance(value, torch.Tensor):
+                self.unknown.add(_memory(value))
+
+    def _told(self, computed: _Computed) -> Any:
+        """The result itself; tensors are constants of the trace."""
+        self.known.asked |= computed.sources
+
+        def constant(value: torch.Tensor) -> torch.Tensor:
+            with _beside():
+                made = value.detach().clone()
+            self._remember(made, value, computed.sources)
+            return made
+
+        return pytree.tree_map_only(torch.Tensor, constant, computed.result)
+
+    def _compare(self, result: Any, computed: _Computed) -> None:
+        """Keep the values of what the trace gave, and whose sizes it has."""
+        traced = pytree.tree_leaves(result)
+        values = pytree.tree_leaves(computed.result)
+        for name in unknown_sizes(result):
+            self.sizes[name] = computed.sources
+        if len(traced) != len(values):
+            return
+        for x, value in zip(traced, values, strict=True):
+            if isinstance(x, torch.Tensor) and isinstance(
+                    value, torch.Tensor) and value.numel() <= _LARGEST:
+                self._remember(x, value, computed.sources)
+
+    def blamed(self, errors: Iterator[BaseException]) -> _Positions:
+        """The inputs whose values an error is about."""
+        for error in errors:
+            question = getattr(error, "cond", None)
+            symbols = (*getattr(question, "free_symbols",
+                                ()), *getattr(error, "unknown_sizes", ()))
+            for name in map(str, symbols):
+                if name in self.sizes:
+                    return self.sizes[name]
+        return self.failed
+
+
+def unknown_sizes(value: Any) -> frozenset[str]:
+    """Names of the sizes, or numbers, in a value that no trace knows."""
+    leaves = pytree.tree_leaves(value)
+    sizes = (s for x in leaves
+             for s in (x.shape if isinstance(x, torch.Tensor) else (x, )))
+    return frozenset(
+        str(symbol) for size in sizes
+        if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool))
+        for symbol in size.node.expr.free_symbols)
+
+
+def _memory(value: torch.Tensor) -> int:
+    return value.untyped_storage()._cdata
+
+
+def _is_shaped_by_values(name: str, args: tuple[Any, ...]) -> bool:
+    if name in _SHAPED_BY_VALUES:
+        return True
+    if name == "where":
+        return len(args) == 1
+    if name == "repeat_interleave":
+        return any(isinstance(x, torch.Tensor)
+                   for x in args[1:]) or (len(args) == 1)
+    if name == "__getitem__":
+        return any(
+            isinstance(x, torch.Tensor) and x.dtype in (torch.bool,
+                                                        torch.uint8)
+            for x in pytree.tree_leaves(args[1]))
+    return False
+
+
+@contextlib.contextmanager
+def _beside() -> Iterator[None]:
+    """As if nothing were traced around this."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        yield

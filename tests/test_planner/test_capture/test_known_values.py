@@ -1,0 +1,83 @@
+"""Models whose shapes follow from the values of an input."""
+
+from __future__ import annotations
+
+import unittest
+
+import torch
+from torch import nn
+
+from planner.capture.capture import capture
+from planner.ir.errors import CaptureError
+from tests.test_planner.test_capture.eager import check_capture, doubled
+from tests.test_planner.test_capture.grids import Grids, grid_inputs
+
+
+class Windows(nn.Module):
+    """Chooses by constants alone, which need no value of an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        order = torch.arange(8).view(2, 4)
+        order[0, 2:] = -1
+        chosen = order[order >= 0]
+        counts = (order >= 0).sum(1)
+        parts = self.layer(x)[chosen].split(counts.tolist())
+        return torch.stack([p.mean() for p in parts]).sum()
+
+
+class Written(nn.Module):
+    """What is asked for was overwritten by what no trace knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        own = sizes.clone()
+        own[:1] = (self.layer(x).sum() > 0).long() + 1
+        return self.layer(x)[:own.tolist()[0]].sum()
+
+
+class TestKnownValues(unittest.TestCase):
+
+    def test_a_program_for_each_grid(self) -> None:
+        model, inputs = doubled(Grids(), grid_inputs((2, 3), (4, 2), (2, 2)))
+        program = check_capture(self, model, inputs)
+        self.assertEqual(
+            [b.name for b in program.blocks if not b.name.startswith("glue")],
+            ["images.0", "images.1", "texts.0", "texts.1"])
+        self.assertEqual([program.leaves[i].path for i in program.fixed],
+                         ["kwargs['grid']"])
+        self.assertIn("shapes follow from the values of kwargs['grid']",
+                      program.notes[0])
+
+    def test_a_method_that_runs_as_it_is(self) -> None:
+        """Rather than holding the values of all that it asks for fixed."""
+        program = capture(Grids(), grid_inputs((1, 2), (2, 2)))
+        self.assertIn("the function Grids.times_of", program.notes[1])
+        self.assertEqual(len(program.notes), 2)
+
+    def test_constants_are_told(self) -> None:
+        program = check_capture(self, *doubled(Windows(),
+                                               (torch.randn(8, 4), )))
+        self.assertEqual((program.fixed, program.notes), ((), ()))
+
+    def test_what_was_overwritten_is_not_known(self) -> None:
+        program = check_capture(
+            self, *doubled(Written(),
+                           (torch.randn(3, 4), torch.tensor([2, 1]))))
+        self.assertEqual(program.fixed, ())
+        self.assertIn("a shape depends on values at", program.notes[0])
+
+    def test_without_values(self) -> None:
+        inputs = {n: t.to("meta") for n, t in grid_inputs((2, 2)).items()}
+        with self.assertRaisesRegex(CaptureError, "must have values: they"):
+            capture(Grids(), inputs)
+
+
+if __name__ == "__main__":
+    unittest.main()
