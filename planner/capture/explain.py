@@ -30,8 +30,11 @@ def explained(model: nn.Module,
     second : Exception, optional
         Of the next way, where it failed for another reason.
     """
-    reason, advice = reason_of(error), "rewrite that line with tensor " \
-        "operations of fixed shape"
+    reason = reason_of(error)
+    advice = (
+        "run the model once on these inputs without ScaleTorch: where it "
+        "fails by itself, mend it or them; else rewrite that line with "
+        "tensor operations of fixed shape")
     if _is_data_dependent(error):
         reason = "control flow or a shape depends on the values of a tensor"
         advice = ("use torch.where, a mask of fixed shape or torch.cond; for "

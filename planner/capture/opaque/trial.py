@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +30,17 @@ __all__ = ["TRIAL_BYTES", "Learnt", "Work", "try_out"]
 TRIAL_BYTES = 2 << 30
 """Up to this size a module is tried out on real tensors."""
 
+_TIMES_LARGER = 2
+"""What it may make of them is so many times as large."""
+
 _ANSWERS = 10000
 """After as many made-up values a loop is taken to have no end."""
 
 _TRIALS = 3
 """How often it is tried out on real tensors."""
+
+_MISTAKES = (AttributeError, NameError)
+"""What is raised on numbers too."""
 
 _aten = torch.ops.aten
 
@@ -62,11 +69,17 @@ class Learnt:
 
 @dataclass(slots=True)
 class _Meter(TorchDispatchMode):
-    """Counts work, and answers with `answer` when a value is asked for."""
+    """Counts work, and answers with `answer` when a value is asked for.
+
+    Stops a run whose operators give more than `most_bytes`, which autograd
+    may keep all.
+    """
 
     answer: bool | None = None
+    most_bytes: float = math.inf
     work: Work = field(default_factory=Work)
     asked: int = 0
+    made_bytes: int = 0
 
     def __post_init__(self) -> None:
         TorchDispatchMode.__init__(self)
@@ -91,13 +104,20 @@ class _Meter(TorchDispatchMode):
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
             self.work.flops += int(formula(*args, **kwargs, out_val=out))
-        tensors = [
-            x for x in torch.utils._pytree.tree_leaves((args, kwargs, out))
-            if isinstance(x, torch.Tensor)
-        ]
-        self.work.size_bytes += sum(t.numel() * t.element_size()
-                                    for t in tensors)
+        made_bytes = _size_bytes(out)
+        self.work.size_bytes += _size_bytes((args, kwargs)) + made_bytes
         self.work.kernels += 1
+        self.made_bytes += made_bytes
+        if self.made_bytes > self.most_bytes:
+            raise NotIsolated(
+                "fake tensors do not tell what it returns, and on numbers it "
+                f"makes more than {self.most_bytes / 2**30:.0f} GiB of them")
+
+
+def _size_bytes(tree: Any) -> int:
+    return sum(x.numel() * x.element_size()
+               for x in torch.utils._pytree.tree_leaves(tree)
+               if isinstance(x, torch.Tensor))
 
 
 def _scalar(tensor: torch.Tensor, answer: bool) -> Any:
@@ -157,6 +177,9 @@ def try_out(run: Make,
                 return attempt(run, shapes, wants)
             except NotIsolated:
                 raise
+            except _MISTAKES as error:
+                first.append(error)
+                break
             except Exception as error:
                 first.append(error)
     raise NotIsolated(f"it can't be run on its own: {first[-1]}") from first[0]
@@ -224,7 +247,7 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
     found: list[Learnt] = []
     errors: list[Exception] = []
     for number in range(_TRIALS):
-        meter = _Meter()
+        meter = _Meter(most_bytes=_TIMES_LARGER * TRIAL_BYTES)
         try:
             given = [_numbers(*shape, number) for shape in shapes]
             if number < len(examples):

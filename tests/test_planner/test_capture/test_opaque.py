@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import scipy.optimize
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from planner.capture import reference
 from planner.capture.capture import capture
+from planner.capture.opaque.call import Ended, NotIsolated
+from planner.capture.opaque.trial import try_out
 from planner.cluster import load_cluster
 from planner.constraints import Constraints, forbid
 from planner.cost.compute import work
@@ -160,6 +165,34 @@ class TestTrial(unittest.TestCase):
     def test_values_of_the_example(self) -> None:
         marks = torch.tensor([[0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 0, 0]])
         check_capture(self, Assigned().double(), (rows(), marks.bool()))
+
+    def test_mistakes_are_not_run_on_numbers(self) -> None:
+        real: list[bool] = []
+
+        def run(given: Sequence[torch.Tensor], trial: int) -> Ended:
+            del trial
+            real.append(not isinstance(given[0], FakeTensor))
+            raise AttributeError("no such field")
+
+        with self.assertRaisesRegex(NotIsolated, "no such field"):
+            try_out(run, [torch.empty(2, 2)], [False])
+        self.assertEqual(real, [False])
+
+    def test_what_takes_too_much_memory(self) -> None:
+        """Each product is as large as the memory that is left for all."""
+
+        def run(given: Sequence[torch.Tensor], trial: int) -> Ended:
+            del trial
+            if isinstance(given[0], FakeTensor):
+                raise RuntimeError("only on numbers")
+            for _ in range(3):
+                given[0].add(1)
+            raise AssertionError("went on")
+
+        size = 8 * 1024
+        with mock.patch("planner.capture.opaque.trial.TRIAL_BYTES", size), \
+                self.assertRaisesRegex(NotIsolated, "makes more than"):
+            try_out(run, [torch.empty(size // 4)], [False])
 
 
 class TestEqual(unittest.TestCase):
