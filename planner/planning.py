@@ -61,6 +61,9 @@ class Planning:
         Called with every candidate that is priced, say to show progress.
     time_limit_s : float, optional
         After which a search ends with what it has found.
+    runners_up : int
+        Where the split of the devices is searched: on how many others the
+        best plan is priced too, to compare.
 
     Attributes
     ----------
@@ -89,7 +92,8 @@ class Planning:
                  facts: Facts | None = None,
                  expert_imbalance: float = 1.0,
                  observer: Callable[[Candidate], None] | None = None,
-                 time_limit_s: float | None = None) -> None:
+                 time_limit_s: float | None = None,
+                 runners_up: int = 0) -> None:
         self.program = program
         self.cluster = cluster
         self.constraints = constraints or Constraints()
@@ -102,6 +106,7 @@ class Planning:
                                known_recipes())
         self.observer = observer
         self.time_limit_s = time_limit_s
+        self.runners_up = runners_up
         self.searched = Searched()
         self.visited = 0
         self.batch_cuts: dict[tuple[int, bool], ProgramLayout] = {}

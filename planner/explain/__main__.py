@@ -196,7 +196,8 @@ def _planning(args: argparse.Namespace, devices: int,
                     optimizer=args.optimizer,
                     memory_limit_bytes=int(limit * 2**30) if limit else None,
                     observer=observer,
-                    time_limit_s=args.time_limit_s)
+                    time_limit_s=args.time_limit_s,
+                    runners_up=args.top // 2)
 
 
 def _loaded(args: argparse.Namespace) -> Loaded:

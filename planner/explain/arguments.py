@@ -131,9 +131,11 @@ def _add_output(add: Callable[..., Any]) -> None:
     add("--save", type=Path, metavar="PLAN", help="write the plan as YAML")
     add("--top",
         type=int,
-        default=5,
+        default=8,
         metavar="N",
-        help="alternatives that are shown (default: %(default)s)")
+        help="alternatives that are shown (default: %(default)s); where the "
+        "split of the devices is searched, half as many other splits are "
+        "priced for them")
     add("--half-batch",
         action="store_true",
         help="also say what half the batch would change; captures the model "

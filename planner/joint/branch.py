@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar, Union
 from planner.joint.bounds import CellBounds
 from planner.joint.optimistic import alone, parts
 from planner.joint.score import CellScores, Graphs, Score
-from planner.joint.space import Cell, Point, Space
+from planner.joint.space import AXES, Cell, Point, Space
 
 __all__ = ["Branching", "Priced"]
 
@@ -97,6 +97,9 @@ class Branching(Generic[Found]):
         Of the best plan that is known already.
     until_s : float
         When to stop, by the monotonic clock.
+    runners_up : int
+        How many more are priced in the end, to compare: of each other split
+        of the ranks whose cell is laid out the most promising.
 
     Attributes
     ----------
@@ -115,6 +118,7 @@ class Branching(Generic[Found]):
     tolerance: float = 0.0
     known_s: float = float("inf")
     until_s: float = float("inf")
+    runners_up: int = 0
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
     _limit_s: float = float("inf")
@@ -122,6 +126,7 @@ class Branching(Generic[Found]):
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
     _graphs: Graphs = field(default_factory=Graphs)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _splits: set[tuple[int, ...]] = field(default_factory=set)
 
     def run(self) -> None:
         """Until no bound is better than what was found, or time is up."""
@@ -139,6 +144,7 @@ class Branching(Generic[Found]):
         else:
             self._price_finalists()
         self.bound_s = min(self.bound_s, self.best_s, left_s)
+        self._price_runners_up()
 
     def _left_s(self) -> float:
         """The least that may still be found of what was not taken up again.
@@ -156,7 +162,7 @@ class Branching(Generic[Found]):
         ahead: dict[Cell, None] = {}
         for excess, bound_s, _, item in heap:
             cell = _cell_of(item)
-            if cell is None:
+            if isinstance(item, (Score, _Simulated)):
                 self._push(excess, bound_s, item)
             elif self._known.get(cell) is None:
                 ahead[cell] = None
@@ -188,6 +194,21 @@ class Branching(Generic[Found]):
                     if isinstance(i, Score) and not i.point.is_staged)
         for score in itertools.islice(unstaged, _FINALISTS):
             self._price(score)
+
+    def _price_runners_up(self) -> None:
+        """One on each split of the ranks that none was priced on, in the
+        order of their bounds."""
+        enough = len(self.found) + self.runners_up
+        while (self._heap and len(self.found) < enough
+               and time.monotonic() < self.until_s):
+            excess, _, _, item = self._heap[0]
+            if excess:
+                break
+            if _cell_of(item) not in self._known or _split_of(
+                    item) in self._splits:
+                heapq.heappop(self._heap)
+            else:
+                self._step()
 
     @property
     def best_s(self) -> float:
@@ -283,14 +304,33 @@ class Branching(Generic[Found]):
     def _price(self, score: Score) -> None:
         scores = self._scores_of(score.point)
         priced = self.price(score.point, scores)
+        self._splits.add(_split_of(score))
         if priced is not None:
             self.found.append(priced)
 
 
-def _cell_of(item: _Item) -> Cell | None:
-    """Of what was not scored yet."""
+def _point_of(item: _Item) -> Point | None:
+    """Of everything but a cell."""
+    if isinstance(item, _Simulated):
+        item = item.score
+    if isinstance(item, Score):
+        return item.point
     if isinstance(item, _Guessed):
-        item = item.way
-    if isinstance(item, Point):
-        return item.cell
-    return item if isinstance(item, Cell) else None
+        return item.way
+    return item if isinstance(item, Point) else None
+
+
+def _cell_of(item: _Item) -> Cell:
+    point = _point_of(item)
+    if point is not None:
+        return point.cell
+    assert isinstance(item, Cell)
+    return item
+
+
+def _split_of(item: _Item) -> tuple[int, ...]:
+    """Ranks by axis; of a cell none, since it may be split in many ways."""
+    point = _point_of(item)
+    if point is None:
+        return ()
+    return tuple(point.sizes[n] for n in AXES)

@@ -109,7 +109,8 @@ def joint_candidates(
                           memory_limit_bytes=planning.memory_limit_bytes,
                           tolerance=_TOLERANCE,
                           known_s=known_s,
-                          until_s=until_s)
+                          until_s=until_s,
+                          runners_up=planning.runners_up)
     branching.run()
     found = sorted(branching.found, key=planning.rank)
     return JointFound(candidates=tuple(found),

@@ -162,6 +162,7 @@ def search(
         *,
         tolerance: float = 0.0,
         until_s: float = float("inf"),
+        runners_up: int = 0,
 ) -> Branching[Sum]:
     """Branch and bound over made-up blocks, all of which repeat."""
     links = Links(cluster)
@@ -176,6 +177,7 @@ def search(
         fits=lambda s: s.memory_bytes <= memory_limit_bytes,
         memory_limit_bytes=memory_limit_bytes,
         tolerance=tolerance,
-        until_s=until_s)
+        until_s=until_s,
+        runners_up=runners_up)
     found.run()
     return found

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cluster.spec import ClusterSpec
+from planner.joint.branch import Branching
 from planner.joint.links import Links
 from planner.joint.score import CellScores
 from planner.joint.space import Cell, Point, Space
@@ -103,6 +104,31 @@ class TestExactness(unittest.TestCase):
                 whole = Sum.of(point, scores).summed_s
                 self.assertLessEqual(
                     scores.score(point).time_s, whole * (1 + 1e-9))
+
+
+class TestRunnersUp(unittest.TestCase):
+
+    BLOCKS = MadeUp(forward_s=(1e-3, ) * 4,
+                    input_s=(1e-3, ) * 4,
+                    weight_s=(1e-3, ) * 4,
+                    parameter_bytes=(1e6, ) * 4,
+                    saved_bytes=(1e6, ) * 4)
+
+    def _search(self, runners_up: int) -> Branching[Sum]:
+        return search(self.BLOCKS,
+                      spaces(self.BLOCKS, 8, 8),
+                      two_nodes(4, 1e9),
+                      runners_up=runners_up)
+
+    def test_one_on_each_other_split(self) -> None:
+        plain, compared = self._search(0), self._search(2)
+        before = len(plain.found)
+        splits = [tuple(f.point.sizes.values()) for f in compared.found]
+        self.assertEqual(compared.found[:before], plain.found)
+        self.assertEqual(len(splits), before + 2)
+        self.assertEqual(len(set(splits[before:]) - set(splits[:before])), 2)
+        self.assertEqual(compared.bound_s, plain.bound_s)
+        self.assertEqual(compared.best_s, plain.best_s)
 
 
 class TestRoom(unittest.TestCase):
