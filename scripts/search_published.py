@@ -42,7 +42,7 @@ __all__ = ["Choice", "choose", "main", "regrets"]
 
 _NAMES = {
     "sharding": ("ddp", "zero1", "zero2", "fsdp"),
-    "recompute": ("none", "selective", "full")
+    "recompute": ("none", "selective", "full", "alternate")
 }
 
 

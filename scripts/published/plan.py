@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE,
-                                                  SELECTIVE, ZERO1, ZERO2,
-                                                  Configurations)
+from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
+                                                  NONE, SELECTIVE, ZERO1,
+                                                  ZERO2, Configurations)
 from scripts.published.case import Unreadable
-from scripts.published.software import software_of, test_name
+from scripts.published.software import is_plain, software_of, test_name
 
 __all__ = ["plan_of", "world_size"]
 
@@ -128,7 +128,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
         sharding=sharding,
         shard_group=_shard_group(parallel, dp * cp, test_name(row)),
         whole_tensors=bool(parallel.get("zero1_group")),
-        recompute=_stated(_RECOMPUTE, row, "recompute", NONE),
+        recompute=_recompute(row),
         **software_of(row, sharding=sharding, recent=recent, gated=gated))
 
 
@@ -151,6 +151,13 @@ def _stated(known: Mapping[str, int], table: Mapping[str, Any], name: str,
     if word not in known:
         raise Unreadable(f"{name} {value!r} is not modelled")
     return known[word]
+
+
+def _recompute(row: Mapping[str, Any]) -> int:
+    """As stated; a selection that PyTorch's own sharding goes with is that
+    of its examples, every second product."""
+    found = _stated(_RECOMPUTE, row, "recompute", NONE)
+    return ALTERNATE if found == SELECTIVE and is_plain(row) else found
 
 
 def _expert_tp(parallel: Mapping[str, Any], tp: int) -> int:

@@ -8,7 +8,8 @@ import yaml
 
 __all__ = ["with_numbers"]
 
-_EFFICIENCIES = ("matmul", "attention", "memory", "matmul8", "matmul4")
+_EFFICIENCIES = ("matmul", "attention", "first_attention", "second_attention",
+                 "memory", "matmul8", "matmul4")
 
 
 def with_numbers(text: str, values: Mapping[str, float], source: str) -> str:

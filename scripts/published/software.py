@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from planner.cost.analytic.configurations import DDP, FSDP
+from planner.cost.analytic.configurations import (DDP, FIRST, FSDP, OWN,
+                                                  SECOND)
 
-__all__ = ["software_of", "test_name"]
+__all__ = ["is_plain", "software_of", "test_name"]
 
 
 def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
@@ -33,6 +34,8 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
     parallel = row["parallel"]
     return {
         "fused_attention": _fused_attention(row, recent),
+        "attention_kernel": _attention_kernel(row),
+        "stops_early": is_plain(row) and not _pure(row),
         "fused_kernels": not eager and _fused_kernels(row, sharding, gated),
         "overlap": _overlap(parallel, recent or sharding == FSDP),
         "tensor_overlap": _tensor_overlap(parallel, recent
@@ -46,6 +49,14 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         "copied_accumulation": copied,
         "gradient_bytes": 2 if half or eager or _narrow(row) else 4
     }
+
+
+def is_plain(row: Mapping[str, Any]) -> bool:
+    """Whether the run is PyTorch's own sharded data parallelism, with its
+    own recomputation, and not that of a library."""
+    sharding = str(row["parallel"].get("sharding")).lower()
+    return (sharding.startswith(("fsdp", "hsdp"))
+            and row.get("transformer_impl") is None)
 
 
 def test_name(row: Mapping[str, Any]) -> str:
@@ -76,8 +87,13 @@ def _narrow(row: Mapping[str, Any]) -> bool:
     Composer's "pure" precision does, and optimizers that shard their state
     over groups (ColossalAI's and what came of it).
     """
-    return (str(row.get("mp_mode")) == "PURE"
-            or bool(row["parallel"].get("zero1_group")))
+    return _pure(row) or bool(row["parallel"].get("zero1_group"))
+
+
+def _pure(row: Mapping[str, Any]) -> bool:
+    """Whether it is Composer's "pure" precision, whose runs are of PyTorch
+    1.13: recomputation has stopped early since PyTorch 2.0."""
+    return str(row.get("mp_mode")) == "PURE"
 
 
 def _master_bytes(row: Mapping[str, Any], sharding: int, eager: bool) -> int:
@@ -116,6 +132,18 @@ def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
     if library is not None:
         return library == "transformer_engine"
     return recent or str(row.get("dtype")) != "fp16"
+
+
+def _attention_kernel(row: Mapping[str, Any]) -> int:
+    """Which fused kernel of attention the software has.
+
+    Frameworks of the A100's days call theirs "flash", Composer's runs have
+    Triton's, and PyTorch's own since then is FlashAttention-2.
+    """
+    old = row.get("mp_mode") or row["parallel"].get("zero1_group")
+    if old and str(row.get("attention")) in ("None", "flash"):
+        return FIRST
+    return SECOND if is_plain(row) else OWN
 
 
 def _is_old_container(row: Mapping[str, Any]) -> bool:

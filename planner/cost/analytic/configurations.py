@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "Configurations", "DDP", "FSDP", "FULL", "NONE", "SELECTIVE", "ZERO1",
-    "ZERO2"
+    "ALTERNATE", "Configurations", "DDP", "FIRST", "FSDP", "FULL", "NONE",
+    "OWN", "SECOND", "SELECTIVE", "ZERO1", "ZERO2"
 ]
 
 Number = Any
 
 DDP, ZERO1, ZERO2, FSDP = range(4)
-NONE, SELECTIVE, FULL = range(3)
+NONE, SELECTIVE, FULL, ALTERNATE = range(4)
+FIRST, SECOND, OWN = range(3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +48,17 @@ class Configurations:
         them: then the ranks send theirs to all, one after the other.
     recompute : int
         ``NONE``, ``SELECTIVE`` (unfused attention's scores; with fused
-        attention the cheap half of what a layer keeps) or ``FULL`` (each
-        layer).
+        attention the cheap half of what a layer keeps), ``FULL`` (each
+        layer) or ``ALTERNATE`` (every second product of a layer, and all
+        that is neither a product nor attention).
+    stops_early : bool
+        Whether recomputing a layer ends when its backward has all that it
+        reads, as PyTorch's own does: the last product is not made again.
     fused_attention : bool
         A kernel that never stores the scores.
+    attention_kernel : int
+        Which one: ``FIRST`` (FlashAttention, Triton's), ``SECOND``
+        (FlashAttention-2) or ``OWN`` (written for the kind of device).
     fused_kernels : bool
         Whether norms, activations and residuals run as one kernel each.
     overlap : bool
@@ -95,7 +103,9 @@ class Configurations:
     shard_group: Number = 0
     whole_tensors: Number = False
     recompute: Number = NONE
+    stops_early: Number = False
     fused_attention: Number = True
+    attention_kernel: Number = OWN
     fused_kernels: Number = True
     overlap: Number = True
     linear_bits: Number = 16

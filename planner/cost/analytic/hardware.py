@@ -110,7 +110,12 @@ class Rates:
 
     Parameters
     ----------
-    matmul_flops_per_s, attention_flops_per_s : float
+    matmul_flops_per_s : float
+    attention_flops_per_s : float
+        Of fused attention that is written for the kind of device.
+    first_attention_flops_per_s, second_attention_flops_per_s : float
+        Of FlashAttention and FlashAttention-2, which are written for the
+        instructions of the A100.
     linear8_flops_per_s, linear4_flops_per_s : float
         Of linear layers in 8 and in 4 bits.
     misaligned : float
@@ -134,6 +139,8 @@ class Rates:
 
     matmul_flops_per_s: Number
     attention_flops_per_s: Number
+    first_attention_flops_per_s: Number
+    second_attention_flops_per_s: Number
     linear8_flops_per_s: Number
     linear4_flops_per_s: Number
     misaligned: Number
@@ -157,8 +164,14 @@ class Rates:
         eight = peaks.get("float8_e4m3fn", 0.0) * device.efficiency("matmul8")
         four = peaks.get("float4_e2m1fn_x2",
                          0.0) * device.efficiency("matmul4")
+        attention = device.efficiency("attention")
+        shares = {c.name: c.value for c in device.efficiencies}
+        first, second = (shares.get(f"{name}_attention", attention)
+                         for name in ("first", "second"))
         return cls(matmul_flops_per_s=matmul,
-                   attention_flops_per_s=peak * device.efficiency("attention"),
+                   attention_flops_per_s=peak * attention,
+                   first_attention_flops_per_s=peak * first,
+                   second_attention_flops_per_s=peak * second,
                    linear8_flops_per_s=eight or matmul,
                    linear4_flops_per_s=four or eight or matmul,
                    misaligned=device.coefficient("misaligned", 0.0),

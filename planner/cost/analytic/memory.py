@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from planner.cost.analytic.configurations import (FSDP, FULL, NONE, ZERO1,
-                                                  ZERO2, Configurations)
+from planner.cost.analytic.configurations import (ALTERNATE, FSDP, FULL, NONE,
+                                                  ZERO1, ZERO2, Configurations)
 from planner.cost.analytic.shares import (expert_parameters, expert_replicas,
                                           layer_parameters, stage_layers)
 from planner.cost.analytic.transformer import Transformer
@@ -178,8 +178,11 @@ def _kept_bytes(model: Transformer, plan: Configurations) -> Number:
     scores = np.where(plan.fused_attention, whole / 2,
                       _score_bytes(model, plan))
     return np.select(
-        [np.equal(plan.recompute, FULL),
-         np.equal(plan.recompute, NONE)], [entry, whole], whole - scores)
+        [
+            np.equal(plan.recompute, FULL),
+            np.equal(plan.recompute, NONE),
+            np.equal(plan.recompute, ALTERNATE)
+        ], [entry, whole, whole / 2], whole - scores)
 
 
 def _activations(model: Transformer, plan: Configurations,

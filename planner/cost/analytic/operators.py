@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from planner.cost.analytic.configurations import Configurations
+from planner.cost.analytic.configurations import (FIRST, SECOND,
+                                                  Configurations)
 from planner.cost.analytic.hardware import Rates
 from planner.cost.analytic.transformer import Transformer
 from planner.cost.compute import overlapped_s
 
 __all__ = [
-    "ATTENTION_BACKWARD", "Operator", "attention_core", "dense_layer",
-    "embedding", "expert_layer", "head", "kernels", "norms", "time_s"
+    "ATTENTION_BACKWARD", "Operator", "alternate", "attention_core",
+    "dense_layer", "embedding", "expert_layer", "head", "kernels", "norms",
+    "time_s"
 ]
 
 Number = Any
@@ -269,6 +271,23 @@ def expert_layer(model: Transformer, plan: Configurations) -> list[Operator]:
     ]
 
 
+def alternate(layer: Sequence[Operator]) -> list[Operator]:
+    """What is made again of a layer that keeps every second product, the
+    last one and attention."""
+    found = []
+    for operator in layer[:-1]:
+        if operator.kind == "memory":
+            found.append(operator)
+        elif operator.kind == "linear":
+            found.append(
+                dataclasses.replace(operator,
+                                    flops=operator.flops / 2,
+                                    size_bytes=operator.size_bytes / 2,
+                                    kernels=operator.kernels / 2,
+                                    summed=operator.summed / 2))
+    return found
+
+
 def embedding(model: Transformer, plan: Configurations) -> list[Operator]:
     """Token embedding on the first stage."""
     elements = plan.tokens(model.seq) * model.hidden
@@ -299,24 +318,32 @@ def kernels(operators: Sequence[Operator], *, backward: bool) -> Number:
     return sum(o.in_backward[2] if backward else o.kernels for o in operators)
 
 
-def time_s(operators: Sequence[Operator], rates: Rates, *, backward: bool,
-           bits: Number) -> Number:
-    """Time of operators on the device, one after the other."""
+def _flops_per_s(rates: Rates, plan: Configurations, *,
+                 backward: bool) -> dict[str, Number]:
+    """The rate of each kind of operator."""
+    bits, kernel = plan.linear_bits, plan.attention_kernel
     linear = np.select([np.less_equal(bits, 4),
                         np.less_equal(bits, 8)],
                        [rates.linear4_flops_per_s, rates.linear8_flops_per_s],
                        rates.matmul_flops_per_s)
-    flops_per_s = {
-        "linear":
-        linear,
-        "matmul":
-        rates.matmul_flops_per_s,
-        "attention":
-        rates.attention_flops_per_s *
-        (ATTENTION_BACKWARD if backward else 1.0),
-        "memory":
-        rates.matmul_flops_per_s
+    attention = np.select(
+        [np.equal(kernel, FIRST),
+         np.equal(kernel, SECOND)], [
+             rates.first_attention_flops_per_s,
+             rates.second_attention_flops_per_s
+         ], rates.attention_flops_per_s)
+    return {
+        "linear": linear,
+        "matmul": rates.matmul_flops_per_s,
+        "attention": attention * (ATTENTION_BACKWARD if backward else 1.0),
+        "memory": rates.matmul_flops_per_s
     }
+
+
+def time_s(operators: Sequence[Operator], rates: Rates, plan: Configurations,
+           *, backward: bool) -> Number:
+    """Time of operators on the device, one after the other."""
+    flops_per_s = _flops_per_s(rates, plan, backward=backward)
     total_s: Number = 0.0
     for operator in operators:
         flops, size_bytes, count = (operator.in_backward if backward else

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from planner.cost.analytic import operators
-from planner.cost.analytic.configurations import (DDP, FSDP, FULL, SELECTIVE,
-                                                  Configurations)
+from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
+                                                  SELECTIVE, Configurations)
 from planner.cost.analytic.hardware import Hardware
 from planner.cost.analytic.operators import Operator
 from planner.cost.analytic.shares import (layer_parameters, stage_layers,
@@ -132,14 +132,14 @@ class _Parts:
         self.even = np.equal(whole, self.layers)
         self.stretch = whole / self.layers
         self.again = np.where(np.equal(plan.recompute, FULL), 1.0, 0.0)
+        self.stopped = np.where(plan.stops_early, self.again, 0.0)
         self.slower = slowest(plan.devices, hardware.rates.variation)
 
     def _run_s(self, ops: list[Operator], *, backward: bool) -> Number:
-        rates = self.hardware.rates
         time_s = operators.time_s(ops,
-                                  rates,
-                                  backward=backward,
-                                  bits=self.plan.linear_bits)
+                                  self.hardware.rates,
+                                  self.plan,
+                                  backward=backward)
         return self.slower * time_s
 
     def _passes_s(self, ops: list[Operator]) -> Number:
@@ -150,14 +150,19 @@ class _Parts:
     def layers_s(self) -> Number:
         """All layers of a stage, forward, backward and recomputed."""
         model, plan = self.model, self.plan
-        total_s = self.dense * self._passes_s(
-            operators.dense_layer(model, plan))
+        dense = operators.dense_layer(model, plan)
+        total_s = self.dense * (
+            self._passes_s(dense) -
+            self.stopped * self._run_s(dense[-1:], backward=False))
         if np.any(model.expert_layers):
             total_s = total_s + self.routed * self._passes_s(
                 operators.expert_layer(model, plan))
         core = operators.attention_core(model, plan)
         selective = np.equal(plan.recompute, SELECTIVE) * self.layers
+        halves = np.equal(plan.recompute, ALTERNATE) * self.layers
         return (total_s + selective * self._run_s(core, backward=False) +
+                halves *
+                self._run_s(operators.alternate(dense), backward=False) +
                 self._accumulation_s(
                     self.layers * layer_parameters(self.model, plan)))
 
@@ -261,9 +266,11 @@ class _Parts:
         # unless they have just been for the recomputation.
         again_s = (1 - self.again) * axis.time_s("all_gather", whole)
         passes = 2 + self.again
-        both_s = np.where(plan.sequence_parallel,
-                          passes * 2 * split_s + 2 * again_s,
-                          passes * 2 * reduce_s)
+        # What the last product gives isn't summed where it isn't made again.
+        both_s = np.where(
+            plan.sequence_parallel, passes * 2 * split_s + 2 * again_s -
+            self.stopped * axis.time_s("reduce_scatter", whole),
+            (passes * 2 - self.stopped) * reduce_s)
         return self._beside_products_s(self.layers * both_s)
 
     def _beside_products_s(self, moved_s: Number) -> Number:

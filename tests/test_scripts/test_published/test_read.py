@@ -3,7 +3,9 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
-from planner.cost.analytic.configurations import DDP, FSDP, FULL, ZERO1
+from planner.cost.analytic.configurations import (ALTERNATE, DDP, FIRST, FSDP,
+                                                  FULL, OWN, SECOND, SELECTIVE,
+                                                  ZERO1)
 from scripts.published.case import Unreadable
 from scripts.published.hardware import cluster_of
 from scripts.published.read import read_case
@@ -41,6 +43,34 @@ class TestCase(unittest.TestCase):
                                                                False)):
             case = read_case(row(dtype=dtype, notes=stated))
             self.assertEqual(case.plan.copied_accumulation, copied)
+
+    def test_plain_pytorch_recomputes_its_own_way(self) -> None:
+        fsdp = {"dp": 8, "sharding": "fsdp2"}
+        for parallel, recompute, more, expected in (
+            (fsdp, "full", {}, (FULL, True, SECOND)),
+            (fsdp, "selective", {}, (ALTERNATE, True, SECOND)),
+            (fsdp, "full", {
+                "mp_mode": "DEFAULT"
+            }, (FULL, True, FIRST)),
+            (fsdp, "full", {
+                "mp_mode": "PURE"
+            }, (FULL, False, FIRST)),
+            (fsdp, "selective", {
+                "transformer_impl": "transformer_engine"
+            }, (SELECTIVE, False, OWN)),
+            (row()["parallel"], "selective", {}, (SELECTIVE, False, OWN)),
+            ({
+                **fsdp, "sharding": "zero1",
+                "zero1_group": 8
+            }, "full", {
+                "attention": "flash"
+            }, (FULL, False, FIRST)),
+        ):
+            plan = read_case(
+                row(parallel=parallel, recompute=recompute, **more)).plan
+            self.assertEqual(
+                (plan.recompute, plan.stops_early, plan.attention_kernel),
+                expected)
 
     def test_devices_that_are_not_stated_are_a_node(self) -> None:
         hardware = {"gpu": "A100-80GB"}

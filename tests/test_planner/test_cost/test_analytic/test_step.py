@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from planner.cluster import load_cluster
 from planner.cost.analytic import operators
-from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE, ZERO1,
-                                                  Configurations)
+from planner.cost.analytic.configurations import (ALTERNATE, DDP, FIRST, FSDP,
+                                                  FULL, NONE, OWN, SECOND,
+                                                  ZERO1, Configurations)
 from planner.cost.analytic.hardware import Hardware, Rates
 from planner.cost.analytic.operators import (ATTENTION_BACKWARD, Operator,
                                              attention_core, dense_layer,
@@ -32,6 +33,13 @@ def _step(**choices: Any) -> StepTime:
 
 def _time_s(**choices: Any) -> float:
     return float(np.asarray(_step(**choices).time_s).item())
+
+
+def _equal_devices(plan: Configurations) -> Hardware:
+    """Hardware whose devices are as quick as each other."""
+    hardware = Hardware.of(_CLUSTER, plan)
+    rates = dataclasses.replace(hardware.rates, variation=0.0)
+    return dataclasses.replace(hardware, rates=rates)
 
 
 class TestStep(unittest.TestCase):
@@ -73,6 +81,33 @@ class TestStep(unittest.TestCase):
                      "data_s"):
             with self.subTest(name):
                 self.assertEqual(np.max(getattr(alone, name)), 0.0)
+
+    def test_recomputation_that_stops_early_leaves_out_a_product(self) -> None:
+        plan = Configurations(num_microbatches=8, recompute=FULL)
+        hardware = _equal_devices(plan)
+        whole, early = (step_time(
+            llama_8b(), dataclasses.replace(plan, stops_early=stops),
+            hardware).compute_s.item() for stops in (False, True))
+        last = dense_layer(llama_8b(), plan)[-1:]
+        last_s = float(
+            operators.time_s(last, hardware.rates, plan, backward=False))
+        self.assertEqual(last[0].name, "mlp down")
+        self.assertAlmostEqual((whole - early) / (8 * 32 * last_s), 1)
+
+    def test_early_recomputation_sums_one_time_less(self) -> None:
+        plan = Configurations(tp=8, recompute=FULL)
+        whole, early = (_step(tp=8, recompute=FULL,
+                              stops_early=stops).tensor_s.item()
+                        for stops in (False, True))
+        layer_s = Hardware.of(_CLUSTER, plan).tp.time_s(
+            "all_reduce", 2 * llama_8b().seq * llama_8b().hidden)
+        self.assertAlmostEqual((whole - early) / (32 * layer_s.item()), 1)
+
+    def test_alternate_recomputation_is_in_between(self) -> None:
+        none, half, full = (_time_s(num_microbatches=8, recompute=r)
+                            for r in (NONE, ALTERNATE, FULL))
+        self.assertLess(none, half)
+        self.assertLess(half - none, 0.6 * (full - none))
 
     def test_recomputation_repeats_the_forward(self) -> None:
         plain = _step(num_microbatches=8, recompute=NONE)
@@ -245,12 +280,14 @@ class TestTerms(unittest.TestCase):
             self.assertAlmostEqual(
                 float(
                     operators.time_s(
-                        [product], rates, backward=backward, bits=16)) * rate /
-                flops, 1)
+                        [product], rates, Configurations(),
+                        backward=backward)) * rate / flops, 1)
         small = dataclasses.replace(product, flops=1e9)
         self.assertAlmostEqual(
-            float(operators.time_s([small], rates, backward=False, bits=16)) *
-            rate / 2e9, 1)
+            float(
+                operators.time_s(
+                    [small], rates, Configurations(), backward=False)) * rate /
+            2e9, 1)
 
     def test_the_backward_of_attention_is_slower_per_flop(self) -> None:
         rates = dataclasses.replace(Rates.of(_CLUSTER.device), launch_s=0.0)
@@ -259,9 +296,23 @@ class TestTerms(unittest.TestCase):
                         flops=1e12,
                         size_bytes=0.0)
         forward_s, backward_s = (float(
-            operators.time_s([core], rates, backward=b, bits=16))
+            operators.time_s([core], rates, Configurations(), backward=b))
                                  for b in (False, True))
         self.assertAlmostEqual(backward_s / forward_s, 2 / ATTENTION_BACKWARD)
+
+    def test_each_kernel_of_attention_has_its_rate(self) -> None:
+        rates = dataclasses.replace(Rates.of(_CLUSTER.device),
+                                    attention_flops_per_s=4e14,
+                                    first_attention_flops_per_s=1e14,
+                                    second_attention_flops_per_s=2e14,
+                                    launch_s=0.0)
+        core = Operator(name="core",
+                        kind="attention",
+                        flops=4e14,
+                        size_bytes=0.0)
+        plan = Configurations(attention_kernel=np.array([FIRST, SECOND, OWN]))
+        np.testing.assert_allclose(
+            operators.time_s([core], rates, plan, backward=False), [4, 2, 1])
 
     def test_operands_of_8_bits_are_written_twice(self) -> None:
         model, tokens = llama_8b(), float(llama_8b().seq)
