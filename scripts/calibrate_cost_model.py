@@ -77,8 +77,11 @@ def unseen_times(batch: Batch, family: str) -> np.ndarray:
 
 
 def _is_fitted(row: Mapping[str, Any]) -> bool:
-    """Tests of a few steps of tiny models say more about their host, and
-    runs of other compilers than PyTorch's more about those."""
+    """Tests of a few steps of tiny models say more about their host, runs
+    of other compilers than PyTorch's more about those, and of runs that do
+    not state what they compute at once too much is assumed."""
+    if not any(row.get(n) for n in ("micro_batch", "local_batch")):
+        return False
     return not (row.get("transformer_impl") or "functional" in str(
         row["source"]) or "JAX" in str(row["source"]))
 

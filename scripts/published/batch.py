@@ -60,5 +60,7 @@ class Batch:
         """Peak memory, of the kind and on the rank that a row measured."""
         reserved = np.array([c.reserved for c in self.cases])
         memory = self.memory()
+        context = np.array([not c.allocator for c in self.cases])
         return np.asarray(
-            np.where(reserved, reserved_bytes(memory), memory.total_bytes))
+            np.where(reserved, reserved_bytes(memory, context=context),
+                     memory.total_bytes))

@@ -36,6 +36,9 @@ class Case:
     reserved : bool
         Whether the memory is what the process took from the device and not
         what its tensors took from the allocator.
+    allocator : bool
+        Whether what was taken is what the allocator says, without what lies
+        outside of it.
     stated : bool
         Whether nothing that matters had to be assumed.
     one_step : bool
@@ -55,6 +58,7 @@ class Case:
     measured_bytes: float | None
     last_rank: bool
     reserved: bool
+    allocator: bool
     stated: bool
     one_step: bool
     utilisation: float | None

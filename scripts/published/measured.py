@@ -11,8 +11,8 @@ from planner.cost.analytic.configurations import FULL, Configurations
 from planner.cost.analytic.transformer import Transformer
 
 __all__ = [
-    "implied_share", "measured_bytes", "measured_s", "stated_share",
-    "step_tokens"
+    "implied_share", "iteration_s", "measured_bytes", "measured_s",
+    "stated_share", "step_tokens"
 ]
 
 
@@ -32,12 +32,9 @@ def measured_s(row: Mapping[str, Any], model: Transformer,
     measured = row["measured"]
     # A rate holds for any number of micro-batches, a time for its own.
     batch = [row.get(n) for n in ("global_batch", "grad_accum", "local_batch")]
-    times = measured if any(batch) else {}
-    for name, unit in (("iteration_time_s", 1.0), ("iteration_time_ms", 1e-3)):
-        if times.get(name) is not None:
-            value = times[name]
-            return unit * (median(value)
-                           if isinstance(value, list) else float(value))
+    seconds = iteration_s(measured) if any(batch) else None
+    if seconds is not None:
+        return seconds
     tokens = step_tokens(model, plan)
     if measured.get("tokens_per_s_per_gpu"):
         return tokens / (measured["tokens_per_s_per_gpu"] *
@@ -47,6 +44,16 @@ def measured_s(row: Mapping[str, Any], model: Transformer,
     if measured.get("sequences_per_s"):
         return tokens / model.seq / measured["sequences_per_s"]
     return _from_flops(row, model, plan, tokens)
+
+
+def iteration_s(measured: Mapping[str, Any]) -> float | None:
+    """Seconds of a step as published; the median of repeats."""
+    for name, unit in (("iteration_time_s", 1.0), ("iteration_time_ms", 1e-3)):
+        value = measured.get(name)
+        if value is not None:
+            return unit * (median(value)
+                           if isinstance(value, list) else float(value))
+    return None
 
 
 def stated_share(row: Mapping[str, Any], model: Transformer) -> float | None:

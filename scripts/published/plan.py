@@ -33,6 +33,7 @@ _RECOMPUTE = {
 _MOST_DEVICES = 10**6
 _NODE = 8
 _RELEASE_NODES = 8
+_USUAL_TOKENS = 8192
 _RECENT = ("h100", "h200", "h800", "b200", "b300", "gb200", "gb300")
 
 
@@ -88,8 +89,8 @@ def _usual_devices(row: Mapping[str, Any]) -> int:
     return _NODE * (_RELEASE_NODES if release else 1)
 
 
-def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
-            gated: bool) -> Configurations:
+def plan_of(row: Mapping[str, Any], *, devices: int, preset: str, gated: bool,
+            seq: int) -> Configurations:
     """The plan of a row; what is not stated is what its stack does.
 
     Raises
@@ -108,7 +109,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str,
     if tp * cp * dp < _axis(parallel, "ep"):
         raise Unreadable(f"ep {parallel['ep']} does not fit a stage of "
                          f"{tp * cp * dp} devices")
-    micro, count = _batches(row, dp)
+    micro, count = _batches(row, dp, seq)
     recent = preset.startswith(_RECENT)
     sharding = _stated(_SHARDING, parallel, "sharding",
                        ZERO1 if recent else DDP)
@@ -173,7 +174,7 @@ def _chunks(row: Mapping[str, Any], pp: int) -> int:
     return int(row["parallel"].get("vpp") or 1)
 
 
-def _batches(row: Mapping[str, Any], dp: int) -> tuple[int, int]:
+def _batches(row: Mapping[str, Any], dp: int, seq: int) -> tuple[int, int]:
     """Sequences in a micro-batch, and micro-batches of one rank of dp."""
     local, total = row.get("local_batch"), row.get("global_batch")
     micro, count = row.get("micro_batch"), row.get("grad_accum")
@@ -189,5 +190,16 @@ def _batches(row: Mapping[str, Any], dp: int) -> tuple[int, int]:
         pp = _axis(row["parallel"], "pp")
         # A pipeline divides the local batch; its rows name one sequence.
         return (int(micro or 1), int(local)) if pp > 1 else (int(local), 1)
-    raise Unreadable("neither the micro-batch with the global batch nor the "
-                     "local batch is stated")
+    if total:
+        share = max(round(int(total) / dp), 1)
+        micro = _usual_micro_batch(share, seq)
+        return micro, share // micro
+    raise Unreadable("neither the micro-batch nor the global nor the local "
+                     "batch is stated")
+
+
+def _usual_micro_batch(share: int, seq: int) -> int:
+    """Sequences of a micro-batch that a run does not state: of a rank's
+    share as many as make up the tokens that runs usually take at once."""
+    most = max(_USUAL_TOKENS // seq, 1)
+    return next(n for n in range(min(most, share), 0, -1) if share % n == 0)

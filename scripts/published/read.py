@@ -9,9 +9,11 @@ import torch
 
 from planner.cluster.device import DeviceKind
 from planner.cost.analytic.configurations import Configurations
+from planner.cost.analytic.memory import step_memory
 from planner.cost.analytic.transformer import Transformer
 from scripts.published.case import Case, Unreadable
 from scripts.published.hardware import cluster_of, preset_of
+from scripts.published.implied import with_sequence
 from scripts.published.measured import (implied_share, measured_bytes,
                                         measured_s, stated_share, step_tokens)
 from scripts.published.model import model_of
@@ -48,13 +50,16 @@ def read_case(row: Any) -> Case:
     if row["measured"].get("oom"):
         raise Unreadable("the run was out of memory: no time was measured")
     devices = world_size(row)
+    row = with_sequence(row, devices)
     model = model_of(row["model"])
     plan = plan_of(row,
                    devices=devices,
                    preset=preset,
-                   gated=bool(model.gated))
+                   gated=bool(model.gated),
+                   seq=int(model.seq))
     model = _sized(row, model, plan)
     cluster = cluster_of(hardware, devices)
+    _check_memory(row, model, plan, cluster.device)
     seconds = measured_s(row, model, plan)
     peak = cluster.device.peak(torch.bfloat16) if "v100" not in preset else \
         cluster.device.peak(torch.float16)
@@ -75,6 +80,7 @@ def read_case(row: Any) -> Case:
                 measured_bytes=size_bytes,
                 last_rank="last" in str(row.get("notes")),
                 reserved="peak_mem_bytes" not in row["measured"],
+                allocator="peak_mem_gib" in row["measured"],
                 stated=bool(
                     row.get("recompute") and row["parallel"].get("sharding")
                     and hardware.get("count")),
@@ -91,6 +97,19 @@ def _sized(row: Mapping[str, Any], model: Transformer,
                          f"its time is {implied:.2f} times the work of its "
                          "step")
     return as_stated(model, row, implied)
+
+
+def _check_memory(row: Mapping[str, Any], model: Transformer,
+                  plan: Configurations, device: DeviceKind) -> None:
+    """Refuse runs with an assumed micro-batch that do not fit as stated."""
+    stated = any(row.get(n) for n in ("micro_batch", "local_batch"))
+    if stated or row.get("recompute"):
+        return
+    needed = float(step_memory(model, plan, last_stage=False).total_bytes)
+    if needed > device.memory_bytes:
+        raise Unreadable("as stated one sequence does not fit in a device's "
+                         "memory: what was recomputed or offloaded is not "
+                         "stated")
 
 
 def _check_rates(row: Mapping[str, Any], model: Transformer,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from planner.cost.analytic.configurations import (DDP, FIRST, FSDP, OWN,
-                                                  SECOND)
+from planner.cost.analytic.configurations import DDP, FIRST, FSDP, OWN, SECOND
 
 __all__ = ["is_plain", "software_of", "test_name"]
 
@@ -43,7 +42,8 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         "linear_bits": _linear_bits(row),
         "dedicated_exchange": recent,
         "loss_bytes": _loss_bytes(row, eager or plain_fsdp),
-        "dropout": half or row["model"].get("family") is not None,
+        "dropout": half or (row["model"].get("family") is not None
+                            and not (gated and row["model"].get("experts"))),
         "master_bytes": _master_bytes(row, sharding, eager),
         "fused_accumulation": recent,
         "copied_accumulation": copied,
@@ -114,9 +114,11 @@ def _master_bytes(row: Mapping[str, Any], sharding: int, eager: bool) -> int:
 
 def _loss_bytes(row: Mapping[str, Any], eager: bool) -> int:
     """Of each logit: Megatron's fused loss, which tests are named after,
-    keeps the copy in 32 bits beside its exponentials."""
+    keeps the copy in 32 bits beside its exponentials. Eager kernels on
+    divided logits make the distance to the largest and its exponential
+    besides, of which half overlap with the gradient."""
     if eager:
-        return 14
+        return 20 if int(row["parallel"].get("tp") or 1) > 1 else 14
     return 10 if "cross_entropy_loss_fusion" in test_name(row) else 6
 
 

@@ -59,14 +59,14 @@ class StepMemory:
                 self.activations + self.transient + self.gathered)
 
 
-def reserved_bytes(memory: StepMemory) -> Number:
-    """What the process takes from the device.
+def reserved_bytes(memory: StepMemory, *, context: bool | Number) -> Number:
+    """What the allocator or, with `context`, the process takes of a device.
 
     Tensors of changing sizes leave gaps, and the driver's context and the
     buffers of collectives lie outside the allocator.
     """
     gaps = _GAPS * (memory.activations + memory.transient + memory.gathered)
-    return memory.total_bytes + gaps + _CONTEXT_BYTES
+    return memory.total_bytes + gaps + np.where(context, _CONTEXT_BYTES, 0.0)
 
 
 def step_memory(model: Transformer, plan: Configurations, *,
@@ -177,12 +177,22 @@ def _kept_bytes(model: Transformer, plan: Configurations) -> Number:
     entry = _ELEMENT * tokens * model.hidden / plan.stored_tp
     scores = np.where(plan.fused_attention, whole / 2,
                       _score_bytes(model, plan))
-    return np.select(
-        [
-            np.equal(plan.recompute, FULL),
-            np.equal(plan.recompute, NONE),
-            np.equal(plan.recompute, ALTERNATE)
-        ], [entry, whole, whole / 2], whole - scores)
+    return np.select([
+        np.equal(plan.recompute, FULL),
+        np.equal(plan.recompute, NONE),
+        np.equal(plan.recompute, ALTERNATE)
+    ], [entry, whole, _alternate_bytes(model, plan)], whole - scores)
+
+
+def _alternate_bytes(model: Transformer, plan: Configurations) -> Number:
+    """What a layer keeps whose every second product is made again: what
+    comes in, the other products' results (queries, values, one of the MLP's
+    inner ones, and the last) and that of attention."""
+    tokens = model.layer_tokens(plan.tokens(model.seq))
+    heads = model.heads * (model.qk_dim + model.v_dim)
+    inner = heads + model.kv_heads * model.v_dim + model.ffn
+    return _ELEMENT * tokens * (2 * model.hidden / plan.stored_tp +
+                                inner / plan.tp)
 
 
 def _activations(model: Transformer, plan: Configurations,

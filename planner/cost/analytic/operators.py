@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.cost.analytic.configurations import (FIRST, SECOND,
-                                                  Configurations)
+from planner.cost.analytic.configurations import FIRST, SECOND, Configurations
 from planner.cost.analytic.hardware import Rates
 from planner.cost.analytic.transformer import Transformer
 from planner.cost.compute import overlapped_s
@@ -326,12 +325,11 @@ def _flops_per_s(rates: Rates, plan: Configurations, *,
                         np.less_equal(bits, 8)],
                        [rates.linear4_flops_per_s, rates.linear8_flops_per_s],
                        rates.matmul_flops_per_s)
-    attention = np.select(
-        [np.equal(kernel, FIRST),
-         np.equal(kernel, SECOND)], [
-             rates.first_attention_flops_per_s,
-             rates.second_attention_flops_per_s
-         ], rates.attention_flops_per_s)
+    attention = np.select([
+        np.equal(kernel, FIRST),
+        np.equal(kernel, SECOND)
+    ], [rates.first_attention_flops_per_s, rates.second_attention_flops_per_s],
+                          rates.attention_flops_per_s)
     return {
         "linear": linear,
         "matmul": rates.matmul_flops_per_s,

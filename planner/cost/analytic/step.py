@@ -151,20 +151,19 @@ class _Parts:
         """All layers of a stage, forward, backward and recomputed."""
         model, plan = self.model, self.plan
         dense = operators.dense_layer(model, plan)
-        total_s = self.dense * (
-            self._passes_s(dense) -
-            self.stopped * self._run_s(dense[-1:], backward=False))
+        total_s = self.dense * (self._passes_s(dense) - self.stopped *
+                                self._run_s(dense[-1:], backward=False))
         if np.any(model.expert_layers):
             total_s = total_s + self.routed * self._passes_s(
                 operators.expert_layer(model, plan))
         core = operators.attention_core(model, plan)
         selective = np.equal(plan.recompute, SELECTIVE) * self.layers
         halves = np.equal(plan.recompute, ALTERNATE) * self.layers
-        return (total_s + selective * self._run_s(core, backward=False) +
-                halves *
-                self._run_s(operators.alternate(dense), backward=False) +
-                self._accumulation_s(
-                    self.layers * layer_parameters(self.model, plan)))
+        return (
+            total_s + selective * self._run_s(core, backward=False) +
+            halves * self._run_s(operators.alternate(dense), backward=False) +
+            self._accumulation_s(
+                self.layers * layer_parameters(self.model, plan)))
 
     def _accumulation_s(self, held: Number) -> Number:
         """The gradients of `held` parameters are added to sums of all.

@@ -44,6 +44,20 @@ class TestCase(unittest.TestCase):
             case = read_case(row(dtype=dtype, notes=stated))
             self.assertEqual(case.plan.copied_accumulation, copied)
 
+    def test_a_micro_batch_that_is_not_stated_is_a_usual_one(self) -> None:
+        for seq, batch, micro, count in ((1024, 32, 8, 2), (1024, 20, 5, 2),
+                                         (4096, 32, 2, 8), (16384, 32, 1,
+                                                            16)):
+            plan = read_case(
+                row(micro_batch=None,
+                    global_batch=batch,
+                    measured={"iteration_time_s": 60.0},
+                    model={
+                        **row()["model"], "seq": seq
+                    })).plan
+            self.assertEqual((plan.micro_batch, plan.num_microbatches),
+                             (micro, count))
+
     def test_plain_pytorch_recomputes_its_own_way(self) -> None:
         fsdp = {"dp": 8, "sharding": "fsdp2"}
         for parallel, recompute, more, expected in (
@@ -203,7 +217,15 @@ class TestUnreadable(unittest.TestCase):
                           "layers": 2,
                           "hidden": 64
                       })
-        self._refused("neither the micro-batch", micro_batch=None)
+        self._refused("neither the micro-batch",
+                      micro_batch=None,
+                      global_batch=None)
+        self._refused("one sequence does not fit",
+                      micro_batch=None,
+                      recompute=None,
+                      model={
+                          **row()["model"], "seq": 2**20
+                      })
         flops = float(read_case(row()).model.model_flops(1))
         self._refused("low-rank adaptation is not modelled",
                       measured={

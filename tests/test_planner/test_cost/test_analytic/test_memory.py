@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import unittest
 
-from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE, ZERO1,
-                                                  ZERO2, Configurations)
+from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
+                                                  NONE, ZERO1, ZERO2,
+                                                  Configurations)
 from planner.cost.analytic.memory import (in_flight, layer_activation_bytes,
                                           reserved_bytes, step_memory)
 from planner.cost.analytic.shares import stage_parameters
@@ -87,8 +88,24 @@ class TestState(unittest.TestCase):
 
     def test_the_process_takes_more_than_its_tensors(self) -> None:
         memory = step_memory(llama_8b(), Configurations(), last_stage=True)
-        self.assertGreater(float(reserved_bytes(memory)),
-                           float(memory.total_bytes))
+        allocator, process = (float(reserved_bytes(memory, context=c))
+                              for c in (False, True))
+        self.assertGreater(allocator, float(memory.total_bytes))
+        self.assertEqual(process - allocator, 1.5 * 2**30)
+
+    def test_alternate_recomputation_keeps_half_of_the_products(self) -> None:
+        none, kept, full = (float(
+            step_memory(llama_8b(),
+                        Configurations(recompute=r),
+                        last_stage=True).activations)
+                            for r in (NONE, ALTERNATE, FULL))
+        self.assertTrue(full < kept < 0.5 * none)
+        # In 16 bits: what comes in and goes out, queries and the result of
+        # attention, values of 8 heads, and one of the MLP's inner ones.
+        model = llama_8b()
+        layer = 2 * model.seq * (2 * 4096 + 2 * 4096 + 1024 + model.ffn)
+        entry = 2 * model.seq * 4096
+        self.assertAlmostEqual(kept, 32 * layer + entry)
 
     def test_experts_are_divided_over_ep(self) -> None:
         routed = llama_8b(experts=8,

@@ -85,9 +85,10 @@ class TestStep(unittest.TestCase):
     def test_recomputation_that_stops_early_leaves_out_a_product(self) -> None:
         plan = Configurations(num_microbatches=8, recompute=FULL)
         hardware = _equal_devices(plan)
-        whole, early = (step_time(
-            llama_8b(), dataclasses.replace(plan, stops_early=stops),
-            hardware).compute_s.item() for stops in (False, True))
+        whole, early = (step_time(llama_8b(),
+                                  dataclasses.replace(plan, stops_early=stops),
+                                  hardware).compute_s.item()
+                        for stops in (False, True))
         last = dense_layer(llama_8b(), plan)[-1:]
         last_s = float(
             operators.time_s(last, hardware.rates, plan, backward=False))
@@ -280,8 +281,8 @@ class TestTerms(unittest.TestCase):
             self.assertAlmostEqual(
                 float(
                     operators.time_s(
-                        [product], rates, Configurations(),
-                        backward=backward)) * rate / flops, 1)
+                        [product], rates, Configurations(), backward=backward))
+                * rate / flops, 1)
         small = dataclasses.replace(product, flops=1e9)
         self.assertAlmostEqual(
             float(
