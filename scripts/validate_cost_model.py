@@ -36,7 +36,12 @@ def _rows(paths: Iterable[Path], pattern: str,
           limit: int | None) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for path in paths:
-        rows = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        try:
+            text = path.read_text(encoding="utf-8")
+            rows = yaml.load(text, yaml.CSafeLoader)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SystemExit(
+                f"{path}: cannot be read as YAML: {error}") from None
         if not isinstance(rows, list):
             raise SystemExit(f"{path}: a list of rows is expected, not "
                              f"{type(rows).__name__}")

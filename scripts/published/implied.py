@@ -43,8 +43,7 @@ def with_sequence(row: Mapping[str, Any], devices: int) -> dict[str, Any]:
     stated = row.get("recompute")
     choices = {stated: _AGAIN[stated]} if stated in _AGAIN else _AGAIN
     found = [(abs(math.log(flops / (again * work))), seq, recompute)
-             for seq in _LENGTHS
-             for work in [_work(row["model"], seq)] if work
+             for seq in _LENGTHS for work in [_work(row["model"], seq)] if work
              for recompute, again in choices.items()]
     error, seq, recompute = min(found, default=(math.inf, 0, ""))
     if error > _ALIKE:
@@ -57,8 +56,7 @@ def with_sequence(row: Mapping[str, Any], devices: int) -> dict[str, Any]:
     }
 
 
-def _flops_of_a_sequence(row: Mapping[str, Any],
-                         devices: int) -> float | None:
+def _flops_of_a_sequence(row: Mapping[str, Any], devices: int) -> float | None:
     measured, batch = row["measured"], row.get("global_batch")
     seconds, rate = iteration_s(measured), measured.get("tflops_per_gpu")
     if not (batch and rate and seconds) or isinstance(rate, list):

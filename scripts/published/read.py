@@ -50,6 +50,9 @@ def read_case(row: Any) -> Case:
     if row["measured"].get("oom"):
         raise Unreadable("the run was out of memory: no time was measured")
     devices = world_size(row)
+    stated = bool(
+        row.get("recompute") and row["parallel"].get("sharding")
+        and hardware.get("count"))
     row = with_sequence(row, devices)
     model = model_of(row["model"])
     plan = plan_of(row,
@@ -81,9 +84,7 @@ def read_case(row: Any) -> Case:
                 last_rank="last" in str(row.get("notes")),
                 reserved="peak_mem_bytes" not in row["measured"],
                 allocator="peak_mem_gib" in row["measured"],
-                stated=bool(
-                    row.get("recompute") and row["parallel"].get("sharding")
-                    and hardware.get("count")),
+                stated=stated,
                 one_step="one iteration" in str(row.get("notes")),
                 utilisation=flops_per_s / peak if flops_per_s else None)
 

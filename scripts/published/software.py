@@ -32,22 +32,35 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
     plain_fsdp = sharding == FSDP and row.get("transformer_impl") is None
     parallel = row["parallel"]
     return {
-        "fused_attention": _fused_attention(row, recent),
-        "attention_kernel": _attention_kernel(row),
-        "stops_early": is_plain(row) and not _pure(row),
-        "fused_kernels": not eager and _fused_kernels(row, sharding, gated),
-        "overlap": _overlap(parallel, recent or sharding == FSDP),
-        "tensor_overlap": _tensor_overlap(parallel, recent
-                                          and sharding != FSDP),
-        "linear_bits": _linear_bits(row),
-        "dedicated_exchange": recent,
-        "loss_bytes": _loss_bytes(row, eager or plain_fsdp),
-        "dropout": half or (row["model"].get("family") is not None
-                            and not (gated and row["model"].get("experts"))),
-        "master_bytes": _master_bytes(row, sharding, eager),
-        "fused_accumulation": recent,
-        "copied_accumulation": copied,
-        "gradient_bytes": 2 if half or eager or _narrow(row) else 4
+        "fused_attention":
+        _fused_attention(row, recent),
+        "attention_kernel":
+        _attention_kernel(row),
+        "stops_early":
+        is_plain(row) and not _pure(row),
+        "fused_kernels":
+        not eager and _fused_kernels(row, sharding, gated),
+        "overlap":
+        _overlap(parallel, recent or sharding == FSDP),
+        "tensor_overlap":
+        _tensor_overlap(parallel, recent and sharding != FSDP),
+        "linear_bits":
+        _linear_bits(row),
+        "dedicated_exchange":
+        recent,
+        "loss_bytes":
+        _loss_bytes(row, eager or plain_fsdp),
+        "dropout":
+        half or (row["model"].get("family") is not None
+                 and not (gated and row["model"].get("experts"))),
+        "master_bytes":
+        _master_bytes(row, sharding, eager),
+        "fused_accumulation":
+        recent,
+        "copied_accumulation":
+        copied,
+        "gradient_bytes":
+        2 if half or eager or _narrow(row) else 4
     }
 
 

@@ -53,6 +53,8 @@ def tidy(row: Any) -> dict[str, Any]:
             _replace(table, field, _whole(table.get(field), field))
     for field in _SIGNED:
         group = _number(found["parallel"].get(field), field)
+        if group is not None and not abs(group) <= _MOST:
+            raise Unreadable(f"{field} is no number of devices: {group!r}")
         _replace(found["parallel"], field,
                  None if group is None else int(group))
     for field in _RATES:

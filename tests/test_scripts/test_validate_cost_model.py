@@ -66,6 +66,17 @@ class TestCommand(unittest.TestCase):
         found = json.loads(_run("--json", "--source", "oth*", rows=rows))
         self.assertEqual([entry["id"] for entry in found], ["c"])
 
+    def test_files_that_are_no_rows_are_named(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in (("mapping.yaml", "a: 1"), ("empty.yaml", ""),
+                               ("broken.yaml", "- {a: [1"), ("absent.yaml",
+                                                             None)):
+                path = Path(folder) / name
+                if text is not None:
+                    path.write_text(text, encoding="utf-8")
+                with self.assertRaisesRegex(SystemExit, name):
+                    main([str(path)])
+
     def test_malformed_rows_are_reasons_and_no_errors(self) -> None:
         plain = row()
         wrong: list[dict[str, object]] = [

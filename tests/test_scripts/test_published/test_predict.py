@@ -12,7 +12,7 @@ from scripts.published.predict import Prediction, predict
 from tests.test_scripts.rows import row
 
 _VALUES = (None, "", 0, -1, "8", "4k", 3.5, 1e30, float("nan"), [], {}, [1, 2],
-           "many", True, "1,024", 10**12)
+           "many", True, "1,024", 10**12, math.inf)
 _MIXTURE = {
     "name": "new mixture",
     "layers": 8,
@@ -51,6 +51,7 @@ class TestPredict(unittest.TestCase):
 
     def test_any_field_may_be_missing_or_wrong(self) -> None:
         plain = row(source={"name": "a"})
+        plain["parallel"]["zero1_group"] = 2
         rows: list[Any] = [
             _with(plain, place, value) for place in _places(plain)
             for value in ("dropped", *_VALUES)

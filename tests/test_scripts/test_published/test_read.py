@@ -46,8 +46,7 @@ class TestCase(unittest.TestCase):
 
     def test_a_micro_batch_that_is_not_stated_is_a_usual_one(self) -> None:
         for seq, batch, micro, count in ((1024, 32, 8, 2), (1024, 20, 5, 2),
-                                         (4096, 32, 2, 8), (16384, 32, 1,
-                                                            16)):
+                                         (4096, 32, 2, 8), (16384, 32, 1, 16)):
             plan = read_case(
                 row(micro_batch=None,
                     global_batch=batch,
