@@ -66,10 +66,14 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
 
 def is_plain(row: Mapping[str, Any]) -> bool:
     """Whether the run is PyTorch's own sharded data parallelism, with its
-    own recomputation, and not that of a library."""
+    own recomputation and attention, and not that of a library.
+
+    Vendors' libraries call theirs the same; their summaries of performance
+    say what task a run had.
+    """
     sharding = str(row["parallel"].get("sharding")).lower()
     return (sharding.startswith(("fsdp", "hsdp"))
-            and row.get("transformer_impl") is None)
+            and not (row.get("transformer_impl") or row.get("task")))
 
 
 def test_name(row: Mapping[str, Any]) -> str:

@@ -71,6 +71,9 @@ class TestCase(unittest.TestCase):
             (fsdp, "selective", {
                 "transformer_impl": "transformer_engine"
             }, (SELECTIVE, False, OWN)),
+            (fsdp, "selective", {
+                "task": "pretrain"
+            }, (SELECTIVE, False, OWN)),
             (row()["parallel"], "selective", {}, (SELECTIVE, False, OWN)),
             ({
                 **fsdp, "sharding": "zero1",
