@@ -9,36 +9,33 @@ must equal this sum.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
 from planner.cluster.spec import DeviceKind
-from planner.cost.block_order import BlockOrder, Called, Message, Moved
+from planner.cost.block_order import BlockOrder, Called, Moved
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.forks import add_fork_sums, fork_sums_s
-from planner.cost.lowering import lowering_moves, lowering_time_s, unevenness
-from planner.cost.plan_price import (BlockCompute, CollectivePrice, PlanPrice,
-                                     RepeatedWork, StepTime)
+from planner.cost.lowering import unevenness
+from planner.cost.plan_price import (BlockCompute, PlanPrice, RepeatedWork,
+                                     StepTime)
+from planner.cost.priced_moves import BOTH, PricedMoves
 from planner.cost.rerun import rerun
 from planner.cost.stage_time import stage_time
 from planner.cost.state_moves import StateMoves
 from planner.cost.step import step_time
 from planner.cost.timeline import Streams
-from planner.ir.convert import Move, Step, conversion_steps
 from planner.ir.layout import Layout, R
 from planner.ir.layouts import CallLayout, ProgramLayout
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Block, BlockClass, Program, value_kind
 from planner.ir.values import Value, value_of
-from planner.rules.registry import TensorSpec
 
 __all__ = ["price"]
 
-_BOTH = ("forward", "backward")
 _AGAIN = ("recompute", )
 
 
@@ -90,8 +87,8 @@ class _Pricing:
         self.divisors = tuple(divisors or cost.sizes)
         self.device = device
         self.forward_s = self.backward_s = 0.0
-        self.recompute_s = self.local_s = 0.0
-        self.found: list[CollectivePrice] = []
+        self.recompute_s = 0.0
+        self.moves = PricedMoves(layout, cost, self.divisors)
         self.orders: dict[str, BlockOrder] = {}
         self.repeated: list[RepeatedWork] = []
         self.blocks: list[BlockCompute] = []
@@ -115,8 +112,8 @@ class _Pricing:
         return PlanPrice(forward_s=self.forward_s,
                          backward_s=self.backward_s,
                          recompute_s=self.recompute_s,
-                         local_s=self.local_s,
-                         collectives=tuple(self.found),
+                         local_s=self.moves.local_s,
+                         collectives=tuple(self.moves.found),
                          repeated=tuple(self.repeated),
                          blocks=tuple(self.blocks),
                          step=self._step() if self.parts == 1 else None)
@@ -132,7 +129,7 @@ class _Pricing:
         return step_time(self.program,
                          self.layout.mesh,
                          self.orders,
-                         self.found,
+                         self.moves.found,
                          state,
                          Streams.of(device),
                          around_s=around_s)
@@ -159,28 +156,28 @@ class _Pricing:
             ends = self.layout.at_rest[name], hubs[value.label]
             once = value_kind(name) == "param" and not (
                 name in self.layout.regather)
-            moved = self._convert(cls.name,
-                                  value.label,
-                                  value.spec,
-                                  *ends,
-                                  count * (1 if once else self.parts),
-                                  _BOTH[:1] if not once else _BOTH,
-                                  state=True)
+            moved = self.moves.convert(cls.name,
+                                       value.label,
+                                       value.spec,
+                                       *ends,
+                                       count * (1 if once else self.parts),
+                                       BOTH[:1] if not once else BOTH,
+                                       state=True)
             if value_kind(name) != "param":
                 self.orders[cls.name].events.append(moved)
             if not once and value_kind(name) == "param":
-                self._convert(cls.name,
-                              value.label,
-                              value.spec,
-                              *ends,
-                              count * self.parts, ("regather", ),
-                              state=True)
-                self._convert(cls.name,
-                              value.label,
-                              value.spec,
-                              *ends,
-                              count, ("backward", ),
-                              state=True)
+                self.moves.convert(cls.name,
+                                   value.label,
+                                   value.spec,
+                                   *ends,
+                                   count * self.parts, ("regather", ),
+                                   state=True)
+                self.moves.convert(cls.name,
+                                   value.label,
+                                   value.spec,
+                                   *ends,
+                                   count, ("backward", ),
+                                   state=True)
 
     def _class(self, name: str, calls: Sequence[KnownCall],
                count: int) -> None:
@@ -226,7 +223,7 @@ class _Pricing:
                                           _AGAIN)
             if not runs:
                 continue
-            events += self._inside(name, call, chosen, count, again=True)
+            events += self.moves.inside(name, call, chosen, count, again=True)
             forward_s, _ = time_s(call.work,
                                   self.device,
                                   call.dtype,
@@ -249,7 +246,7 @@ class _Pricing:
                target: Layout,
                made: dict[Value, set[Layout]],
                count: int,
-               directions: tuple[str, ...] = _BOTH,
+               directions: tuple[str, ...] = BOTH,
                *,
                sent: bool = False) -> list[Called | Moved]:
         """A conversion inside a block, unless it was made before."""
@@ -258,15 +255,21 @@ class _Pricing:
             return []
         there.add(target)
         return [
-            self._convert(where, value.label, value.spec, source, target,
-                          count, directions, sent)
+            self.moves.convert(where,
+                               value.label,
+                               value.spec,
+                               source,
+                               target,
+                               count,
+                               directions,
+                               sent=sent)
         ]
 
     def _compute(self, where: str, call: KnownCall, chosen: CallLayout,
                  count: int) -> list[Called | Moved]:
         share = chosen.share(self.divisors) * unevenness(
             self.cost, chosen.options)
-        inside = self._inside(where, call, chosen, count)
+        inside = self.moves.inside(where, call, chosen, count)
         forward_s, backward_s = time_s(call.work,
                                        self.device,
                                        call.dtype,
@@ -294,41 +297,6 @@ class _Pricing:
                                  count=count))
         return [*inside, Called.of(call, forward_s, backward_s)]
 
-    def _inside(self,
-                where: str,
-                call: KnownCall,
-                chosen: CallLayout,
-                count: int,
-                *,
-                again: bool = False) -> list[Called | Moved]:
-        """Collectives inside of a call's lowering."""
-        mesh = self.layout.mesh
-        moved = Moved(value=call.label, made=False)
-        for axis, name in enumerate(mesh.names):
-            lowering = chosen.options[axis].lowering
-            for move in lowering_moves(call.call, chosen.options, mesh.sizes,
-                                       axis):
-                if again and move.direction != "forward":
-                    continue
-                seconds = lowering_time_s(move,
-                                          self.cost,
-                                          axis,
-                                          options=chosen.options)
-                self.found.append(
-                    CollectivePrice(
-                        where=where,
-                        value=f"{call.label} [{lowering}]",
-                        kind=move.kind,
-                        axis=name,
-                        direction="recompute" if again else move.direction,
-                        size_bytes=move.size_bytes * mesh.sizes[axis],
-                        time_s=seconds * count,
-                        count=count))
-                way = (moved.backward
-                       if move.direction == "backward" else moved.forward)
-                way.append(Message(len(self.found) - 1, seconds))
-        return [moved] if moved.forward or moved.backward else []
-
     def _between(self) -> float:
         """Conversions between blocks, of inputs and of outputs.
 
@@ -342,14 +310,14 @@ class _Pricing:
             for n, spec in self.program.specs.items()
         }
         done: set[tuple[str, Layout]] = set()
-        before_s = self.local_s
+        before_s = self.moves.local_s
 
         def bring(name: str, target: Layout) -> None:
             spec, source = held[name]
             if (name, target) not in done:
                 done.add((name, target))
-                self._convert("between blocks", name, spec, source, target,
-                              self.parts)
+                self.moves.convert("between blocks", name, spec, source,
+                                   target, self.parts)
 
         whole = (R, ) * len(self.layout.mesh.sizes)
         for block in self.program.blocks:
@@ -366,68 +334,4 @@ class _Pricing:
         for out in (*self.program.outputs, *self.program.mutations.values()):
             if out is not None:
                 bring(out, whole)
-        return self.local_s - before_s
-
-    def _convert(self,
-                 where: str,
-                 label: str,
-                 spec: TensorSpec,
-                 source: Layout,
-                 target: Layout,
-                 count: int,
-                 directions: tuple[str, ...] = _BOTH,
-                 sent: bool = False,
-                 state: bool = False) -> Moved:
-        """`state`: of a parameter, whose shards are even."""
-        moved = Moved(value=label, made=sent)
-        steps = conversion_steps(source,
-                                 target,
-                                 differentiable=spec.requires_grad)
-        assert steps is not None, f"{label}: {source} to {target}"
-        for step in steps:
-            whole = self.cost.whole_bytes(spec, step)
-            assert whole is not None
-            whole *= self._weight(step, state)
-            for direction in directions:
-                backward = direction == "backward"
-                if not backward or spec.requires_grad:
-                    how = step.backward if backward else step.forward
-                    self._move(where, label, direction, how, whole, step.axis,
-                               count, moved)
-        moved.backward.reverse()
-        return moved
-
-    def _weight(self, step: Step, state: bool) -> float:
-        """What the group of a step's axis holds, over an even share."""
-        if state:
-            return 1.0
-        return math.prod(
-            float(size / divisor) for a, (size, divisor) in enumerate(
-                zip(self.cost.sizes, self.divisors, strict=True))
-            if a != step.axis and step.before[a].is_shard)
-
-    def _move(self, where: str, label: str, direction: str, how: Move,
-              whole_bytes: float, axis: int, count: int, moved: Moved) -> None:
-        if self.layout.mesh.names[axis] == MICROBATCH:
-            return  # nothing moves between them
-        each_s = self.cost.move_time_s(how, whole_bytes, axis)
-        seconds = each_s * count
-        backward = direction == "backward"
-        if not how.is_collective:
-            self.local_s += seconds
-            if backward:
-                moved.backward_s += each_s
-            else:
-                moved.forward_s += each_s
-            return
-        way = moved.backward if backward else moved.forward
-        way.append(Message(len(self.found), each_s))
-        self.found.append(
-            CollectivePrice(where=where,
-                            value=label,
-                            kind=how.kind,
-                            axis=self.layout.mesh.names[axis],
-                            direction=direction,
-                            size_bytes=whole_bytes,
-                            time_s=seconds,
-                            count=count))
+        return self.moves.local_s - before_s

@@ -43,11 +43,12 @@ def extended(facts: Facts, mesh: MeshSpec,
 
 def with_axis(layout: ProgramLayout, axis: int,
               alone: ProgramLayout) -> ProgramLayout:
-    """Over one axis as in another program's layouts, where it is first."""
+    """Over one axis as in other layouts of the program that have it."""
+    there = alone.mesh.names.index(layout.mesh.names[axis])
 
     def taken(row: tuple[Item, ...], own: tuple[Item,
                                                 ...]) -> tuple[Item, ...]:
-        return (*row[:axis], own[0], *row[axis + 1:])
+        return (*row[:axis], own[there], *row[axis + 1:])
 
     classes = {}
     for name, cls in layout.classes.items():

@@ -104,8 +104,7 @@ def with_microbatches(
         Whether the batch is cut at all. A single micro-batch is whole else,
         whatever the program does with its samples.
     alone : mapping of str to ProgramLayout, optional
-        Layouts over one axis and the micro-batches, by the name of the axis,
-        to start from.
+        By the name of an axis, layouts to start from that have it.
 
     Raises
     ------
@@ -115,28 +114,35 @@ def with_microbatches(
         When the batch does not divide or can't be cut.
     """
     facts, policy = planning.facts, _policy(exact=exact)
-    whole = MeshSpec((*mesh.names, MICROBATCH), (*mesh.sizes, count))
-    batch = (_batch_cut(planning, count, exact=exact) if cut else
-             replicated_layout(facts, MeshSpec((MICROBATCH, ), (count, ))))
-    start = extended(facts, whole, batch)
+    start = _whole_micro_batches(planning, mesh, count, exact=exact, cut=cut)
     if cut and not settle:
         _check_divided(facts, start, policy, count)
     for name, layout in (alone or {}).items():
-        start = with_axis(start, whole.names.index(name), layout)
-    solution = planning.search(
-        whole, (*policies, policy),
+        start = with_axis(start, start.mesh.names.index(name), layout)
+    solved = planning.search(
+        start.mesh, (*policies, policy),
         start=start,
         axes=None if settle else tuple(range(len(mesh.sizes))),
         fixed_rest={
             n: (*lay, R)
             for n, lay in (fixed_rest or {}).items()
             if value_kind(n) == "param"
-        })
-    solved = solution.layout
+        }).layout
     if cut:
         _check_batch(facts.program, solved, count)
         _check_divided(facts, solved, policy, count)
     return _varying(facts.program, solved)
+
+
+def _whole_micro_batches(planning: Planning, mesh: MeshSpec, count: int, *,
+                         exact: bool, cut: bool) -> ProgramLayout:
+    """Layouts in which each rank of a stage computes all of its
+    micro-batches."""
+    facts = planning.facts
+    whole = MeshSpec((*mesh.names, MICROBATCH), (*mesh.sizes, count))
+    batch = (_batch_cut(planning, count, exact=exact) if cut else
+             replicated_layout(facts, MeshSpec((MICROBATCH, ), (count, ))))
+    return extended(facts, whole, batch)
 
 
 def _batch_cut(planning: Planning, count: int, *,
