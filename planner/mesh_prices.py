@@ -8,7 +8,7 @@ from planner.cluster.spec import ClusterSpec, DeviceKind, Link
 from planner.cost.conversion import ConversionCost
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH
-from planner.search.tables import ConversionTables
+from planner.search.tables import Array, ConversionTables
 
 __all__ = ["MeshPrices"]
 
@@ -33,6 +33,8 @@ class MeshPrices:
         self._expert_imbalance = expert_imbalance
         self._axes: dict[tuple[MeshSpec, MeshSpec | None], _Axes] = {}
         self._tables: dict[tuple[MeshSpec, _Axes], ConversionTables] = {}
+        self._whole: dict[tuple[DeviceKind, int, _Axes],
+                          dict[tuple[object, ...], Array]] = {}
 
     def tables(self,
                mesh: MeshSpec,
@@ -51,10 +53,16 @@ class MeshPrices:
             self._axes[mesh, whole] = self._links(mesh, whole)
         axes = self._axes[mesh, whole]
         if (mesh, axes) not in self._tables:
+            device = self.device(mesh)
+            parts = (mesh.index(MICROBATCH)
+                     if MICROBATCH in mesh.names else -1)
+            real = tuple(a for i, a in enumerate(axes) if i != parts)
             self._tables[mesh, axes] = ConversionTables(
                 ConversionCost(axes,
-                               self.device(mesh),
-                               expert_imbalance=self._expert_imbalance))
+                               device,
+                               expert_imbalance=self._expert_imbalance),
+                parts=parts,
+                whole=self._whole.setdefault((device, parts, real), {}))
         return self._tables[mesh, axes]
 
     def device(self, mesh: MeshSpec) -> DeviceKind:

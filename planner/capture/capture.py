@@ -13,6 +13,7 @@ from planner.capture.entry import (Call, Entry, bind_inputs,
                                    default_example_inputs, split_example)
 from planner.capture.ladder import trace
 from planner.capture.refuse import check_loss, check_model, unwrap
+from planner.garbage import new_objects_alone
 from planner.ir.program import Program
 
 __all__ = ["capture", "capture_call"]
@@ -76,4 +77,5 @@ def capture_call(model: nn.Module,
     check_model(model)
     check_loss(loss_fn)
     entry = Entry(model, call, loss_fn, autocast=ambient_autocast())
-    return build_program(entry, trace(entry, opaque=opaque))
+    with new_objects_alone():
+        return build_program(entry, trace(entry, opaque=opaque))

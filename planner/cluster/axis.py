@@ -53,6 +53,11 @@ class AxisInfo:
     inner: Link | None = None
     num_units: int = 1
 
+    def __hash__(self) -> int:
+        # Prices are kept by axis; few axes have all of these alike.
+        return hash((self.size, self.tier, self.num_sharing, self.num_units,
+                     self.link.bandwidth_bytes_per_s, self.link.latency_s))
+
 
 def axis_link(cluster: ClusterSpec,
               mesh_shape: Sequence[int],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -105,7 +107,7 @@ class DeviceKind:
 
         Where there is one for the `dtype`, that counts.
         """
-        values = {c.name: c.value for c in self.efficiencies}
+        values = _efficiencies(self)
         if dtype is not None:
             own = f"{name}_{str(dtype).removeprefix('torch.')}"
             name = own if own in values else name
@@ -115,9 +117,23 @@ class DeviceKind:
 
     def coefficient(self, name: str, default: float) -> float:
         """The coefficient called `name`, or what holds without it."""
-        values = {c.name: c.value for c in self.coefficients}
-        return values.get(name, default)
+        return _coefficients(self).get(name, default)
+
+    def __hash__(self) -> int:
+        # Prices are kept by device; few devices have all of these alike.
+        return hash((self.name, self.memory_bytes, self.launch_overhead_s,
+                     self.memory_bandwidth_bytes_per_s))
 
     def source_of(self, field: str) -> str:
         """Where the number in `field` comes from."""
         return source_of(self, field)
+
+
+@functools.lru_cache(maxsize=256)
+def _efficiencies(device: DeviceKind) -> Mapping[str, float]:
+    return {c.name: c.value for c in device.efficiencies}
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficients(device: DeviceKind) -> Mapping[str, float]:
+    return {c.name: c.value for c in device.coefficients}

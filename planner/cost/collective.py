@@ -29,6 +29,7 @@ numbers and numpy arrays alike.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -206,6 +207,7 @@ COLLECTIVES: Mapping[str, Callable[[Any, Any, LinkTimes], Any]] = \
     })
 
 
+@functools.lru_cache(maxsize=2**16)
 def collective_time_s(kind: str, buffer_bytes: float, axis: AxisInfo) -> float:
     """Time of one collective over an axis, by the link that it uses.
 

@@ -6,6 +6,7 @@ prices the finished program without them.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -349,6 +350,7 @@ def roofline_s(flops: float,
         + kernels * device.launch_overhead_s
 
 
+@functools.lru_cache(maxsize=2**16)
 def time_s(work: Work,
            device: DeviceKind,
            dtype: torch.dtype,

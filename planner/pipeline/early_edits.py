@@ -57,11 +57,13 @@ def _by_position(program: Program,
                  layout: ProgramLayout) -> Iterator[Crossing]:
     """Values whose shard depends on where in the batch it lies."""
     for name, cls in program.classes.items():
-        chosen, readers = layout.classes[name], consumers_of(cls.graph)
-        for node in calls_of(cls.graph):
-            option = chosen.calls[node.meta["label"]].options[-1]
-            if option.lowering not in BY_POSITION:
-                continue
+        chosen = layout.classes[name]
+        found = [
+            node for node in calls_of(cls.graph) if chosen.calls[
+                node.meta["label"]].options[-1].lowering in BY_POSITION
+        ]
+        readers = consumers_of(cls.graph) if found else {}
+        for node in found:
             for value in outputs_of(node):
                 for reader, number in readers.get(value, ()):
                     yield Crossing(block_class=name,

@@ -30,7 +30,10 @@ from planner.pipeline.slices import inner_name, slice_layouts, slice_of
 from planner.rules.draws import draws
 from planner.rules.registry import TensorSpec
 
-__all__ = ["EarlyValue", "Prelude", "Rehearsal", "early_values"]
+__all__ = [
+    "EarlyValue", "Prelude", "Rehearsal", "early_values",
+    "without_early_values"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,21 @@ def early_values(program: Program,
         When a value that is drawn at random would have to move between
         micro-batches, naming it.
     """
+    split = _split(program, layout, exact=exact)
+    return (*split.main(), split.prelude())
+
+
+def without_early_values(program: Program,
+                         layout: ProgramLayout,
+                         *,
+                         exact: bool = True) -> tuple[Program, ProgramLayout]:
+    """As :func:`early_values`, the main program alone."""
+    split = _split(program, layout, exact=exact)
+    split.sources()
+    return split.main()
+
+
+def _split(program: Program, layout: ProgramLayout, *, exact: bool) -> _Split:
     for cls in program.classes.values():
         _check_lowerings(cls,
                          layout.classes[cls.name],
@@ -118,7 +136,7 @@ def early_values(program: Program,
     for name in sorted(edits):
         split.edit_class(name, edits[name])
     split.rename_edges()
-    return split.finished()
+    return split
 
 
 def _check_lowerings(cls: BlockClass, layout: ClassLayout, *, exact: bool,
@@ -128,7 +146,7 @@ def _check_lowerings(cls: BlockClass, layout: ClassLayout, *, exact: bool,
     known |= set() if exact else OF_BATCH
     for node in calls_of(cls.graph):
         option = layout.calls[node.meta["label"]].options[-1]
-        if draws(call_of(node)) and not (option.is_sharded or alone):
+        if not (option.is_sharded or alone) and draws(call_of(node)):
             raise LayoutError(
                 f"{node.meta['label']} at {source_of(node)} draws the same "
                 "random numbers for the whole batch, which micro-batches "
@@ -227,7 +245,8 @@ class _Split:
             self.blocks[name] = dataclasses.replace(block,
                                                     operands=tuple(operands))
 
-    def finished(self) -> tuple[Program, ProgramLayout, Prelude]:
+    def main(self) -> tuple[Program, ProgramLayout]:
+        """What micro-batches run."""
         specs = {**self.program.specs, **self.specs}
         rest = {**self.layout.at_rest, **self.at_rest}
         program = dataclasses.replace(self.program,
@@ -237,12 +256,18 @@ class _Split:
         layout = dataclasses.replace(self.layout,
                                      classes=self.layouts,
                                      at_rest=rest)
-        return program, layout, self._prelude()
+        return program, layout
 
-    def _prelude(self) -> Prelude:
-        sources = sorted({v.source for v in self.values.values()})
-        late = [s for s in sources if self._is_late(s)]
-        early = [s for s in sources if s not in late]
+    def sources(self) -> tuple[list[str], list[str]]:
+        """What is needed early: of the batch alone, and of parameters too.
+        """
+        names = sorted({v.source for v in self.values.values()})
+        late = [s for s in names if self._is_late(s)]
+        return [s for s in names if s not in late], late
+
+    def prelude(self) -> Prelude:
+        """What is known before micro-batches run."""
+        early, late = self.sources()
         program = layout = rehearsal = None
         if early:
             whole = without_axis(self.layout, len(self.layout.mesh.sizes) - 1)

@@ -30,9 +30,16 @@ class ConversionTables:
     Parameters
     ----------
     cost : ConversionCost
+    parts : int
+        The axis of micro-batches; -1 where there is none.
+    whole : dict
+        Of what micro-batches do not divide, which is the same for any number
+        of them.
     """
 
     cost: ConversionCost
+    parts: int = -1
+    whole: dict[tuple[object, ...], Array] = field(default_factory=dict)
     _all: dict[tuple[object, ...], Array] = field(default_factory=dict)
     _moves: AxisMoves = field(init=False)
 
@@ -69,15 +76,16 @@ class ConversionTables:
                 wanted: Numbers) -> Array:
         key = (what, spec, axis, source[:axis], source[axis + 1:],
                target[:axis], target[axis + 1:])
-        table = self._all.get(key)
+        known = self._all if self._divides(axis, source,
+                                           target) else self.whole
+        table = known.get(key)
         if table is None:
-            table = self._all[key] = self._empty(what, spec, axis, source,
-                                                 target)
+            table = known[key] = self._empty(what, spec, axis, source, target)
         most = int(max(made.max(initial=0), wanted.max(initial=0)))
         if most >= len(table):
             # By parts: rare, and numbered far behind.
-            table = self._all[key] = np.pad(table, (0, most + 1 - len(table)),
-                                            constant_values=np.nan)
+            table = known[key] = np.pad(table, (0, most + 1 - len(table)),
+                                        constant_values=np.nan)
         found = table[made[:, None], wanted]
         if np.isnan(found).any():
             for i in set(made.tolist()):
@@ -88,6 +96,11 @@ class ConversionTables:
                             with_own(target, axis, placement_of(j)))
             found = table[made[:, None], wanted]
         return found
+
+    def _divides(self, axis: int, source: Layout, target: Layout) -> bool:
+        """Whether micro-batches have parts of a value."""
+        return axis == self.parts or self.parts >= 0 and (
+            source[self.parts].is_shard or target[self.parts].is_shard)
 
     def _empty(self, what: str, spec: TensorSpec, axis: int, source: Layout,
                target: Layout) -> Array:
