@@ -80,6 +80,7 @@ class Candidate:
     memory : MemoryEstimate
     bound_s : float
         No layouts on this mesh take less time, whatever their memory.
+        Where `overlaps`, no combination that was searched does.
     memory_price_s_per_byte : float
         What memory was taken to cost in the search.
     pipeline : PipelineSpec, optional
@@ -95,6 +96,8 @@ class Candidate:
     shared : tuple of RankShare
         What each place along an axis of unequal shares takes. The price
         then is that of the slowest, the memory that of the fullest.
+    overlaps : bool
+        Whether the bound is of `run_s`; it is of `summed_s` else.
     """
 
     policies: tuple[Policy, ...]
@@ -108,6 +111,7 @@ class Candidate:
     step: PipelinePrice | None = None
     optimizer_s: float = 0.0
     shared: tuple[RankShare, ...] = ()
+    overlaps: bool = False
 
     @property
     def time_s(self) -> float:
@@ -121,9 +125,14 @@ class Candidate:
 
     @property
     def summed_s(self) -> float:
-        """What is searched: compute and messages one after the other, of a
-        pipeline as simulated, without the optimizer. Bounds are of this."""
+        """What layouts are searched by: compute and messages one after the
+        other, of a pipeline as simulated, without the optimizer."""
         return self.price.time_s if self.step is None else self.step.step_s
+
+    @property
+    def bounded_s(self) -> float:
+        """What the bound is of."""
+        return self.run_s if self.overlaps else self.summed_s
 
     @property
     def rank_memory(self) -> tuple[MemoryEstimate, ...]:
@@ -142,9 +151,9 @@ class Candidate:
 
     @property
     def gap(self) -> float:
-        """How much of `summed_s` may be saved at most, from 0 to 1."""
-        summed_s = max(self.summed_s, 1e-30)
-        return max(0.0, (summed_s - self.bound_s) / summed_s)
+        """How much of `bounded_s` may be saved at most, from 0 to 1."""
+        whole_s = max(self.bounded_s, 1e-30)
+        return max(0.0, (whole_s - self.bound_s) / whole_s)
 
     @property
     def is_free(self) -> bool:

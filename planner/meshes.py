@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -77,6 +78,7 @@ class _Search:
         self.found: list[Candidate] = []
         self.errors: list[InfeasiblePlan] = []
         self.bound_s, self.pruned = float("inf"), 0
+        self.overlaps = False
 
     @property
     def best(self) -> Candidate | None:
@@ -84,11 +86,10 @@ class _Search:
         fitting = filter(self.planning.fits, self.found)
         return min(fitting, default=None, key=self.planning.rank)
 
-    @property
-    def least_s(self) -> float:
-        """The least that the search minimises, of what fits."""
+    def least_s(self, of: Callable[[Candidate], float]) -> float:
+        """The least of what fits."""
         fitting = filter(self.planning.fits, self.found)
-        return min((c.summed_s for c in fitting), default=float("inf"))
+        return min(map(of, fitting), default=float("inf"))
 
     def _is_late(self) -> bool:
         return time.monotonic() > self.until_s
@@ -110,9 +111,10 @@ class _Search:
         """All that the joint search knows, and recipes on the meshes that
         it could not leave out.
 
-        The search adds up compute and messages, while the choice knows what
-        overlaps. Where there are few meshes all of them have their recipes
-        priced; else that of data parallelism too, whose messages hide best.
+        Layouts are searched by the sum of compute and messages, while the
+        choice knows what overlaps. Where there are few meshes all of them
+        have their recipes priced; else that of data parallelism too, whose
+        messages hide best.
         """
         if self.staged:
             self._joint(meshes[0].world_size)
@@ -160,7 +162,7 @@ class _Search:
         known = {m: planning.bound_s(m) for m in meshes}
         for mesh in sorted(meshes, key=lambda m: (known[m], str(m))):
             late = bool(self.found) and self._is_late()
-            if late or known[mesh] > self.least_s:
+            if late or known[mesh] > self.least_s(_summed_s):
                 self.pruned += 1
                 self.bound_s = min(self.bound_s, known[mesh])
                 continue
@@ -175,13 +177,16 @@ class _Search:
                                 ranks,
                                 mesh,
                                 staged=self.staged if mesh is None else None,
-                                known_s=self.least_s,
+                                known_s=self.least_s(_run_s),
                                 until_s=self.until_s)
         if mesh is not None and made.reason and not made.candidates:
             raise InfeasiblePlan(made.reason)
         self.found += made.candidates
         self.pruned += made.pruned
-        self.bound_s = min(self.bound_s, made.bound_s)
+        # Of what overlaps, while bounds on meshes are of sums.
+        self.overlaps = not made.reason and math.isfinite(made.bound_s)
+        self.bound_s = (made.bound_s if self.overlaps else min(
+            self.bound_s, made.bound_s))
         return made
 
     @contextlib.contextmanager
@@ -199,10 +204,11 @@ class _Search:
             raise self.errors[0]
         if self.found and self.best is None:
             self.found += _again(planning, self.found, self._is_late)
-        bound_s = min(self.bound_s, self.least_s)
+        of = _run_s if self.overlaps else _summed_s
+        bound_s = min(self.bound_s, self.least_s(of))
         found = [
-            c if c.bound_s else dataclasses.replace(
-                c, bound_s=min(bound_s, c.summed_s))
+            c if c.bound_s and not self.overlaps else dataclasses.replace(
+                c, bound_s=min(bound_s, of(c)), overlaps=self.overlaps)
             for c in sorted(self.found, key=planning.rank)
         ]
         return found, Searched(visited=planning.visited - self.visited_before,
@@ -271,3 +277,11 @@ def _again(planning: Planning, found: Sequence[Candidate],
 
 def _time_s(candidate: Candidate) -> float:
     return candidate.time_s
+
+
+def _run_s(candidate: Candidate) -> float:
+    return candidate.run_s
+
+
+def _summed_s(candidate: Candidate) -> float:
+    return candidate.summed_s

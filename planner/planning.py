@@ -13,6 +13,7 @@ from planner.constraints import Constraints
 from planner.cost.memory_estimate import MemoryEstimate, estimate_memory
 from planner.cost.optimizer import optimizer_s
 from planner.cost.price import price
+from planner.garbage import new_objects_alone
 from planner.infeasible import why_not
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, Placement
@@ -318,12 +319,16 @@ class Planning:
         limit_s = self.time_limit_s
         until_s = float("inf") if limit_s is None else (time.monotonic() +
                                                         limit_s)
-        found, self.searched = candidates_over(self,
-                                               meshes,
-                                               until_s,
-                                               staged=staged)
-        found = and_shared(self, found)
-        shared_s = [c.bound_s for c in found if c.shared]
+        with new_objects_alone():
+            found, self.searched = candidates_over(self,
+                                                   meshes,
+                                                   until_s,
+                                                   staged=staged)
+            found = and_shared(self, found)
+        overlaps = any(c.overlaps for c in found)
+        shared_s = [
+            c.run_s if overlaps else c.bound_s for c in found if c.shared
+        ]
         self.searched = dataclasses.replace(
             self.searched, bound_s=min([self.searched.bound_s, *shared_s]))
         return found

@@ -23,8 +23,10 @@ def binding_text(report: dict[str, Any]) -> Iterator[str]:
     yield f"held back by {_HEADS[binding['kind']]}: {binding['reason']}"
     yield (f"search: {searched['visited']} plans priced, "
            f"{searched['pruned']} combinations left out")
-    yield ("  with nothing hidden none takes less than "
-           f"{format_time(searched['bound'])} (gap {searched['gap']:.1%})")
+    none = ("none" if report["time"]["bound_overlaps"] else
+            "with nothing hidden none")
+    yield (f"  {none} takes less than {format_time(searched['bound'])} "
+           f"(gap {searched['gap']:.1%})")
 
 
 def what_fits_text(report: dict[str, Any]) -> Iterator[str]:

@@ -75,27 +75,13 @@ def build_report(
     rest = [c for c in found if c is not chosen]
     return {
         "version": VERSION,
-        "model": planning.program.model_name,
-        "cluster": planning.cluster.name,
-        "mesh": _mesh(chosen.mesh),
-        "plan": chosen.name,
-        "layouts_over": list(chosen.layout.mesh.names),
+        **_subject(planning, chosen),
         "fit": fit and fit_report(fit),
         "batches":
         batches_report(batches, best_batch(batches)) if batches else None,
         "work": work_report(planning, chosen),
         "solution": solution,
-        "time": _time(chosen),
-        "axes": _axes(planning, chosen),
-        "devices": devices_report(planning, chosen),
-        "shares": shares_report(planning, chosen),
-        "pipeline": pipeline_report(planning, chosen),
-        "memory": _memory(planning, chosen),
-        "blocks": _blocks(planning, chosen),
-        "between_blocks": _collectives(chosen, "between blocks"),
-        "repeated_work": _repeated(chosen),
-        "exposed": _exposed(chosen),
-        "opaque": opaque_modules(planning.program, chosen.price),
+        **_costs(planning, chosen),
         "uneven": uneven,
         "unavailable": ring_refusals(planning, chosen.solution.layout.mesh),
         "binding": binding_constraint(planning, chosen, found, constraints,
@@ -110,14 +96,43 @@ def build_report(
     }
 
 
+def _subject(planning: Planning, chosen: Candidate) -> dict[str, Any]:
+    """Of what the report is."""
+    return {
+        "model": planning.program.model_name,
+        "cluster": planning.cluster.name,
+        "mesh": _mesh(chosen.mesh),
+        "plan": chosen.name,
+        "layouts_over": list(chosen.layout.mesh.names),
+    }
+
+
+def _costs(planning: Planning, chosen: Candidate) -> dict[str, Any]:
+    """What the plan takes, by cause."""
+    return {
+        "time": _time(chosen),
+        "axes": _axes(planning, chosen),
+        "devices": devices_report(planning, chosen),
+        "shares": shares_report(planning, chosen),
+        "pipeline": pipeline_report(planning, chosen),
+        "memory": _memory(planning, chosen),
+        "blocks": _blocks(planning, chosen),
+        "between_blocks": _collectives(chosen, "between blocks"),
+        "repeated_work": _repeated(chosen),
+        "exposed": _exposed(chosen),
+        "opaque": opaque_modules(planning.program, chosen.price),
+    }
+
+
 def _solution(planning: Planning, chosen: Candidate) -> dict[str, Any]:
     """Taken before the report prices anything more."""
     searched = planning.searched
-    bound_s = min(searched.bound_s, chosen.summed_s)
+    value_s = chosen.bounded_s
+    bound_s = min(searched.bound_s, value_s)
     return {
-        "value": chosen.summed_s,
+        "value": value_s,
         "bound": bound_s,
-        "gap": 1 - bound_s / max(chosen.summed_s, 1e-30),
+        "gap": 1 - bound_s / max(value_s, 1e-30),
         "visited": searched.visited,
         "pruned": searched.pruned,
         "seconds": searched.seconds,
@@ -154,6 +169,7 @@ def _time(chosen: Candidate) -> dict[str, float]:
         "waiting_s": waiting_s(chosen),
         "bubble_s": bubble_s(chosen),
         "bound_s": chosen.bound_s,
+        "bound_overlaps": chosen.overlaps,
         "gap": chosen.gap,
     }
 

@@ -47,9 +47,11 @@ def _time(report: dict[str, Any]) -> Iterator[str]:
     yield from work_text(report)
     whole = max(time["step_s"], 1e-30)
     hidden_s = time["communication_s"] - time["exposed_s"]
+    least = ("no plan that was looked for takes less than"
+             if time["bound_overlaps"] else "were none, no less than")
     yield (f"step {format_time(whole)} ({format_time(hidden_s)} of "
-           "communication hidden; were none, no less than "
-           f"{format_time(time['bound_s'])}, gap {time['gap']:.1%})")
+           f"communication hidden; {least} {format_time(time['bound_s'])}, "
+           f"gap {time['gap']:.1%})")
     parts = [("forward", time["forward_s"]), ("backward", time["backward_s"])]
     if time["recompute_s"]:
         parts.append(("forward again", time["recompute_s"]))

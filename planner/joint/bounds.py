@@ -96,6 +96,10 @@ class CellBounds:
         rates = {d: _rate(table, d) for d in dict.fromkeys(devices)}
         return sum(rates[d] for d in devices) / len(devices)
 
+    def roughly(self, cell: Cell) -> tuple[float, float]:
+        """Less closely than `of`, without looking at its ways."""
+        return 0.0, self._work_s(cell) * _ROUNDED
+
     def of(self, cell: Cell) -> tuple[float, float]:
         """Bytes too many, and seconds of a step, both at least."""
         return self._ways_of(cell).bound(self._work_s(cell))

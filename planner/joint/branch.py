@@ -29,7 +29,7 @@ class Priced(Protocol):
     """A combination priced in full."""
 
     @property
-    def summed_s(self) -> float:
+    def run_s(self) -> float:
         """What is minimised."""
         ...
 
@@ -41,12 +41,6 @@ _LEAST = 4
 
 _RESERVE = 0.1
 """Of the time, for pricing what was laid out until then."""
-
-_FINALISTS = 2
-"""How many without stages are priced beside the best."""
-
-_NEAR = 0.15
-"""By what part they may be worse by the sum of what they do."""
 
 _Item = Union[Cell, Point, "_Guessed", Score, "_Simulated"]
 _Entry = tuple[float, float, int, _Item]
@@ -132,7 +126,7 @@ class Branching(Generic[Found]):
         """Until no bound is better than what was found, or time is up."""
         self._learn(Cell(rows=self.space.batch))
         for cell in self.space.cells():
-            self._push(*self.bounds.of(cell), cell)
+            self._push(*self.bounds.roughly(cell), cell)
         if self.until_s < float("inf"):
             now_s = time.monotonic()
             self._limit_s = now_s + (1 - _RESERVE) * (self.until_s - now_s)
@@ -141,16 +135,16 @@ class Branching(Generic[Found]):
         left_s = self._left_s()
         if self._is_late():
             self._settle()
-        else:
-            self._price_finalists()
         self.bound_s = min(self.bound_s, self.best_s, left_s)
         self._price_runners_up()
 
     def _left_s(self) -> float:
         """The least that may still be found of what was not taken up again.
         """
-        return min([b for excess, b, _, _ in self._heap if excess == 0.0],
-                   default=self.best_s)
+        best_s = self.best_s
+        left = ((excess, b) if b >= best_s or not isinstance(item, Cell) else
+                self.bounds.of(item) for excess, b, _, item in self._heap)
+        return min([b for excess, b in left if excess == 0.0], default=best_s)
 
     def _is_late(self) -> bool:
         return time.monotonic() > self._limit_s
@@ -183,18 +177,6 @@ class Branching(Generic[Found]):
                 break
             self._step()
 
-    def _price_finalists(self) -> None:
-        """The best that have no stages: what is searched adds all that they
-        do, while a pipeline is searched as simulated."""
-        near_s = self.best_s * (1 + _NEAR)
-        scored = (i.score if isinstance(i, _Simulated) else i
-                  for excess, bound_s, _, i in sorted(self._heap)
-                  if excess == 0.0 and bound_s < near_s)
-        unstaged = (i for i in scored
-                    if isinstance(i, Score) and not i.point.is_staged)
-        for score in itertools.islice(unstaged, _FINALISTS):
-            self._price(score)
-
     def _price_runners_up(self) -> None:
         """One on each split of the ranks that none was priced on, in the
         order of their bounds."""
@@ -214,7 +196,7 @@ class Branching(Generic[Found]):
     def best_s(self) -> float:
         """Of what is known and fits."""
         return min(
-            [self.known_s, *(f.summed_s for f in self.found if self.fits(f))])
+            [self.known_s, *(f.run_s for f in self.found if self.fits(f))])
 
     def _is_done(self) -> bool:
         excess, bound_s, _, _ = self._heap[0]
@@ -233,7 +215,9 @@ class Branching(Generic[Found]):
         """Bound what comes first more closely, or price it."""
         excess, bound_s, _, item = heapq.heappop(self._heap)
         if isinstance(item, Cell):
-            now = self.bounds.of(item)
+            now = self.bounds.roughly(item)
+            if now <= (excess, bound_s):
+                now = self.bounds.of(item)
             if now > (excess, bound_s):
                 self._push(*now, item)
             elif self._learn_one(alone(item, self.space.batch)):

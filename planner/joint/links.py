@@ -18,6 +18,7 @@ from planner.cluster import axis_link, devices_along
 from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
+from planner.cost.timeline import Streams
 from planner.joint.space import AXES, Point
 from planner.limits import MemoryLimits
 
@@ -36,6 +37,12 @@ class Links:
     cluster : ClusterSpec
     limits : MemoryLimits, optional
         Those of the devices if left out.
+
+    Attributes
+    ----------
+    interference : float
+        By what part of the time of messages that are hidden computing gets
+        longer, at least.
     """
 
     def __init__(self,
@@ -44,6 +51,8 @@ class Links:
         self._cluster = cluster
         self._limits = limits or MemoryLimits(cluster=cluster)
         self._overhead_s = cluster.weakest().launch_overhead_s
+        self.interference = min(
+            Streams.of(d).interference for d in cluster.kinds())
         self._devices: dict[Place, tuple[DeviceKind, ...]] = {}
         self._axes: dict[Place, AxisInfo] = {}
         self._times: dict[tuple[str, float, Place], float] = {}

@@ -30,7 +30,8 @@ _OF_ROWS = (*_TIMES, "saved_bytes", "kept_bytes", "transient_bytes",
             "taken_bytes")
 """What grows with the rows of a micro-batch."""
 
-_OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "state_bytes")
+_OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "state_bytes",
+            "own_bytes")
 
 
 def alone(cell: Cell, rows: int) -> list[Cell]:
@@ -40,8 +41,8 @@ def alone(cell: Cell, rows: int) -> list[Cell]:
 
 def parts(cell: Cell, rows: int) -> list[Cell]:
     """One rank, and some axes of a cell, with so many rows."""
-    parted = itertools.chain.from_iterable(_parted(cell, rows))
-    return list(dict.fromkeys((Cell(rows=rows), *parted)))
+    pairs = itertools.chain.from_iterable(_parted(cell, rows)[1:])
+    return list(dict.fromkeys((*alone(cell, rows), *pairs)))
 
 
 def _parted(cell: Cell, rows: int) -> list[list[Cell]]:

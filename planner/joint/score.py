@@ -14,6 +14,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,13 @@ Array = NDArray[np.float64]
 _Times = BlockTable | BlockTimes
 _CutBy = tuple[tuple[int, ...], bool, tuple[int, ...]]
 """Kinds of device by stage, whether blocks run again, and which kinds."""
+
+_MOVED = MappingProxyType({
+    "ddp": ("all_reduce", ),
+    "zero1": ("reduce_scatter", "all_gather"),
+    "fsdp": ("reduce_scatter", "all_gather", "all_gather"),
+})
+"""What data parallelism moves in a step without stages."""
 
 _LONG = 2**13
 """Stages times micro-batches, from which a bound must do."""
@@ -135,7 +143,7 @@ class CellScores:
 
     def work_s(self, point: Point) -> Array:
         """Of a micro-batch, by block."""
-        return self.table.work_s + self._again_s(point, self.table)
+        return self._works_s(point, [self.table])[0]
 
     def even_cuts(self, work_s: Array, point: Point) -> StageCuts:
         """With which stages of blocks that take so long are about even."""
@@ -168,8 +176,8 @@ class CellScores:
         if (equal.diagonal() <= rooms).all():
             return None
         times, kinds = self._devices(point)
-        work_s = np.array([t.work_s + self._again_s(point, t) for t in times])
-        return StageCuts.within(self.table.blocks, work_s[list(kinds)], sizes,
+        work_s = self._works_s(point, times)[list(kinds)]
+        return StageCuts.within(self.table.blocks, work_s, sizes,
                                 rooms.tolist(), self._finer)
 
     def _equal_cuts(self, point: Point) -> StageCuts:
@@ -177,9 +185,8 @@ class CellScores:
         times, kinds = self._devices(point)
         key = (kinds, point.recompute, tuple(map(id, times)))
         if key not in self._cuts:
-            work_s = np.array(
-                [t.work_s + self._again_s(point, t) for t in times])
-            self._cuts[key] = StageCuts.of(self.table.blocks, work_s, kinds,
+            self._cuts[key] = StageCuts.of(self.table.blocks,
+                                           self._works_s(point, times), kinds,
                                            self._finer)
         return self._cuts[key]
 
@@ -209,8 +216,26 @@ class CellScores:
 
     def time_s(self, point: Point) -> float:
         """Of a step, as `Score` has it."""
+        if not point.is_staged:
+            return self._overlapped_s(point)
         return least_step_s(self._stages(point), point.schedule,
                             point.microbatches)
+
+    def _overlapped_s(self, point: Point) -> float:
+        """Of a step of all blocks, whose messages are at best hidden.
+
+        What is hidden makes computing longer by the interference, what is
+        not is waited for; and messages follow each other. Of those of data
+        parallelism many are packed together, at best all.
+        """
+        work_s = self._sums(point,
+                            lambda t: t.work_s + self._again_s(point, t))
+        place, size = place_of(point, "dp"), float(self.table.own_bytes.sum())
+        moved_s = sum(
+            self._links.time_s(kind, size, place)
+            for kind in _MOVED[point.sharding])
+        return max(
+            float(work_s.sum()) + self._links.interference * moved_s, moved_s)
 
     def simulated_s(self, point: Point, graphs: Graphs) -> float:
         """Seconds of a step, its schedule simulated; 0 where it is long."""
@@ -229,6 +254,10 @@ class CellScores:
             })
         ends_s = [e for _, _, e in reductions(found, stages.finish_s.tolist())]
         return delay_s(found, stages.begin_s.tolist()) + max(ends_s)
+
+    def _works_s(self, point: Point, times: Sequence[_Times]) -> Array:
+        """Of a micro-batch on several kinds of device, by block."""
+        return np.array([t.work_s + self._again_s(point, t) for t in times])
 
     def _again_s(self, point: Point, times: _Times) -> Array:
         """Forward of the blocks that run once more."""
@@ -252,13 +281,11 @@ class CellScores:
                 messages[number] = self._links.time_s(
                     "send", float(table.taken_bytes[cuts.block[start]]), place)
         gathers_s = cuts.sums(self._gathers_s(point))
-        # Unless there are stages, all is searched one after the other.
-        beside = np.maximum if point.is_staged else np.add
         begin_s, share, moved_s = self._moves(point)
         return StageSums(
-            forward_s=beside(gathers_s, self._sums(point,
-                                                   lambda t: t.forward_s)),
-            input_s=beside(
+            forward_s=np.maximum(gathers_s,
+                                 self._sums(point, lambda t: t.forward_s)),
+            input_s=np.maximum(
                 gathers_s,
                 self._sums(point,
                            lambda t: t.input_s + self._again_s(point, t))),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.candidate import Candidate
 from planner.choices import role_policies
@@ -32,7 +33,7 @@ from planner.joint.links import Links, place_of
 from planner.joint.optimistic import alone
 from planner.joint.score import CellScores
 from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
-from planner.joint.tables import BlockTable, block_table
+from planner.joint.tables import BlockTable, BlockTimes, block_table
 from planner.joint.ways import State
 from planner.pipeline.candidate import pipeline_candidate
 from planner.pipeline.cuts import Piece, finer_pieces
@@ -43,7 +44,7 @@ from planner.search.policy import Policy
 if TYPE_CHECKING:
     from planner.planning import Planning
 
-__all__ = ["JointFound", "joint_candidates", "space_of"]
+__all__ = ["JointFound", "JointSearch", "joint_candidates", "space_of"]
 
 _TOLERANCE = 0.005
 """What promises to be better by less is not priced."""
@@ -100,7 +101,7 @@ def joint_candidates(
     until_s : float
         When to stop, by the monotonic clock.
     """
-    search = _Search(planning, ranks, mesh, staged)
+    search = JointSearch(planning, ranks, mesh, staged=staged)
     branching = Branching(space=search.space,
                           bounds=search.bounds,
                           scores=search.scores,
@@ -171,11 +172,21 @@ def _experts(planning: Planning) -> int:
     return int(np.gcd.reduce(found)) if found else 1
 
 
-class _Search:
-    """What branch and bound asks of a program."""
+class JointSearch:
+    """What branch and bound asks of a program.
 
-    def __init__(self, planning: Planning, ranks: int, mesh: MeshSpec | None,
-                 staged: bool | None) -> None:
+    Parameters
+    ----------
+    planning, ranks, mesh, staged
+        As for :func:`joint_candidates`.
+    """
+
+    def __init__(self,
+                 planning: Planning,
+                 ranks: int,
+                 mesh: MeshSpec | None = None,
+                 *,
+                 staged: bool | None = None) -> None:
         self.planning, self.given = planning, mesh
         self.own = planning.of_program(count_ahead(planning.program))
         self.space = space_of(planning, ranks, mesh, staged=staged)
@@ -213,12 +224,35 @@ class _Search:
                                 cell,
                                 devices=self.devices,
                                 exact=exact,
-                                alone=self._alone(cell))
+                                alone=self._alone(cell),
+                                like=self._like(cell))
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
             return None
         self.laid_out[cell] = table.layout
-        return table
+        return self._without_counting(table)
+
+    def _without_counting(self, table: BlockTable) -> BlockTable:
+        """A program without stages has no count of its losses split off."""
+        # What is divided among ranks is less.
+        share = table.cell.rows / self.space.batch
+        device = self.planning.cluster.weakest()
+        split_s, whole_s = (p.facts.computing_s(device, share)
+                            for p in (self.own, self.planning))
+        more_s = np.zeros(len(table.blocks))
+        more_s[-1] = max(split_s - whole_s, 0.0)
+
+        def lower_s(times: BlockTable | BlockTimes) -> NDArray[np.float64]:
+            return np.maximum(times.forward_s - more_s, 0.0)
+
+        return dataclasses.replace(table,
+                                   forward_s=lower_s(table),
+                                   times_on={
+                                       d:
+                                       dataclasses.replace(
+                                           t, forward_s=lower_s(t))
+                                       for d, t in table.times_on.items()
+                                   })
 
     def _alone(self, cell: Cell) -> dict[str, ProgramLayout | None]:
         """Layouts over its axes alone, where they are known."""
@@ -227,6 +261,20 @@ class _Search:
             for part in alone(cell, cell.rows)
             for n in ("ep", "cp", "tp") if getattr(part, n) > 1
         }
+
+    def _like(self, cell: Cell) -> ProgramLayout | None:
+        """Layouts over the same axes for the most similar rows, where they
+        are known."""
+        known = {
+            c.rows: layout
+            for c, layout in self.laid_out.items()
+            if layout and dataclasses.replace(c, rows=cell.rows) == cell
+        }
+        if not known:
+            return None
+        return known[min(known,
+                         key=lambda n:
+                         (max(n, cell.rows) // min(n, cell.rows), -n))]
 
     def price(self, point: Point, scores: CellScores) -> Candidate | None:
         """The combination laid out, priced and simulated."""

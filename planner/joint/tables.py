@@ -10,6 +10,7 @@ over these tables.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,15 +20,16 @@ from numpy.typing import NDArray
 
 from planner.choices import role_policies
 from planner.cluster.spec import DeviceKind
+from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import local_spec
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
+from planner.ir.program import Program
 from planner.joint.space import Cell
-from planner.pipeline.build import Pipelined
 from planner.pipeline.cuts import call_times_s
-from planner.pipeline.early_values import early_values
+from planner.pipeline.early_values import without_early_values
 from planner.pipeline.microbatch import with_microbatches
 from planner.pipeline.price import KnownByClass, stage_cost, taken_bytes
 from planner.pipeline.stages import Stage, split_stages
@@ -74,7 +76,8 @@ class BlockTable:
     call_times_s : mapping of str to sequence of float
         Compute of each call of each class, on one rank.
     forward_s, input_s, weight_s : array
-        Compute and communication over the axes of the cell.
+        Compute and communication over the axes of the cell; nothing for what
+        a stage computes again of earlier ones.
     once_s : array
         What is moved over them once a step.
     saved_bytes, kept_bytes : array
@@ -91,6 +94,8 @@ class BlockTable:
         Which blocks are alike.
     trained_bytes : tuple of array
         By kind, local sizes of the parameters with a gradient.
+    own_bytes : array
+        Of those parameters, without what an earlier block reads as well.
     times_on : mapping of DeviceKind to BlockTimes
         Where devices are of several kinds, on each that a stage may be on.
         The times above are those on the weakest.
@@ -116,6 +121,7 @@ class BlockTable:
     taken_bytes: Array
     kind: NDArray[np.int64]
     trained_bytes: tuple[Array, ...]
+    own_bytes: Array
     times_on: Mapping[DeviceKind, BlockTimes] = field(default_factory=dict)
     is_exact: bool = True
     layout: ProgramLayout | None = None
@@ -130,13 +136,13 @@ class BlockTable:
         return self.times_on.get(device, self)
 
 
-def block_table(
-        planning: Planning,
-        cell: Cell,
-        *,
-        devices: Collection[DeviceKind] = (),
-        exact: bool = True,
-        alone: Mapping[str, ProgramLayout | None] | None = None) -> BlockTable:
+def block_table(planning: Planning,
+                cell: Cell,
+                *,
+                devices: Collection[DeviceKind] = (),
+                exact: bool = True,
+                alone: Mapping[str, ProgramLayout | None] | None = None,
+                like: ProgramLayout | None = None) -> BlockTable:
     """Lay out and price the blocks.
 
     Parameters
@@ -152,6 +158,8 @@ def block_table(
     alone : mapping of str to ProgramLayout, optional
         Layouts over single axes to start from, by name, where they are
         known: those of cells with as many rows.
+    like : ProgramLayout, optional
+        Layouts over the same axes, for other rows, which are a better start.
 
     Raises
     ------
@@ -160,41 +168,14 @@ def block_table(
     LayoutError
         When the program can't be cut into micro-batches.
     """
-    layout = _layout(planning, cell, exact=exact, alone=alone or {})
-    main, laid, prelude = early_values(planning.program, layout, exact=exact)
-    stages = split_stages(main, laid, {
-        b.name: i
-        for i, b in enumerate(main.blocks)
-    })
-    found = Pipelined(program=main,
-                      layout=laid,
-                      prelude=prelude,
-                      stages=stages)
+    layout = _layout(planning, cell, exact=exact, alone=alone or {}, like=like)
+    main, stages = _each_apart(planning.program, layout, exact=exact)
+    kind, distinct = _kinds(main, stages)
     cost = planning.tables(layout.mesh).cost
-    rows: dict[tuple[str, int], tuple[float, ...]] = {}
-    trained: list[Array] = []
-    known: KnownByClass = {
-        id(planning.program.classes[name]): calls
-        for name, calls in planning.facts.known_calls.items()
-    }
-    keys, distinct = [], list[Stage]()
-    for block, stage in zip(main.blocks, stages, strict=True):
-        # With what it recomputes of earlier blocks.
-        keys.append((block.block_class, len(stage.program.classes)))
-        if keys[-1] not in rows:
-            rows[keys[-1]] = _row(planning, found, stage, cost, known)
-            trained.append(_trained_bytes(stage))
-            distinct.append(stage)
-    columns = np.array([rows[k] for k in keys], dtype=np.float64).T
-    kinds = list(rows)
-    kind = np.array([kinds.index(k) for k in keys])
 
-    def times_on(device: DeviceKind) -> BlockTimes:
-        own = np.array([
-            _row(planning, found, s, cost.on(device), known)[:len(_TIMES)]
-            for s in distinct
-        ])
-        return BlockTimes(**dict(zip(_TIMES, own[kind].T, strict=True)))
+    def rows_on(device: DeviceKind) -> Array:
+        found = _rows(planning, main, distinct, cost.on(device))
+        return found[:, kind]
 
     return BlockTable(cell=cell,
                       blocks=tuple(b.name for b in main.blocks),
@@ -203,14 +184,49 @@ def block_table(
                       kind=kind,
                       is_exact=exact,
                       layout=layout,
-                      trained_bytes=tuple(trained),
-                      times_on={d: times_on(d)
-                                for d in devices},
-                      **dict(zip(_COLUMNS, columns, strict=True)))
+                      trained_bytes=tuple(map(_trained_bytes, distinct)),
+                      own_bytes=_own_bytes(stages),
+                      times_on={
+                          d: BlockTimes(**dict(zip(_TIMES, rows_on(d))))
+                          for d in devices
+                      },
+                      **dict(zip(_COLUMNS, rows_on(cost.device), strict=True)))
+
+
+def _each_apart(program: Program, layout: ProgramLayout, *,
+                exact: bool) -> tuple[Program, tuple[Stage, ...]]:
+    """What a micro-batch runs, and every block of it as a stage."""
+    main, laid = without_early_values(program, layout, exact=exact)
+    return main, split_stages(main, laid, {
+        b.name: i
+        for i, b in enumerate(main.blocks)
+    })
+
+
+def _kinds(main: Program,
+           stages: Sequence[Stage]) -> tuple[NDArray[np.int64], list[Stage]]:
+    """Which blocks are alike, with what they recompute of earlier ones, and
+    one of each kind."""
+    keys = [(b.block_class, len(s.program.classes))
+            for b, s in zip(main.blocks, stages, strict=True)]
+    kinds = list(dict.fromkeys(keys))
+    return (np.array([kinds.index(k)
+                      for k in keys]), [stages[keys.index(k)] for k in kinds])
+
+
+def _rows(planning: Planning, main: Program, stages: Sequence[Stage],
+          cost: ConversionCost) -> Array:
+    """A row for each of the columns of a table, of some stages."""
+    known: KnownByClass = {
+        id(planning.program.classes[name]): calls
+        for name, calls in planning.facts.known_calls.items()
+    }
+    return np.array([_row(planning, main, s, cost, known) for s in stages]).T
 
 
 def _layout(planning: Planning, cell: Cell, *, exact: bool,
-            alone: Mapping[str, ProgramLayout | None]) -> ProgramLayout:
+            alone: Mapping[str, ProgramLayout | None],
+            like: ProgramLayout | None) -> ProgramLayout:
     sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
     kept = {n: s for n, s in sizes.items() if s > 1} or {"dp": 1}
     mesh = MeshSpec(tuple(kept), tuple(kept.values()))
@@ -226,32 +242,64 @@ def _layout(planning: Planning, cell: Cell, *, exact: bool,
                                  cut=count > 1,
                                  alone=start)
 
+    starts: list[Mapping[str, ProgramLayout]] = [{}]
     known = {n: a for n, a in alone.items() if a is not None}
-    if len(kept) > 1 and known.keys() >= kept.keys():
+    if len(kept) > 1 and like is not None:
+        starts.insert(0, {n: like for n in kept})
+    elif len(kept) > 1 and known.keys() >= kept.keys():
         # Three axes seldom go together; cp is the last to be laid out.
-        start = {n: known[n] for n in kept if len(kept) < 3 or n != "cp"}
-        try:
+        starts.insert(
+            0, {n: known[n]
+                for n in kept if len(kept) < 3 or n != "cp"})
+    for start in starts[:-1]:
+        with contextlib.suppress(InfeasiblePlan):
             return laid_out(start)
-        except InfeasiblePlan:
-            pass
-    return laid_out({})
+    return laid_out(starts[-1])
 
 
-def _row(planning: Planning, found: Pipelined, stage: Stage,
-         cost: ConversionCost, known: KnownByClass) -> tuple[float, ...]:
-    priced = stage_cost(stage, found.program, cost, planning.optimizer, known)
+def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
+         known: KnownByClass) -> tuple[float, ...]:
+    priced = stage_cost(stage, main, cost, planning.optimizer, known)
     taken = float(taken_bytes(stage))
     memory = priced.memory
-    return (priced.forward_s, priced.input_s, priced.weight_s, priced.once_s,
+    forward_s = priced.forward_s - _again_s(stage, cost, known)
+    return (forward_s, priced.input_s, priced.weight_s, priced.once_s,
             float(priced.saved_bytes), taken, float(memory.transient),
             float(memory.parameters), float(memory.gradients),
             float(memory.optimizer), taken)
 
 
+def _again_s(stage: Stage, cost: ConversionCost, known: KnownByClass) -> float:
+    """Computing what earlier blocks have made, as a stage of several blocks
+    does once, and a program without stages not at all."""
+    *again, _ = stage.program.blocks
+    sizes = stage.layout.mesh.sizes
+    return sum(
+        time_s(call.work,
+               cost.device,
+               call.dtype,
+               share=stage.layout.classes[b.block_class].calls[
+                   call.label].share(sizes))[0] for b in again
+        for call in known[id(stage.program.classes[b.block_class])])
+
+
 def _trained_bytes(stage: Stage) -> Array:
+    return np.array(list(_trained(stage).values()), dtype=np.float64)
+
+
+def _trained(stage: Stage) -> dict[str, int]:
+    """Local sizes of the parameters with a gradient."""
     specs, sizes = stage.program.specs, stage.layout.mesh.sizes
-    return np.array([
-        local_spec(specs[n], stage.layout.at_rest[n], sizes).size_bytes
+    return {
+        n: local_spec(specs[n], stage.layout.at_rest[n], sizes).size_bytes
         for n in stage.params if specs[n].requires_grad
-    ],
-                    dtype=np.float64)
+    }
+
+
+def _own_bytes(stages: Sequence[Stage]) -> Array:
+    known, found = set[str](), []
+    for stage in stages:
+        trained = _trained(stage)
+        found.append(sum(s for n, s in trained.items() if n not in known))
+        known |= trained.keys()
+    return np.array(found, dtype=np.float64)

@@ -110,7 +110,7 @@ class Ways:
         """Seconds of a step, of what a rank has to do."""
         whole_s = work_s + self.again_s
         return np.maximum(np.maximum(self.idle * whole_s, self.least_s),
-                          whole_s + self.once_s)
+                          whole_s + self.once_s) * _ROUNDED
 
     def bound(self, work_s: float) -> tuple[float, float]:
         """Bytes too many and seconds of the best."""
@@ -137,10 +137,13 @@ def ways_of(cell: Cell, space: Space, links: Links, state: State,
     for way in points:
         taken = _memory_bytes(way, state, demand, is_mixed=links.is_mixed)
         again = demand.again_s * space.batch / space.ranks * way.recompute
-        rows.append(
-            (max(0.0, taken * _ROUNDED - limit_bytes), _idle(way), again,
-             max(_least_s(way, demand),
-                 _gathers_s(way, links, state)), _once_s(way, links, state)))
+        once_s = _once_s(way, links, state)
+        least_s = max(_least_s(way, demand), _gathers_s(way, links, state))
+        if not way.is_staged:
+            # Messages are at best hidden, and follow each other.
+            least_s, once_s = once_s, once_s * links.interference
+        rows.append((max(0.0, taken * _ROUNDED - limit_bytes), _idle(way),
+                     again, least_s, once_s))
     return Ways(points, *np.array(rows, dtype=np.float64).T)
 
 

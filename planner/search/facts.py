@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from planner.cluster.spec import DeviceKind
 from planner.cost.calls import KnownCall, KnownCalls
+from planner.cost.compute import time_s
 from planner.ir.program import BlockClass, Program, value_kind
 from planner.ir.reached import reached_from
 from planner.ir.values import Value, calls_of, value_of
@@ -130,6 +132,12 @@ class Facts:
     def known_calls(self) -> KnownCalls:
         """All calls, for what prices layouts on its own."""
         return {n: tuple(c.calls.values()) for n, c in self.classes.items()}
+
+    def computing_s(self, device: DeviceKind, share: float) -> float:
+        """Of all calls, each of which does so much of its work."""
+        return sum(self.counts[name] *
+                   sum(time_s(c.work, device, c.dtype, share=share))
+                   for name, calls in self.known_calls.items() for c in calls)
 
     @functools.cached_property
     def state_edges(self) -> Mapping[StateEdge, int]:

@@ -36,7 +36,8 @@ def key_figures(report: Report) -> Markup:
     fits = "fits" if total <= limit else "does not fit"
     shown = [
         ("step", format_time(step_s),
-         f"at least {format_time(time_of['bound_s'])} on this mesh"),
+         f"at least {format_time(time_of['bound_s'])}" +
+         ("" if time_of["bound_overlaps"] else " on this mesh")),
         ("throughput", format_number(work["rate"]),
          f"{work['unit']}/s per device, {work['peak_share']:.1%} of peak"),
         ("memory", format_bytes(total), f"of {format_bytes(limit)}, {fits}"),

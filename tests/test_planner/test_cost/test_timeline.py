@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import unittest
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from planner.cost.block_order import BlockOrder, Called, Message, Moved
-from planner.cost.timeline import Compute, Start, Streams, Wait, run
+from planner.cost.timeline import Action, Compute, Start, Streams, Wait, run
 
 _BUSY = Streams(interference=1.0)
 
@@ -52,6 +55,26 @@ class TestStreams(unittest.TestCase):
         short = run([Start(0, 9.0), Compute(3.0), Wait(0)], half)
         self.assertEqual(short.time_s, 9.0)
         self.assertEqual(short.exposed_s, {0: 3.0})
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data())
+    def test_no_order_hides_more_than_interference(
+            self, data: st.DataObject) -> None:
+        """As the joint search bounds what has no stages."""
+        times = st.floats(0.0, 4.0)
+        sent_s = data.draw(st.lists(times, max_size=4))
+        computed_s = data.draw(st.lists(times, max_size=6))
+        share = data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
+        actions: list[Action] = [Compute(s) for s in computed_s]
+        for number, time_s in enumerate(sent_s):
+            start = data.draw(st.integers(0, len(actions)))
+            actions.insert(start, Start(number, time_s))
+            if data.draw(st.booleans()):
+                end = data.draw(st.integers(start + 1, len(actions)))
+                actions.insert(end, Wait(number))
+        found_s = run(actions, Streams(interference=share)).time_s
+        least_s = max(sum(computed_s) + share * sum(sent_s), sum(sent_s))
+        self.assertGreaterEqual(found_s, least_s * (1 - 1e-9))
 
     def test_stragglers(self) -> None:
         apart = Streams(straggling=0.5, straggling_limit_s=2.0)

@@ -90,6 +90,7 @@ class MadeUp:
                           taken_bytes=saved / 4,
                           kind=np.arange(len(size)),
                           trained_bytes=tuple(size[:, None]),
+                          own_bytes=size,
                           times_on={d: times_on(d)
                                     for d in devices})
 
@@ -106,7 +107,7 @@ class Sum:
     """A combination, its schedule simulated from end to end."""
 
     point: Point
-    summed_s: float
+    run_s: float
     memory_bytes: float
 
     @staticmethod
@@ -114,9 +115,7 @@ class Sum:
         score = scores.score(point)
         time_s = (scores.simulated_s(point, _GRAPHS)
                   if point.is_staged else score.time_s)
-        return Sum(point=point,
-                   summed_s=time_s,
-                   memory_bytes=score.memory_bytes)
+        return Sum(point=point, run_s=time_s, memory_bytes=score.memory_bytes)
 
 
 def two_nodes(size: int, fabric_bytes_per_s: float) -> ClusterSpec:

@@ -87,7 +87,7 @@ class TestExactness(unittest.TestCase):
             self.assertEqual(min(f.memory_bytes for f in found.found),
                              sizes[0])
             return
-        best_s = min(s.summed_s for s in fitting)
+        best_s = min(s.run_s for s in fitting)
         self.assertAlmostEqual(found.best_s, best_s, delta=1e-9 * best_s)
         self.assertAlmostEqual(found.bound_s, best_s, delta=1e-9 * best_s)
         self.assertLessEqual(len(found.found), len(every))
@@ -101,7 +101,7 @@ class TestExactness(unittest.TestCase):
         for cell in space.cells():
             scores = scores_on(program, cluster, links, cell)
             for point in space.points(cell):
-                whole = Sum.of(point, scores).summed_s
+                whole = Sum.of(point, scores).run_s
                 self.assertLessEqual(
                     scores.score(point).time_s, whole * (1 + 1e-9))
 

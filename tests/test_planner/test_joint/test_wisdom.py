@@ -30,7 +30,7 @@ def best(blocks: MadeUp,
          room: float = float("inf")) -> Point:
     found = search(blocks, space, two_nodes(8, rate), room).found
     return min((f for f in found if f.memory_bytes <= room),
-               key=lambda f: f.summed_s).point
+               key=lambda f: f.run_s).point
 
 
 class TestBubble(unittest.TestCase):
