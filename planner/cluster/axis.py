@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.cluster.hashed import HashedOnce
 from planner.cluster.link import Link
 from planner.cluster.spec import ClusterSpec
 
@@ -16,7 +17,7 @@ __all__ = ["AxisInfo", "axis_link"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AxisInfo:
+class AxisInfo(HashedOnce):
     """The groups of one mesh axis, as a collective sees them.
 
     Parameters
@@ -53,10 +54,7 @@ class AxisInfo:
     inner: Link | None = None
     num_units: int = 1
 
-    def __hash__(self) -> int:
-        # Prices are kept by axis; few axes have all of these alike.
-        return hash((self.size, self.tier, self.num_sharing, self.num_units,
-                     self.link.bandwidth_bytes_per_s, self.link.latency_s))
+    __hash__ = HashedOnce.__hash__
 
 
 def axis_link(cluster: ClusterSpec,

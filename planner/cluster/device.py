@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from planner.cluster.checks import check_number, source_of
+from planner.cluster.hashed import HashedOnce
 
 __all__ = ["Coefficient", "DeviceKind"]
 
@@ -30,7 +31,7 @@ class Coefficient:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceKind:
+class DeviceKind(HashedOnce):
     """One kind of device.
 
     Parameters
@@ -119,10 +120,7 @@ class DeviceKind:
         """The coefficient called `name`, or what holds without it."""
         return _coefficients(self).get(name, default)
 
-    def __hash__(self) -> int:
-        # Prices are kept by device; few devices have all of these alike.
-        return hash((self.name, self.memory_bytes, self.launch_overhead_s,
-                     self.memory_bandwidth_bytes_per_s))
+    __hash__ = HashedOnce.__hash__
 
     def source_of(self, field: str) -> str:
         """Where the number in `field` comes from."""
