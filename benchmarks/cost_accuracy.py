@@ -314,7 +314,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--budget-s",
         type=float,
         default=None,
-        help="of each profile (default: 60, quick: 3)")
+        help="of each profile (default: 150, quick: 3)")
     add("--cache",
         type=Path,
         default=None,
@@ -334,7 +334,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                      "it a --cache of its own")
     arguments.ranks = arguments.ranks or ([2] if quick else [1, 2, 4])
     arguments.rounds = arguments.rounds or (2 if quick else 9)
-    arguments.budget_s = arguments.budget_s or (3.0 if quick else 60.0)
+    arguments.budget_s = arguments.budget_s or (3.0 if quick else 150.0)
     return arguments
 
 
