@@ -31,7 +31,8 @@ _LARGEST_PRICE = 1e4  # HiGHS stops at an absolute gap of 1e-6, whatever is aske
 
 def solve_milp(graph: FactorGraph,
                *,
-               time_limit_s: float | None = None) -> Solution:
+               time_limit_s: float | None = None,
+               tolerance: float = 0.0) -> Solution:
     """Minimise by branch and bound.
 
     Parameters
@@ -39,6 +40,8 @@ def solve_milp(graph: FactorGraph,
     graph : FactorGraph
     time_limit_s : float, optional
         When it is up, the best assignment so far is returned with its gap.
+    tolerance : float
+        Relative gap at which to stop.
 
     Raises
     ------
@@ -54,7 +57,7 @@ def solve_milp(graph: FactorGraph,
     if not graph.variables:
         return _constant(constant.value({}), start)
     program = _program(graph)
-    result = _optimise(program, time_limit_s)
+    result = _optimise(program, time_limit_s, tolerance)
     if result.x is None:
         raise _no_solution(graph, result, time_limit_s)
     assignment = program.assignment(result.x, graph.variables)
@@ -76,10 +79,9 @@ def _constant(value: float, start: float) -> Solution:
                     method="milp")
 
 
-def _optimise(program: _Program,
-              time_limit_s: float | None) -> optimize.OptimizeResult:
-    # scipy's default stops at a gap of 1e-4.
-    options = {"mip_rel_gap": 0.0}
+def _optimise(program: _Program, time_limit_s: float | None,
+              tolerance: float) -> optimize.OptimizeResult:
+    options = {"mip_rel_gap": tolerance}
     if time_limit_s is not None:
         options["time_limit"] = time_limit_s
     rows = optimize.LinearConstraint(program.matrix, program.right,

@@ -20,6 +20,9 @@ from planner.search.variables import add_variables
 
 __all__ = ["AxisProblem", "draft_of", "solve_axis"]
 
+_TOLERANCE = 1e-3
+"""Relative gap of layouts whose graph is too wide to eliminate."""
+
 
 def draft_of(problem: AxisProblem) -> Draft:
     """The factor graph of one axis; its value is the program's price."""
@@ -38,5 +41,5 @@ def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
         When constraints leave some parameter no layout.
     """
     draft = draft_of(problem)
-    solution = solve(draft.graph())
+    solution = solve(draft.graph(), tolerance=_TOLERANCE)
     return read_back(problem, draft, solution.assignment), solution

@@ -28,7 +28,9 @@ __all__ = ["solve"]
 
 _ENTRIES_PER_S = 1e8  # of elimination, on the slow side
 _CHEAP_ENTRIES = 50_000  # a variable; reducing takes about as long
-_ROUGH_ENTRIES = 2**14  # of a table of the relaxation; within milliseconds
+_ROUGH_ENTRIES = (2**14, 2**12, 2**16, 2**18)
+"""Of a table of the relaxation, which takes milliseconds. Larger tables bound
+more closely as a rule, though not always; each may find the best assignment."""
 _ROUNDING = 1e-12  # relative
 _NAMED = 8  # variables that an error lists
 
@@ -36,7 +38,8 @@ _NAMED = 8  # variables that an error lists
 def solve(graph: FactorGraph,
           *,
           max_table_entries: int = MAX_TABLE_ENTRIES,
-          time_limit_s: float | None = None) -> Solution:
+          time_limit_s: float | None = None,
+          tolerance: float = 0.0) -> Solution:
     """Minimise a sum of factors.
 
     Parameters
@@ -48,6 +51,10 @@ def solve(graph: FactorGraph,
         For the MILP, to which a component also goes when eliminating it
         would take longer. The solution may then have a gap, and depend on
         the machine's speed.
+    tolerance : float
+        Relative gap at which a component that is too wide to eliminate is
+        good enough. With ``inf`` it is only relaxed, so that the value may
+        be infinite, for whom the bound is enough.
 
     Raises
     ------
@@ -66,7 +73,7 @@ def solve(graph: FactorGraph,
     (3.0, {'a': 1, 'b': 1}, True)
     """
     try:
-        return _solve(graph, max_table_entries, time_limit_s)
+        return _solve(graph, max_table_entries, time_limit_s, tolerance)
     except InfeasiblePlan as error:
         names = clashing(graph)
         if not names:
@@ -76,7 +83,7 @@ def solve(graph: FactorGraph,
 
 
 def _solve(graph: FactorGraph, max_table_entries: int,
-           time_limit_s: float | None) -> Solution:
+           time_limit_s: float | None, tolerance: float) -> Solution:
     start = time.perf_counter()
     order = best_order(graph)
     if (order.total_entries <= _CHEAP_ENTRIES * len(graph.variables)
@@ -90,7 +97,8 @@ def _solve(graph: FactorGraph, max_table_entries: int,
         left_s = None
         if time_limit_s is not None:
             left_s = max(time_limit_s - (time.perf_counter() - start), 0.0)
-        parts.append(_component(component, max_table_entries, left_s))
+        parts.append(
+            _component(component, max_table_entries, left_s, tolerance))
     assignment = reduced.expand({
         name: state
         for part in parts
@@ -112,7 +120,7 @@ def _solve(graph: FactorGraph, max_table_entries: int,
 
 
 def _component(graph: FactorGraph, max_table_entries: int,
-               time_limit_s: float | None) -> Solution:
+               time_limit_s: float | None, tolerance: float) -> Solution:
     order = best_order(graph)
     in_time = (time_limit_s is None
                or order.total_entries <= time_limit_s * _ENTRIES_PER_S)
@@ -120,22 +128,20 @@ def _component(graph: FactorGraph, max_table_entries: int,
         return eliminate(graph,
                          order=order,
                          max_table_entries=max_table_entries)
-    return _wide(graph, order, max_table_entries, time_limit_s)
+    return _wide(graph, order, max_table_entries, time_limit_s, tolerance)
 
 
 def _wide(graph: FactorGraph, order: Order, max_table_entries: int,
-          time_limit_s: float | None) -> Solution:
+          time_limit_s: float | None, tolerance: float) -> Solution:
     """Branch and bound, with a relaxation in case time is short."""
     start = time.perf_counter()
-    rough = eliminate_relaxed(graph,
-                              order=order,
-                              max_table_entries=min(max_table_entries,
-                                                    _ROUGH_ENTRIES))
-    if rough.gap <= _ROUNDING:
+    rough = _rough(graph, order, max_table_entries)
+    if rough.gap <= max(_ROUNDING, tolerance):
         return rough
     try:
         found = solve_milp(_pruned(graph, rough.value),
-                           time_limit_s=time_limit_s)
+                           time_limit_s=time_limit_s,
+                           tolerance=tolerance)
     except InfeasiblePlan:
         # With a legal assignment at hand, time was up.
         if math.isinf(rough.value):
@@ -147,6 +153,25 @@ def _wide(graph: FactorGraph, order: Order, max_table_entries: int,
                                          better.value),
                                seconds=time.perf_counter() - start,
                                method=found.method)
+
+
+def _rough(graph: FactorGraph, order: Order,
+           max_table_entries: int) -> Solution:
+    """The best of a few relaxations: its assignment, and all bounds."""
+    start = time.perf_counter()
+    sizes = dict.fromkeys(min(n, max_table_entries) for n in _ROUGH_ENTRIES)
+    best, bound = None, -math.inf
+    for size in sizes:
+        found = eliminate_relaxed(graph, order=order, max_table_entries=size)
+        bound = max(bound, found.bound)
+        if best is None or found.value < best.value:
+            best = found
+        if best.value - bound <= _ROUNDING * abs(best.value):
+            break
+    assert best is not None
+    return dataclasses.replace(best,
+                               bound=min(bound, best.value),
+                               seconds=time.perf_counter() - start)
 
 
 def _pruned(graph: FactorGraph, value: float) -> FactorGraph:

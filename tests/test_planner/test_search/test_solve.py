@@ -41,6 +41,16 @@ class TestSolve(unittest.TestCase):
         self.assertEqual(solution.method, "milp")
         self.assertAlmostEqual(solution.value, eliminate(graph).value)
 
+    def test_wide_graphs_within_a_tolerance(self) -> None:
+        graph = grid(4, 6)
+        optimum = eliminate(graph).value
+        for tolerance in (0.0, 1e-3, 0.2, np.inf):
+            with self.subTest(tolerance=tolerance):
+                found = solve(graph, max_table_entries=36, tolerance=tolerance)
+                self.assertLessEqual(found.bound, optimum * (1 + 1e-9))
+                self.assertLessEqual(found.gap, tolerance + 1e-9)
+        self.assertEqual(found.method, "relaxation")
+
     def test_high_prices_do_not_blunt_the_milp(self) -> None:
         graph = grid(4, 6)
         factors = tuple(
