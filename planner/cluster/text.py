@@ -15,6 +15,7 @@ import yaml
 from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
                                   NodeGroup, Tier)
 from planner.names import nearest
+from planner.yaml_data import read_yaml
 
 __all__ = ["from_yaml", "to_yaml"]
 
@@ -85,12 +86,7 @@ def from_yaml(text: str, *, where: str = "cluster YAML") -> ClusterSpec:
     ValueError
         For unknown or missing keys, and numbers that make no sense.
     """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not YAML of plain data: {error}") \
-            from error
-    data = _fields(data, ClusterSpec, where)
+    data = _fields(read_yaml(text, where), ClusterSpec, where)
     tiers = data["tiers"]
     if not isinstance(tiers, list):
         raise ValueError(f"{where}: tiers must be a list, innermost first")

@@ -24,6 +24,7 @@ from planner.ir.plan_names import folded, matching, plain
 from planner.ir.program import Program, value_kind
 from planner.ir.shares import Shares, check_shares
 from planner.names import nearest
+from planner.yaml_data import read_yaml
 
 __all__ = ["Plan", "VERSION"]
 
@@ -181,7 +182,7 @@ class Plan:
         ValueError
             When the text is no plan of this version.
         """
-        data = _mapping(yaml.safe_load(text), where)
+        data = _mapping(read_yaml(text, where), where)
         known = [
             "version", "model", "mesh", "axes", "pipeline", "shares",
             "at_rest", "regather", "recompute", "blocks", "prediction"

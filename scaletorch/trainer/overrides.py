@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
+from planner.yaml_data import read_yaml
 
 __all__ = ["overridden"]
 
@@ -52,10 +52,10 @@ def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parsed(text: str, value: str) -> Any:
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the value of {text!r} is no YAML: {error}; quote "
-                         "texts with special characters") from None
+        return read_yaml(value, f"the value of {text!r}")
+    except ValueError as error:
+        raise ValueError(f"{error}; quote texts with special characters") \
+            from None
 
 
 def _put(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:

@@ -107,7 +107,7 @@ others:
         self._refused("size: 8", "size: 8.5", "size must be whole, got 8.5")
 
     def test_only_plain_data_is_read(self) -> None:
-        with self.assertRaisesRegex(ValueError, "not YAML of plain data"):
+        with self.assertRaisesRegex(ValueError, "is no YAML of plain data"):
             from_yaml("!!python/object/apply:os.getcwd []")
 
     def test_not_a_mapping(self) -> None:
