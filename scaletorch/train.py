@@ -27,6 +27,7 @@ from scaletorch.trainer.build import check_model
 from scaletorch.trainer.checkpoints import check_folder
 from scaletorch.trainer.config import Config, load_config
 from scaletorch.trainer.loop import Ended, Trainer
+from scaletorch.trainer.metrics import check_tensorboard
 from scaletorch.trainer.plans import parse_plan
 from scaletorch.trainer.reference import reference
 from scaletorch.trainer.schedules import schedule
@@ -69,10 +70,13 @@ def _checked(path: str, overrides: Sequence[str]) -> Config:
     parse_plan(config.plan)
     schedule(config.schedule, config.train.steps)
     check_model(config.model)
-    for options in filter(None, (config.data, config.evaluation_data)):
-        data.check(options)
+    data.check(config.data)
+    if config.evaluation_data is not None:
+        data.check(config.evaluation_data, name="evaluation_data")
     if config.cluster not in (None, LOCAL, PROFILE):
         load_cluster(config.cluster)
+    if config.metrics.tensorboard:
+        check_tensorboard()
     if config.checkpoint.folder is not None:
         check_folder(Path(config.checkpoint.folder))
     return config

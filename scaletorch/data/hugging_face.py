@@ -87,10 +87,10 @@ def hugging_face(*,
         Unless one of `columns` and `text` is given.
     """
     if (columns is None) == (text is None):
-        raise ValueError("data: hugging_face needs either columns (of "
+        raise ValueError("hugging_face needs either columns (of "
                          "numbers) or text (a column to tokenise)")
     if text is not None and sequence_length is None:
-        raise ValueError("data: hugging_face with text needs the option "
+        raise ValueError("hugging_face with text needs the option "
                          "'sequence_length'")
     table = _table(path, name, split)
     if columns is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from scaletorch.data.options import check_least
 from scaletorch.data.registry import register
 from scaletorch.data.source import Augmented, Sample, Source
 
@@ -56,6 +57,7 @@ class ImageFolder:
                  size: int = 224,
                  mean: Sequence[float] = _MEAN,
                  deviation: Sequence[float] = _DEVIATION) -> None:
+        check_least(1, size=size)
         folder = Path(path)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is no folder; it should have "

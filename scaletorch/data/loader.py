@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from scaletorch.data.options import check_least
 from scaletorch.data.order import key_of, shuffled
 from scaletorch.data.source import Augmented, Sample, Source
 from scaletorch.data.workers import leave_to_parent
@@ -71,13 +72,8 @@ class Loader:
                  prefetch: int = 2,
                  drop_last: bool = True,
                  pin_memory: bool = False) -> None:
-        for name, value, least in (("batch_size", batch_size, 1),
-                                   ("workers", workers, 0), ("prefetch",
-                                                             prefetch, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or \
-                    value < least:
-                raise ValueError(f"{name} must be a number from {least} on, "
-                                 f"got {value!r}")
+        check_least(0, workers=workers)
+        check_least(1, batch_size=batch_size, prefetch=prefetch)
         self.source = source
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -92,9 +88,9 @@ class Loader:
         self._pin_memory = pin_memory
         if self.len_batches == 0:
             raise ValueError(
-                f"{type(source).__name__} has {self._length} samples, which "
-                f"make no batch of {batch_size}; give it more data, a "
-                "smaller batch_size or drop_last=False")
+                f"there are {self._length} samples, which make no batch of "
+                f"{batch_size}; give it more data, a smaller batch_size or "
+                "drop_last: false")
 
     @property
     def len_batches(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scaletorch.data.options import check_least
 from scaletorch.data.registry import register
 from scaletorch.data.source import Sample
 from scaletorch.data.token_file import TokenFile
@@ -57,9 +58,7 @@ class PackedTokens:
                  documents: str = "join",
                  shift: bool = False,
                  name: str = "the data") -> None:
-        if sequence_length < 1:
-            raise ValueError("sequence_length must be a number from 1 on, got "
-                             f"{sequence_length}")
+        check_least(1, sequence_length=sequence_length)
         if documents not in _DOCUMENTS:
             raise ValueError(f"documents must be one of "
                              f"{', '.join(_DOCUMENTS)}, got {documents!r}")

@@ -31,7 +31,7 @@ def part_of(source: Source | Augmented,
     [3, 4]
     """
     if len(part) != 2 or not 0 <= part[0] < part[1] <= 1:
-        raise ValueError("data: part must be two fractions such as [0, 0.9], "
+        raise ValueError("part must be two fractions such as [0, 0.9], "
                          f"got {part!r}")
     start, stop = (round(p * len(source)) for p in part)
     kind = _AugmentedPart if isinstance(source, Augmented) else _Part

@@ -10,6 +10,7 @@ import torch
 
 from planner.names import nearest
 from scaletorch.data.loader import Loader
+from scaletorch.data.options import check_values
 from scaletorch.data.part import part_of
 from scaletorch.data.source import Augmented, Sample, Source
 
@@ -44,7 +45,7 @@ def kinds() -> tuple[str, ...]:
     return tuple(sorted(_KINDS))
 
 
-def build(config: Mapping[str, Any]) -> Loader:
+def build(config: Mapping[str, Any], *, name: str = "data") -> Loader:
     """A loader from a mapping.
 
     Parameters
@@ -55,6 +56,8 @@ def build(config: Mapping[str, Any]) -> Loader:
         ``pin_memory`` are the loader's, ``seed`` is of both, ``names``
         gives tensors other names, ``part`` takes a range of the samples
         by fractions, ``[0, 0.9]``; the rest are the source's options.
+    name : str
+        Of the mapping, for errors.
 
     Returns
     -------
@@ -64,7 +67,8 @@ def build(config: Mapping[str, Any]) -> Loader:
     Raises
     ------
     ValueError
-        For an unknown kind or option, or one that is missing.
+        For an unknown kind or option, one that is missing or of a wrong
+        type, and what the source and the loader refuse.
 
     Examples
     --------
@@ -73,7 +77,14 @@ def build(config: Mapping[str, Any]) -> Loader:
     >>> next(iter(loader))["tokens"].shape
     torch.Size([4, 16])
     """
-    check(config)
+    check(config, name=name)
+    try:
+        return _built(config)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _built(config: Mapping[str, Any]) -> Loader:
     options = dict(config)
     make = _KINDS[options.pop("kind")]
     names = options.pop("names", {})
@@ -90,28 +101,40 @@ def build(config: Mapping[str, Any]) -> Loader:
     })
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Find out whether `build` takes a mapping's names; nothing is read.
+def check(config: Mapping[str, Any], *, name: str = "data") -> None:
+    """Find out whether `build` takes a mapping; nothing is read.
+
+    Parameters
+    ----------
+    config : mapping
+    name : str
+        Of the mapping, for errors.
 
     Raises
     ------
     ValueError
-        For an unknown kind or option, or one that is missing.
+        For an unknown kind or option, and one that is missing or of a
+        wrong type.
     """
     kind = config.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise ValueError(
-            f"data: kind {kind!r} is not known; {nearest(str(kind), kinds())}")
+        raise ValueError(f"{name}: kind {kind!r} is not known; "
+                         f"{nearest(str(kind), kinds())}")
     taken = _options(_KINDS[kind]) | _options(Loader)
     del taken["source"]
     known = sorted({*taken, "kind", "names", "part"})
-    for name in config:
-        if name not in known:
-            raise ValueError(f"data: {kind} has no option {name!r}; "
-                             f"{nearest(name, known)}")
-    for name, needed in taken.items():
-        if needed and name not in config:
-            raise ValueError(f"data: {kind} needs the option {name!r}")
+    for option in config:
+        if option not in known:
+            raise ValueError(f"{name}: {kind} has no option {option!r}; "
+                             f"{nearest(str(option), known)}")
+    for option, needed in taken.items():
+        if needed and option not in config:
+            raise ValueError(f"{name}: {kind} needs the option {option!r}")
+    try:
+        for make in (_KINDS[kind], Loader, part_of, _with_names):
+            check_values(make, config)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from None
 
 
 def _options(make: Callable[..., Any]) -> dict[str, bool]:
@@ -125,7 +148,8 @@ def _options(make: Callable[..., Any]) -> dict[str, bool]:
 class _Renamed:
     """A source whose tensors have other names."""
 
-    def __init__(self, source: Source, names: Mapping[str, str]) -> None:
+    def __init__(self, source: Source, names: Mapping[str,
+                                                      str | None]) -> None:
         self._source = source
         self._names = dict(names)
 
@@ -139,7 +163,8 @@ class _Renamed:
 class _RenamedAugmented:
     """An augmented source whose tensors have other names."""
 
-    def __init__(self, source: Augmented, names: Mapping[str, str]) -> None:
+    def __init__(self, source: Augmented, names: Mapping[str,
+                                                         str | None]) -> None:
         self._source = source
         self._names = dict(names)
 
@@ -151,19 +176,18 @@ class _RenamedAugmented:
 
 
 def _renamed(source: Source | Augmented,
-             names: Mapping[str, str]) -> Source | Augmented:
+             names: Mapping[str, str | None]) -> Source | Augmented:
     if isinstance(source, Augmented):
         return _RenamedAugmented(source, names)
     return _Renamed(source, names)
 
 
-def _with_names(sample: Sample, names: Mapping[str, str]) -> Sample:
+def _with_names(sample: Sample, names: Mapping[str, str | None]) -> Sample:
     """A sample under other names; a name of None leaves a tensor out."""
     missing = sorted(set(names) - set(sample))
     if missing:
-        raise ValueError(
-            f"data: names has {missing[0]!r}, but the source gives "
-            f"{', '.join(sample)}")
+        raise ValueError(f"names has {missing[0]!r}, but the source gives "
+                         f"{', '.join(sample)}")
     found: dict[str, torch.Tensor] = {}
     for name, tensor in sample.items():
         new = names.get(name, name)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from scaletorch.data.options import check_least
 from scaletorch.data.registry import register
 from scaletorch.data.source import Sample
 
@@ -37,6 +38,12 @@ class RandomTokens:
                  vocabulary_size: int,
                  choices: int = 2,
                  seed: int = 0) -> None:
+        check_least(0, seed=seed)
+        check_least(1,
+                    length=length,
+                    sequence_length=sequence_length,
+                    vocabulary_size=vocabulary_size,
+                    choices=choices)
         self._length = length
         self._shape = sequence_length
         self._size = vocabulary_size
@@ -81,6 +88,8 @@ class RandomImages:
                  classes: int = 10,
                  noise: float = 0.5,
                  seed: int = 0) -> None:
+        check_least(0, seed=seed)
+        check_least(1, length=length, classes=classes)
         self._length = length
         self._shape = tuple(shape)
         self._classes = classes
