@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scaletorch.models.checks import check_divides, check_positive
+from scaletorch.models.checks import (check_context, check_divides,
+                                      check_positive)
 from scaletorch.models.examples import example_integers
 from scaletorch.models.hugging_face import Names, Pair
 from scaletorch.models.layers import Attention, Embedding, Linear, Mlp
@@ -153,6 +154,7 @@ class Bert(nn.Module):
         mask : Tensor of bool, optional
             Of the same shape: false for padding.
         """
+        check_context(self.config, tokens)
         places = torch.arange(tokens.shape[1], device=tokens.device)
         if segments is None:
             segments = torch.zeros_like(tokens)

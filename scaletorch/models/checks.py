@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["check_divides", "check_positive"]
+import torch
+
+__all__ = ["check_context", "check_divides", "check_positive"]
+
+
+def check_context(config: Any, tokens: torch.Tensor) -> None:
+    """A batch of sequences, for which there are enough positions.
+
+    Raises
+    ------
+    ValueError
+        Naming the config and both lengths.
+    """
+    if tokens.shape[1] > config.context:
+        raise ValueError(
+            f"a sequence has {tokens.shape[1]} tokens, but "
+            f"{type(config).__name__}.context is {config.context}; take "
+            "shorter sequences or a larger context")
 
 
 def check_positive(config: Any, *names: str) -> None:

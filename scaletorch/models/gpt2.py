@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scaletorch.models.checks import check_divides, check_positive
+from scaletorch.models.checks import (check_context, check_divides,
+                                      check_positive)
 from scaletorch.models.examples import example_tokens
 from scaletorch.models.hugging_face import Names, Pair
 from scaletorch.models.layers import Attention, Embedding, Mlp
@@ -143,6 +144,7 @@ class GPT2(nn.Module):
             Of shape (batch, 1, sequence, sequence), True where a token may
             look; left out: at itself and all before it.
         """
+        check_context(self.config, tokens)
         places = (torch.arange(tokens.shape[1], device=tokens.device)
                   if position_ids is None else position_ids)
         x = self.embedding(tokens) + self.positions(places)

@@ -43,6 +43,16 @@ class TestForward(unittest.TestCase):
                 loss = model(**model.example_inputs(batch_size=4)).loss
                 self.assertAlmostEqual(float(loss.detach()), 6.24, delta=0.3)
 
+    def test_a_sequence_beyond_the_context(self) -> None:
+        for name in ("gpt2", "bert-base"):
+            with self.subTest(name):
+                model: Any = tiny(name)
+                context = model.config.context
+                with self.assertRaisesRegex(
+                        ValueError, f"a sequence has {context + 1} tokens, "
+                        rf"but \w+Config.context is {context}; take shorter"):
+                    model(torch.zeros(2, context + 1, dtype=torch.int64))
+
     def test_nothing_looks_ahead(self) -> None:
         for name in ("llama3-8b", "qwen3-0.6b", "gpt2"):
             with self.subTest(name):
