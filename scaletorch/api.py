@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from planner.ir.program import Program
 from planner.objective import OBJECTIVES
 from planner.planning import Planning
 from planner.recipes import Recipe
+from planner.undivided import undivided
 from scaletorch.choose import (Chosen, Replan, choose, fingerprint,
                                searched_meshes)
 from scaletorch.cluster import (PROFILE, cluster_of, found_cluster,
@@ -158,7 +159,7 @@ def auto_parallelize(
                            count=max(tune, 1),
                            global_batch=global_batch)
         if agreement.is_first:
-            for note in planned.program.notes:
+            for note in (*planned.program.notes, *_idle(planned, plan)):
                 _LOGGER.warning("%s: %s", planned.program.model_name, note)
     agreement.check(fingerprint(planned.program, with_shapes=True),
                     what="pass different models or example inputs",
@@ -261,6 +262,14 @@ def _planned(given: _Given, plan: Plan | Recipe | str | Path | None,
     return _Planned(planning=planning,
                     call=given.call(rows),
                     finalists=finalists)
+
+
+def _idle(planned: _Planned, plan: Any) -> Iterator[str]:
+    """Axes that a recipe can't use."""
+    if isinstance(plan, Recipe):
+        chosen = planned.finalists[0]
+        form = chosen.program(planned.program)
+        yield from undivided(plan, form, chosen.plan.resolve(form))
 
 
 def _check_options(plan: Any, optimizer: str, memory_limit_bytes: int | None,
