@@ -16,7 +16,7 @@ from scaletorch.checksums import check_shared
 from scaletorch.module import ParallelModule
 from scaletorch.sharding import local_slices
 
-__all__ = ["load_checkpoint"]
+__all__ = ["check_shapes", "load_checkpoint"]
 
 
 def load_checkpoint(module: ParallelModule,
@@ -43,7 +43,7 @@ def load_checkpoint(module: ParallelModule,
     FileNotFoundError
         When there is no checkpoint of either kind.
     KeyError
-        Naming entries that are missing or left over.
+        Naming entries that are missing, or left over in safetensors.
     ValueError
         When a shape differs.
     OSError
@@ -53,7 +53,9 @@ def load_checkpoint(module: ParallelModule,
     path = Path(path)
     if (path / ".metadata").is_file():
         check_shared(path, module.agreement)
-        dcp.load(module.state_dict(),
+        with module.agreement.together(f"loading {path}"):
+            state = _saved(module.state_dict(), path, strict=strict)
+        dcp.load(state,
                  checkpoint_id=path,
                  process_group=module.agreement.group)
         return
@@ -67,6 +69,48 @@ def load_checkpoint(module: ParallelModule,
                 n: t
                 for n, t in state.items() if files.get(n) == file
             })
+
+
+def _saved(state: dict[str, Any], path: Path, *,
+           strict: bool) -> dict[str, Any]:
+    """What of a state dict ``torch.distributed.checkpoint`` has written.
+
+    What else there is, such as a run's optimizer state, is nobody's concern.
+    """
+    entries = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    missing = _missing(state, entries)
+    if strict and missing:
+        raise KeyError(
+            f"{path} does not fit the model: missing {_some(missing)}; pass "
+            "strict=False to load what is in both")
+    found = {n: t for n, t in state.items() if n in entries}
+    check_shapes(found, entries, path)
+    return found
+
+
+def check_shapes(tensors: Mapping[str, Any], entries: Mapping[str, Any],
+                 path: Path) -> None:
+    """Compare tensors with what a checkpoint has under their names.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+    entries : mapping
+        As ``torch.distributed.checkpoint`` describes what it wrote; with all
+        names of `tensors`.
+    path : Path
+        Of the checkpoint, for the error.
+
+    Raises
+    ------
+    ValueError
+        Naming the tensor and both shapes.
+    """
+    for name, tensor in tensors.items():
+        there = getattr(entries[name], "size", None)
+        if there is not None and there != tensor.shape:
+            raise ValueError(f"{name} has the shape {tuple(there)} in {path} "
+                             f"and {tuple(tensor.shape)} in the model")
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -92,17 +136,22 @@ def _files(path: Path) -> dict[str, Path]:
 
 def _check_names(state: Mapping[str, Any], elsewhere: Collection[str],
                  files: Mapping[str, Path], path: Path) -> None:
-    there = {_place(t) for n, t in state.items() if n in files}
-    missing = [
-        n for n, t in state.items()
-        if n not in files and _place(t) not in there
-    ]
+    missing = _missing(state, files)
     extra = [n for n in files if n not in state and n not in elsewhere]
     if missing or extra:
         raise KeyError(
             f"{path} does not fit the model: missing {_some(missing)}; "
             f"not in the model {_some(extra)}; pass strict=False to load "
             "what is in both")
+
+
+def _missing(state: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    """Entries that are not there, nor anything that they are tied to."""
+    there = {_place(t) for n, t in state.items() if n in names}
+    return [
+        n for n, t in state.items()
+        if n not in names and _place(t) not in there
+    ]
 
 
 def _place(value: Any) -> int:

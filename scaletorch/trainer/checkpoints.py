@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
+from scaletorch.checkpoint import check_shapes
 from scaletorch.checksums import SummedWriter, check_shared
 from scaletorch.runtime.agree import Agreement
 
@@ -178,20 +179,16 @@ class Checkpoints:
         Raises
         ------
         ValueError
-            When it lacks some tensor.
+            When it lacks some tensor, or has another shape of it.
         OSError
             When a file is damaged.
         """
         path = self.path(step)
         with _reading(path):
             check_shared(path, self._agreement)
-            metadata = dcp.FileSystemReader(path).read_metadata()
-        missing = sorted(set(tensors) - set(metadata.state_dict_metadata))
-        if missing:
-            raise ValueError(
-                f"{path} lacks {missing[0]} and {len(missing) - 1} more; was "
-                "the run of another model or optimizer? Give another "
-                "checkpoint.folder")
+            entries = dcp.FileSystemReader(
+                path).read_metadata().state_dict_metadata
+        _check_entries(tensors, entries, path)
         with _reading(path):
             dcp.load(tensors,
                      checkpoint_id=path,
@@ -230,6 +227,20 @@ class Checkpoints:
                 gone = self._partial(step)
                 self.path(step).rename(gone)
                 shutil.rmtree(gone)
+
+
+def _check_entries(tensors: Mapping[str, torch.Tensor],
+                   entries: Mapping[str, Any], path: Path) -> None:
+    other = ("was the run of another model or optimizer? Give another "
+             "checkpoint.folder")
+    missing = sorted(set(tensors) - set(entries))
+    if missing:
+        raise ValueError(f"{path} lacks {missing[0]} and {len(missing) - 1} "
+                         f"more; {other}")
+    try:
+        check_shapes(tensors, entries, path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {other}") from None
 
 
 def check_folder(folder: Path) -> None:

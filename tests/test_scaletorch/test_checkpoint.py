@@ -84,6 +84,33 @@ class TestCheckpoint(unittest.TestCase):
         run_ranks(4, save)
         self.check(self.folder, {"dp": 2}, parallel.fsdp())
 
+    def test_dcp_misfits(self) -> None:
+        dcp.save(
+            {
+                "up.weight": torch.zeros(3, 8),
+                "optimizer:up.weight:step": torch.zeros(1)
+            },
+            checkpoint_id=self.folder,
+            no_dist=True)
+
+        def work(rank: int) -> list[str]:
+            del rank
+            module = spread(seeded(Mlp), batch(), {"dp": 2}, parallel.fsdp())
+            texts = []
+            for strict in (True, False):
+                try:
+                    scaletorch.load_checkpoint(module,
+                                               self.folder,
+                                               strict=strict)
+                except (KeyError, ValueError) as error:
+                    texts.append(str(error))
+            return texts
+
+        missing, shape = run_ranks(2, work)[1]
+        self.assertIn("does not fit the model: missing ", missing)
+        self.assertNotIn("up.weight,", missing)
+        self.assertIn("up.weight has the shape (3, 8) in ", shape)
+
     def test_a_rank_reads_its_slices(self) -> None:
         save_file(other().state_dict(), self.folder / "model.safetensors")
         read: list[int] = []

@@ -55,6 +55,13 @@ class TestCheckpoints(unittest.TestCase):
                 assert "lacks b and 1 more; was the run" in str(error)
             else:
                 raise AssertionError
+            try:
+                store.load(3, {"a": torch.zeros(2, 2)})
+            except ValueError as error:
+                assert "a has the shape (4,) in " in str(error)
+                assert "and (2, 2) in the model; was the run" in str(error)
+            else:
+                raise AssertionError
 
         self.alone(work)
 
