@@ -157,7 +157,11 @@ class Executor:
         kernel = kernels[step.kernel]
         given = [values[n] for n in step.operands]
         self.counts.step = number
-        out = kernel.forward(mix(seed, number), *given)
+        try:
+            out = kernel.forward(mix(seed, number), *given)
+        except Exception as error:
+            error.add_note(self._place(number, "forward"))
+            raise
         if tape is not None:
             tape.saved.append(([
                 None if step.operands[i] in step.again else given[i]
@@ -236,7 +240,11 @@ class Executor:
             for i, x in zip(kernel.saved_operands, operands, strict=True)
         ]
         read = [*saved, *others, *kernel.filled(given)]
-        out = kernel.backward(mix(tape.seed, number), *read)
+        try:
+            out = kernel.backward(mix(tape.seed, number), *read)
+        except Exception as error:
+            error.add_note(self._place(number, "backward"))
+            raise
         if kernel.weight_reads is not None:
             out, passed = out[:len(step.operands)], out[len(step.operands):]
             available = (*read, *passed)
@@ -251,6 +259,11 @@ class Executor:
                 reducer.add(route, grad)
             else:
                 _add(grads, name, grad)
+
+    def _place(self, number: int, way: str) -> str:
+        """Where in the user's model a kernel failed, whose own lines are
+        those of generated code."""
+        return f"in the {way} pass of {self.program.steps[number].name}"
 
 
 def _sources(units: Sequence[Unit]) -> frozenset[str]:

@@ -140,6 +140,9 @@ def _lost(ranks: Sequence[int]) -> list[int]:
     others = [r for r in ranks if r != own]
     try:
         store = dist.group.WORLD.get_group_store()
+        if store is None:
+            # Ranks that are threads have none.
+            return others
         store.set(f"{_KEY}{own}", "?")
         found = _blamed(store, others)
         store.set(f"{_KEY}{own}", ",".join(map(str, found)))

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from scaletorch.runtime.agree import Agreement
+from scaletorch.runtime.lost import naming_the_lost
 
 __all__ = ["Stop"]
 
@@ -38,7 +39,11 @@ class Stop:
         goes before SIGINT.
         """
         asked = torch.tensor([self._asked], device=self._agreement.device)
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._agreement.group)
+        with naming_the_lost("agreeing on whether to go on",
+                             self._agreement.ranks):
+            dist.all_reduce(asked,
+                            dist.ReduceOp.MAX,
+                            group=self._agreement.group)
         return int(asked.item())
 
     @contextmanager

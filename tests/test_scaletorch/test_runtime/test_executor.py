@@ -177,5 +177,38 @@ class TestMemory(unittest.TestCase):
         self.assertEqual({c for counts in alive.values() for c in counts}, {0})
 
 
+class Words(nn.Module):
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(4, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.words(tokens)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x.mean()
+
+
+class TestErrors(unittest.TestCase):
+
+    def test_they_name_the_block(self) -> None:
+
+        def work(rank: int) -> list[str]:
+            del rank
+            module = auto_parallelize(Words(),
+                                      1,
+                                      cluster="cpu-gloo",
+                                      example_inputs=(torch.tensor([0]), ))
+            with self.assertRaises(IndexError) as caught:
+                module(torch.tensor([7]))
+            return caught.exception.__notes__
+
+        (notes, ) = run_ranks(1, work)
+        self.assertEqual(len(notes), 1)
+        self.assertRegex(notes[0], "^in the forward pass of (words|glue)")
+
+
 if __name__ == "__main__":
     unittest.main()

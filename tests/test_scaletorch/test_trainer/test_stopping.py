@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import unittest
+from unittest import mock
 
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -35,6 +36,20 @@ class TestStop(unittest.TestCase):
             return found
 
         self.assertEqual(run_ranks(3, work), [[0, 2, 15, 15]] * 3)
+
+    def test_a_rank_that_is_gone_is_named(self) -> None:
+
+        def work(rank: int) -> None:
+            stop = stop_of_all()
+            if rank == 0:
+                with mock.patch("torch.distributed.all_reduce",
+                                side_effect=RuntimeError("closed")):
+                    with self.assertRaisesRegex(
+                            RuntimeError, "agreeing on whether to go on "
+                            "failed: rank 1 is gone or does not answer"):
+                        stop.agreed()
+
+        run_ranks(2, work)
 
     def test_in_threads_there_are_no_signals(self) -> None:
 
