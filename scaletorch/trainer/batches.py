@@ -12,7 +12,7 @@ from scaletorch.feed import Feed
 from scaletorch.module import ParallelModule
 
 __all__ = [
-    "Batch", "Batches", "check_tokens", "endless", "example_of", "loss_of",
+    "Batch", "Batches", "check_batch", "endless", "example_of", "loss_of",
     "own_part"
 ]
 
@@ -76,15 +76,15 @@ def own_part(batches: Batches, module: ParallelModule) -> Feed | None:
     return Feed(batches, module) if whole else None
 
 
-def check_tokens(batch: Batch, module: ParallelModule) -> None:
-    """Refuse tokens that the model has no embedding for.
+def check_batch(batch: Batch, module: ParallelModule) -> None:
+    """Refuse tokens and classes that the model does not have.
 
     On the device such an index is a crash without a reason.
 
     Raises
     ------
     ValueError
-        Naming the token.
+        Naming the token or the class.
     """
     config = getattr(module, "config", None)
     size = getattr(config, "vocabulary_size", None) or getattr(
@@ -97,6 +97,14 @@ def check_tokens(batch: Batch, module: ParallelModule) -> None:
                     f"data: a batch has the token {largest}, but the model "
                     f"has {size} of them; take the model's own tokenizer, or "
                     "give model.overrides the data's vocabulary")
+    classes = getattr(config, "classes", None)
+    if classes is not None and "labels" in batch:
+        largest = int(batch["labels"].max())
+        if largest >= classes:
+            raise ValueError(
+                f"data: a batch has the class {largest} (from 0 on), but the "
+                f"model has {classes} of them; give model.overrides as many "
+                "classes as the data have")
 
 
 def loss_of(output: Any) -> torch.Tensor:

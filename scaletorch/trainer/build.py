@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import math
 from collections.abc import Mapping
@@ -50,6 +51,8 @@ def build_module(config: Config,
     torch.manual_seed(config.train.seed)
     model = build_model(config.model)
     model.train()
+    if config.model.hugging_face is not None:
+        _check_names(model, batch)
     example = {n: torch.empty_like(t, device="meta") for n, t in batch.items()}
     cluster = cluster_of(config.cluster, flat.size(), flat.device_type)
     with autocast(mesh_device(flat), config.train.dtype):
@@ -68,13 +71,27 @@ def build_module(config: Config,
     return module
 
 
+def _check_names(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors that only ``**kwargs`` of a model would take, which
+    are for flags."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    for name in batch:
+        if name not in known:
+            raise ValueError(
+                f"data: a batch has {name!r}, but {type(model).__name__} "
+                f"takes {', '.join(known)}; give data.names, such as "
+                "{tokens: input_ids}, or a null to leave one out")
+
+
 def build_model(config: ModelConfig) -> nn.Module:
     """The single-device model on the meta device.
 
     Raises
     ------
     ValueError
-        For unknown names and fields, or a ``config.json`` that is not there.
+        For unknown names and fields, or a ``config.json`` or weights that
+        are not there.
     """
     fields = check_model(config)
     with torch.device("meta"):
@@ -96,6 +113,9 @@ def check_model(config: ModelConfig) -> dict[str, Any]:
     ValueError
         As `build_model`.
     """
+    if config.weights is not None and not Path(config.weights).exists():
+        raise ValueError(f"model.weights: there is no {config.weights}; name "
+                         "what scaletorch.load_checkpoint reads")
     if config.name is None:
         _config_file(config)
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from planner.yaml_data import read_yaml
 from scaletorch.trainer.overrides import overridden
 from scaletorch.trainer.typed import from_mapping, to_mapping
 
@@ -22,6 +24,15 @@ __all__ = [
 def _check(condition: bool, text: str) -> None:
     if not condition:
         raise ValueError(text)
+
+
+def _check_axes(mesh: Mapping[str, int]) -> None:
+    sizes = list(mesh.values())
+    _check(
+        len(sizes) > 0 and sizes.count(-1) < 2
+        and all(size >= 1 or size == -1 for size in sizes),
+        "mesh must have axes with sizes from 1 on, of which one may be -1, "
+        f"got {dict(mesh)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +91,14 @@ class OptimizerConfig:
     fused: bool = True
 
     def __post_init__(self) -> None:
-        _check(len(self.betas) == 2, f"betas must be two, got {self.betas}")
+        _check(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            f"betas must be two numbers from 0 to below 1, got {self.betas}")
+        for name, only in (("betas", "adamw"), ("epsilon", "adamw"),
+                           ("momentum", "sgd")):
+            default = OptimizerConfig.__dataclass_fields__[name].default
+            _check(self.name == only or getattr(self, name) == default,
+                   f"{name} is for {only} only, not for {self.name}")
         for name in ("weight_decay", "epsilon", "momentum"):
             value = getattr(self, name)
             _check(value >= 0, f"{name} must not be negative, got {value}")
@@ -166,6 +184,7 @@ class TrainConfig:
         for name in ("evaluate_every", "evaluate_batches", "lr"):
             value = getattr(self, name)
             _check(value >= 0, f"{name} must not be negative, got {value}")
+        _check(math.isfinite(self.lr), f"lr must be finite, got {self.lr}")
         _check(self.clip is None or self.clip > 0,
                f"clip must be positive or null, got {self.clip}")
 
@@ -303,6 +322,8 @@ class Config:
         _check(
             not isinstance(self.mesh, str) or self.mesh == "auto",
             f"mesh must be auto or axes such as {{dp: 2}}, got {self.mesh}")
+        if not isinstance(self.mesh, str):
+            _check_axes(self.mesh)
         _check(
             not self.train.evaluate_every or self.evaluation_data is not None,
             "evaluation_data is missing, but train.evaluate_every is "
@@ -331,10 +352,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     ValueError
         When it is no YAML, or no run, with the path of the key.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from None
+    values = read_yaml(Path(path).read_text(encoding="utf-8"), str(path))
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must hold a mapping with model, data and "
                          f"train, got {type(values).__name__}")

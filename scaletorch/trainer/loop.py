@@ -14,7 +14,7 @@ import torch
 
 from scaletorch import data
 from scaletorch.grad_norm import clip_grad_norm_
-from scaletorch.trainer.batches import (Batch, Batches, check_tokens, endless,
+from scaletorch.trainer.batches import (Batch, Batches, check_batch, endless,
                                         example_of, loss_of, own_part)
 from scaletorch.trainer.buffers import WrittenBuffers
 from scaletorch.trainer.build import build_module
@@ -32,6 +32,7 @@ from scaletorch.trainer.schedules import schedule
 from scaletorch.trainer.state import (fill_optimizer, random_state,
                                       restore_random_state, tensors_of)
 from scaletorch.trainer.stopping import Stop
+from scaletorch.trainer.unused import unused
 
 __all__ = ["Ended", "Trainer", "Update"]
 
@@ -97,9 +98,13 @@ class Trainer:
         self._batches = batches or data.build(config.data)
         self._evaluation = evaluation
         if evaluation is None and config.evaluation_data is not None:
-            self._evaluation = data.build(config.evaluation_data)
+            self._evaluation = data.build(config.evaluation_data,
+                                          name="evaluation_data")
         example = example_of(self._batches)
         self.module = build_module(config, example)
+        if self.module.agreement.is_first:
+            for text in unused(config):
+                _LOGGER.warning("%s", text)
         self._feed = own_part(self._batches, self.module)
         self._tokens = tokens_of(example) if self._feed else None
         self.optimizer = build_optimizer(self.module, config.optimizer,
@@ -112,7 +117,8 @@ class Trainer:
         self._checkpoints = self._resumed()
         self._buffers = WrittenBuffers(self.module)
         self._extras = self._position()
-        self._report = Report(config, self.module, self.step, callbacks)
+        with self.module.agreement.together("opening the files of a run"):
+            self._report = Report(config, self.module, self.step, callbacks)
         self._speed = Speed(
             flops_of(self.module.program),
             peak_flops_per_s(self.module, config.cluster, config.train.dtype))
@@ -198,7 +204,7 @@ class Trainer:
         return update
 
     def _loss(self, batch: Batch, inputs: str = "global") -> torch.Tensor:
-        check_tokens(batch, self.module)
+        check_batch(batch, self.module)
         with autocast(self.module.device, self.config.train.dtype):
             # Nobody looks at the logits.
             outputs = "sharded" if self.module.plan.pipeline is None else "loss"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -20,8 +21,9 @@ from scaletorch.cluster import cluster_of
 from scaletorch.module import ParallelModule
 
 __all__ = [
-    "Row", "Speed", "Writer", "flops_of", "json_lines", "lines",
-    "memory_bytes", "peak_flops_per_s", "progress", "tensorboard", "tokens_of"
+    "Row", "Speed", "Writer", "check_tensorboard", "flops_of", "json_lines",
+    "lines", "memory_bytes", "peak_flops_per_s", "progress", "tensorboard",
+    "tokens_of"
 ]
 
 Row = dict[str, float]
@@ -121,16 +123,28 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def json_lines(path: Path) -> Writer:
-    """Append each row to a file, as a line of JSON."""
+    """Append each row to a file, as a line of JSON.
+
+    Raises
+    ------
+    OSError
+        By what it returns, naming the file that can't be written.
+    """
 
     def write(row: Mapping[str, float]) -> None:
-        with path.open("a", encoding="utf-8") as file:
-            # JSON knows neither NaN nor infinity.
-            file.write(
-                json.dumps({
-                    n: v if math.isfinite(v) else None
-                    for n, v in row.items()
-                }) + "\n")
+        # JSON knows neither NaN nor infinity.
+        line = json.dumps({
+            n: v if math.isfinite(v) else None
+            for n, v in row.items()
+        })
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise OSError(
+                f"{path} could not be written: {error}; make room or name "
+                "another checkpoint.folder. The same command goes on from "
+                "the last complete checkpoint") from error
 
     return write
 
@@ -168,6 +182,21 @@ def lines(steps: int, clock: Callable[[], float] = time.monotonic) -> Writer:
     return write
 
 
+def check_tensorboard() -> None:
+    """Find out whether there is a TensorBoard to write for.
+
+    Raises
+    ------
+    ValueError
+        When it is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError(
+            "metrics.tensorboard is true, but TensorBoard is not installed: "
+            "pip install tensorboard, or leave it out (metrics.jsonl has the "
+            "same numbers)")
+
+
 def tensorboard(folder: Path) -> Writer:
     """Write for TensorBoard.
 
@@ -176,13 +205,8 @@ def tensorboard(folder: Path) -> Writer:
     ValueError
         When it is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            "metrics.tensorboard is true, but TensorBoard is not installed: "
-            "pip install tensorboard, or leave it out (metrics.jsonl has the "
-            "same numbers)") from None
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
     writer = SummaryWriter(str(folder))
 
     def write(row: Mapping[str, float]) -> None:

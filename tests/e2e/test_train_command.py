@@ -13,6 +13,7 @@ import tempfile
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -216,6 +217,8 @@ class TestRefused(unittest.TestCase):
         self.check(
             "model.overrides.dept=2", "GPT2Config of 'gpt2' has no field "
             "'dept'; did you mean depth")
+        self.check("model.weights=nowhere",
+                   "model.weights: there is no nowhere; name what")
         self.check("model={hugging_face: nowhere}",
                    "model.hugging_face: there is no file nowhere")
 
@@ -225,7 +228,17 @@ class TestRefused(unittest.TestCase):
             "known; did you mean random_tokens")
         self.check(
             "evaluation_data.sed=1",
-            "data: random_tokens has no option 'sed'; did you mean seed?")
+            "evaluation_data: random_tokens has no option 'sed'; did you mean "
+            "seed?")
+        self.check("data.batch_size='8'",
+                   "data.batch_size must be a whole number, got '8'")
+        self.check("evaluation_data.shuffle=maybe",
+                   "evaluation_data.shuffle must be true or false, got")
+
+    def test_tensorboard(self) -> None:
+        with mock.patch("importlib.util.find_spec", return_value=None):
+            self.check("metrics.tensorboard=true",
+                       "metrics.tensorboard is true, but TensorBoard is not")
 
     def test_cluster(self) -> None:
         self.check(

@@ -84,6 +84,11 @@ class TestHuggingFace(unittest.TestCase):
             }
             run = str(Path(folder) / "run")
             checkpoint = TINY["checkpoint"] | {"folder": run}
+            with self.assertRaisesRegex(
+                    RuntimeError, "data: a batch has 'tokens', but "
+                    "LlamaForCausalLM takes input_ids, .*; give data.names, "
+                    "such as {tokens: input_ids}"):
+                train_alone(tiny(model=keys["model"]))
             _, first = train_alone(
                 tiny(plan="fsdp", checkpoint=checkpoint, **keys), 2)
             self.assertEqual(first[-1]["step"], 6)

@@ -88,6 +88,16 @@ class TestConfig(unittest.TestCase):
         for override, text in (
             ("train.steps=0", "train.steps must be 1 or more, got 0"),
             ("train.clip=0", "train.clip must be positive or null"),
+            ("train.lr=.inf", "train.lr must be finite, got inf"),
+            ("optimizer.betas=[0.9]", "optimizer.betas must be two numbers"),
+            ("optimizer.betas=[0.9, 1]", "optimizer.betas must be two numbers "
+             "from 0 to below 1, got (0.9, 1.0)"),
+            ("optimizer.momentum=0.9", "optimizer.momentum is for sgd only, "
+             "not for adamw"),
+            ("mesh={}", "mesh must have axes with sizes from 1 on"),
+            ("mesh={dp: 0, tp: -1}", "mesh must have axes with sizes from 1"),
+            ("mesh={dp: -2, tp: -1}", "mesh must have axes with sizes from"),
+            ("mesh={dp: -1, tp: -1}", "of which one may be -1, got {'dp': -1"),
             ("train.evaluate_every=2", "evaluation_data is missing"),
             ("checkpoint.best=true", "checkpoint.best needs evaluations"),
             ("model.hugging_face=x", "model.name must be given, or else "
@@ -123,6 +133,10 @@ class TestConfig(unittest.TestCase):
                 load_config(path, ["train.steps=3"]).train.steps, 3)
             path.write_text("- a list")
             with self.assertRaisesRegex(ValueError, "must hold a mapping"):
+                load_config(path)
+            path.write_text("train: {steps: 3}\ntrain: {steps: 4}")
+            with self.assertRaisesRegex(ValueError, "'train' stands here a "
+                                        "second time"):
                 load_config(path)
             path.write_text("a: [")
             with self.assertRaisesRegex(ValueError, "is no YAML"):

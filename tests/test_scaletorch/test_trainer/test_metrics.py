@@ -7,6 +7,7 @@ import json
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -108,11 +109,16 @@ class TestWriters(unittest.TestCase):
                               for e in events.Scalars("loss")], [(1, 0.5),
                                                                  (2, 0.25)])
 
-    @unittest.skipIf(importlib.util.find_spec("tensorboard"),
-                     "TensorBoard is installed")
     def test_no_tensorboard(self) -> None:
-        with self.assertRaisesRegex(ValueError, "pip install tensorboard"):
-            tensorboard(Path("nowhere"))
+        with mock.patch("importlib.util.find_spec", return_value=None):
+            with self.assertRaisesRegex(ValueError, "pip install tensorboard"):
+                tensorboard(Path("nowhere"))
+
+    def test_a_file_that_can_not_be_written(self) -> None:
+        with self.assertRaisesRegex(
+                OSError, "nowhere/metrics.jsonl could not be written: .*No "
+                "such file.*; make room or name another checkpoint.folder"):
+            json_lines(Path("nowhere/metrics.jsonl"))({"step": 1})
 
 
 if __name__ == "__main__":
