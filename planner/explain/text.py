@@ -47,7 +47,7 @@ def _time(report: dict[str, Any]) -> Iterator[str]:
     yield from work_text(report)
     whole = max(time["step_s"], 1e-30)
     hidden_s = time["communication_s"] - time["exposed_s"]
-    least = ("no plan that was looked for takes less than"
+    least = ("at least"
              if time["bound_overlaps"] else "were none, no less than")
     yield (f"step {format_time(whole)} ({format_time(hidden_s)} of "
            f"communication hidden; {least} {format_time(time['bound_s'])}, "
