@@ -175,7 +175,8 @@ class _Parts:
         had is cleared, read and written again, the copy written and read.
         """
         plan, rates = self.plan, self.hardware.rates
-        sums = np.where(np.equal(plan.sharding, FSDP), 1 / plan.shards, 1.0)
+        sharded = np.equal(plan.sharding, FSDP)
+        sums = np.where(sharded, 1 / plan.shards, 1.0)
         moved = np.where(plan.fused_accumulation,
                          rates.exposed * (2 * plan.gradient_bytes - _ELEMENT),
                          2 * plan.gradient_bytes + _ELEMENT)
@@ -184,7 +185,13 @@ class _Parts:
         later = np.where(np.equal(plan.gradient_bytes, _ELEMENT),
                          (plan.num_microbatches - 1) / plan.num_microbatches,
                          1.0)
-        return sums * later * held * moved / rates.memory_bytes_per_s
+        # Without stages whole gradients are sent in every micro-batch, and
+        # cast to what they are summed in before.
+        casts = np.where(
+            sharded & np.equal(plan.pp, 1)
+            & np.greater(plan.gradient_bytes, _ELEMENT),
+            _ELEMENT + plan.gradient_bytes, 0)
+        return held * (sums * later * moved + casts) / rates.memory_bytes_per_s
 
     def host_s(self) -> Number:
         """What the host takes to launch all layers of a stage."""
