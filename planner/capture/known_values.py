@@ -46,7 +46,16 @@ _MAKING = frozenset({
 _LARGEST = 1 << 24
 """Elements of a value that is computed beside a trace."""
 
-Examples = Sequence[Sequence[torch.Tensor]]
+_ROW = 4
+"""Most numbers in a row of a table of sizes; a row of tokens has more."""
+
+_SIZING = frozenset({
+    "__getitem__", "__setitem__", "split", "split_with_sizes", "view",
+    "reshape", "expand", "repeat", "narrow", "unflatten"
+})
+"""Take numbers, for which a tensor may stand, beside a tensor."""
+
+Examples = Sequence[Sequence[torch.Tensor | None]]
 _Positions = frozenset[int]
 _NONE: _Positions = frozenset()
 
@@ -92,17 +101,19 @@ class KnownValues:
             yield
 
     def examples(self, tensors: Sequence[torch.Tensor]) -> Examples:
-        """Values of traced tensors, if all are known, and other values.
+        """Values of traced tensors, where they are known, and other values.
 
         Shapes that follow from the values are others then.
         """
-        found = [self._watch and self._watch.value(t) for t in tensors]
-        values = [v for v in found if v is not None]
-        if len(values) < len(tensors):
+        values = [self._watch and self._watch.value(t) for t in tensors]
+        if all(v is None for v in values):
             return []
         with _beside():
-            return [[v.clone() for v in values],
-                    [v if v.dtype is torch.bool else v * 2 for v in values]]
+            return [[None if v is None else v.clone() for v in values],
+                    [
+                        v if v is None or v.dtype is torch.bool else v * 2
+                        for v in values
+                    ]]
 
     def blamed(self, errors: Iterator[BaseException]) -> frozenset[int]:
         """The inputs for whose values a trace has failed, if any.
@@ -111,8 +122,20 @@ class KnownValues:
         ----------
         errors : iterator of BaseException
             The error of the last trace, and those behind it.
+
+        Returns
+        -------
+        frozenset of int
+            None of them where one is no table of sizes: tokens and masks
+            are others in every batch.
         """
-        return _NONE if self._watch is None else self._watch.blamed(errors)
+        found = _NONE if self._watch is None else self._watch.blamed(errors)
+        return found if all(map(self._is_table, found)) else _NONE
+
+    def _is_table(self, position: int) -> bool:
+        value = self.given[position]
+        return value is not None and (value.ndim < 2
+                                      or value.shape[-1] <= _ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +181,8 @@ class _Watch(TorchFunctionMode):
         if computed is None:
             if writes_in_place(name) or "out" in kwargs:
                 self._forget(kwargs.get("out", args[0] if args else None))
+            if name in _SIZING:
+                args = (*args[:1], *map(self._numbers, args[1:]))
             return func(*args, **kwargs)
         told = computed.sources <= self.known.allowed
         if told and (name in ASKING or _is_shaped_by_values(name, args)):
@@ -171,6 +196,34 @@ class _Watch(TorchFunctionMode):
             raise
         self._compare(result, computed)
         return result
+
+    def _numbers(self, value: Any) -> Any:
+        """With numbers for the tensors that stand for a size.
+
+        An index that is a tensor is none; a bound of a slice is.
+        """
+        if isinstance(value, slice):
+            return slice(*(self._number(x)
+                           for x in (value.start, value.stop, value.step)))
+        if isinstance(value, (tuple, list)) and not any(
+                isinstance(x, torch.Tensor) and x.ndim for x in value):
+            return type(value)([
+                self._numbers(x) if isinstance(x, slice) else self._number(x)
+                for x in value
+            ])
+        return self._number(value)
+
+    def _number(self, value: Any) -> Any:
+        known = self.value(value) if isinstance(value, torch.Tensor) else None
+        if known is None or known.ndim or known.dtype is torch.bool:
+            return value
+        sources = self.sources[_memory(known)]
+        if not sources <= self.known.allowed:
+            self.failed = sources
+            return value
+        self.known.asked |= sources
+        with _beside():
+            return known.item()
 
     def _computed(self, func: Any, name: str, args: Any,
                   kwargs: Any) -> _Computed | None:

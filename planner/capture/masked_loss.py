@@ -13,7 +13,7 @@ from torch import fx
 
 from planner.capture.calls import CallsBefore, become
 
-__all__ = ["ignore_masked_rows"]
+__all__ = ["chosen_rows", "ignore_masked_rows", "same_values"]
 
 _aten = torch.ops.aten
 _LOSS = _aten.cross_entropy_loss.default
@@ -24,13 +24,13 @@ def ignore_masked_rows(graph: fx.Graph) -> None:
     """Rewrite such losses in place; those by row stay, they have no sum."""
     for node in list(graph.find_nodes(op="call_function", target=_LOSS)):
         weight, reduction, ignored, smoothing = _settings(node)
-        rows, targets = (_chosen(n) for n in node.args[:2])
+        rows, targets = (chosen_rows(n) for n in node.args[:2])
         if rows is None or targets is None or not reduction:
             continue
         (x, mask), (y, same) = rows, targets
         shape = tuple(mask.meta["val"].shape)
         classes = x.meta["val"].shape[len(shape):]
-        if not _same(mask, same) or len(classes) != 1 \
+        if not same_values(mask, same) or len(classes) != 1 \
                 or tuple(y.meta["val"].shape) != shape:
             continue
         add = CallsBefore(node).add
@@ -54,7 +54,7 @@ def _settings(node: fx.Node) -> tuple[Any, int, int, float]:
                       _IGNORED), given.get("label_smoothing", 0.0))
 
 
-def _chosen(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+def chosen_rows(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """The tensor and the mask in ``x[mask]``."""
     if node.target is not _aten.index.Tensor:
         return None
@@ -65,7 +65,7 @@ def _chosen(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     return base, indices[0]
 
 
-def _same(one: Any, other: Any) -> bool:
+def same_values(one: Any, other: Any) -> bool:
     """Whether two arguments are equal, also if each is computed."""
     if one is other:
         return True
@@ -73,10 +73,11 @@ def _same(one: Any, other: Any) -> bool:
         return (one.op == other.op == "call_function"
                 and one.target is other.target
                 and torch.Tag.nondeterministic_seeded not in getattr(
-                    one.target, "tags", ()) and _same(one.args, other.args)
-                and _same(one.kwargs, other.kwargs))
+                    one.target, "tags",
+                    ()) and same_values(one.args, other.args)
+                and same_values(one.kwargs, other.kwargs))
     if isinstance(one, (tuple, list)) and type(one) is type(other):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same_values, one, other))
     if isinstance(one, fx.Node) or isinstance(other, fx.Node):
         return False
     return bool(one == other)

@@ -19,6 +19,7 @@ from planner.capture.formulas import Formulas
 from planner.capture.joined_rows import part_joined_rows
 from planner.capture.known_values import unknown_sizes
 from planner.capture.masked_loss import ignore_masked_rows
+from planner.capture.masked_rows import compute_all_rows
 from planner.capture.masks import simplify_masks
 from planner.capture.merged import part_merged_dims
 from planner.capture.nodes import source_in_model
@@ -64,6 +65,7 @@ def normalize(traced: Traced, *, opaque: bool) -> tuple[str, ...]:
             _clean(graph, node, kept)
     drop_unused(graph)
     ignore_masked_rows(graph)
+    compute_all_rows(graph)
     drop_unused(graph)
     notes = isolate_unknown_shapes(graph) if opaque else []
     _reject_unknown_shapes(graph)

@@ -150,7 +150,7 @@ class Opaque:
         return try_out(run,
                        tensors, [t.requires_grad for t in tensors],
                        examples=known or [self.examples[:len(inputs)]],
-                       answers=not known)
+                       answers=not known or any(x is None for x in known[0]))
 
     def _described(self, constants: tuple[Any, ...], tree: pytree.TreeSpec,
                    autocast: torch.dtype | None, learnt: Learnt) -> OpaqueCall:

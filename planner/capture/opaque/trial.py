@@ -288,13 +288,14 @@ def _numbers(shape: tuple[int, ...], stride: tuple[int, ...],
 
 
 def _fill(given: Sequence[torch.Tensor],
-          examples: Sequence[torch.Tensor]) -> None:
+          examples: Sequence[torch.Tensor | None]) -> None:
     """Put in the examples where they are real and of these shapes."""
     last = given[len(given) - len(examples):]
-    if all(e.device.type != "meta" and not isinstance(e, FakeTensor)
-           and e.shape == t.shape and e.dtype == t.dtype
-           for e, t in zip(examples, last, strict=True)):
-        for example, tensor in zip(examples, last, strict=True):
+    for example, tensor in zip(examples, last, strict=True):
+        if example is not None and example.device.type != "meta" \
+                and not isinstance(example, FakeTensor) \
+                and (example.shape, example.dtype) == (tensor.shape,
+                                                       tensor.dtype):
             tensor.copy_(example.detach())
 
 

@@ -29,6 +29,37 @@ class Windows(nn.Module):
         return torch.stack([p.mean() for p in parts]).sum()
 
 
+class Sliced(nn.Module):
+    """Sizes that stand in slices and views, as tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        for _ in range(sizes.tolist()[0]):
+            x = x + 1
+        parts = [row[:n // 2] for row, n in zip(x, sizes)]
+        shapes = [n // 2 for n in sizes]
+        each = self.layer(torch.cat(parts)).split(shapes)
+        return torch.stack([y.view(n, 4).mean()
+                            for y, n in zip(each, shapes)]).sum()
+
+
+class Tokens(nn.Module):
+    """A branch on tokens, which are others in every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        if (tokens == 7).any():
+            y = y * y.exp()
+        return y.sum()
+
+
 class Written(nn.Module):
     """What is asked for was overwritten by what no trace knows."""
 
@@ -65,6 +96,19 @@ class TestKnownValues(unittest.TestCase):
         program = check_capture(self, *doubled(Windows(),
                                                (torch.randn(8, 4), )))
         self.assertEqual((program.fixed, program.notes), ((), ()))
+
+    def test_sizes_in_slices(self) -> None:
+        program = check_capture(
+            self,
+            *doubled(Sliced(),
+                     (torch.randn(3, 4, 4), torch.tensor([4, 6, 2]))))
+        self.assertEqual(program.fixed, (1, ))
+
+    def test_tokens_are_not_held(self) -> None:
+        inputs = torch.randn(2, 4), torch.arange(14).view(2, 7)
+        program = check_capture(self, *doubled(Tokens(), inputs))
+        self.assertEqual(program.fixed, ())
+        self.assertIn("the model (Tokens) can't be captured", program.notes[0])
 
     def test_what_was_overwritten_is_not_known(self) -> None:
         program = check_capture(

@@ -106,9 +106,17 @@ class TestByMask(unittest.TestCase):
 
     def test_as_many_values_as_the_mask_has(self) -> None:
 
+        def write(model: Any, y: torch.Tensor) -> None:
+            chosen = y > 0
+            y[chosen] = (2 * y)[chosen]
+
+        self._check(write, "aten.where.self")
+
+    def test_values_that_depend_on_other_rows(self) -> None:
+
         def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
             y = self.linear(x)
-            y[x > 0] = x[x > 0]
+            y[x > 0] = x[x > 0].cumsum(0)
             return y.sum()
 
         with self.assertRaisesRegex(CaptureError, "depends on the values"):
