@@ -11,7 +11,7 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-__all__ = ["new_objects_alone"]
+__all__ = ["all_objects", "new_objects_alone"]
 
 
 @contextlib.contextmanager
@@ -35,3 +35,19 @@ def new_objects_alone() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def all_objects() -> Iterator[None]:
+    """Meanwhile the collector knows all objects, also those left out.
+
+    Only of those that it knows it tells who refers to them.
+    """
+    if not gc.get_freeze_count():
+        yield
+        return
+    gc.unfreeze()
+    try:
+        yield
+    finally:
+        gc.freeze()

@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from planner.capture.copies import copied
 from planner.capture.opaque.call import is_constant, running_whole
+from planner.garbage import all_objects
 
 __all__ = ["Function", "functions_below", "stands_in"]
 
@@ -157,9 +158,11 @@ def _is_users(code: CodeType) -> bool:
 
 
 def _function_of(frame: FrameType) -> FunctionType | None:
+    with all_objects():
+        referrers = gc.get_referrers(frame.f_code)
     holders = {
         id(f): f
-        for f in (_COPIES.get(f, f) for f in gc.get_referrers(frame.f_code)
+        for f in (_COPIES.get(f, f) for f in referrers
                   if isinstance(f, FunctionType)) if f.__code__ is frame.f_code
     }
     if len(holders) != 1:
