@@ -230,7 +230,7 @@ class Planning:
                                fixed_rest=fixed_rest,
                                start=start,
                                reverse=reverse)
-        return self.priced(policies, _recomputing(solution, recompute),
+        return self.priced(policies, solution.recomputing(recompute),
                            memory_price_s_per_byte)
 
     def priced(self,
@@ -341,7 +341,7 @@ class Planning:
     def recomputed(self, candidate: Candidate,
                    classes: Sequence[str]) -> Candidate:
         """A candidate whose blocks of some classes run again."""
-        solution = _recomputing(candidate.solution, classes)
+        solution = candidate.solution.recomputing(classes)
         if candidate.pipeline is None:
             return self.priced(candidate.policies, solution,
                                candidate.memory_price_s_per_byte)
@@ -401,10 +401,3 @@ class Planning:
     def plan_of(self, candidate: Candidate) -> Plan:
         """The candidate as a plan with its prediction."""
         return plan_of(self.program, candidate)
-
-
-def _recomputing(solution: LayoutSolution,
-                 recompute: Collection[str]) -> LayoutSolution:
-    layout = dataclasses.replace(solution.layout,
-                                 recompute=frozenset(recompute))
-    return dataclasses.replace(solution, layout=layout)

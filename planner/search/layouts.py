@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from planner.cluster.spec import DeviceKind
 from planner.ir.layout import Layout, Placement, R
@@ -97,6 +98,13 @@ class LayoutSolution:
     value_s: float
     solves: int
     seconds: float
+
+    def recomputing(self, classes: Collection[str]) -> Self:
+        """With the blocks of some classes run again in the backward."""
+        return dataclasses.replace(self,
+                                   layout=dataclasses.replace(
+                                       self.layout,
+                                       recompute=frozenset(classes)))
 
 
 def replicated_layout(facts: Facts, mesh: MeshSpec) -> ProgramLayout:
