@@ -13,6 +13,11 @@ from tests.markers import nightly
 _GROUP_TIMEOUT_S = 6.0
 
 
+def _end(text: str) -> str:
+    """Of a traceback: the error, and where in the model it was raised."""
+    return "\n".join(text.strip().splitlines()[-2:])
+
+
 class TestPipelineFaults(unittest.TestCase):
 
     def failures(self,
@@ -35,7 +40,7 @@ class TestPipelineFaults(unittest.TestCase):
             if rank == lost:
                 continue
             self.assertRegex(
-                text.strip().splitlines()[-1],
+                _end(text),
                 rf"RuntimeError: .* failed: rank {lost}( \(.*?\))? is gone or "
                 "does not answer; look for its own error")
             self.assertEqual(text.count("is gone or does not answer"), 1)
@@ -80,7 +85,7 @@ class TestPipelineFaults(unittest.TestCase):
                                  group_timeout_s=limit_s)
         self.assertEqual(failures[3], "died")
         self.check_named(failures, 4, 3)
-        self.assertIn(what, failures[2].strip().splitlines()[-1])
+        self.assertIn(what, _end(failures[2]))
 
     def test_killed_before_a_collective_of_the_model(self) -> None:
         self.check_collective("a collective of the model", "tp",
