@@ -135,7 +135,11 @@ class _Meter:
         host = point.kind == "dispatch"
         clock = HostClock() if host else self.clock
         alone = point.groups is None
-        once_s = self.job.largest(self._once_s(run, clock, alone))
+        between = self._between(point, clock) if run else None
+        # What goes between is measured alone as well.
+        once_s = self.job.largest(
+            self._once_s(run, clock, alone) +
+            2 * self._once_s(between, clock, alone))
         # Ranks that wait for each other do so for very different times;
         # what counts in a step of many collectives is the mean.
         shortest_s = clock.shortest_s if alone else max(
@@ -147,8 +151,8 @@ class _Meter:
         self.job.largest(0.0)
         if run is None:
             found = [0.0]
-        elif point.kind in COLLECTIVE_KINDS and isinstance(clock, HostClock):
-            found = samples_after(between_runner(self.job),
+        elif between is not None:
+            found = samples_after(between,
                                   run,
                                   clock,
                                   count=count,
@@ -159,6 +163,12 @@ class _Meter:
         del run
         gc.collect(0)
         return Measured(median=median, count=count)
+
+    def _between(self, point: Point, clock: Clock) -> Callable[[], Any] | None:
+        """What goes before each call, where it makes a difference."""
+        if point.kind in COLLECTIVE_KINDS and isinstance(clock, HostClock):
+            return between_runner(self.job)
+        return None
 
     def _warm(self, point: Point) -> Callable[[], Any] | None:
         """What runs a point, after it ran."""

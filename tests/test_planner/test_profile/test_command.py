@@ -126,7 +126,7 @@ def _profiled(rank: int, folder: str) -> tuple[str, int, list[str], bool]:
                   messages=(4096, 65536),
                   dtypes=("float32", ))
     made = profile(Job.joined("cpu"),
-                   budget_s=60.0,
+                   budget_s=20.0,
                    folder=Path(folder),
                    sizes=sizes)
     kinds = [p.kind for p in made.outcome.known]
