@@ -2,13 +2,13 @@
 
 Run ``OMP_NUM_THREADS=1 python -m benchmarks.auto_vs_manual`` from the root,
 or the file itself. Real gloo ranks train each model (forward, backward and a
-fused AdamW, all of which is predicted) under the plan of the search, made on the profile of this machine that
-``python -m planner.profile`` keeps, and under recipes: each over all ranks, and
-the products of two that are predicted to be quickest (``--products``,
-``--all``). All are planned once, before ranks start. The plans take turns, and
-those that are clearly slower drop out after a few. It prints how much longer
-than the best of all the automatic plan takes, and why plans that can't run
-could not.
+fused AdamW, all of which is predicted) under the plan of the search, made on
+the profile of this machine that ``python -m planner.profile`` keeps, and under
+recipes: each over all ranks, and the products of two that are predicted to be
+quickest (``--products``, ``--all``). All are planned once, before ranks start.
+The plans take turns, and those that are clearly slower drop out after a few.
+It prints how much longer than the best of all the automatic plan takes, and
+why plans that can't run could not.
 """
 
 from __future__ import annotations

@@ -242,19 +242,17 @@ def _layout(planning: Planning, cell: Cell, *, exact: bool,
                                  cut=count > 1,
                                  alone=start)
 
-    starts: list[Mapping[str, ProgramLayout]] = [{}]
+    start: dict[str, ProgramLayout] = {}
     known = {n: a for n, a in alone.items() if a is not None}
     if len(kept) > 1 and like is not None:
-        starts.insert(0, {n: like for n in kept})
+        start = {n: like for n in kept}
     elif len(kept) > 1 and known.keys() >= kept.keys():
         # Three axes seldom go together; cp is the last to be laid out.
-        starts.insert(
-            0, {n: known[n]
-                for n in kept if len(kept) < 3 or n != "cp"})
-    for start in starts[:-1]:
+        start = {n: known[n] for n in kept if len(kept) < 3 or n != "cp"}
+    if start:
         with contextlib.suppress(InfeasiblePlan):
             return laid_out(start)
-    return laid_out(starts[-1])
+    return laid_out({})
 
 
 def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
