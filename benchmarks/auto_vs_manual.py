@@ -3,8 +3,9 @@
 Run ``OMP_NUM_THREADS=1 python -m benchmarks.auto_vs_manual`` from the root,
 or the file itself. Real gloo ranks train each model (forward, backward and a
 fused AdamW, all of which is predicted) under the plan of the search, made on
-the profile of this machine that ``python -m planner.profile`` keeps, and under
-recipes: each over all ranks, and the products of two that are predicted to be
+the profile of this machine that ``python -m planner.profile`` keeps, under the
+best one without stages, which is what ``auto_parallelize`` takes on a mesh
+without names, and under recipes: each over all ranks, and the products of two that are predicted to be
 quickest (``--products``, ``--all``). All are planned once, before ranks start.
 The plans take turns, and those that are clearly slower drop out after a few.
 It prints how much longer than the best of all the automatic plan takes, and
@@ -33,8 +34,8 @@ if __package__ in (None, ""):
 
 from benchmarks.contenders import Step, fused_adamw, timed_s  # noqa: E402
 from benchmarks.manual_plans import Planned  # noqa: E402
-from benchmarks.manual_plans import (AUTO, MODELS, model_and_batch, planned,
-                                     worth_running)
+from benchmarks.manual_plans import (AUTO, MODELS, UNSTAGED, model_and_batch,
+                                     planned, worth_running)
 from planner.ir.errors import ScheduleError  # noqa: E402
 from planner.ir.errors import InfeasiblePlan, LayoutError  # noqa: E402
 from planner.ir.plan import Plan  # noqa: E402
@@ -139,7 +140,7 @@ def _left(runners: Sequence[_Runner],
     limit_s = _CLEARLY * float(shared.min())
     return [
         r for r, time_s in zip(runners, shared.tolist(), strict=True)
-        if time_s <= limit_s or r.planned.name == AUTO
+        if time_s <= limit_s or r.planned.name in (AUTO, UNSTAGED)
     ]
 
 
@@ -178,8 +179,8 @@ def format_rows(rows: Sequence[Row]) -> str:
                  key=lambda r: r.measured_s or 0.0)
     lines = [f"{rows[0].model} on {rows[0].ranks} ranks"]
     for row in ran:
-        mark, name = (("*", f"{AUTO} ({row.uses})") if row.plan == AUTO else
-                      (" ", row.plan))
+        mark = "*" if row.plan in (AUTO, UNSTAGED) else " "
+        name = f"{row.plan} ({row.uses})" if row.uses else row.plan
         predicted = ("" if row.predicted_s is None else
                      f"  predicted {1e3 * row.predicted_s:8.2f} ms")
         lines.append(f"{mark} {name:44.44} "
@@ -194,11 +195,12 @@ def format_rows(rows: Sequence[Row]) -> str:
         lines.append(
             f"  not run, since predicted to be slower: {len(slow)} of "
             f"the products ({1e3 * quickest_s:.2f} ms or more)")
-    own = [r.measured_s for r in ran if r.plan == AUTO]
-    others = [r.measured_s for r in ran if r.plan != AUTO]
-    if own and others:
-        lines.append(f"  automatic / best recipe = "
-                     f"{(own[0] or 0.0) / min(o or 0.0 for o in others):.3f}")
+    others = [r.measured_s or 0.0 for r in ran if not r.uses]
+    for name in (AUTO, UNSTAGED):
+        own = [r.measured_s or 0.0 for r in ran if r.plan == name]
+        if own and others:
+            lines.append(f"  {name} / best recipe = "
+                         f"{own[0] / min(others):.3f}")
     return "\n".join(lines) + "\n\n"
 
 

@@ -10,21 +10,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
 from planner.ir.mesh import MeshSpec
+from planner.ir.plan import Plan
 from planner.planning import Planning
 from planner.recipes import Recipe
 from scaletorch import models, parallel
-from scaletorch.choose import choose
+from scaletorch.choose import choose, searched_meshes
 from scaletorch.cluster import cluster_of
 
 __all__ = [
-    "AUTO", "MODELS", "Manual", "Planned", "manuals", "model_and_batch",
-    "planned", "worth_running"
+    "AUTO", "MODELS", "UNSTAGED", "Manual", "Planned", "manuals",
+    "model_and_batch", "planned", "worth_running"
 ]
 
 AUTO = "automatic"
+"""The best plan of the search."""
+UNSTAGED = "automatic, without stages"
+"""What `auto_parallelize` takes on a mesh without names, if it is another."""
 
 MODELS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gpt2": ("gpt2", {
@@ -170,42 +175,54 @@ class Planned:
     @property
     def is_product(self) -> bool:
         """Whether it is of recipes over several axes."""
-        return self.name != AUTO and len(self.axes) > 1
+        return self.name not in (AUTO, UNSTAGED) and len(self.axes) > 1
 
 
 def planned(name: str, ranks: int, cluster: str) -> list[Planned]:
-    """The automatic plan of a model, and those of all recipes."""
+    """The automatic plans of a model, and those of all recipes."""
     model, inputs = model_and_batch(name)
     planning = Planning(capture(model, inputs),
                         cluster_of(cluster, ranks, "cpu"))
-    found = []
-    for manual in (None, *manuals(ranks)):
-        label = AUTO if manual is None else manual.name
-        try:
-            found.append(_planned(planning, label, manual, ranks))
-        except (InfeasiblePlan, LayoutError, ScheduleError,
-                ValueError) as error:
-            found.append(Planned(name=label, reason=str(error)))
+    flat = MeshSpec(("dp", ), (ranks, ))
+    found = [
+        _planned(AUTO, lambda: planning.plan_of(_searched(planning, flat))),
+        _planned(UNSTAGED,
+                 lambda: choose(planning, None, flat, flat=True)[0].plan)
+    ]
+    if found[0].plan == found[1].plan:
+        found.pop()
+    for manual in manuals(ranks):
+        mesh = MeshSpec(*zip(*manual.axes))
+        found.append(
+            _planned(manual.name,
+                     lambda m=manual.recipe, on=mesh: choose(
+                         planning, m, on, flat=False)[0].plan))
     return found
 
 
-def _planned(planning: Planning, label: str, manual: Manual | None,
-             ranks: int) -> Planned:
-    names, sizes = (zip(*manual.axes) if manual else (("dp", ), (ranks, )))
-    mesh = MeshSpec(tuple(names), tuple(sizes))
-    chosen, *_ = choose(planning,
-                        manual and manual.recipe,
-                        mesh,
-                        flat=manual is None)
-    plan = chosen.plan
-    uses = ", ".join(
-        f"{axis}={size} {plan.axes[axis]}"
-        for axis, size in zip(plan.mesh.names, plan.mesh.sizes, strict=True))
-    return Planned(name=label,
-                   uses="" if manual else uses,
+def _searched(planning: Planning, flat: MeshSpec) -> Candidate:
+    candidates = planning.candidates(searched_meshes(flat, flat=True))
+    planning.check_fits(candidates)
+    return next(filter(planning.fits, candidates))
+
+
+def _planned(name: str, make: Callable[[], Plan]) -> Planned:
+    try:
+        plan = make()
+    except (InfeasiblePlan, LayoutError, ScheduleError, ValueError) as error:
+        return Planned(name=name, reason=str(error))
+    return Planned(name=name,
+                   uses=_uses(plan) if name in (AUTO, UNSTAGED) else "",
                    predicted_s=plan.prediction["step_time_s"],
                    plan=plan.to_yaml(),
                    axes=tuple(zip(plan.mesh.names, plan.mesh.sizes)))
+
+
+def _uses(plan: Plan) -> str:
+    """What each axis is for, those of one rank left out."""
+    sizes = dict(zip(plan.mesh.names, plan.mesh.sizes, strict=True))
+    uses = [f"{n}={s} {plan.axes[n]}" for n, s in sizes.items() if s > 1]
+    return ", ".join(uses)
 
 
 def worth_running(plans: Sequence[Planned],

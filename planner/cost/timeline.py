@@ -2,8 +2,8 @@
 
 A collective is started at one place of the rank's order and waited for at
 another. What is computed in between hides it; the rest of its time is
-*exposed*. Three facts about the machine come in, all measured by
-:mod:`planner.profile` and zero where a device does not say:
+*exposed*. Facts about the machine come in, all measured by
+:mod:`planner.profile` and without effect where a device does not say:
 
 ``interference``
     Share of hidden communication by which what is computed meanwhile gets
@@ -13,6 +13,9 @@ another. What is computed in between hides it; the rest of its time is
     other are apart by that share of `c`, up to the limit: processors are
     shared and ranks are moved between them. Whoever waits for a collective
     waits for the last rank as well.
+``alone_speedup``
+    How many times as fast a rank computes while all others wait, as those of
+    a pipeline do: more than 1 where there are more ranks than processors.
 """
 
 from __future__ import annotations
@@ -61,22 +64,23 @@ class Streams:
 
     Parameters
     ----------
-    interference, straggling, straggling_limit_s : float
+    interference, straggling, straggling_limit_s, alone_speedup : float
         See the module's docstring.
     """
 
     interference: float = 0.0
     straggling: float = 0.0
     straggling_limit_s: float = 0.0
+    alone_speedup: float = 1.0
 
     @classmethod
     def of(cls, device: DeviceKind) -> Streams:
         """What a device's coefficients say."""
-        return cls(interference=min(device.coefficient("interference", 0.0),
-                                    1.0),
-                   straggling=device.coefficient("straggling", 0.0),
-                   straggling_limit_s=device.coefficient(
-                       "straggling_limit_s", 0.0))
+        return cls(
+            interference=min(device.coefficient("interference", 0.0), 1.0),
+            straggling=device.coefficient("straggling", 0.0),
+            straggling_limit_s=device.coefficient("straggling_limit_s", 0.0),
+            alone_speedup=max(device.coefficient("alone_speedup", 1.0), 1.0))
 
     def late_s(self, computed_s: float) -> float:
         """How much later the last rank comes to a collective."""

@@ -43,6 +43,8 @@ class Links:
     interference : float
         By what part of the time of messages that are hidden computing gets
         longer, at least.
+    alone_speedup : float
+        How many times as fast a rank is while others wait, at most.
     """
 
     def __init__(self,
@@ -51,8 +53,9 @@ class Links:
         self._cluster = cluster
         self._limits = limits or MemoryLimits(cluster=cluster)
         self._overhead_s = cluster.weakest().launch_overhead_s
-        self.interference = min(
-            Streams.of(d).interference for d in cluster.kinds())
+        streams = [Streams.of(d) for d in cluster.kinds()]
+        self.interference = min(s.interference for s in streams)
+        self.alone_speedup = max(s.alone_speedup for s in streams)
         self._devices: dict[Place, tuple[DeviceKind, ...]] = {}
         self._axes: dict[Place, AxisInfo] = {}
         self._times: dict[tuple[str, float, Place], float] = {}

@@ -218,8 +218,10 @@ class CellScores:
         """Of a step, as `Score` has it."""
         if not point.is_staged:
             return self._overlapped_s(point)
-        return least_step_s(self._stages(point), point.schedule,
-                            point.microbatches)
+        return least_step_s(self._stages(point),
+                            point.schedule,
+                            point.microbatches,
+                            alone_speedup=self._links.alone_speedup)
 
     def _overlapped_s(self, point: Point) -> float:
         """Of a step of all blocks, whose messages are at best hidden.
@@ -247,7 +249,8 @@ class CellScores:
             graphs(point),
             StageTimes.in_parts(stages.forward_s.tolist(),
                                 stages.input_s.tolist(),
-                                stages.weight_s.tolist()),
+                                stages.weight_s.tolist(),
+                                alone_speedup=self._links.alone_speedup),
             p2p_s={
                 (i, i + 1): s
                 for i, s in enumerate(stages.message_s[1:].tolist())

@@ -46,6 +46,18 @@ class StageSums:
     finish_s: Array
     owner: NDArray[np.int64]
 
+    @property
+    def each_s(self) -> Array:
+        """Of all that a micro-batch takes."""
+        return self.forward_s + self.input_s + self.weight_s
+
+    def faster(self, factor: float) -> StageSums:
+        """On ranks that compute so many times as fast."""
+        return replace(self,
+                       forward_s=self.forward_s / factor,
+                       input_s=self.input_s / factor,
+                       weight_s=self.weight_s / factor)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StageCuts:
@@ -160,7 +172,11 @@ class StageCuts:
         return np.add.reduceat(of_blocks[self.block] * self.share, self.starts)
 
 
-def least_step_s(stages: StageSums, schedule: str, microbatches: int) -> float:
+def least_step_s(stages: StageSums,
+                 schedule: str,
+                 microbatches: int,
+                 *,
+                 alone_speedup: float = 1.0) -> float:
     """Seconds that no order of the actions beats.
 
     A rank can start when the first micro-batch has reached its first stage;
@@ -169,9 +185,18 @@ def least_step_s(stages: StageSums, schedule: str, microbatches: int) -> float:
     goes back through the stages before, and the first stage's gradients are
     reduced. Gradients of weights that a schedule puts off may be computed
     meanwhile, those of the first stage for the last micro-batch may not.
+    Where ranks share processors, each is at best as fast as it is alone, and
+    all together do no more than if none ever waited.
     """
-    each_s = stages.forward_s + stages.input_s + stages.weight_s
     ranks = len(stages.begin_s)
+    if alone_speedup > 1:
+        alone_s = least_step_s(stages.faster(alone_speedup), schedule,
+                               microbatches)
+        shared_s = microbatches * float(stages.each_s.sum()) / ranks
+        return max(
+            alone_s,
+            float(stages.begin_s[0]) + shared_s + float(stages.finish_s.min()))
+    each_s = stages.each_s
     work_s = microbatches * np.bincount(stages.owner, each_s, ranks)
     late_s = microbatches * np.bincount(stages.owner, stages.weight_s, ranks)
     is_split = schedule in _SPLIT

@@ -142,8 +142,12 @@ def ways_of(cell: Cell, space: Space, links: Links, state: State,
         if not way.is_staged:
             # Messages are at best hidden, and follow each other.
             least_s, once_s = once_s, once_s * links.interference
-        rows.append((max(0.0, taken * _ROUNDED - limit_bytes), _idle(way),
-                     again, least_s, once_s))
+        elif links.alone_speedup > 1:
+            # Who ends first reduces its gradients while others are at work.
+            least_s, once_s = least_s / links.alone_speedup, 0.0
+        idle = max(1.0, _idle(way) / links.alone_speedup)
+        rows.append((max(0.0, taken * _ROUNDED - limit_bytes), idle, again,
+                     least_s, once_s))
     return Ways(points, *np.array(rows, dtype=np.float64).T)
 
 

@@ -15,6 +15,7 @@ from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import DeviceKind
 from planner.cost.plan_price import PlanPrice
 from planner.cost.price import price
+from planner.cost.timeline import Streams
 from planner.ir.errors import LayoutError, ScheduleError
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
@@ -132,8 +133,7 @@ def priced_pipeline(planning: Planning,
             costs = stages(stage_devices(pipeline, ranks))
     if bound_s is None:
         bound_s = _bound_s(own, mesh, pipeline)
-    step = _scheduled(pipeline, mesh, parts, costs, link,
-                      cost.device.coefficient("call_s", 0.0))
+    step = _scheduled(pipeline, mesh, parts, costs, link, cost.device)
     work = price(program,
                  layout,
                  cost,
@@ -170,13 +170,18 @@ def _bound_s(planning: Planning, mesh: MeshSpec,
 
 def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
                costs: Sequence[StageCost], link: AxisInfo,
-               call_s: float) -> PipelinePrice:
+               device: DeviceKind) -> PipelinePrice:
     schedule = make_schedule(pipeline.schedule,
                              ranks=mesh.size(pipeline.axis),
                              microbatches=pipeline.microbatches,
                              chunks=pipeline.chunks)
     check_schedule(schedule, edges=parts.edges, stages=len(parts.stages))
-    return pipeline_price(parts, costs, schedule, link, call_s=call_s)
+    return pipeline_price(parts,
+                          costs,
+                          schedule,
+                          link,
+                          call_s=device.coefficient("call_s", 0.0),
+                          alone_speedup=Streams.of(device).alone_speedup)
 
 
 def _as_on(work: PlanPrice, own: Sequence[StageCost],

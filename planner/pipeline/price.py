@@ -298,7 +298,8 @@ def pipeline_price(found: Pipelined,
                    schedule: Schedule,
                    link: AxisInfo,
                    *,
-                   call_s: float = 0.0) -> PipelinePrice:
+                   call_s: float = 0.0,
+                   alone_speedup: float = 1.0) -> PipelinePrice:
     """Simulate a schedule of priced stages.
 
     Parameters
@@ -311,10 +312,13 @@ def pipeline_price(found: Pipelined,
         Of the pipeline's axis.
     call_s : float
         Of a call of the module that does nothing.
+    alone_speedup : float
+        Of ranks that share processors, while others wait.
     """
     times = StageTimes.in_parts([c.forward_s for c in costs],
                                 [c.input_s for c in costs],
-                                [c.weight_s for c in costs])
+                                [c.weight_s for c in costs],
+                                alone_speedup=alone_speedup)
     saved = tuple(float(c.saved_bytes) for c in costs)
     message_s = message_times_s(found, link)
     simulation = simulate(schedule,

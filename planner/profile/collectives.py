@@ -145,16 +145,19 @@ def _products(width: int, count: int, dtype: torch.dtype, job: Job) -> Run:
     return compute
 
 
-def straggling_runner(point: Point, job: Job) -> Run:
+def straggling_runner(point: Point, job: Job) -> Run | None:
     """Some products, and where the kind asks for it a small all-reduce.
 
     Ranks come to it at different times; how different shows in what it
-    takes longer than with few products before it.
+    takes longer than with few products before it. None for a rank that
+    waits.
     """
     assert point.groups is not None
-    group = job.group(point.groups)
     width, count, _ = point.sizes
     compute = _products(width, count, point.torch_dtype, job)
+    if point.groups.alone:
+        return compute if job.takes_part(point.groups) else None
+    group = job.group(point.groups)
     buffer = _buffer(point, job)
 
     def both() -> None:

@@ -21,6 +21,8 @@ from planner.profile.store import Measured
 __all__ = ["DeviceFacts", "SOURCE", "fit_device", "predicted_s"]
 
 SOURCE = "measured on this machine"
+_ALIKE = 1.1
+"""Up to this ratio two times are taken to be the same."""
 _COEFFICIENTS = ("exposed", "cache_bytes", "cache_bytes_per_s")
 Known = Mapping[Point, Measured]
 
@@ -203,6 +205,7 @@ def _with_others(device: DeviceKind, known: Known) -> DeviceKind:
         "view_s": _median(known, "view"),
         "allocator_ratio": _median(known, "allocator"),
         "interference": _interference(known),
+        "alone_speedup": _alone_speedup(known),
         **_straggling(known),
         **_calls(known),
         **_optimizer(known, "adamw_fused", device),
@@ -259,6 +262,20 @@ def _interference(known: Known) -> float | None:
         return None
     shorter_s, longer_s = sorted((compute_s, communication_s))
     return min(max((both_s - longer_s) / shorter_s, 0.0), 1.0)
+
+
+def _alone_speedup(known: Known) -> float | None:
+    """How many times as fast a rank is while the others wait."""
+    for point, alone in known.items():
+        if point.kind == "straggling_alone":
+            together_s = next(
+                (m.median for p, m in known.items()
+                 if p.kind == "straggling_compute" and p.sizes == point.sizes),
+                None)
+            if together_s is not None:
+                ratio = together_s / alone.median
+                return ratio if ratio > _ALIKE else 1.0
+    return None
 
 
 def _straggling(known: Known) -> dict[str, float | None]:

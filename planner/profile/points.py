@@ -11,6 +11,9 @@ from planner.profile.point import COLLECTIVE_KINDS, Groups, Point
 
 __all__ = ["Sizes", "all_groups", "points_for"]
 
+_MUCH = 64
+"""Products of the longest work that ranks straggle at."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
@@ -88,6 +91,7 @@ def _families(sizes: Sizes, device_type: str,
         # One without the others tells nothing.
         yield from ([point] for point in _overlap(sizes, world_size))
         yield from ([point] for point in _straggling(sizes, world_size))
+        yield [_alone(sizes, world_size)]
     first = sizes.dtypes[0]
     yield _layouts(sizes.products[0], first)
     yield _linears(sizes.products, first)
@@ -250,11 +254,22 @@ def _overlap(sizes: Sizes, world_size: int) -> list[Point]:
 def _straggling(sizes: Sizes, world_size: int) -> list[Point]:
     """Short and long work before a small all-reduce."""
     groups = Groups(shape=(1, world_size), axis=1)
-    size_bytes = _divisible(min(sizes.messages), world_size)
-    width = min(sizes.products[:3], key=lambda n: abs(n - 256))
     return [
         Point(kind=f"straggling_{part}",
-              sizes=(width, count, size_bytes),
-              groups=groups) for count in (4, 16, 64)
+              sizes=_work(sizes, count, world_size),
+              groups=groups) for count in (4, 16, _MUCH)
         for part in ("compute", "both")
     ]
+
+
+def _alone(sizes: Sizes, world_size: int) -> Point:
+    """The longest of that work on one rank, while the others wait."""
+    return Point(kind="straggling_alone",
+                 sizes=_work(sizes, _MUCH, world_size),
+                 groups=Groups(shape=(world_size, 1), axis=1, alone=True))
+
+
+def _work(sizes: Sizes, count: int, world_size: int) -> tuple[int, int, int]:
+    """So many products, and the bytes of what comes after them."""
+    width = min(sizes.products[:3], key=lambda n: abs(n - 256))
+    return width, count, _divisible(min(sizes.messages), world_size)

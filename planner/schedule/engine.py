@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from planner.schedule.graph import ActionGraph
+from planner.schedule.shared import shared_times
 from planner.schedule.times import EdgeTimes, StageTimes, edge_table
 
 __all__ = ["finish_times", "makespan"]
@@ -44,8 +45,18 @@ def finish_times(graph: ActionGraph,
     -------
     list of float
         Seconds, by number of the graph's actions.
+
+    Raises
+    ------
+    ValueError
+        For `occupancy_s` where ranks share processors.
     """
     seconds, lag = times.table, edge_table(p2p_s, graph.edges)
+    if times.alone_speedup > 1:
+        if occupancy_s is not None:
+            raise ValueError("links that are busy are not simulated where "
+                             "ranks share processors: leave occupancy_s out")
+        return shared_times(graph, seconds, lag, times.alone_speedup)[1]
     if occupancy_s is not None:
         busy = edge_table(occupancy_s, graph.edges)
         return _with_links(graph, seconds, lag, busy)

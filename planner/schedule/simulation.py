@@ -10,7 +10,9 @@ from planner.ir.errors import ScheduleError
 from planner.schedule.actions import Action, Schedule
 from planner.schedule.engine import finish_times
 from planner.schedule.graph import ActionGraph, build_graph
-from planner.schedule.times import EdgeTimes, StageMemory, StageTimes
+from planner.schedule.shared import shared_times
+from planner.schedule.times import (EdgeTimes, StageMemory, StageTimes,
+                                    edge_table)
 
 __all__ = ["Simulation", "peaks", "simulate"]
 
@@ -124,9 +126,7 @@ def simulate(schedule: Schedule | ActionGraph,
         schedule, edges))
     memory = memory or StageMemory.uniform(graph.schedule.stages)
     _check(graph, times, memory)
-    ends = finish_times(graph, times, p2p_s, occupancy_s)
-    table = times.table
-    durations = [table[c] for c in graph.codes]
+    durations, ends = _spans(graph, times, p2p_s, occupancy_s)
     span = max(ends, default=0.0)
     ones = StageMemory.uniform(graph.schedule.stages)
     return Simulation(graph=graph,
@@ -138,6 +138,18 @@ def simulate(schedule: Schedule | ActionGraph,
                       memory=memory,
                       peak_bytes=peaks(graph, memory),
                       peak_in_flight=tuple(map(int, peaks(graph, ones))))
+
+
+def _spans(graph: ActionGraph, times: StageTimes, p2p_s: EdgeTimes,
+           occupancy_s: EdgeTimes | None) -> tuple[list[float], list[float]]:
+    """How long actions take, and when they end."""
+    table = times.table
+    if times.alone_speedup == 1 or occupancy_s is not None:
+        return ([table[c] for c in graph.codes],
+                finish_times(graph, times, p2p_s, occupancy_s))
+    starts, ends = shared_times(graph, table, edge_table(p2p_s, graph.edges),
+                                times.alone_speedup)
+    return [e - s for s, e in zip(starts, ends, strict=True)], ends
 
 
 def peaks(graph: ActionGraph, memory: StageMemory) -> tuple[float, ...]:

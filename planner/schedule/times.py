@@ -23,15 +23,22 @@ class StageTimes:
     Parameters
     ----------
     forward_s, backward_s, input_s, weight_s : tuple of float
-        Of ``F``, ``B``, ``I`` and ``W``.
+        Of ``F``, ``B``, ``I`` and ``W``, while all ranks are at work.
+    alone_speedup : float
+        How many times as fast a rank is while all others wait; more than 1
+        where they share processors.
     """
 
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
     input_s: tuple[float, ...]
     weight_s: tuple[float, ...]
+    alone_speedup: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.alone_speedup < 1:
+            raise ValueError("a rank is no slower alone, got an "
+                             f"alone_speedup of {self.alone_speedup}")
         for kind, row in zip(KINDS, self._rows):
             if len(row) != self.stages or min(row, default=0.0) < 0:
                 raise ValueError(f"times of {kind} have to be {self.stages} "
@@ -52,15 +59,19 @@ class StageTimes:
                           weight_s=(weight_s, ) * stages)
 
     @staticmethod
-    def in_parts(forward_s: Sequence[float], input_s: Sequence[float],
-                 weight_s: Sequence[float]) -> StageTimes:
+    def in_parts(forward_s: Sequence[float],
+                 input_s: Sequence[float],
+                 weight_s: Sequence[float],
+                 *,
+                 alone_speedup: float = 1.0) -> StageTimes:
         """Of each stage; a backward is both of its parts."""
         return StageTimes(forward_s=tuple(forward_s),
                           backward_s=tuple(
                               i + w
                               for i, w in zip(input_s, weight_s, strict=True)),
                           input_s=tuple(input_s),
-                          weight_s=tuple(weight_s))
+                          weight_s=tuple(weight_s),
+                          alone_speedup=alone_speedup)
 
     @property
     def _rows(self) -> tuple[tuple[float, ...], ...]:
@@ -85,7 +96,8 @@ class StageTimes:
         return StageTimes(forward_s=forward,
                           backward_s=backward,
                           input_s=inputs,
-                          weight_s=weights)
+                          weight_s=weights,
+                          alone_speedup=self.alone_speedup)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from unittest import TestCase
 import torch
 
 from benchmarks.auto_vs_manual import Row, format_rows
-from benchmarks.manual_plans import (AUTO, MODELS, Planned, manuals,
+from benchmarks.manual_plans import (AUTO, MODELS, UNSTAGED, Planned, manuals,
                                      model_and_batch, planned, worth_running)
 from planner.ir.plan import Plan
 from tests.golden import check_golden
@@ -46,8 +46,10 @@ class TestPlanned(TestCase):
 
     def test_all_are_planned_once(self) -> None:
         plans = planned("gpt2", 2, "cpu-gloo")
-        self.assertEqual([p.name for p in plans],
+        names = [p.name for p in plans]
+        self.assertEqual([n for n in names if n != UNSTAGED],
                          [AUTO, *(m.name for m in manuals(2))])
+        self.assertEqual(UNSTAGED in names, "pipeline" in plans[0].uses)
         for made in plans:
             self.assertTrue(made.reason or made.predicted_s > 0)
             if not made.reason:
@@ -89,6 +91,7 @@ class TestTable(TestCase):
     def test_quickest_first(self) -> None:
         rows = [
             _row(AUTO, 0.011, predicted_s=0.01, uses="dp=2 ddp"),
+            _row(UNSTAGED, 0.012, predicted_s=0.011, uses="dp=2 zero1"),
             _row("fsdp (dp=2)", 0.01),
             Row(ranks=2,
                 model="gpt2",
@@ -101,8 +104,10 @@ class TestTable(TestCase):
             gpt2 on 2 ranks
               fsdp (dp=2)                                     10.00 ms
             * automatic (dp=2 ddp)                            11.00 ms  predicted    10.00 ms
+            * automatic, without stages (dp=2 zero1)          12.00 ms  predicted    11.00 ms
               ring (cp=2)                                  can't run: attention has a mask
               not run, since predicted to be slower: 1 of the products (20.00 ms or more)
               automatic / best recipe = 1.100
+              automatic, without stages / best recipe = 1.200
 
             """)

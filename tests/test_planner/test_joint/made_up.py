@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from planner.cluster.device import Coefficient
 from planner.cluster.spec import ClusterSpec, DeviceKind, Link, NodeGroup, Tier
 from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
@@ -118,13 +119,20 @@ class Sum:
         return Sum(point=point, run_s=time_s, memory_bytes=score.memory_bytes)
 
 
-def two_nodes(size: int, fabric_bytes_per_s: float) -> ClusterSpec:
+def two_nodes(size: int,
+              fabric_bytes_per_s: float,
+              *,
+              alone_speedup: float = 1.0) -> ClusterSpec:
     """Two nodes with quick links inside."""
+    alone = Coefficient(name="alone_speedup",
+                        value=alone_speedup,
+                        source="made up")
     device = DeviceKind(name="made up",
                         memory_bytes=10**12,
                         memory_bandwidth_bytes_per_s=1e12,
                         peak_flops_per_s=(("float32", 1e12), ),
-                        launch_overhead_s=1e-6)
+                        launch_overhead_s=1e-6,
+                        coefficients=(alone, ))
     inside = Link(latency_s=1e-6, bandwidth_bytes_per_s=1e11)
     between = Link(latency_s=1e-5, bandwidth_bytes_per_s=fabric_bytes_per_s)
     return ClusterSpec(name="two nodes",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from planner.joint.bounds import CellBounds
 from planner.joint.links import Links
 from planner.joint.optimistic import Optimistic, parts
+from planner.joint.score import Graphs
 from planner.joint.space import Cell
 from tests.test_planner.test_joint.made_up import MadeUp, scores_on, two_nodes
 from tests.test_planner.test_joint.test_branch import programs, spaces
@@ -20,13 +21,14 @@ class TestBounds(unittest.TestCase):
 
     @settings(max_examples=15, deadline=None)
     @given(programs(), st.sampled_from([2, 4, 8]), st.booleans(),
-           st.floats(0.2, 1.5))
+           st.floats(0.2, 1.5), st.sampled_from([1.0, 1.7, 4.0]))
     def test_no_way_is_quicker_or_smaller(self, program: MadeUp, ranks: int,
-                                          knows_all: bool,
-                                          room: float) -> None:
+                                          knows_all: bool, room: float,
+                                          alone_speedup: float) -> None:
         """Knowing the table of one rank alone, or those of all cells."""
-        space, cluster = spaces(program, ranks, 8), two_nodes(ranks, 1e9)
-        links = Links(cluster)
+        space = spaces(program, ranks, 8)
+        cluster = two_nodes(ranks, 1e9, alone_speedup=alone_speedup)
+        links, graphs = Links(cluster), Graphs()
         tables = [
             scores_on(program, cluster, links, c)
             for c in (Cell(rows=8), *space.cells())
@@ -50,6 +52,10 @@ class TestBounds(unittest.TestCase):
                     most_s = score.time_s * (1 + 1e-9)
                     self.assertLessEqual(time_s, most_s)
                     self.assertLessEqual(closely, (over, most_s))
+                    if point.is_staged:
+                        simulated_s = scores.simulated_s(point, graphs)
+                        self.assertLessEqual(score.time_s,
+                                             simulated_s * (1 + 1e-9))
 
 
 def one_block(losses: tuple[float, float, float]) -> MadeUp:

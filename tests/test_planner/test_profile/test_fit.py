@@ -97,6 +97,21 @@ class TestDevice(TestCase):
         self.assertAlmostEqual(device.coefficient("straggling_limit_s", 0.0),
                                2.0)
 
+    def test_ranks_that_share_processors(self) -> None:
+        alone = Groups(shape=(4, 1), axis=1, alone=True)
+        for together_s, expected in ((4.0, 2.0), (2.1, 1.0)):
+            known = measured(points_for("cpu", 1), cluster(1))
+            for part, groups, time_s in (("compute",
+                                          Groups(shape=(1, 4), axis=1),
+                                          together_s), ("alone", alone, 2.0)):
+                point = Point(kind=f"straggling_{part}",
+                              sizes=(8, 64, 64),
+                              groups=groups)
+                known[point] = Measured(median=time_s, count=3)
+            device = fit_device(known, _FACTS)
+            self.assertEqual(device.coefficient("alone_speedup", 0.0),
+                             expected)
+
     def test_calls(self) -> None:
         known = measured(points_for("cpu", 1), cluster(1))
         for count, time_s in ((8, 5.0), (64, 33.0)):

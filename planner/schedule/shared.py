@@ -1,0 +1,104 @@
+"""When actions end on ranks that share processors.
+
+Where a machine has more ranks than processors, a rank that waits leaves its
+part to the others. Times of actions are those with all ranks at work; with
+fewer at work each runs faster, in proportion, up to what it does alone.
+Between two events the number of ranks at work, and so their speed, stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from planner.schedule.graph import ActionGraph
+
+__all__ = ["shared_times"]
+
+
+def shared_times(graph: ActionGraph, seconds: Sequence[float],
+                 lag: Sequence[float],
+                 alone_speedup: float) -> tuple[list[float], list[float]]:
+    """Starts and ends of actions that start as soon as they can.
+
+    Parameters
+    ----------
+    graph : ActionGraph
+    seconds : sequence of float
+        Of each code, with all ranks at work.
+    lag : sequence of float
+        Of each edge, and at -1 a 0.
+    alone_speedup : float
+        How many times as fast a rank is alone.
+
+    Returns
+    -------
+    list of float, list of float
+        Seconds, by number of the graph's actions.
+    """
+    return _Run(graph, seconds, lag, alone_speedup).times()
+
+
+class _Run:
+
+    def __init__(self, graph: ActionGraph, seconds: Sequence[float],
+                 lag: Sequence[float], alone_speedup: float) -> None:
+        self.graph, self.seconds, self.lag = graph, seconds, lag
+        self.speedup = alone_speedup
+        self.starts = [0.0] * len(graph.actions)
+        self.ends = [0.0] * len(graph.actions)
+        self.readers: defaultdict[int, list[tuple[int, int]]]
+        self.readers = defaultdict(list)
+        self.unmet = [0] * len(graph.actions)
+        for number, first in enumerate(zip(graph.need, graph.edge)):
+            for need, edge in (first, *graph.more.get(number, ())):
+                if need >= 0:
+                    self.readers[need].append((number, edge))
+                    self.unmet[number] += 1
+        self.ready_s = [0.0] * len(graph.actions)
+        self.next = [0] * len(graph.numbers)
+
+    def times(self) -> tuple[list[float], list[float]]:
+        now, left = 0.0, dict[int, float]()
+        while True:
+            coming = self._begin(now, left)
+            if not left and coming == math.inf:
+                return self.starts, self.ends
+            speed = min(self.speedup,
+                        len(self.next) / len(left)) if left else 1.0
+            least = min(left.values(), default=math.inf)
+            if now + least / speed <= coming:
+                passed_s, now = least, now + least / speed
+            else:
+                passed_s, now = (coming - now) * speed, coming
+            for rank in list(left):
+                left[rank] -= passed_s
+                if left[rank] <= 1e-12 * passed_s:
+                    del left[rank]
+                    self._end(rank, now)
+
+    def _begin(self, now: float, left: dict[int, float]) -> float:
+        """Start what can; when the next of the waiting ranks can."""
+        coming = math.inf
+        for rank, row in enumerate(self.graph.numbers):
+            if rank in left or self.next[rank] == len(row):
+                continue
+            number = row[self.next[rank]]
+            if self.unmet[number]:
+                continue
+            if self.ready_s[number] > now:
+                coming = min(coming, self.ready_s[number])
+                continue
+            self.starts[number] = now
+            left[rank] = self.seconds[self.graph.codes[number]]
+        return coming
+
+    def _end(self, rank: int, now: float) -> None:
+        number = self.graph.numbers[rank][self.next[rank]]
+        self.next[rank] += 1
+        self.ends[number] = now
+        for reader, edge in self.readers[number]:
+            self.unmet[reader] -= 1
+            self.ready_s[reader] = max(self.ready_s[reader],
+                                       now + self.lag[edge])
