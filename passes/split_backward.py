@@ -109,7 +109,13 @@ def split_backward(
 
 
 def is_view(node: fx.Node) -> bool:
-    """Whether a node gives a view of its operand, which costs nothing."""
+    """Whether a node gives a view of its operand, which costs nothing.
+
+    A number may be the operand, as in the derivative of ``x * 1j``: then
+    the node makes a tensor.
+    """
+    if not node.all_input_nodes:
+        return False
     if node.target is operator.getitem:
         return is_view(node.args[0])  # type: ignore[arg-type]
     if node.target is torch.ops.aten.reshape.default:

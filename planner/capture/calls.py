@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils import _pytree as pytree
 
 __all__ = ["CallsBefore", "add_call", "become"]
 
@@ -23,7 +25,8 @@ def add_call(graph: fx.Graph,
     node.meta = dict(like.meta)
     values, keywords = fx.node.map_arg((node.args, node.kwargs),
                                        lambda n: n.meta["val"])
-    with values[0].fake_mode:
+    known = pytree.tree_leaves((values, keywords, node.meta["val"]))
+    with next(v for v in known if isinstance(v, FakeTensor)).fake_mode:
         node.meta["val"] = target(*values, **keywords)
     return node
 

@@ -27,6 +27,7 @@ from planner.capture.opaque.regions import (has_unknown_shape,
                                             isolate_unknown_shapes)
 from planner.capture.projections import open_projections
 from planner.capture.rows import gather_rows
+from planner.capture.strided import read_strided, write_strided
 from planner.capture.traced import Traced
 from planner.capture.writes import open_writes
 from planner.ir.errors import CaptureError
@@ -192,28 +193,10 @@ def _named_dims(graph: fx.Graph, node: fx.Node) -> None:
         become(node, _aten.squeeze.dims, (node.args[0], ones))
 
 
-def _contiguous_base(graph: fx.Graph, node: fx.Node) -> None:
-    """``as_strided`` means its strides: its base must have those seen."""
-    base = node.args[0]
-    value = base.meta["val"]
-    if not value.is_contiguous() or value.storage_offset():
-        raise CaptureError(
-            "aten.as_strided on a tensor that is not contiguous, at "
-            f"{node.meta.get('stack_trace', 'an unknown line')}: its "
-            "result would depend on how kernels lay out memory; use unfold, "
-            "narrow, or call .contiguous() first",
-            module_path=source_in_model(node).module_path)
-    with graph.inserting_before(node):
-        dense = add_call(graph,
-                         _aten.clone.default, (base, ),
-                         {"memory_format": torch.contiguous_format},
-                         like=base)
-    node.replace_input_with(base, dense)
-
-
 _REWRITES: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "copy": _cast_instead_of_copy,
     "grouped_mm_fallback": _grouped_product,
-    "as_strided": _contiguous_base,
+    "as_strided": read_strided,
+    "as_strided_scatter": write_strided,
     "squeeze": _named_dims,
 }

@@ -53,6 +53,13 @@ class TestOverlap(unittest.TestCase):
             self.assertLessEqual(peak_bytes(moved),
                                  peak_bytes(b.graph) * (1 + allowance))
 
+    def test_a_view_of_a_number_is_a_tensor(self) -> None:
+        b = Builder()
+        x = b.operand("x", 4)
+        factor = b.call(aten._conj.default, 1j)
+        b.joint(b.call(aten.exp.default, b.call(aten.mul.Tensor, x, factor)))
+        self.assertEqual(peak_bytes(b.graph), 2 * 4 * 8)
+
     def test_without_collectives_nothing_moves(self) -> None:
         b = Builder()
         x = b.operand("x", 4)

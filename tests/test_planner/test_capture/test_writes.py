@@ -123,6 +123,51 @@ class TestByMask(unittest.TestCase):
             capture(module(forward), (rows(), ), opaque=False)
 
 
+class TestByStrides(unittest.TestCase):
+    """Torch's own derivative of such a write is wrong."""
+
+    def _check(self, write: Callable[[torch.Tensor], None],
+               called: str) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            square = y.T @ y
+            write(square)
+            return (square * y[:, :1].sum()).pow(2).sum()
+
+        program = check_capture(self, module(forward), (rows(), ))
+        self.assertIn(called, calls(program))
+
+    def test_a_number_on_the_diagonal(self) -> None:
+        self._check(lambda y: y.fill_diagonal_(0), "aten.masked_fill.Scalar")
+
+    def test_the_diagonal_of_what_lies_in_columns(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x).T * 2
+            y.fill_diagonal_(3)
+            return y.pow(2).sum()
+
+        program = check_capture(self, module(forward), (rows(), ))
+        self.assertIn("aten.masked_fill.Scalar", calls(program))
+
+    def test_values_of_their_own_on_the_diagonal(self) -> None:
+        self._check(lambda y: y.as_strided((4, ), (5, )).mul_(3),
+                    "aten.diagonal_scatter.default")
+
+    def test_other_places(self) -> None:
+        self._check(lambda y: y.as_strided((2, 3), (8, 1), 1).mul_(3),
+                    "aten.scatter.src")
+
+    def test_a_diagonal_that_starts_again(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(torch.cat([x, 2 * x]))
+            return y.clone().fill_diagonal_(1, wrap=True).pow(2).sum()
+
+        check_capture(self, module(forward), (rows(), ))
+
+
 class TestInputs(unittest.TestCase):
 
     def test_a_copy_is_written_to(self) -> None:
