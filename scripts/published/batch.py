@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -52,9 +52,18 @@ class Batch:
         return step_time(self.models, self.plans, self.hardware)
 
     def memory(self) -> StepMemory:
-        """Peak memory of tensors on the rank that a row measured."""
-        last = np.array([c.last_rank for c in self.cases])
-        return step_memory(self.models, self.plans, last_stage=last)
+        """Peak memory of tensors on the rank that a row measured: the last,
+        or that of the first and the last that has most."""
+        first, last = (step_memory(self.models, self.plans, last_stage=stage)
+                       for stage in (False, True))
+        only = np.array([c.last_rank for c in self.cases])
+        chosen = only | (last.total_bytes > first.total_bytes)
+        return StepMemory(
+            **{
+                f.name:
+                np.where(chosen, getattr(last, f.name), getattr(first, f.name))
+                for f in fields(StepMemory)
+            })
 
     def peak_bytes(self) -> np.ndarray:
         """Peak memory, of the kind and on the rank that a row measured."""

@@ -112,7 +112,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str, gated: bool,
     micro, count = _batches(row, dp, seq)
     recent = preset.startswith(_RECENT)
     sharding = _stated(_SHARDING, parallel, "sharding",
-                       ZERO1 if recent else DDP)
+                       _usual_sharding(row, recent))
     stated = parallel.get("sequence_parallel")
     return Configurations(
         tp=tp,
@@ -131,6 +131,14 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str, gated: bool,
         whole_tensors=bool(parallel.get("zero1_group")),
         recompute=_recompute(row),
         **software_of(row, sharding=sharding, recent=recent, gated=gated))
+
+
+def _usual_sharding(row: Mapping[str, Any], recent: bool) -> int:
+    """Alpa scatters gradients rather than reduce them to all, and so has
+    parts of them and of the optimizer's state."""
+    if "alpa" in str(row["source"]).lower():
+        return ZERO2
+    return ZERO1 if recent else DDP
 
 
 def _shard_group(parallel: Mapping[str, Any], ranks: int, test: str) -> int:

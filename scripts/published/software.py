@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from planner.cost.analytic.configurations import DDP, FIRST, FSDP, OWN, SECOND
+from planner.cost.analytic.configurations import FIRST, FSDP, OWN, SECOND
 
 __all__ = ["is_plain", "software_of", "test_name"]
+
+_BUCKET_BYTES = 2 * 5 * 10**8
+"""Of DeepSpeed: half a billion elements of 16 bits, one to reduce and one to
+gather."""
+_ALL_WIDE = "Rebalancing layers"
 
 
 def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
@@ -25,10 +31,8 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         Whether the model's MLP has a gate.
     """
     half = str(row.get("dtype")) == "fp16"
-    copied = _copied_accumulation(row)
-    # Plain torch.optim on parameters of 16 bits: no copies in 32.
-    eager = (str(row.get("dtype")) == "bf16" and sharding == DDP and not recent
-             and row["model"].get("family") is None and not copied)
+    copied, partitioned = _copied_accumulation(row), _partitioned(row)
+    eager = _is_eager(row)
     plain_fsdp = sharding == FSDP and row.get("transformer_impl") is None
     parallel = row["parallel"]
     return {
@@ -44,6 +48,8 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         _overlap(parallel, recent or sharding == FSDP),
         "tensor_overlap":
         _tensor_overlap(parallel, recent and sharding != FSDP),
+        "backward_overlap":
+        _backward_overlap(row),
         "linear_bits":
         _linear_bits(row),
         "dedicated_exchange":
@@ -54,14 +60,48 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         half or (row["model"].get("family") is not None
                  and not (gated and row["model"].get("experts"))),
         "master_bytes":
-        _master_bytes(row, sharding, eager),
+        _master_bytes(row, eager),
         "fused_accumulation":
         recent,
         "copied_accumulation":
         copied,
-        "gradient_bytes":
-        2 if half or eager or _narrow(row) else 4
+        "whole_logits":
+        eager,
+        "bucket_bytes":
+        2 * _BUCKET_BYTES if partitioned else 0,
+        **_gradients(row, partitioned, eager, plain_fsdp)
     }
+
+
+def _gradients(row: Mapping[str, Any], partitioned: bool, eager: bool,
+               plain_fsdp: bool) -> dict[str, int]:
+    """How wide gradients are, and how long they are held."""
+    if plain_fsdp:
+        width = 2 if _narrow(row) else 4
+        return {"gradient_bytes": width, "fresh_gradient_bytes": width}
+    if eager and int(row["parallel"].get("dp") or 1) > 1:
+        # Buckets sum in 32 bits; the optimizer gets copies in 16.
+        return {
+            "gradient_bytes": 4,
+            "held_gradient_bytes": 6,
+            "fresh_gradient_bytes": 2
+        }
+    if eager:
+        return {"gradient_bytes": 2, "fresh_gradient_bytes": 2}
+    if _copied_accumulation(row):
+        return {
+            "gradient_bytes": 4,
+            "held_gradient_bytes": 2 if partitioned else 6
+        }
+    half = str(row.get("dtype")) == "fp16" or _narrow(row)
+    return {"gradient_bytes": 2 if half else 4}
+
+
+def _is_eager(row: Mapping[str, Any]) -> bool:
+    """Whether it is a framework to learn from, ScaleTorch or Picotron: with
+    eager kernels, logits gathered for the loss, and PyTorch's optimizer on
+    parameters of 16 bits without copies in 32."""
+    return bool(re.search("scaletorch|picotron", str(row["source"]), re.I))
 
 
 def is_plain(row: Mapping[str, Any]) -> bool:
@@ -92,10 +132,24 @@ def _overlap(parallel: Mapping[str, Any], usual: bool) -> bool:
 def _copied_accumulation(row: Mapping[str, Any]) -> bool:
     """Whether gradients in 16 bits are kept beside sums in 32.
 
-    DeepSpeed's optimizer for bfloat16 does, as rows say that use it.
+    DeepSpeed's optimizers for bfloat16 do, as rows say that use them.
     """
     return ("bf16 optimizer" in str(row.get("notes"))
             and str(row.get("dtype")) == "bf16")
+
+
+def _partitioned(row: Mapping[str, Any]) -> bool:
+    """Whether DeepSpeed's optimizer holds gradients in 16 bits, and has only
+    those of its shard in 32.
+
+    Its newer one for bfloat16 has all in 32 bits: the chronicle of BLOOM's
+    runs says from which table on that was used.
+    """
+    sharding = str(row["parallel"].get("sharding"))
+    table = str((row.get("source") or {}).get("table") or _ALL_WIDE)
+    return (sharding in ("zero1", "zero2")
+            and "DeepSpeed" in str(row.get("notes"))
+            and not (_copied_accumulation(row) and table == _ALL_WIDE))
 
 
 def _narrow(row: Mapping[str, Any]) -> bool:
@@ -113,30 +167,40 @@ def _pure(row: Mapping[str, Any]) -> bool:
     return str(row.get("mp_mode")) == "PURE"
 
 
-def _master_bytes(row: Mapping[str, Any], sharding: int, eager: bool) -> int:
+def _master_bytes(row: Mapping[str, Any], eager: bool) -> int:
     """Of the optimizer's state.
 
     Optimizers that shard it over groups hold gradients in 32 bits besides,
     and update all parameters at once, with two temporaries of each.
-    DeepSpeed's that shard it have them in fp16, and the copy in 16 bits
-    that they are made from.
+    DeepSpeed's that shard it have them, and the copy in 16 bits that they
+    are made from.
     """
     if row["parallel"].get("zero1_group"):
         return 24
-    if (sharding != DDP and str(row.get("dtype")) == "fp16"
-            and "DeepSpeed" in str(row.get("notes"))):
+    if _partitioned(row):
         return 18
     return 4 if eager else 12
 
 
 def _loss_bytes(row: Mapping[str, Any], eager: bool) -> int:
     """Of each logit: Megatron's fused loss, which tests are named after,
-    keeps the copy in 32 bits beside its exponentials. Eager kernels on
-    divided logits make the distance to the largest and its exponential
-    besides, of which half overlap with the gradient."""
+    keeps the copy in 32 bits beside its exponentials. A compiler fuses all
+    that eager kernels do between the logits and their gradient. Eager
+    kernels on divided logits make the distance to the largest and its
+    exponential besides, of which half overlap with the gradient."""
+    if eager and _compiled_loss(row):
+        return 4
     if eager:
-        return 20 if int(row["parallel"].get("tp") or 1) > 1 else 14
+        divided = int(row["parallel"].get("tp") or 1) > 1
+        return 20 if divided and not _is_eager(row) else 14
     return 10 if "cross_entropy_loss_fusion" in test_name(row) else 6
+
+
+def _compiled_loss(row: Mapping[str, Any]) -> bool:
+    """Whether torchtitan's loss is compiled: not before 2025, for it failed
+    then."""
+    year = re.search(r"_(20\d\d)", str((row.get("source") or {}).get("file")))
+    return bool(row.get("torch_compile") and year and int(year[1]) >= 2025)
 
 
 def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
@@ -193,6 +257,22 @@ def _tensor_overlap(parallel: Mapping[str, Any], usual: bool) -> bool:
         if parallel.get(name) is not None:
             return bool(parallel[name])
     return usual
+
+
+def _backward_overlap(row: Mapping[str, Any]) -> bool:
+    """Whether products hide collectives behind their backward's halves.
+
+    Megatron-LM's do since it has sequence parallelism and selective
+    recomputation, and so do FlashAttention's, which InternEvo has;
+    Megatron-DeepSpeed is older.
+    """
+    if row["parallel"].get("zero1_group"):
+        return True
+    if is_plain(row) or "DeepSpeed" in str(row.get("notes")):
+        return False
+    return bool(row["parallel"].get("sequence_parallel")
+                or row.get("transformer_impl")
+                or row.get("recompute") == "selective")
 
 
 def _linear_bits(row: Mapping[str, Any]) -> int:

@@ -38,6 +38,10 @@ class Configurations:
     tensor_overlap : bool
         Whether products run on parts that have come or have yet to go while
         others are on the way ("async" tensor parallelism).
+    backward_overlap : bool
+        Whether, in the backward of products whose weights' rows are divided
+        over tp, inputs are gathered and their gradients summed while the
+        gradients of inputs and weights are computed.
     sharding : int
         ``DDP``, ``ZERO1``, ``ZERO2`` or ``FSDP``.
     shard_group : int
@@ -76,8 +80,19 @@ class Configurations:
     copied_accumulation : bool
         Whether each gradient is added to what its parameter has, that is
         converted into a copy, and the copy added to the optimizer's sum.
+    held_gradient_bytes : int
+        Held of each gradient, sums included; 0 is what is reduced.
+    fresh_gradient_bytes : int
+        How many of those are only there from the backward to the optimizer's
+        step, if there is but one micro-batch: gradients that are made anew
+        and not added to a buffer.
+    bucket_bytes : int
+        Buffers in which gradients and parameters are put to be sent.
     parameter_bytes : int
         Of one element of what the forward reads.
+    whole_logits : bool
+        Whether each rank of tp gathers the logits of all and has the whole
+        loss.
     loss_bytes : int
         Held of each logit while the loss is computed: 6 where all happens
         in place in a copy of 32 bits, 14 where eager kernels keep that,
@@ -99,6 +114,7 @@ class Configurations:
     num_microbatches: Number = 1
     sequence_parallel: Number = False
     tensor_overlap: Number = False
+    backward_overlap: Number = False
     sharding: Number = DDP
     shard_group: Number = 0
     whole_tensors: Number = False
@@ -113,7 +129,11 @@ class Configurations:
     gradient_bytes: Number = 4
     fused_accumulation: Number = False
     copied_accumulation: Number = False
+    held_gradient_bytes: Number = 0
+    fresh_gradient_bytes: Number = 0
+    bucket_bytes: Number = 0
     parameter_bytes: Number = 2
+    whole_logits: Number = False
     loss_bytes: Number = 6
     dropout: Number = False
     master_bytes: Number = 12
@@ -133,6 +153,11 @@ class Configurations:
     def tokens(self, seq: Number) -> Number:
         """Of one micro-batch on one rank: sequence shards are parts."""
         return self.micro_batch * seq / self.cp
+
+    @property
+    def logits_tp(self) -> Number:
+        """Among how many ranks of tp logits lie."""
+        return np.where(self.whole_logits, 1, self.tp)
 
     @property
     def stored_tp(self) -> Number:

@@ -42,7 +42,8 @@ class StepMemory:
     transient : number or array
         Of the layer or the loss that is being computed.
     gathered : number or array
-        Whole parameters of layers whose parameters are sharded.
+        Whole parameters of layers whose parameters are sharded, and buckets
+        that gradients and parameters are sent in.
     """
 
     parameters: Number
@@ -91,14 +92,32 @@ def step_memory(model: Transformer, plan: Configurations, *,
         return np.where(np.greater_equal(plan.sharding, least),
                         dense / shards + experts / expert_shards, held)
 
+    gradients, fresh = _gradient_bytes(plan)
+    layers = _activations(model, plan, last_stage)
+    again, loss = _transients(model, plan, last_stage)
+    # The loss comes before the first gradient, the last after the first
+    # layer's backward; between them one grows as the other shrinks.
+    later = spread(ZERO2) * fresh
+    largest: Number = np.maximum(loss, again)
+    at_loss = np.greater(layers + largest, later + again)
+    gathered: Number = np.where(np.equal(plan.sharding, FSDP),
+                                _gathered(model, plan, held), 0.0)
+    transient: Number = np.where(at_loss, largest, again)
     return StepMemory(parameters=spread(FSDP) * plan.parameter_bytes,
-                      gradients=spread(ZERO2) * plan.gradient_bytes,
+                      gradients=spread(ZERO2) *
+                      (gradients - np.where(at_loss, fresh, 0)),
                       optimizer=spread(ZERO1) * plan.master_bytes,
-                      activations=_activations(model, plan, last_stage),
-                      transient=_transient(model, plan, last_stage) +
-                      _WORKSPACE_BYTES,
-                      gathered=np.where(np.equal(plan.sharding, FSDP),
-                                        _gathered(model, plan, held), 0.0))
+                      activations=np.where(at_loss, layers, 0.0),
+                      transient=transient + _WORKSPACE_BYTES,
+                      gathered=gathered + plan.bucket_bytes)
+
+
+def _gradient_bytes(plan: Configurations) -> tuple[Number, Number]:
+    """Of one element of all gradients, and of those that no buffer holds."""
+    held = np.where(np.equal(plan.held_gradient_bytes, 0), plan.gradient_bytes,
+                    plan.held_gradient_bytes)
+    once = np.equal(plan.num_microbatches, 1)
+    return held, np.where(once, plan.fresh_gradient_bytes, 0)
 
 
 def _gathered(model: Transformer, plan: Configurations,
@@ -141,7 +160,8 @@ def layer_activation_bytes(model: Transformer, plan: Configurations) -> Number:
     Korthikanti et al. 2022 (arXiv 2205.05198, equations 1 to 4), by sizes:
     inputs of norms and products, queries, keys, values, the output of
     attention, the MLP's inner values, masks of dropout, and the scores of
-    unfused attention.
+    unfused attention. Norms of several kernels keep a copy of 32 bits of
+    what comes in, and gates of several the gate's function besides.
     """
     tokens = model.layer_tokens(plan.tokens(model.seq))
     between = tokens * model.hidden / plan.stored_tp
@@ -159,7 +179,9 @@ def layer_activation_bytes(model: Transformer, plan: Configurations) -> Number:
     scores = np.where(plan.fused_attention, _FLOAT * tokens * heads,
                       _score_bytes(model, plan))
     share = 1 + model.cross_layers / model.layers
-    return (_ELEMENT * (4 * between + permuted) + share *
+    eager = 1 - np.asarray(plan.fused_kernels, dtype=float)
+    copies = eager * (2 * _FLOAT * between + _ELEMENT * gated * inner)
+    return (copies + _ELEMENT * (4 * between + permuted) + share *
             (_ELEMENT * qkv + scores) + 2 * plan.dropout * between +
             _ELEMENT * inner * (2 + gated))
 
@@ -206,13 +228,12 @@ def _activations(model: Transformer, plan: Configurations,
     return own + np.where(first, count * entry, 0.0)
 
 
-def _transient(model: Transformer, plan: Configurations,
-               last_stage: bool | Number) -> Number:
-    """The loss where there is one, or one layer's backward."""
+def _transients(model: Transformer, plan: Configurations,
+                last_stage: bool | Number) -> tuple[Number, Number]:
+    """One layer made again for its backward, and the loss where it is."""
     again = np.where(np.equal(plan.recompute, FULL),
                      layer_activation_bytes(model, plan), 0.0)
     tokens = model.target_tokens(plan.tokens(model.seq))
-    logits = tokens * model.vocab / plan.tp
-    loss = logits * plan.loss_bytes
+    logits = tokens * model.vocab / plan.logits_tp
     at_end = np.logical_or(last_stage, np.equal(plan.pp, 1))
-    return np.where(at_end, np.maximum(loss, again), again)
+    return again, np.where(at_end, logits * plan.loss_bytes, 0.0)

@@ -308,7 +308,7 @@ def head(model: Transformer, plan: Configurations) -> list[Operator]:
     # In 32 bits: cast, maximum, difference, exponential, sum, quotient.
     return [
         _pass("final norm", tokens * model.hidden, 4, 2), product,
-        _pass("cross entropy", logits, 10, 8)
+        _pass("cross entropy", tokens * model.vocab / plan.logits_tp, 10, 8)
     ]
 
 

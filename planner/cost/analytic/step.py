@@ -231,7 +231,9 @@ class _Parts:
         tokens = model.target_tokens(plan.tokens(model.seq))
         whole_s = axis.time_s("all_reduce", self._activation_bytes())
         token_s = axis.time_s("all_reduce", _FLOAT * tokens)
-        return self._whole_sums() * whole_s + _TOKEN_SUMS * token_s
+        logits_s = axis.time_s("all_gather", _ELEMENT * tokens * model.vocab)
+        return self._whole_sums() * whole_s + np.where(
+            plan.whole_logits, logits_s, _TOKEN_SUMS * token_s)
 
     @staticmethod
     def _both_ways(ops: list[Operator]) -> Number:
@@ -277,16 +279,36 @@ class _Parts:
             plan.sequence_parallel, passes * 2 * split_s + 2 * again_s -
             self.stopped * axis.time_s("reduce_scatter", whole),
             (passes * 2 - self.stopped) * reduce_s)
-        return self._beside_products_s(self.layers * both_s)
+        behind_s = self.layers * np.where(
+            plan.sequence_parallel, 2 * axis.time_s("reduce_scatter", whole) +
+            2 * again_s, 2 * reduce_s)
+        return self._beside_products_s(self.layers * both_s, behind_s)
 
-    def _beside_products_s(self, moved_s: Number) -> Number:
-        """What stays of it: one part of tp can't be hidden, nor what is
-        longer than the products, about half of a layer's time."""
+    def _columns_s(self) -> Number:
+        """What the backward of those products computes whose weights' rows
+        are divided, behind which collectives can run: one of its halves, or
+        both where inputs are gathered behind the other."""
+        columns = [
+            o for o in operators.dense_layer(self.model, self.plan)
+            if o.name in ("qkv", "mlp up")
+        ]
+        halves = np.where(self.plan.sequence_parallel, 2, 1)
+        return self.layers * halves * self._run_s(columns, backward=False)
+
+    def _beside_products_s(self, moved_s: Number, behind_s: Number) -> Number:
+        """What stays of it: where all runs beside products, one part of tp
+        can't be hidden, nor what is longer than the products, about half of
+        a layer's time; else what isn't `behind_s` of it, or is longer than
+        what that runs behind."""
         plan = self.plan
         least_s = np.maximum(moved_s / plan.tp,
                              moved_s - 0.5 * self.layers_s())
-        slower_s = self.hardware.rates.interference * (moved_s - least_s)
-        return np.where(plan.tensor_overlap, least_s + slower_s, moved_s)
+        later_s = moved_s - np.minimum(behind_s, self._columns_s())
+        stays_s = np.select([
+            np.asarray(plan.tensor_overlap, dtype=bool),
+            np.asarray(plan.backward_overlap, dtype=bool)
+        ], [least_s, later_s], moved_s)
+        return stays_s + self.hardware.rates.interference * (moved_s - stays_s)
 
     def context_s(self) -> Number:
         """Keys and values around the ring, as far as attention is shorter.

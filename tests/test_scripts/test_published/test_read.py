@@ -5,7 +5,7 @@ from typing import Any
 
 from planner.cost.analytic.configurations import (ALTERNATE, DDP, FIRST, FSDP,
                                                   FULL, OWN, SECOND, SELECTIVE,
-                                                  ZERO1)
+                                                  ZERO1, ZERO2)
 from scripts.published.case import Unreadable
 from scripts.published.hardware import cluster_of
 from scripts.published.read import read_case
@@ -43,6 +43,63 @@ class TestCase(unittest.TestCase):
                                                                False)):
             case = read_case(row(dtype=dtype, notes=stated))
             self.assertEqual(case.plan.copied_accumulation, copied)
+
+    def test_deepspeed_holds_gradients_as_its_tables_say(self) -> None:
+        notes = "Megatron-DeepSpeed, ZeRO-1 + bf16 optimizer unless noted"
+        sharded = {**row()["parallel"], "sharding": "zero1"}
+        for table, held, state in (("Choosing the fastest", 2, 18),
+                                   ("Rebalancing layers", 6, 12), (None, 6,
+                                                                   12)):
+            plan = read_case(
+                row(dtype="bf16",
+                    notes=notes,
+                    parallel=sharded,
+                    source={
+                        "name": "BigScience",
+                        "table": table
+                    })).plan
+            self.assertEqual((plan.held_gradient_bytes, plan.master_bytes),
+                             (held, state))
+
+    def test_frameworks_to_learn_from_are_eager(self) -> None:
+        eager, other = (read_case(row(dtype="bf16", source={"name":
+                                                            name})).plan
+                        for name in ("ScaleTorch README", "made up"))
+        self.assertTrue(eager.whole_logits and not eager.fused_kernels)
+        self.assertFalse(other.whole_logits)
+        self.assertEqual((eager.master_bytes, other.master_bytes), (4, 12))
+
+    def test_alpa_scatters_gradients(self) -> None:
+        parallel = {"tp": 2, "pp": 2, "dp": 2}
+        case = read_case(row(source={"name": "Alpa"}, parallel=parallel))
+        self.assertEqual(case.plan.sharding, ZERO2)
+
+    def test_newer_megatron_hides_sums_in_the_backward(self) -> None:
+        split = {**row()["parallel"], "sequence_parallel": True}
+        for changes, hidden in (({}, False), ({
+                "parallel": split
+        }, True), ({
+                "recompute": "selective"
+        }, True), ({
+                "parallel": split,
+                "notes": "Megatron-DeepSpeed"
+        }, False)):
+            case = read_case(row(**changes))
+            self.assertEqual(case.plan.backward_overlap, hidden)
+
+    def test_losses_are_compiled_from_2025_on(self) -> None:
+        parallel = {"dp": 8, "sharding": "fsdp2"}
+        for file, each in (("llama3_h100_202412.md", 14),
+                           ("llama3_h200_202506.md", 4)):
+            case = read_case(
+                row(dtype="bf16",
+                    torch_compile=True,
+                    parallel=parallel,
+                    source={
+                        "name": "torchtitan",
+                        "file": file
+                    }))
+            self.assertEqual(case.plan.loss_bytes, each)
 
     def test_a_micro_batch_that_is_not_stated_is_a_usual_one(self) -> None:
         for seq, batch, micro, count in ((1024, 32, 8, 2), (1024, 20, 5, 2),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import unittest
 
 from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
@@ -106,6 +107,64 @@ class TestState(unittest.TestCase):
         layer = 2 * model.seq * (2 * 4096 + 2 * 4096 + 1024 + model.ffn)
         entry = 2 * model.seq * 4096
         self.assertAlmostEqual(kept, 32 * layer + entry)
+
+    def test_gradients_made_anew_are_not_there_at_the_loss(self) -> None:
+        model = llama_8b()
+        plan = Configurations(recompute=FULL, gradient_bytes=2)
+        held, fresh = (step_memory(model,
+                                   dataclasses.replace(plan,
+                                                       fresh_gradient_bytes=n,
+                                                       loss_bytes=14,
+                                                       micro_batch=b),
+                                   last_stage=True)
+                       for n, b in ((0, 16), (2, 16)))
+        gradients = 2 * float(stage_parameters(model, plan))
+        self.assertAlmostEqual(
+            float(held.total_bytes - fresh.total_bytes) / gradients, 1)
+        # With few tokens the peak is at the end of the backward.
+        few = step_memory(model,
+                          dataclasses.replace(plan, fresh_gradient_bytes=2),
+                          last_stage=True)
+        self.assertAlmostEqual(float(few.gradients) / gradients, 1)
+        self.assertEqual(float(few.activations), 0)
+        # With a second micro-batch the first one's gradients are there.
+        again = step_memory(model,
+                            dataclasses.replace(plan,
+                                                fresh_gradient_bytes=2,
+                                                micro_batch=16,
+                                                num_microbatches=2),
+                            last_stage=True)
+        self.assertAlmostEqual(float(again.gradients) / gradients, 1)
+        self.assertGreater(float(again.activations), 0)
+
+    def test_gradients_may_be_held_otherwise_than_they_are_reduced(
+            self) -> None:
+        plain, wide = (step_memory(llama_8b(),
+                                   Configurations(held_gradient_bytes=n,
+                                                  bucket_bytes=b),
+                                   last_stage=True)
+                       for n, b in ((0, 0), (6, 1e9)))
+        self.assertAlmostEqual(
+            float(wide.gradients) / float(plain.gradients), 6 / 4)
+        self.assertEqual(float(wide.gathered) - float(plain.gathered), 1e9)
+
+    def test_gathered_logits_are_not_divided(self) -> None:
+        whole, part = (float(
+            step_memory(llama_8b(),
+                        Configurations(tp=4, whole_logits=w),
+                        last_stage=True).transient) for w in (True, False))
+        logits = 6 * float(llama_8b().seq) * float(llama_8b().vocab)
+        self.assertAlmostEqual(whole - part, logits * 3 / 4)
+
+    def test_kernels_by_themselves_keep_copies(self) -> None:
+        one, many = (float(
+            layer_activation_bytes(llama_8b(),
+                                   Configurations(fused_kernels=f)))
+                     for f in (True, False))
+        model = llama_8b()
+        self.assertAlmostEqual(
+            many - one,
+            float(model.seq * (2 * 4 * model.hidden + 2 * model.ffn)))
 
     def test_experts_are_divided_over_ep(self) -> None:
         routed = llama_8b(experts=8,

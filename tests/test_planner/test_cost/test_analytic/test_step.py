@@ -144,6 +144,24 @@ class TestStep(unittest.TestCase):
         self.assertGreaterEqual(float(hidden.tensor_s[0]),
                                 float(shown.tensor_s[0]) / 8)
 
+    def test_the_backward_hides_sums_of_gradients_of_inputs(self) -> None:
+        for sequence, all_, behind in ((False, 4, 2), (True, 10, 4)):
+            shown, hidden = (_step(tp=2,
+                                   sequence_parallel=sequence,
+                                   backward_overlap=o) for o in (False, True))
+            rates = Hardware.of(_CLUSTER, Configurations(tp=2)).rates
+            # Of an all-reduce's halves, each as long as the other.
+            left = all_ - behind * (1 - float(rates.interference))
+            self.assertAlmostEqual(float(np.ravel(hidden.tensor_s)[0]) /
+                                   float(np.ravel(shown.tensor_s)[0]),
+                                   left / all_,
+                                   delta=0.03)
+
+    def test_gathered_logits_cost_every_rank_the_whole_loss(self) -> None:
+        whole, part = (_step(tp=8, whole_logits=w) for w in (True, False))
+        self.assertGreater(float(whole.compute_s), float(part.compute_s))
+        self.assertGreater(np.max(whole.tensor_s), np.max(part.tensor_s))
+
     @settings(max_examples=30, deadline=None)
     @given(st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]),
            st.sampled_from([DDP, FSDP]), st.floats(1.0, 4.0))
