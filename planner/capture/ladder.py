@@ -108,9 +108,9 @@ def _attempt(entry: Entry, export: Callable[[_Tensors], Traced], *,
         except Exception as error:
             traced = _second_try(entry, fakes, error)
     try:
-        parts = normalize(traced, opaque=opaque)
+        parts = normalize(traced, opaque=opaque, inputs=entry.call.tensors)
     except NotIsolated:
-        parts = normalize(traced, opaque=False)
+        parts = normalize(traced, opaque=False, inputs=())
     return dataclasses.replace(traced,
                                notes=(*traced.notes, *notes,
                                       *entry.output.notes, *parts))

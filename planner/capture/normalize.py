@@ -7,11 +7,12 @@ which every call is differentiable where it should be.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from planner.capture.bags import open_bags
 from planner.capture.calls import add_call, become
@@ -41,7 +42,8 @@ _ASSERTS = ("_assert_tensor_metadata", "_assert_async", "_assert_scalar",
 _PASS_THROUGH = (_aten.alias.default, _aten.lift_fresh_copy.default)
 
 
-def normalize(traced: Traced, *, opaque: bool) -> tuple[str, ...]:
+def normalize(traced: Traced, *, opaque: bool,
+              inputs: Sequence[torch.Tensor]) -> tuple[str, ...]:
     """Clean the traced graph in place.
 
     Parameters
@@ -49,6 +51,8 @@ def normalize(traced: Traced, *, opaque: bool) -> tuple[str, ...]:
     traced : Traced
     opaque : bool
         Whether parts of unknown shapes may be run as they are.
+    inputs : sequence of Tensor
+        Those of the example call: what they are tells such parts' results.
 
     Returns
     -------
@@ -68,7 +72,8 @@ def normalize(traced: Traced, *, opaque: bool) -> tuple[str, ...]:
     ignore_masked_rows(graph)
     compute_all_rows(graph)
     drop_unused(graph)
-    notes = isolate_unknown_shapes(graph) if opaque else []
+    notes = (isolate_unknown_shapes(graph, _known(traced, inputs))
+             if opaque else [])
     _reject_unknown_shapes(graph)
     scalars = _scalars(traced)
     simplify_masks(graph, scalars)
@@ -118,6 +123,19 @@ def _reject_lost_statistics(graph: fx.Graph) -> None:
                     "; set track_running_stats=False (each instance's own "
                     "are used), or put the module into eval()",
                     module_path=source_in_model(node).module_path)
+
+
+def _known(traced: Traced,
+           inputs: Sequence[torch.Tensor]) -> dict[fx.Node, torch.Tensor]:
+    """Values of inputs and constants, if all inputs have any."""
+    if any(t.is_meta or isinstance(t, FakeTensor) for t in inputs):
+        return {}
+    named = {f"input:{i}": t.detach().cpu() for i, t in enumerate(inputs)}
+    named |= {f"const:{n}": t for n, t in traced.constants.items()}
+    return {
+        n: named[leaf]
+        for n, leaf in traced.leaves.items() if leaf in named
+    }
 
 
 def _scalars(traced: Traced) -> dict[fx.Node, int | float]:

@@ -9,7 +9,7 @@ can hold.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from planner.capture.calls import become
 from planner.capture.nodes import source_in_model
+from planner.capture.opaque.examples import examples
 from planner.capture.opaque.operator import OPAQUE
 from planner.capture.opaque.replace import Opaque
+from planner.capture.opaque.trial import TRIALS
 from planner.steady import STEADY
 
 __all__ = ["has_unknown_shape", "isolate_unknown_shapes"]
@@ -39,10 +41,20 @@ def has_unknown_shape(node: fx.Node) -> bool:
         for size in (x.shape if isinstance(x, torch.Tensor) else (x, )))
 
 
-def isolate_unknown_shapes(graph: fx.Graph) -> list[str]:
+def isolate_unknown_shapes(
+        graph: fx.Graph, values: Mapping[fx.Node, torch.Tensor]) -> list[str]:
     """Replace every part of unknown shapes by a call of an operator.
 
-    Parts whose results have unknown shapes too stay as they are.
+    Parts whose results have unknown shapes too stay as they are, unless
+    they are by-products: the model returns them, and goes on with others.
+    If values are known, they have the shapes that follow from these, and
+    other ones later are an error.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+    values : mapping of Node to Tensor
+        Of the placeholders whose values are known.
 
     Returns
     -------
@@ -59,9 +71,18 @@ def isolate_unknown_shapes(graph: fx.Graph) -> list[str]:
     for region in _apart(graph, unknown):
         nodes = [n for n in graph.nodes if n in region]
         results = [n for n in nodes if not region.issuperset(n.users)]
-        if results and not any(map(has_unknown_shape, results)):
+        unknown = [n for n in results if has_unknown_shape(n)]
+        if results and not unknown:
             notes[_replaced(graph, nodes, results)] = None
+        elif values and len(unknown) < len(results) and all(
+                _is_only_returned(n, region) for n in unknown):
+            notes[_replaced(graph, nodes, results, values)] = None
     return list(notes)
+
+
+def _is_only_returned(node: fx.Node, region: _Region) -> bool:
+    """Whether nothing of the program but its user reads a value."""
+    return all(u.op == "output" for u in node.users if u not in region)
 
 
 def _apart(graph: fx.Graph, unknown: Sequence[fx.Node]) -> list[_Region]:
@@ -129,8 +150,10 @@ def _walk(region: Iterable[fx.Node], step: Callable[[fx.Node],
     return _Region(found)
 
 
-def _replaced(graph: fx.Graph, nodes: Sequence[fx.Node],
-              results: Sequence[fx.Node]) -> str:
+def _replaced(graph: fx.Graph,
+              nodes: Sequence[fx.Node],
+              results: Sequence[fx.Node],
+              values: Mapping[fx.Node, torch.Tensor] | None = None) -> str:
     """Put an operator in the place of a part; gives a note on it."""
     inside = set(nodes)
     # Constants among what it is given may be masks of known count.
@@ -139,23 +162,31 @@ def _replaced(graph: fx.Graph, nodes: Sequence[fx.Node],
         dict.fromkeys(source for n in part for source in n.all_input_nodes
                       if source not in part))
     source = next(source_in_model(n) for n in nodes if has_unknown_shape(n))
-    item = Opaque(_module(part, given, results), str(source), whole=False)
+    known = [examples(graph, given, values)] * TRIALS if values else []
+    item = Opaque(_module(part, given, results),
+                  str(source),
+                  whole=False,
+                  examples_of=lambda _: known)
     tensors = tuple(_like(n.meta["val"]) for n in given)
     _, key = item.described(tensors, tensors, {})
     below = _walk(results, lambda n: n.users, lambda n: n not in inside)
     call = _called(graph, nodes, given, key, item)
     for number, result in reversed(list(enumerate(results))):
         become(result, operator.getitem, (call, number))
+        result.meta["val"] = call.meta["val"][number]
         call.append(result)
     _move_behind(graph, results[-1], below)
     for node in reversed(nodes):
         if node not in results:
             graph.erase_node(node)
+    returned = ("; what it returns has the shapes that follow from the "
+                "example inputs, and batches that lead to others are an "
+                "error" if values else "")
     return (f"a shape depends on values at {source}: what is computed from "
             f"there to where shapes are known ({len(nodes)} operators) runs "
             "whole, as it is written, on every rank of every axis, and once "
-            "more in the backward; forbid(\"opaque\") makes this an error, a "
-            "mask of fixed shape or torch.where avoids it")
+            f"more in the backward{returned}; forbid(\"opaque\") makes this "
+            "an error, a mask of fixed shape or torch.where avoids it")
 
 
 def _constants(graph: fx.Graph, nodes: Sequence[fx.Node]) -> list[fx.Node]:

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import flop_registry
 from planner.capture.known_values import Examples
 from planner.capture.opaque.call import Ended, NotIsolated
 
-__all__ = ["TRIAL_BYTES", "Learnt", "Work", "try_out"]
+__all__ = ["TRIALS", "TRIAL_BYTES", "Learnt", "Work", "made_up", "try_out"]
 
 TRIAL_BYTES = 2 << 30
 """Up to this size a module is tried out on real tensors."""
@@ -36,7 +36,7 @@ _TIMES_LARGER = 2
 _ANSWERS = 10000
 """After as many made-up values a loop is taken to have no end."""
 
-_TRIALS = 3
+TRIALS = 3
 """How often it is tried out on real tensors."""
 
 _MISTAKES = (AttributeError, NameError)
@@ -197,7 +197,7 @@ def _as_fakes(run: Make,
     if found[0].ended.draws:
         found += [
             _as_fakes_once(run, shapes, wants, answer=answer, trial=number)
-            for number in range(1, _TRIALS)
+            for number in range(1, TRIALS)
         ]
         if not _alike(found):
             raise NotIsolated("what it returns (a shape, or a number) depends "
@@ -246,10 +246,10 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
             "numbers")
     found: list[Learnt] = []
     errors: list[Exception] = []
-    for number in range(_TRIALS):
+    for number in range(TRIALS):
         meter = _Meter(most_bytes=_TIMES_LARGER * TRIAL_BYTES)
         try:
-            given = [_numbers(*shape, number) for shape in shapes]
+            given = [made_up(*shape, number) for shape in shapes]
             if number < len(examples):
                 _fill(given, examples[number])
             with meter, torch.random.fork_rng([]):
@@ -268,8 +268,8 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
     return _for_all(found)
 
 
-def _numbers(shape: tuple[int, ...], stride: tuple[int, ...],
-             dtype: torch.dtype, number: int) -> torch.Tensor:
+def made_up(shape: tuple[int, ...], stride: tuple[int, ...],
+            dtype: torch.dtype, number: int) -> torch.Tensor:
     """Small numbers; integers are what tables and masks have: 0 or 1.
 
     The first time none is negative, as variances and sizes are; the last
@@ -280,7 +280,7 @@ def _numbers(shape: tuple[int, ...], stride: tuple[int, ...],
         return made.fill_(number != 0)
     if not dtype.is_floating_point and not dtype.is_complex:
         return made.fill_(int(number != 1))
-    if number == _TRIALS - 1:
+    if number == TRIALS - 1:
         return made.fill_(1)
     # In place: what is tried may be a good part of the memory.
     made.normal_(0, 0.1, generator=torch.Generator().manual_seed(number))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from planner.capture import reference
 from planner.capture.capture import capture
 from planner.ir.errors import CaptureError
 from planner.ir.mesh import MeshSpec
@@ -18,8 +20,7 @@ from planner.recipes import RECIPES
 from scaletorch.verify import verify
 from tests.test_planner.test_capture.eager import check_capture
 
-Call = Callable[["Net", torch.Tensor, torch.Tensor, torch.Tensor],
-                torch.Tensor]
+Call = Callable[["Net", torch.Tensor, torch.Tensor, torch.Tensor], Any]
 
 
 class Net(nn.Module):
@@ -37,7 +38,7 @@ class Net(nn.Module):
         return x
 
     def forward(self, x: torch.Tensor, chosen: torch.Tensor,
-                y: torch.Tensor) -> torch.Tensor:
+                y: torch.Tensor) -> Any:
         return self.call(self, x, chosen, y)
 
 
@@ -58,6 +59,15 @@ def names(program: Program) -> list[str]:
         str(n.target) for block in program.blocks
         for n in calls_of(program.classes[block.block_class].graph)
     ]
+
+
+def _with_rows(model: Net, x: torch.Tensor, chosen: torch.Tensor,
+               y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Computes some rows apart, as images in a text are."""
+    del y
+    rows = model.layers[0](x[chosen]).tanh()
+    x = x.masked_scatter(chosen.unsqueeze(-1), rows)
+    return {"loss": model.rows(x).pow(2).mean(), "rows": rows}
 
 
 class TestRegions(unittest.TestCase):
@@ -162,6 +172,20 @@ class TestRegions(unittest.TestCase):
             capture(net(call), batch(), opaque=False)
         self.assertIn("can't be captured",
                       capture(net(call), batch()).notes[-1])
+
+    def test_rows_that_are_returned_beside_a_loss(self) -> None:
+        program = check_capture(self, net(_with_rows), batch())
+        self.assertIn("has the shapes that follow from the example inputs",
+                      program.notes[0])
+        self.assertEqual(names(program).count("scaletorch.opaque.default"), 1)
+
+    def test_another_number_of_rows_later(self) -> None:
+        model = net(_with_rows)
+        program = capture(model, batch())
+        x, chosen, y = batch()
+        with self.assertRaisesRegex(CaptureError, "when the model was"):
+            reference.run(program, reference.model_values(model),
+                          (x, ~chosen, y))
 
     def test_rows_that_are_returned_are_refused(self) -> None:
         with self.assertRaisesRegex(CaptureError, "depends on the values"):
