@@ -23,6 +23,9 @@ __all__ = [
 
 def from_local(local: torch.Tensor, like: DTensor) -> DTensor:
     """A DTensor of this rank's part, laid out as another DTensor."""
+    # Fused optimizers go through the memory of a parameter and its gradient
+    # side by side, whatever their strides. Parameters are contiguous.
+    local = local.contiguous()
     # A spec of its own would be hashed anew by every operator on it.
     return DTensor(local, like._spec, requires_grad=False)
 

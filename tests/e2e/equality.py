@@ -28,11 +28,12 @@ from scaletorch.runtime.ranks import run_ranks
 from tests.model_zoo import MODELS, Example, eager_output
 
 __all__ = [
-    "FEW", "PLANS", "Case", "Subject", "check_model", "check_subject", "same",
-    "same_losses", "train"
+    "FEW", "MOST", "PLANS", "Case", "Subject", "check_model", "check_subject",
+    "same", "same_losses", "train"
 ]
 
 STEPS = 3
+_MOST_RANKS = 4
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,13 @@ PLANS = {
     _case(_FSDP() * _ULYSSES() * _TP(sequence_parallel=True), dp=2, cp=2,
           tp=2),
 }
-FEW = tuple(PLANS) if os.environ.get("SCALETORCH_NIGHTLY") == "1" else (
-    "auto", "ddp", "megatron", "fsdp x megatron")
+_NIGHTLY = os.environ.get("SCALETORCH_NIGHTLY") == "1"
+FEW = tuple(PLANS) if _NIGHTLY else ("auto", "ddp", "megatron",
+                                     "fsdp x megatron")
 """Plans for the models that are like another one; all of them nightly."""
+MOST = tuple(p for p in PLANS
+             if _NIGHTLY or PLANS[p].mesh.world_size <= _MOST_RANKS)
+"""All but those of many ranks; all of them nightly."""
 
 
 class Subject:
@@ -153,7 +158,10 @@ def train(
     """Three AdamW steps: losses, the first gradients, the final state."""
     # With the usual epsilon, what rounding leaves of a gradient that is all
     # but zero would become a whole step.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-6)
+    optimizer = torch.optim.AdamW(model.parameters(),
+                                  lr=1e-2,
+                                  eps=1e-6,
+                                  fused=True)
     losses: list[float] = []
     grads: dict[str, torch.Tensor] = {}
     for _ in range(STEPS):

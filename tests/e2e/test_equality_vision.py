@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import unittest
 
-from tests.e2e.equality import FEW, PLANS, check_model
+from tests.e2e.equality import FEW, MOST, check_model
 
 
 class Vision(unittest.TestCase):
     """Loss, gradients and three AdamW steps, under every plan."""
 
     def test_vit(self) -> None:
-        check_model(self, "vit", PLANS)
+        check_model(self, "vit", MOST)
 
     def test_resnet(self) -> None:
         check_model(self, "resnet", FEW)
 
     def test_unet(self) -> None:
-        check_model(self, "unet", PLANS)
+        check_model(self, "unet", MOST)
 
     def test_convnext(self) -> None:
         check_model(self, "convnext", FEW)

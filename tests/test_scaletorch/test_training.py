@@ -52,7 +52,38 @@ def train_everything(model: nn.Module) -> dict[str, Any]:
     return found | state_of(model)
 
 
+class Patches(nn.Module):
+    """With images in another order of memory, which its weight's gradient
+    then has as well; of sizes that tensor parallelism can't divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return {"loss": self.conv(x).square().mean()}
+
+
+def picture() -> torch.Tensor:
+    return torch.arange(192.0).sin().double().reshape(1, 3, 8, 8)
+
+
+def train_fused(model: nn.Module) -> dict[str, Any]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    for _ in range(3):
+        model(picture())["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return state_of(model)
+
+
 class TestOptimizers(unittest.TestCase):
+
+    def test_fused(self) -> None:
+        """It goes through parameters and gradients side by side."""
+        check_same(self, seeded(Patches), (picture(), ), train_fused,
+                   {"tp": 2}, parallel.megatron())
 
     def test_one_axis(self) -> None:
         for plan in (parallel.ddp(), parallel.fsdp()):
