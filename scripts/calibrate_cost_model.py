@@ -28,10 +28,13 @@ from scripts.published.batch import Batch
 from scripts.published.case import Case, Unreadable
 from scripts.published.errors import held_out, summarise
 from scripts.published.fit import fit, parameters_of, times_with
+from scripts.published.predict import DOUBTED
 from scripts.published.presets import with_numbers
 from scripts.published.read import read_case
 
-__all__ = ["ASSUMED", "FAMILIES", "fit_family", "main", "unseen_times"]
+__all__ = [
+    "ASSUMED", "FAMILIES", "cases_of", "fit_family", "main", "unseen_times"
+]
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "A100": ("a100-80g", "a100-40g", "a800-80g"),
@@ -47,6 +50,7 @@ ASSUMED: Mapping[str, tuple[str, ...]] = {"H100": ("h100-pcie", )}
 """Presets that no run was published of, by the family they resemble."""
 
 _MEASURED = ("wave_elements", )
+_LONG = 16384
 _FITTED = "fit on published training runs (scripts/calibrate_cost_model.py)"
 
 
@@ -77,16 +81,23 @@ def unseen_times(batch: Batch, family: str) -> np.ndarray:
 
 
 def _is_fitted(row: Mapping[str, Any]) -> bool:
-    """Tests of a few steps of tiny models say more about their host, runs
-    of other compilers than PyTorch's more about those, and of runs that do
-    not state what they compute at once too much is assumed."""
-    if not any(row.get(n) for n in ("micro_batch", "local_batch")):
-        return False
-    return not (row.get("transformer_impl") or "functional" in str(
-        row["source"]) or "JAX" in str(row["source"]))
+    """Tests of a few steps of tiny models say more about their host, and
+    runs of other compilers than PyTorch's more about those; some rows their
+    own source doubts."""
+    source, notes = str(row["source"]), str(row.get("notes"))
+    return not (row.get("transformer_impl") or "functional" in source
+                or "JAX" in source or DOUBTED in notes)
 
 
-def _cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
+def _states_batch(row: Mapping[str, Any], case: Case) -> bool:
+    """Whether it is known what a run computed at once: it says so, or its
+    sequences are so long that it was one."""
+    stated = any(row.get(n) for n in ("micro_batch", "local_batch"))
+    return stated or case.model.seq >= _LONG
+
+
+def cases_of(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
+    """The runs that are fitted, on devices without fitted numbers."""
     found = []
     for row in rows:
         if not _is_fitted(row):
@@ -95,7 +106,7 @@ def _cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
             case = read_case(row)
         except Unreadable:
             continue
-        if case.measured_s:
+        if case.measured_s and _states_batch(row, case):
             found.append(_plain(case))
     return found
 
@@ -115,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                       action="store_true",
                       help="fail where a preset has other numbers")
     args = parser.parse_args(argv)
-    cases = _cases(
+    cases = cases_of(
         yaml.load(args.file.read_text(encoding="utf-8"), yaml.CSafeLoader))
     fitted: dict[str, dict[str, float]] = {}
     for family, presets in FAMILIES.items():

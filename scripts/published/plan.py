@@ -99,9 +99,6 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str, gated: bool,
         When the batch cannot be told, or a part is not modelled.
     """
     parallel = row["parallel"]
-    task = str(row.get("task") or "")
-    if task == "lora":
-        raise Unreadable("low-rank adaptation is not modelled")
     if row.get("cpu_offload"):
         raise Unreadable("offloading is not modelled")
     tp, pp, cp = (_axis(parallel, n) for n in ("tp", "pp", "cp"))
@@ -130,6 +127,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str, gated: bool,
         shard_group=_shard_group(parallel, dp * cp, test_name(row)),
         whole_tensors=bool(parallel.get("zero1_group")),
         recompute=_recompute(row),
+        frozen=str(row.get("task")).lower() == "lora",
         **software_of(row, sharding=sharding, recent=recent, gated=gated))
 
 

@@ -13,11 +13,12 @@ from scripts.published.batch import Batch
 from scripts.published.case import Case, Unreadable
 from scripts.published.read import read_case, source_of
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["DOUBTED", "Prediction", "predict"]
 
 _MALFORMED = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError,
               ValueError)
-_DOUBTED = "do not use for error statistics"
+DOUBTED = "do not use for error statistics"
+"""What notes say of rows that their own source doubts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ def _prediction(row: Any, case: Case | None, found: Mapping[str, Any],
     plain: dict[str, Any] = {
         "id": str(known.get("id")),
         "source": source_of(row),
-        "doubted": _DOUBTED in str(known.get("notes"))
+        "doubted": DOUBTED in str(known.get("notes"))
     }
     if case is None:
         return Prediction(**plain, reason=reason)

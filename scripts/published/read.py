@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ def read_case(row: Any) -> Case:
                    preset=preset,
                    gated=bool(model.gated),
                    seq=int(model.seq))
+    plan = replace(plan, frozen=plan.frozen or _is_frozen(row, model))
     model = _sized(row, model, plan)
     cluster = cluster_of(hardware, devices)
     _check_memory(row, model, plan, cluster.device)
@@ -68,7 +70,7 @@ def read_case(row: Any) -> Case:
         cluster.device.peak(torch.float16)
     flops = float(model.model_flops(step_tokens(model, plan)))
     flops_per_s = flops / seconds / float(plan.devices) if seconds else None
-    _check_rates(row, model, cluster.device, flops_per_s)
+    _check_rates(cluster.device, flops_per_s)
     size_bytes = measured_bytes(row)
     if seconds is None and size_bytes is None:
         raise Unreadable("neither a time nor memory was measured")
@@ -113,16 +115,17 @@ def _check_memory(row: Mapping[str, Any], model: Transformer,
                          "stated")
 
 
-def _check_rates(row: Mapping[str, Any], model: Transformer,
-                 device: DeviceKind, flops_per_s: float | None) -> None:
-    """Refuse what no device reaches, and work that is not a whole step's."""
+def _check_rates(device: DeviceKind, flops_per_s: float | None) -> None:
+    """Refuse what no device reaches."""
     most = max(p for _, p in device.peak_flops_per_s)
     if flops_per_s and flops_per_s > most:
         raise Unreadable("the row contradicts itself: its model's flops in "
                          "its time are more than the devices' peak")
+
+
+def _is_frozen(row: Mapping[str, Any], model: Transformer) -> bool:
+    """Whether rates of tokens and flops imply less work than a step of all
+    weights is, so that only adapters are trained."""
     share = stated_share(row, model)
     dense = model.experts == 0 and model.seq <= 8192
-    if dense and share is not None and share < _WHOLE:
-        raise Unreadable("its rates of tokens and flops imply that some "
-                         "weights are frozen: low-rank adaptation is not "
-                         "modelled")
+    return bool(dense and share is not None and share < _WHOLE)

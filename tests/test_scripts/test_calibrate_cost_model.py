@@ -7,7 +7,7 @@ from importlib import resources
 import numpy as np
 
 from planner.cluster.text import from_yaml
-from scripts.calibrate_cost_model import FAMILIES, unseen_times
+from scripts.calibrate_cost_model import FAMILIES, cases_of, unseen_times
 from scripts.published.batch import Batch
 from scripts.published.case import Case
 from scripts.published.errors import held_out
@@ -113,6 +113,21 @@ class TestFit(unittest.TestCase):
         self.assertEqual(
             device.coefficient("wave_elements", 0.0),
             from_yaml(text).device.coefficient("wave_elements", 1.0))
+
+    def test_rows_that_say_too_little_are_not_fitted(self) -> None:
+        long = {**row()["model"], "seq": 65536}
+        none = {"micro_batch": None}
+        for changes, fitted in (({}, True), (none, False), ({
+                **none, "model":
+                long
+        }, True), ({
+                "notes": "do not use for error statistics"
+        }, False)):
+            self.assertEqual(
+                len(
+                    cases_of([
+                        row(measured={"iteration_time_s": 1000.0}, **changes)
+                    ])), int(fitted))
 
     def test_a_preset_is_in_one_family(self) -> None:
         presets = [p for family in FAMILIES.values() for p in family]

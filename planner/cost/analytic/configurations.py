@@ -44,6 +44,9 @@ class Configurations:
         gradients of inputs and weights are computed.
     sharding : int
         ``DDP``, ``ZERO1``, ``ZERO2`` or ``FSDP``.
+    copied_gathers : bool
+        Whether parameters are copied out of the buffer that all are gathered
+        in, as PyTorch's second fully sharded data parallelism does.
     shard_group : int
         Over how many ranks of data, innermost first, what is sharded is
         divided; the groups hold copies. 0 is all of them.
@@ -65,6 +68,12 @@ class Configurations:
         (FlashAttention-2) or ``OWN`` (written for the kind of device).
     fused_kernels : bool
         Whether norms, activations and residuals run as one kernel each.
+    host_factor : float
+        How much longer the host takes to launch an operator than on the
+        device's usual runs: libraries of many layers of Python do.
+    step_host_s : float
+        What the host does once in a step while the device waits: counters,
+        norms and logs that it reads from the device.
     overlap : bool
         Whether gradients are reduced while the backward runs.
     linear_bits : int
@@ -88,6 +97,9 @@ class Configurations:
         and not added to a buffer.
     bucket_bytes : int
         Buffers in which gradients and parameters are put to be sent.
+    frozen : bool
+        Whether only small adapters beside the products are trained (Hu et al.
+        2021, arXiv 2106.09685): weights have no gradients and no state.
     parameter_bytes : int
         Of one element of what the forward reads.
     whole_logits : bool
@@ -116,6 +128,7 @@ class Configurations:
     tensor_overlap: Number = False
     backward_overlap: Number = False
     sharding: Number = DDP
+    copied_gathers: Number = False
     shard_group: Number = 0
     whole_tensors: Number = False
     recompute: Number = NONE
@@ -123,6 +136,8 @@ class Configurations:
     fused_attention: Number = True
     attention_kernel: Number = OWN
     fused_kernels: Number = True
+    host_factor: Number = 1.0
+    step_host_s: Number = 0.0
     overlap: Number = True
     linear_bits: Number = 16
     dedicated_exchange: Number = False
@@ -132,6 +147,7 @@ class Configurations:
     held_gradient_bytes: Number = 0
     fresh_gradient_bytes: Number = 0
     bucket_bytes: Number = 0
+    frozen: Number = False
     parameter_bytes: Number = 2
     whole_logits: Number = False
     loss_bytes: Number = 6

@@ -93,6 +93,7 @@ def step_memory(model: Transformer, plan: Configurations, *,
                         dense / shards + experts / expert_shards, held)
 
     gradients, fresh = _gradient_bytes(plan)
+    state = np.where(plan.frozen, 0, plan.master_bytes)
     layers = _activations(model, plan, last_stage)
     again, loss = _transients(model, plan, last_stage)
     # The loss comes before the first gradient, the last after the first
@@ -106,7 +107,7 @@ def step_memory(model: Transformer, plan: Configurations, *,
     return StepMemory(parameters=spread(FSDP) * plan.parameter_bytes,
                       gradients=spread(ZERO2) *
                       (gradients - np.where(at_loss, fresh, 0)),
-                      optimizer=spread(ZERO1) * plan.master_bytes,
+                      optimizer=spread(ZERO1) * state,
                       activations=np.where(at_loss, layers, 0.0),
                       transient=transient + _WORKSPACE_BYTES,
                       gathered=gathered + plan.bucket_bytes)
@@ -117,7 +118,9 @@ def _gradient_bytes(plan: Configurations) -> tuple[Number, Number]:
     held = np.where(np.equal(plan.held_gradient_bytes, 0), plan.gradient_bytes,
                     plan.held_gradient_bytes)
     once = np.equal(plan.num_microbatches, 1)
-    return held, np.where(once, plan.fresh_gradient_bytes, 0)
+    trained = np.where(plan.frozen, 0, 1)
+    return trained * held, trained * np.where(once, plan.fresh_gradient_bytes,
+                                              0)
 
 
 def _gathered(model: Transformer, plan: Configurations,

@@ -46,6 +46,8 @@ class Operator:
     summed, backward_summed : number or array
         Length of the sums that products make, each product's added up; 0
         where a product fills the device however it is divided.
+    weighted : bool
+        Whether half of the backward makes the gradient of a weight.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Operator:
     halvings: Number = 0
     summed: Number = 0
     backward_summed: Number = 0
+    weighted: bool = False
 
     @property
     def in_backward(self) -> tuple[Number, Number, Number]:
@@ -108,7 +111,8 @@ def _linear(name: str, tokens: Number, weight: Number, width: Number,
                     kernels=np.where(few, 2, 1),
                     halvings=halvings(inner),
                     summed=summed,
-                    backward_summed=width - summed + tokens)
+                    backward_summed=width - summed + tokens,
+                    weighted=True)
 
 
 def _tokens(model: Transformer, plan: Configurations) -> Number:
@@ -304,7 +308,8 @@ def head(model: Transformer, plan: Configurations) -> list[Operator]:
                        size_bytes=_ELEMENT *
                        (weight + logits + tokens * model.hidden),
                        summed=model.hidden,
-                       backward_summed=tokens + model.vocab / plan.tp)
+                       backward_summed=tokens + model.vocab / plan.tp,
+                       weighted=True)
     # In 32 bits: cast, maximum, difference, exponential, sum, quotient.
     return [
         _pass("final norm", tokens * model.hidden, 4, 2), product,
@@ -348,11 +353,13 @@ def time_s(operators: Sequence[Operator], rates: Rates, plan: Configurations,
                                     (operator.flops, operator.size_bytes,
                                      operator.kernels))
         flops = flops + _unfilled(operator, flops, rates, backward=backward)
-        total_s = total_s + overlapped_s(
-            flops / flops_per_s[operator.kind] *
-            (1 + rates.misaligned * operator.halvings),
-            size_bytes / rates.memory_bytes_per_s,
-            exposed=rates.exposed) + count * rates.launch_s
+        halved = np.where(plan.frozen, 0.5,
+                          1.0) if (backward and operator.weighted) else 1.0
+        total_s = total_s + halved * (
+            overlapped_s(flops / flops_per_s[operator.kind] *
+                         (1 + rates.misaligned * operator.halvings),
+                         size_bytes / rates.memory_bytes_per_s,
+                         exposed=rates.exposed) + count * rates.launch_s)
     return total_s
 
 

@@ -14,6 +14,7 @@ from planner.cost.analytic.hardware import Hardware
 from planner.cost.analytic.operators import Operator
 from planner.cost.analytic.shares import (layer_parameters, stage_layers,
                                           stage_parameters)
+from planner.cost.analytic.state import accumulation_s, optimizer_s
 from planner.cost.analytic.transformer import Transformer
 from planner.cost.analytic.waiting import queued_s, slowest
 from planner.schedule.estimate import estimate
@@ -26,6 +27,8 @@ _FLOAT = 4
 _TOKEN_SUMS = 3
 """Over tp, of numbers of each token: a loss needs the largest logit, the sum
 of exponentials and the target's logit."""
+_BACKWARD = 0.6
+"""Of a micro-batch's time, where layers are recomputed or not."""
 _LAYER_TENSORS = 9
 """Parameters of a layer: of five products, of two norms, and two biases."""
 
@@ -93,8 +96,7 @@ def step_time(model: Transformer, plan: Configurations,
     end_queue_s = np.where(
         parts.even,
         queued_s(ends_s + end_sums_s,
-                 parts.end_calls() * hardware.rates.dispatch_s,
-                 hardware.rates), 0.0)
+                 parts.end_calls() * parts.dispatch_s, hardware.rates), 0.0)
     pipeline = estimate("interleaved1f1b",
                         ranks=plan.pp,
                         microbatches=count,
@@ -104,14 +106,14 @@ def step_time(model: Transformer, plan: Configurations,
                         weight_s=0.0,
                         p2p_s=parts.send_s())
     return StepTime(compute_s=count * (layer_s + ends_s),
-                    host_s=count *
+                    host_s=plan.step_host_s + count *
                     (stage_s - device_s + end_queue_s - ends_s - end_sums_s),
                     tensor_s=count * (tensor_s + end_sums_s),
                     context_s=count * context_s,
                     expert_s=count * expert_s,
                     pipeline_s=pipeline.time_s - count * stage_s,
                     data_s=parts.data_s(stage_s),
-                    optimizer_s=parts.optimizer_s())
+                    optimizer_s=optimizer_s(model, plan, hardware.rates))
 
 
 class _Parts:
@@ -133,6 +135,7 @@ class _Parts:
         self.stretch = whole / self.layers
         self.again = np.where(np.equal(plan.recompute, FULL), 1.0, 0.0)
         self.stopped = np.where(plan.stops_early, self.again, 0.0)
+        self.dispatch_s = hardware.rates.dispatch_s * plan.host_factor
         self.slower = slowest(plan.devices, hardware.rates.variation)
 
     def _run_s(self, ops: list[Operator], *, backward: bool) -> Number:
@@ -162,36 +165,8 @@ class _Parts:
         return (
             total_s + selective * self._run_s(core, backward=False) +
             halves * self._run_s(operators.alternate(dense), backward=False) +
-            self._accumulation_s(
-                self.layers * layer_parameters(self.model, plan)))
-
-    def _accumulation_s(self, held: Number) -> Number:
-        """The gradients of `held` parameters are added to sums of all.
-
-        Products write a gradient in the width of the parameters, which the
-        backward has; then that and the sum are read, and the sum written.
-        A product that adds to the sum itself reads and writes this alone,
-        most of it while it computes. Sums of copies: what the parameter
-        had is cleared, read and written again, the copy written and read.
-        """
-        plan, rates = self.plan, self.hardware.rates
-        sharded = np.equal(plan.sharding, FSDP)
-        sums = np.where(sharded, 1 / plan.shards, 1.0)
-        moved = np.where(plan.fused_accumulation,
-                         rates.exposed * (2 * plan.gradient_bytes - _ELEMENT),
-                         2 * plan.gradient_bytes + _ELEMENT)
-        copies = 4 * _ELEMENT + 2 * plan.gradient_bytes
-        moved = moved + np.where(plan.copied_accumulation, copies, 0)
-        later = np.where(np.equal(plan.gradient_bytes, _ELEMENT),
-                         (plan.num_microbatches - 1) / plan.num_microbatches,
-                         1.0)
-        # Without stages whole gradients are sent in every micro-batch, and
-        # cast to what they are summed in before.
-        casts = np.where(
-            sharded & np.equal(plan.pp, 1)
-            & np.greater(plan.gradient_bytes, _ELEMENT),
-            _ELEMENT + plan.gradient_bytes, 0)
-        return held * (sums * later * moved + casts) / rates.memory_bytes_per_s
+            accumulation_s(self.layers * layer_parameters(model, plan), plan,
+                           self.hardware.rates))
 
     def host_s(self) -> Number:
         """What the host takes to launch all layers of a stage."""
@@ -201,7 +176,7 @@ class _Parts:
             count = count + self.routed * self._launches(
                 operators.expert_layer(model, plan))
         count = count + self.layers * self._tensor_calls()
-        return count * self.hardware.rates.dispatch_s
+        return count * self.dispatch_s
 
     def _tensor_calls(self) -> Number:
         """Collectives of tensor parallelism in one layer."""
@@ -256,7 +231,7 @@ class _Parts:
         one = np.equal(plan.pp, 1)
         tables = np.where(one & ~np.asarray(model.tied, dtype=bool), 2, 1)
         held = tables * model.embedding_parameters / plan.tp
-        return (head_s + self._accumulation_s(held) +
+        return (head_s + accumulation_s(held, plan, self.hardware.rates) +
                 np.where(one, embedding_s, 0.0))
 
     def _activation_bytes(self) -> Number:
@@ -266,23 +241,23 @@ class _Parts:
     def tensor_s(self) -> Number:
         """Two sums over tp in a layer's forward and two in its backward."""
         axis, plan = self.hardware.tp, self.plan
+        split = np.asarray(plan.sequence_parallel, dtype=bool)
         whole = self._activation_bytes()
         reduce_s = axis.time_s("all_reduce", whole)
-        split_s = axis.time_s("all_gather", whole) + axis.time_s(
-            "reduce_scatter", whole)
+        gather_s = axis.time_s("all_gather", whole)
+        scatter_s = axis.time_s("reduce_scatter", whole)
         # Sequence shards are gathered once more for the weights' gradients,
         # unless they have just been for the recomputation.
-        again_s = (1 - self.again) * axis.time_s("all_gather", whole)
-        passes = 2 + self.again
+        again_s = 2 * (1 - self.again) * gather_s
+        passes = 2 * (2 + self.again)
         # What the last product gives isn't summed where it isn't made again.
-        both_s = np.where(
-            plan.sequence_parallel, passes * 2 * split_s + 2 * again_s -
-            self.stopped * axis.time_s("reduce_scatter", whole),
-            (passes * 2 - self.stopped) * reduce_s)
-        behind_s = self.layers * np.where(
-            plan.sequence_parallel, 2 * axis.time_s("reduce_scatter", whole) +
-            2 * again_s, 2 * reduce_s)
-        return self._beside_products_s(self.layers * both_s, behind_s)
+        sums_s = (passes - self.stopped) * np.where(split, scatter_s, reduce_s)
+        gathers_s = np.where(split, passes * gather_s + again_s, 0.0)
+        behind_s = np.where(split, 2 * scatter_s + again_s, 2 * reduce_s)
+        return self._beside_products_s(
+            self.layers * (sums_s + gathers_s),
+            self.layers * np.where(split, sums_s, sums_s / 2),
+            self.layers * behind_s)
 
     def _columns_s(self) -> Number:
         """What the backward of those products computes whose weights' rows
@@ -295,13 +270,15 @@ class _Parts:
         halves = np.where(self.plan.sequence_parallel, 2, 1)
         return self.layers * halves * self._run_s(columns, backward=False)
 
-    def _beside_products_s(self, moved_s: Number, behind_s: Number) -> Number:
-        """What stays of it: where all runs beside products, one part of tp
-        can't be hidden, nor what is longer than the products, about half of
+    def _beside_products_s(self, moved_s: Number, scattered_s: Number,
+                           behind_s: Number) -> Number:
+        """What stays of it: where all runs beside products, these start on
+        the part that is there and end with one that has yet to be scattered,
+        one of tp, and can't hide what is longer than they are, about half of
         a layer's time; else what isn't `behind_s` of it, or is longer than
         what that runs behind."""
         plan = self.plan
-        least_s = np.maximum(moved_s / plan.tp,
+        least_s = np.maximum(scattered_s / plan.tp,
                              moved_s - 0.5 * self.layers_s())
         later_s = moved_s - np.minimum(behind_s, self._columns_s())
         stays_s = np.select([
@@ -351,7 +328,7 @@ class _Parts:
         """What of gradients and parameters moves while nothing computes."""
         plan, axis = self.plan, self.hardware.data
         held = stage_parameters(self.model, plan)
-        gradients = held * plan.gradient_bytes
+        gradients = held * np.where(plan.frozen, 0, plan.gradient_bytes)
         weights = held * _ELEMENT
         reduce_s = axis.time_s("all_reduce", gradients)
         scatter_s = axis.time_s("reduce_scatter", gradients)
@@ -361,8 +338,7 @@ class _Parts:
         whole = np.equal(plan.shards, plan.dp * plan.cp)
         once_s = np.where(np.equal(plan.sharding, DDP), reduce_s,
                           np.where(whole, scatter_s, reduce_s) + gather_s)
-        # The last micro-batch's backward hides the reduction.
-        window_s = np.where(plan.overlap, 0.6 * stage_s, 0.0)
+        window_s = np.where(plan.overlap, self._window_s(stage_s), 0.0)
         once_s = self._exposed_s(once_s, window_s)
         # With stages, parameters stay from the first to the last of them.
         each_s = 2 * gather_s + self.hardware.shard.time_s(
@@ -370,7 +346,20 @@ class _Parts:
         often_s = (plan.num_microbatches * self._exposed_s(each_s, stage_s) +
                    np.where(whole, 0.0, self._exposed_s(reduce_s, window_s)))
         sharded_s = np.where(plan.pp > 1, once_s, often_s)
-        return np.where(np.equal(plan.sharding, FSDP), sharded_s, once_s)
+        return np.where(np.equal(plan.sharding, FSDP), sharded_s,
+                        np.where(plan.frozen, 0.0, once_s))
+
+    def _window_s(self, stage_s: Number) -> Number:
+        """What is computed between the first gradient that is whole and the
+        last, and between the first use of parameters and the last.
+
+        The last micro-batch's backward, of each of the stage's chunks: they
+        take turns, each for as many micro-batches as there are stages.
+        """
+        plan = self.plan
+        turns = (1 - 1 / plan.chunks) * np.minimum(plan.pp,
+                                                   plan.num_microbatches)
+        return stage_s * (_BACKWARD / plan.chunks + turns)
 
     def _turns_s(self) -> Number:
         """What rings take to fill, one for each tensor, on the way to all
@@ -383,13 +372,3 @@ class _Parts:
         hidden_s = np.minimum(moved_s, window_s)
         slower_s = self.hardware.rates.interference * hidden_s
         return moved_s - hidden_s + slower_s
-
-    def optimizer_s(self) -> Number:
-        """Adam: state read and written, gradient read, weight written."""
-        plan, rates = self.plan, self.hardware.rates
-        held = stage_parameters(self.model, plan)
-        owned = np.where(np.equal(plan.sharding, DDP), held,
-                         held / plan.shards)
-        moved = owned * (2 * plan.master_bytes + plan.gradient_bytes +
-                         _ELEMENT)
-        return moved / rates.memory_bytes_per_s

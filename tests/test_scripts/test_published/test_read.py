@@ -87,6 +87,25 @@ class TestCase(unittest.TestCase):
             case = read_case(row(**changes))
             self.assertEqual(case.plan.backward_overlap, hidden)
 
+    def test_adapters_leave_weights_frozen(self) -> None:
+        flops = float(read_case(row()).model.model_flops(1))
+        for changes, frozen in (({}, False), ({
+                "task": "lora"
+        }, True), ({
+                "measured": {
+                    "tokens_per_s_per_gpu": 1000,
+                    "model_tflops_per_gpu": 2 / 3 * flops / 1e9
+                }
+        }, True)):
+            self.assertEqual(read_case(row(**changes)).plan.frozen, frozen)
+
+    def test_tests_of_megatron_core_wait_for_their_host(self) -> None:
+        model = {**row()["model"], "family": "gpt"}
+        core, other = (read_case(row(model=m)).plan
+                       for m in (model, row()["model"]))
+        self.assertGreater(core.host_factor, other.host_factor)
+        self.assertGreater(core.step_host_s, other.step_host_s)
+
     def test_losses_are_compiled_from_2025_on(self) -> None:
         parallel = {"dp": 8, "sharding": "fsdp2"}
         for file, each in (("llama3_h100_202412.md", 14),
@@ -284,12 +303,6 @@ class TestUnreadable(unittest.TestCase):
                       recompute=None,
                       model={
                           **row()["model"], "seq": 2**20
-                      })
-        flops = float(read_case(row()).model.model_flops(1))
-        self._refused("low-rank adaptation is not modelled",
-                      measured={
-                          "tokens_per_s_per_gpu": 1000,
-                          "model_tflops_per_gpu": 2 / 3 * flops / 1e9
                       })
         self._refused("no multiple of tp x pp x cp = 3",
                       parallel={

@@ -148,6 +148,14 @@ class TestState(unittest.TestCase):
             float(wide.gradients) / float(plain.gradients), 6 / 4)
         self.assertEqual(float(wide.gathered) - float(plain.gathered), 1e9)
 
+    def test_frozen_weights_have_no_state(self) -> None:
+        memory = step_memory(llama_8b(),
+                             Configurations(frozen=True),
+                             last_stage=True)
+        self.assertEqual(float(memory.gradients), 0)
+        self.assertEqual(float(memory.optimizer), 0)
+        self.assertGreater(float(memory.parameters), 0)
+
     def test_gathered_logits_are_not_divided(self) -> None:
         whole, part = (float(
             step_memory(llama_8b(),
