@@ -117,6 +117,15 @@ class CellBounds:
         return 0 if self._optimistic is None else self._optimistic.changes(
             cell)
 
+    def knows(self, cell: Cell) -> bool:
+        """Whether a cell's times are known without laying it out."""
+        return self._optimistic is not None and self._optimistic.knows(cell)
+
+    def instead(self, cell: Cell) -> Cell:
+        """What to lay out first."""
+        return cell if self._optimistic is None else (
+            self._optimistic.between.instead(cell))
+
     def closely(self, way: Point, limit_bytes: float) -> tuple[float, float]:
         """Bytes too many and seconds of a step, both at least, from the
         table of its cell at best; no seconds where it does not fit."""

@@ -254,8 +254,9 @@ class Branching(Generic[Found]):
     def _learn_one(self, cells: Sequence[Cell]) -> bool:
         """Of those that are not known, if there is one."""
         for cell in cells:
-            if cell not in self._known:
-                self._learn(cell)
+            if cell not in self._known and not self.bounds.knows(cell):
+                first = self.bounds.instead(cell)
+                self._learn(cell if first in self._known else first)
                 return True
         return False
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.joint.between import Between
 from planner.joint.space import Cell
 from planner.joint.tables import BlockTable, BlockTimes
 
@@ -29,6 +30,8 @@ _TIMES = ("forward_s", "input_s", "weight_s")
 _OF_ROWS = (*_TIMES, "saved_bytes", "kept_bytes", "transient_bytes",
             "taken_bytes")
 """What grows with the rows of a micro-batch."""
+_TIME_ROWS = (slice(len(_TIMES)), slice(len(_OF_ROWS), None))
+"""Of that the times, on the weakest kind of device and on each."""
 
 _OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "state_bytes",
             "own_bytes")
@@ -114,6 +117,7 @@ class Optimistic:
         self._root = root
         self._tables: list[tuple[Cell, _Whole]] = []
         self._whole: dict[Cell, _Whole] = {}
+        self.between = Between(root.cell.rows)
         self._known: dict[Cell, _Known] = {}
         self.learn(root)
 
@@ -123,6 +127,7 @@ class Optimistic:
         if table.cell not in self._whole and (not self._whole or whole.is_like(
                 self._whole[self._root.cell])):
             self._tables.append((table.cell, whole))
+            self.between.learn(table.cell, table.layout)
             self._whole[table.cell] = whole
 
     def changes(self, cell: Cell) -> int:
@@ -176,15 +181,47 @@ class Optimistic:
         for other, whole in self._tables[known.seen:]:
             if other.is_part_of(cell):
                 yield whole
+        own = self._own(cell)
+        if own is not None:
+            yield own
         for rows in dict.fromkeys((self._root.cell.rows, cell.rows)):
-            one = self._whole.get(Cell(rows=rows))
+            one = self._own(Cell(rows=rows))
             if one is None:
                 continue
             for number, cells in enumerate(_parted(cell, rows)):
                 if (len(cells) > 1 and (rows, number) not in known.added
-                        and all(c in self._whole for c in cells)):
+                        and all(map(self.knows, cells))):
                     known.added.add((rows, number))
-                    yield _together(one, [self._whole[c] for c in cells])
+                    axes = [w for w in map(self._own, cells) if w is not None]
+                    yield _together(one, axes)
+
+    def knows(self, cell: Cell) -> bool:
+        """Whether a cell's times are known, or those of the same layouts
+        for fewer rows and for more."""
+        return cell in self._whole or self.between.around(cell) is not None
+
+    def _own(self, cell: Cell) -> _Whole | None:
+        """What is known of a cell itself."""
+        around = self.between.around(cell)
+        if cell in self._whole or around is None:
+            return self._whole.get(cell)
+        fewer, more = around
+        return _on_line(cell, (fewer, self._whole[fewer]),
+                        (more, self._whole[more]))
+
+
+def _on_line(cell: Cell, fewer: tuple[Cell, _Whole],
+             more: tuple[Cell, _Whole]) -> _Whole:
+    """The times of a micro-batch between two of other rows, and the memory
+    of the one with more."""
+    (low, low_whole), (high, high_whole) = fewer, more
+    share = (cell.rows - low.rows) / (high.rows - low.rows)
+    of_rows = high_whole.of_rows.copy()
+    for rows in _TIME_ROWS:
+        of_rows[rows] = (low_whole.of_rows[rows] * low.rows *
+                         (1 - share) + high_whole.of_rows[rows] * high.rows *
+                         share) / cell.rows
+    return replace(high_whole, of_rows=of_rows)
 
 
 def _together(one: _Whole, axes: Sequence[_Whole]) -> _Whole:
@@ -193,6 +230,6 @@ def _together(one: _Whole, axes: Sequence[_Whole]) -> _Whole:
     of_rows = least.of_rows.copy()
     more = [np.maximum(a.of_rows - one.of_rows, 0.0) for a in axes]
     # Of memory no such thing is known.
-    for rows in (slice(len(_TIMES)), slice(len(_OF_ROWS), None)):
+    for rows in _TIME_ROWS:
         of_rows[rows] = (one.of_rows + sum(more))[rows]
     return replace(least, of_rows=of_rows)

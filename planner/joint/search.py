@@ -27,6 +27,7 @@ from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program, value_kind
+from planner.joint.between import Between
 from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links, place_of
@@ -193,6 +194,7 @@ class JointSearch:
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
         self.laid_out: dict[Cell, ProgramLayout | None] = {}
+        self.between = Between(self.space.batch)
         self.devices = _devices(self.space, self.links)
         names = planning.repeated_classes()
         self.repeated = np.array(
@@ -219,17 +221,20 @@ class JointSearch:
         return finer_pieces(self.own.facts, [table.call_times_s], stages)
 
     def _table(self, cell: Cell, *, exact: bool) -> BlockTable | None:
+        around = self.between.around(cell)
         try:
             table = block_table(self.own,
                                 cell,
                                 devices=self.devices,
                                 exact=exact,
                                 alone=self._alone(cell),
-                                like=self._like(cell))
+                                like=self._like(cell),
+                                settled=around is not None)
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
             return None
         self.laid_out[cell] = table.layout
+        self.between.learn(cell, table.layout)
         return self._without_counting(table)
 
     def _without_counting(self, table: BlockTable) -> BlockTable:

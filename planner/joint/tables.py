@@ -142,7 +142,8 @@ def block_table(planning: Planning,
                 devices: Collection[DeviceKind] = (),
                 exact: bool = True,
                 alone: Mapping[str, ProgramLayout | None] | None = None,
-                like: ProgramLayout | None = None) -> BlockTable:
+                like: ProgramLayout | None = None,
+                settled: bool = False) -> BlockTable:
     """Lay out and price the blocks.
 
     Parameters
@@ -160,6 +161,8 @@ def block_table(planning: Planning,
         known: those of cells with as many rows.
     like : ProgramLayout, optional
         Layouts over the same axes, for other rows, which are a better start.
+    settled : bool
+        Whether these are known to be the best.
 
     Raises
     ------
@@ -168,7 +171,12 @@ def block_table(planning: Planning,
     LayoutError
         When the program can't be cut into micro-batches.
     """
-    layout = _layout(planning, cell, exact=exact, alone=alone or {}, like=like)
+    layout = _layout(planning,
+                     cell,
+                     exact=exact,
+                     alone=alone or {},
+                     like=like,
+                     settled=settled)
     main, stages = _each_apart(planning.program, layout, exact=exact)
     kind, distinct = _kinds(main, stages)
     cost = planning.tables(layout.mesh).cost
@@ -226,7 +234,7 @@ def _rows(planning: Planning, main: Program, stages: Sequence[Stage],
 
 def _layout(planning: Planning, cell: Cell, *, exact: bool,
             alone: Mapping[str, ProgramLayout | None],
-            like: ProgramLayout | None) -> ProgramLayout:
+            like: ProgramLayout | None, settled: bool) -> ProgramLayout:
     sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
     kept = {n: s for n, s in sizes.items() if s > 1} or {"dp": 1}
     mesh = MeshSpec(tuple(kept), tuple(kept.values()))
@@ -240,11 +248,12 @@ def _layout(planning: Planning, cell: Cell, *, exact: bool,
                                  exact=exact,
                                  settle=False,
                                  cut=count > 1,
-                                 alone=start)
+                                 alone=start,
+                                 settled=settled and bool(start))
 
     start: dict[str, ProgramLayout] = {}
     known = {n: a for n, a in alone.items() if a is not None}
-    if len(kept) > 1 and like is not None:
+    if like is not None:
         start = {n: like for n in kept}
     elif len(kept) > 1 and known.keys() >= kept.keys():
         # Three axes seldom go together; cp is the last to be laid out.

@@ -67,17 +67,17 @@ def _policy(*, exact: bool) -> Policy:
         lowerings=lowerings if exact else lowerings | OF_BATCH)
 
 
-def with_microbatches(
-        planning: Planning,
-        mesh: MeshSpec,
-        policies: Sequence[Policy],
-        count: int,
-        fixed_rest: Mapping[str, Layout] | None = None,
-        *,
-        exact: bool = True,
-        settle: bool = True,
-        cut: bool = True,
-        alone: Mapping[str, ProgramLayout] | None = None) -> ProgramLayout:
+def with_microbatches(planning: Planning,
+                      mesh: MeshSpec,
+                      policies: Sequence[Policy],
+                      count: int,
+                      fixed_rest: Mapping[str, Layout] | None = None,
+                      *,
+                      exact: bool = True,
+                      settle: bool = True,
+                      cut: bool = True,
+                      alone: Mapping[str, ProgramLayout] | None = None,
+                      settled: bool = False) -> ProgramLayout:
     """Layouts over the axes of a stage and, last, over the micro-batches.
 
     The micro-batches are cut first; then the axes of the stage are laid
@@ -105,6 +105,8 @@ def with_microbatches(
         whatever the program does with its samples.
     alone : mapping of str to ProgramLayout, optional
         By the name of an axis, layouts to start from that have it.
+    settled : bool
+        Whether these stay as they are.
 
     Raises
     ------
@@ -122,7 +124,7 @@ def with_microbatches(
     solved = planning.search(
         start.mesh, (*policies, policy),
         start=start,
-        axes=None if settle else tuple(range(len(mesh.sizes))),
+        axes=None if settle else tuple(range(len(mesh.sizes) * (not settled))),
         fixed_rest={
             n: (*lay, R)
             for n, lay in (fixed_rest or {}).items()

@@ -16,6 +16,7 @@ from planner.search.draft import AxisProblem, Draft
 from planner.search.factors import Solution
 from planner.search.readback import read_back
 from planner.search.solve import solve
+from planner.search.unmoved import may_stay
 from planner.search.variables import add_variables
 
 __all__ = ["AxisProblem", "draft_of", "solve_axis"]
@@ -33,7 +34,8 @@ def draft_of(problem: AxisProblem) -> Draft:
 
 
 def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
-    """The best layouts over one axis beside those over the others.
+    """The best layouts over one axis beside those over the others; as they
+    are where none is better.
 
     Raises
     ------
@@ -41,5 +43,8 @@ def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
         When constraints leave some parameter no layout.
     """
     draft = draft_of(problem)
-    solution = solve(draft.graph(), tolerance=_TOLERANCE)
+    graph = draft.graph()
+    solution = solve(graph, tolerance=_TOLERANCE)
+    if may_stay(problem, draft, graph, solution):
+        return problem.layout, solution
     return read_back(problem, draft, solution.assignment), solution

@@ -1,0 +1,92 @@
+"""Whether layouts may stay over one axis as they are.
+
+Of assignments that cost the same, which one a solver gives hangs on the last
+digits of its sums. Layouts that none is better than are kept, so that those of
+similar problems stay alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from planner.ir.layout import Placement
+from planner.rules.registry import Option
+from planner.search.draft import AxisProblem, CallDomain, Draft
+from planner.search.factors import FactorGraph, Solution
+from planner.search.placed import Numbers, numbered
+from planner.search.tables import Array
+
+__all__ = ["may_stay"]
+
+_ROUNDING = 1e-12  # relative
+
+
+def may_stay(problem: AxisProblem, draft: Draft, graph: FactorGraph,
+             best: Solution) -> bool:
+    """Whether the layouts as they are cost no more than the best.
+
+    Parameters
+    ----------
+    problem : AxisProblem
+    draft : Draft
+        Of the problem.
+    graph : FactorGraph
+        Of the draft.
+    best : Solution
+        Of the graph.
+    """
+    states = dict(_states(problem, draft))
+    if min(states.values(), default=0) < 0:
+        return False
+    _add_copies(graph, states)
+    return graph.value(states) <= best.value + _ROUNDING * abs(best.value)
+
+
+def _states(problem: AxisProblem, draft: Draft) -> Iterator[tuple[str, int]]:
+    """Of all variables that layouts name; -1 where a layout is no state."""
+    axis, layout = problem.axis, problem.layout
+    for name, domain in draft.calls.items():
+        _, block_class, label = name.split(" ", 2)
+        chosen = layout.classes[block_class].calls[label]
+        yield name, _option(domain, chosen.options[axis])
+    for name, numbers in draft.placed.items():
+        kind, _, rest = name.partition(" ")
+        if kind == "whole":
+            yield name, 0
+        elif kind == "rest":
+            yield name, _place(numbers, layout.at_rest[rest][axis])
+        else:
+            block_class, _, label = rest.partition(" ")
+            hub = layout.classes[block_class].hubs[label]
+            yield name, _place(numbers, hub[axis])
+
+
+def _option(domain: CallDomain, option: Option) -> int:
+    every = domain.options.options
+    number = next((i for i, o in enumerate(every) if o is option), -1)
+    if number < 0 and option in every:
+        number = every.index(option)
+    return _index(domain.legal, number)
+
+
+def _place(numbers: Numbers, placement: Placement) -> int:
+    return _index(numbers, int(numbered([placement])[0]))
+
+
+def _index(numbers: Numbers, wanted: int) -> int:
+    found = np.flatnonzero(numbers == wanted)
+    return int(found[0]) if len(found) else -1
+
+
+def _add_copies(graph: FactorGraph, states: dict[str, int]) -> None:
+    """The best states of the variables that layouts do not name, none of
+    which meets another."""
+    costs: dict[str, Array] = {}
+    for factor in graph.factors:
+        free = [n for n in factor.scope if n not in states]
+        if free:
+            own = tuple(states.get(n, slice(None)) for n in factor.scope)
+            costs[free[0]] = costs.get(free[0], 0.0) + factor.table[own]
+    states.update({n: int(c.argmin()) for n, c in costs.items()})
