@@ -27,11 +27,10 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor],
     """Scale gradients so that their total norm is at most `max_norm`.
 
     As ``torch.nn.utils.clip_grad_norm_``, for DTensors of any mix of
-    placements over one mesh. torch's own returns a wrong norm for some
-    mixes (parameters sharded over two axes beside others) and a partial
-    value for infinite norms. Gradients are reduced together: one
-    all-reduce for each set of mesh axes that shards some gradient, and one
-    over the stages of a pipeline, where a tied parameter counts once.
+    placements over one mesh, with fewer messages. Gradients are reduced
+    together: one all-reduce for each set of mesh axes that shards some
+    gradient, and one over the stages of a pipeline, where a tied parameter
+    counts once.
 
     Parameters
     ----------

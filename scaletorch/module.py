@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -36,7 +36,9 @@ from scaletorch.sharding import shard_state, take_whole
 from scaletorch.signature import call_signature, state_signature, whole_call
 from scaletorch.stages import (join_stages, names_elsewhere, rest_layouts,
                                stage_mesh)
-from scaletorch.structure import Absent, on_meta, places_of, skeleton
+from scaletorch.structure import (Absent, on_meta, places_of, skeleton,
+                                  with_own_tensors)
+from scaletorch.whole_values import ask_whole
 
 __all__ = ["ParallelModule"]
 
@@ -89,26 +91,21 @@ class ParallelModule(nn.Module):
             self._first = self._lowered(program, layout, "global", "global")
         structure = skeleton(model)
         elsewhere = names_elsewhere(self._first, structure)
+        state_mesh = stage_mesh(mesh, self.plan.pipeline)
+        ask_whole(state_mesh)
         shard_state(structure,
                     model,
-                    stage_mesh(mesh, self.plan.pipeline),
+                    state_mesh,
                     rest_layouts(self._first),
                     seed=seed,
                     elsewhere=elsewhere)
-        self._absent = Absent(structure, elsewhere)
-        self._adopt(structure)
-        if isinstance(self._first, PipelineProgram):
-            join_stages(self._first, [
-                table[key] for table, key in map(self._places.__getitem__,
-                                                 self._first.state)
-            ])
+        self._hold(structure, elsewhere)
         self._fixed = set(program.fixed)
         shared, self._own = self._signature(call)
         self._compiled: dict[Hashable, Compiled | PipelineProgram] = {
             ("global", "global", *shared, *self._own): self._first
         }
         self._compared: set[Hashable] = set()
-        self.register_load_state_dict_pre_hook(take_whole)
 
     def _lowered(self, program: Program, layout: ProgramLayout, inputs: str,
                  outputs: str) -> Compiled | PipelineProgram:
@@ -142,6 +139,17 @@ class ParallelModule(nn.Module):
                                    cuts=cuts_by_parameters(
                                        program, first.stage_params))
 
+    def _hold(self, structure: nn.Module, elsewhere: Collection[str]) -> None:
+        """The structure's modules and tensors, but for those elsewhere."""
+        self._absent = Absent(structure, elsewhere)
+        self._adopt(structure)
+        if isinstance(self._first, PipelineProgram):
+            join_stages(self._first, [
+                table[key] for table, key in map(self._places.__getitem__,
+                                                 self._first.state)
+            ])
+        self.register_load_state_dict_pre_hook(take_whole)
+
     def _adopt(self, structure: nn.Module) -> None:
         """Hold the structure's modules and tensors under their names."""
         object.__setattr__(self, "_structure", structure)
@@ -172,10 +180,25 @@ class ParallelModule(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
-            "a ParallelModule holds process groups and can be neither "
-            "pickled nor copied: save its state_dict() (with "
-            "torch.distributed.checkpoint), or call auto_parallelize once "
-            "more for a second module")
+            "a ParallelModule holds process groups and can't be pickled: save "
+            "its state_dict() (with torch.distributed.checkpoint); for a "
+            "second module, copy.deepcopy it or call auto_parallelize once "
+            "more")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParallelModule:
+        """Parameters and buffers of its own, the same mesh and plan."""
+        with self._absent.restored():
+            structure = with_own_tensors(self._structure)
+        made = type(self).__new__(type(self))
+        nn.Module.__init__(made)
+        for name in ("_mesh", "_loss_fn", "_replan", "_compile", "_opaque",
+                     "_steady", "_agreement", "_first", "_own", "plan"):
+            setattr(made, name, getattr(self, name))
+        made._fixed, made._compared = set(self._fixed), set()
+        made._compiled = dict(self._compiled)
+        made._hold(structure, self._absent.names)
+        memo[id(self)] = made
+        return made
 
     @property
     def mesh(self) -> DeviceMesh:

@@ -17,7 +17,8 @@ from torch import nn
 from planner.capture.copies import copied
 
 __all__ = [
-    "Absent", "Slots", "on_meta", "places_of", "put", "skeleton", "slots_of"
+    "Absent", "Slots", "on_meta", "places_of", "put", "skeleton", "slots_of",
+    "with_own_tensors"
 ]
 
 Slots = dict[int, list[tuple[dict[str, Any], str]]]
@@ -29,6 +30,17 @@ def skeleton(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         memo[id(tensor)] = _meta(tensor)
+    return copied(model, memo)
+
+
+def with_own_tensors(model: nn.Module) -> nn.Module:
+    """A copy of the model and its tensors' values; ties are kept."""
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        own = tensor.detach().clone()
+        if isinstance(tensor, nn.Parameter):
+            own = nn.Parameter(own, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = own
     return copied(model, memo)
 
 

@@ -113,7 +113,7 @@ class _Call(torch.autograd.Function):
         _refuse_again(ctx)
         supply = iter(grads)
         tangents = [
-            next(supply) if name is not None else None
+            _whole(next(supply)) if name is not None else None
             for name in program.outputs
         ]
         _refuse_foreign(program, tangents)
@@ -127,6 +127,14 @@ class _Call(torch.autograd.Function):
             for n, t in pairs
         ]
         return (None, None, None, *found)
+
+
+def _whole(tangent: torch.Tensor | None) -> torch.Tensor | None:
+    """Of a loss to which a loop has added terms of parameters, which are
+    DTensors, the gradient is one too."""
+    if isinstance(tangent, DTensor):
+        return tangent.full_tensor()
+    return tangent
 
 
 def _fresh(value: torch.Tensor, inputs: tuple[torch.Tensor,

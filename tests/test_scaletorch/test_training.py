@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import unittest
 from typing import Any
 
@@ -78,7 +79,67 @@ def train_fused(model: nn.Module) -> dict[str, Any]:
     return state_of(model)
 
 
+def averaged(model: nn.Module) -> dict[str, Any]:
+    """A moving average beside the model, both run."""
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(2):
+        model(*batch())["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(model)
+    with torch.no_grad():
+        found = {"average": average(*batch())["loss"]}
+    found["loss"] = model(*batch())["loss"].detach()
+    return found | {
+        n: whole(t)
+        for n, t in average.module.state_dict().items()
+    }
+
+
+class TestCopies(unittest.TestCase):
+
+    def test_average(self) -> None:
+        for axes, plan in (({
+                "dp": 2
+        }, parallel.fsdp()), ({
+                "tp": 2
+        }, parallel.megatron())):
+            check_same(self, seeded(Mlp), batch(), averaged, axes, plan)
+
+    def test_of_a_pipeline(self) -> None:
+
+        def body(model: nn.Module) -> dict[str, Any]:
+            other = copy.deepcopy(model)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+            loss = other(*batch())["loss"]
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(other.parameters(), 0.1)
+            return {"loss": loss.detach(), "norm": whole(norm)}
+
+        check_same(self, seeded(Mlp), batch(), body, {"pp": 2},
+                   parallel.pipeline(microbatches=2))
+
+
+def regularised(model: nn.Module) -> dict[str, Any]:
+    """A loop that adds a term of the parameters to the loss."""
+    loss = model(*batch())["loss"]
+    loss = loss + 1e-2 * sum(p.square().sum() for p in model.parameters())
+    loss.backward()
+    return {n: whole(p.grad) for n, p in model.named_parameters()}
+
+
 class TestOptimizers(unittest.TestCase):
+
+    def test_term_of_the_parameters(self) -> None:
+        check_same(self, seeded(Mlp), batch(), regularised, {
+            "dp": 2,
+            "tp": 2
+        },
+                   parallel.fsdp() * parallel.megatron())
 
     def test_fused(self) -> None:
         """It goes through parameters and gradients side by side."""

@@ -14,9 +14,7 @@ from planner.schedule.simulation import simulate
 from planner.schedule.times import StageTimes
 
 _RANKS, _MICROBATCHES = 3, 4
-_SECONDS = st.lists(st.floats(0.0, 2.0),
-                    min_size=_RANKS,
-                    max_size=_RANKS)
+_SECONDS = st.lists(st.floats(0.0, 2.0), min_size=_RANKS, max_size=_RANKS)
 
 
 def _times(speedup: float, *rows: list[float]) -> StageTimes:
@@ -68,8 +66,7 @@ class TestShared(unittest.TestCase):
                         for s in (1.0, speedup))
         work = _MICROBATCHES * sum(map(sum, rows)) / _RANKS
         self.assertLessEqual(found, alone * (1 + 1e-9))
-        self.assertGreaterEqual(found * (1 + 1e-9),
-                                max(alone / speedup, work))
+        self.assertGreaterEqual(found * (1 + 1e-9), max(alone / speedup, work))
 
     def test_links_that_are_busy(self) -> None:
         graph = build_graph(make_schedule("gpipe", ranks=2, microbatches=1))
