@@ -16,6 +16,8 @@ from torch import nn
 
 __all__ = ["Settings", "digest"]
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks",
+          "_backward_pre_hooks")
 _PLAIN = (bool, int, float, complex, str, type(None))
 
 
@@ -31,6 +33,8 @@ class Settings:
         modules = list(structure.named_modules(remove_duplicate=False))
         self._children = [(path, m._modules, tuple(m._modules.items()))
                           for path, m in modules]
+        self._hooks = [(path, table, len(table)) for path, m in modules
+                       for table in map(m.__dict__.__getitem__, _HOOKS)]
         self._attributes = [m.__dict__ for m in structure.modules()]
         self._known: dict[tuple[Any, ...], int] = {}
         # The ids of tensors that are gone would be given to others.
@@ -47,8 +51,16 @@ class Settings:
         Raises
         ------
         RuntimeError
-            When modules were added, removed or replaced.
+            When modules were added, removed or replaced, or got hooks.
         """
+        for path, table, count in self._hooks:
+            if len(table) != count:
+                raise RuntimeError(
+                    f"a hook of {path or 'the model'} was added or removed "
+                    "after auto_parallelize, and would not run: the compiled "
+                    "program does, not the module. Register forward hooks "
+                    "before, which makes them part of the program, or on the "
+                    "parallel module itself; return what you want to look at")
         for path, table, before in self._children:
             if tuple(table.items()) != before:
                 raise RuntimeError(

@@ -80,6 +80,28 @@ class TestSettings(unittest.TestCase):
             self.assertIn("the modules inside of inner are not those",
                           found["error"])
 
+    def test_hooks_that_would_not_run_are_refused(self) -> None:
+
+        def body(model: nn.Module) -> dict[str, Any]:
+            seen: list[str] = []
+            own = model.register_forward_hook(lambda *_: seen.append("own"))
+            model(*batch())
+            own.remove()
+            hook = model.inner.register_forward_hook(
+                lambda *_: seen.append("inner"))
+            try:
+                model(*batch())
+            except RuntimeError as error:
+                hook.remove()
+                model(*batch())
+                return {"error": str(error), "seen": seen}
+            return {}
+
+        for found in on_ranks(seeded(Scaled), batch(), body, {"dp": 2},
+                              parallel.ddp()):
+            self.assertIn("a hook of inner was added", found["error"])
+            self.assertEqual(found["seen"], ["own"])
+
     def test_one_rank_alone(self) -> None:
         model = seeded(Scaled)
 
