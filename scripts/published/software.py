@@ -71,6 +71,8 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         recent,
         "copied_accumulation":
         copied,
+        "whole_sums":
+        copied,
         "whole_logits":
         eager,
         "bucket_bytes":

@@ -53,6 +53,9 @@ class Configurations:
     whole_tensors : bool
         Whether what is sharded is divided between tensors and not inside
         them: then the ranks send theirs to all, one after the other.
+    whole_sums : bool
+        Whether gradients are summed on all ranks that share state, and not
+        scattered.
     recompute : int
         ``NONE``, ``SELECTIVE`` (unfused attention's scores; with fused
         attention the cheap half of what a layer keeps), ``FULL`` (each
@@ -131,6 +134,7 @@ class Configurations:
     copied_gathers: Number = False
     shard_group: Number = 0
     whole_tensors: Number = False
+    whole_sums: Number = False
     recompute: Number = NONE
     stops_early: Number = False
     fused_attention: Number = True

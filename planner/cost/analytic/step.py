@@ -336,8 +336,10 @@ class _Parts:
                     np.where(plan.whole_tensors, self._turns_s(), 0.0))
         # Groups that hold copies of the shards sum gradients over all.
         whole = np.equal(plan.shards, plan.dp * plan.cp)
-        once_s = np.where(np.equal(plan.sharding, DDP), reduce_s,
-                          np.where(whole, scatter_s, reduce_s) + gather_s)
+        summed = np.asarray(plan.whole_sums, dtype=bool)
+        once_s = np.where(
+            np.equal(plan.sharding, DDP), reduce_s,
+            np.where(whole & ~summed, scatter_s, reduce_s) + gather_s)
         window_s = np.where(plan.overlap, self._window_s(stage_s), 0.0)
         once_s = self._exposed_s(once_s, window_s)
         # With stages, parameters stay from the first to the last of them.

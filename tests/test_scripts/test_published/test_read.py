@@ -43,6 +43,7 @@ class TestCase(unittest.TestCase):
                                                                False)):
             case = read_case(row(dtype=dtype, notes=stated))
             self.assertEqual(case.plan.copied_accumulation, copied)
+            self.assertEqual(case.plan.whole_sums, copied)
 
     def test_deepspeed_holds_gradients_as_its_tables_say(self) -> None:
         notes = "Megatron-DeepSpeed, ZeRO-1 + bf16 optimizer unless noted"

@@ -304,6 +304,15 @@ class TestShards(unittest.TestCase):
         self.assertAlmostEqual(
             self._data_s(shard_group=8) / expected_s.item(), 1)
 
+    def test_sums_on_all_move_more_than_scattered_ones(self) -> None:
+        scattered, summed = (_step(dp=64,
+                                   overlap=False,
+                                   sharding=ZERO1,
+                                   whole_sums=w) for w in (False, True))
+        plain = _step(dp=64, overlap=False, sharding=DDP)
+        self.assertGreater(float(summed.data_s[0]), float(scattered.data_s[0]))
+        self.assertGreater(float(summed.data_s[0]), float(plain.data_s[0]))
+
     def test_a_group_of_all_is_none(self) -> None:
         self.assertEqual(self._data_s(shard_group=64), self._data_s())
         self.assertEqual(self._data_s(shard_group=128), self._data_s())
