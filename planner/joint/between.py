@@ -5,12 +5,15 @@ proportion to them, kernels and messages take a while whatever their size,
 and of ways to communicate the quickest is taken. So is the least over all
 layouts, and layouts that are best for fewer rows and for more are so for the
 rows between; the time of a micro-batch then is no less than on the straight
-line between those two.
+line between those two. What bends the other way is left out: devices whose
+caches are quicker for few bytes, and messages of a ring that are exposed only
+where there is little to compute.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from planner.ir.layouts import ProgramLayout
@@ -31,16 +34,20 @@ class Between:
     batch : int
         Rows of the whole batch, of which no part is a micro-batch: what is
         computed before micro-batches otherwise is computed in it.
+    bends : callable
+        Whether the times of a cell's layouts may not be concave.
     """
 
     batch: int
+    bends: Callable[[Cell], bool]
     _known: dict[Axes, dict[int, ProgramLayout]] = field(default_factory=dict)
     _alike: dict[tuple[Cell, Cell], bool] = field(default_factory=dict)
 
     def learn(self, cell: Cell, layout: ProgramLayout | None) -> None:
         """Take a cell's layouts into account, the micro-batches' axis last.
         """
-        if layout is not None and cell.rows < self.batch:
+        if (layout is not None and cell.rows < self.batch
+                and not self.bends(cell)):
             self._known.setdefault(_axes(cell), {})[cell.rows] = layout
 
     def instead(self, cell: Cell) -> Cell:

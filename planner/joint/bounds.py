@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.cluster.spec import DeviceKind
+from planner.joint.between import Between
 from planner.joint.links import Links
 from planner.joint.optimistic import Optimistic
 from planner.joint.score import CellScores
@@ -51,6 +52,8 @@ class CellBounds:
         The mean of all devices.
     finer : callable, optional
         From a number of stages to the blocks in pieces, as for `CellScores`.
+    between : Between, optional
+        What is known of layouts for other rows.
     """
 
     def __init__(
@@ -60,11 +63,12 @@ class CellBounds:
         state: State,
         repeated: NDArray[np.bool_],
         memory_limit_bytes: float,
-        finer: Callable[[BlockTable, int], Sequence[Piece]] | None = None
+        finer: Callable[[BlockTable, int], Sequence[Piece]] | None = None,
+        between: Between | None = None,
     ) -> None:
         self._space, self._links, self._state = space, links, state
         self._repeated, self._limit_bytes = repeated, memory_limit_bytes
-        self._finer = finer
+        self._finer, self._between = finer, between
         self._demand = Demand()
         self._optimistic: Optimistic | None = None
         self._row_s: dict[Cell, float] = {}
@@ -77,7 +81,7 @@ class CellBounds:
         """Take a table into account."""
         cell, speed = table.cell, self._speed(table)
         if cell == Cell(rows=self._space.batch):
-            self._optimistic = Optimistic(table)
+            self._optimistic = Optimistic(table, self._between)
             if speed == 1.0:
                 self._demand = Demand.of(table, self._repeated)
                 self._ways.clear()
@@ -122,9 +126,8 @@ class CellBounds:
         return self._optimistic is not None and self._optimistic.knows(cell)
 
     def instead(self, cell: Cell) -> Cell:
-        """What to lay out first."""
-        return cell if self._optimistic is None else (
-            self._optimistic.between.instead(cell))
+        """What to lay out first, since it tells more."""
+        return cell if self._between is None else self._between.instead(cell)
 
     def closely(self, way: Point, limit_bytes: float) -> tuple[float, float]:
         """Bytes too many and seconds of a step, both at least, from the

@@ -111,13 +111,16 @@ class Optimistic:
     ----------
     root : BlockTable
         Of one rank that has the whole batch, learnt first.
+    between : Between, optional
+        What is known of layouts for other rows.
     """
 
-    def __init__(self, root: BlockTable) -> None:
-        self._root = root
+    def __init__(self,
+                 root: BlockTable,
+                 between: Between | None = None) -> None:
+        self._root, self._between = root, between
         self._tables: list[tuple[Cell, _Whole]] = []
         self._whole: dict[Cell, _Whole] = {}
-        self.between = Between(root.cell.rows)
         self._known: dict[Cell, _Known] = {}
         self.learn(root)
 
@@ -127,7 +130,6 @@ class Optimistic:
         if table.cell not in self._whole and (not self._whole or whole.is_like(
                 self._whole[self._root.cell])):
             self._tables.append((table.cell, whole))
-            self.between.learn(table.cell, table.layout)
             self._whole[table.cell] = whole
 
     def changes(self, cell: Cell) -> int:
@@ -198,11 +200,18 @@ class Optimistic:
     def knows(self, cell: Cell) -> bool:
         """Whether a cell's times are known, or those of the same layouts
         for fewer rows and for more."""
-        return cell in self._whole or self.between.around(cell) is not None
+        return cell in self._whole or self._around(cell) is not None
+
+    def _around(self, cell: Cell) -> tuple[Cell, Cell] | None:
+        """Cells with its layouts whose tables were learnt."""
+        if self._between is None:
+            return None
+        found = self._between.around(cell)
+        return found if self._whole.keys() >= set(found or ()) else None
 
     def _own(self, cell: Cell) -> _Whole | None:
         """What is known of a cell itself."""
-        around = self.between.around(cell)
+        around = self._around(cell)
         if cell in self._whole or around is None:
             return self._whole.get(cell)
         fewer, more = around

@@ -40,6 +40,7 @@ from planner.pipeline.candidate import pipeline_candidate
 from planner.pipeline.cuts import Piece, finer_pieces
 from planner.pipeline.means import count_ahead
 from planner.recipes import RECIPES
+from planner.rules.ring import RING_LOWERINGS
 from planner.search.policy import Policy
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class JointSearch:
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
         self.laid_out: dict[Cell, ProgramLayout | None] = {}
-        self.between = Between(self.space.batch)
+        self.between = Between(self.space.batch, self._bends)
         self.devices = _devices(self.space, self.links)
         names = planning.repeated_classes()
         self.repeated = np.array(
@@ -202,7 +203,24 @@ class JointSearch:
         self.bounds = CellBounds(self.space, self.links, _state(planning),
                                  self.repeated,
                                  self.links.mean_limit_bytes(ranks),
-                                 self._pieces)
+                                 self._pieces, self.between)
+
+    def _bends(self, cell: Cell) -> bool:
+        """Whether layouts of a cell may take times that are not concave in
+        its rows."""
+        devices = self.planning.cluster.kinds()
+        return any(d.coefficient("cache_bytes", 0.0)
+                   for d in devices) or (cell.cp > 1 and self._may_ring)
+
+    @functools.cached_property
+    def _may_ring(self) -> bool:
+        """Whether some attention may go round an axis."""
+        rings = set(RING_LOWERINGS)
+        calls = (c for cls in self.own.facts.classes.values()
+                 for c in cls.calls.values())
+        return (self.planning.constraints.allows_recipe("ring")
+                and any(o.lowering in rings for c in calls
+                        for o in c.options(1).options))
 
     def scores(self, cell: Cell) -> CellScores | None:
         """Of a cell; None where these rows can't be cut so."""
