@@ -11,6 +11,7 @@ import contextlib
 import gc
 import io
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -65,6 +66,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(kept_functions(notes))
         stack.enter_context(_modules_stay())
         stack.enter_context(_masks_unread())
+        stack.enter_context(_masks_as_called())
         stack.enter_context(_tensors_of_tensors())
         stack.enter_context(any_name())
         stack.enter_context(checks_pass(notes))
@@ -226,6 +228,26 @@ def _modules_stay() -> Iterator[None]:
         yield
     finally:
         nn.Module.to = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _masks_as_called() -> Iterator[None]:
+    """While a model is exported Hugging Face makes masks that hide nothing.
+
+    An export may be for other lengths. This trace is for the shapes that it
+    sees, so that the model goes the way that it goes when it is called: some
+    can't take another mask than none.
+    """
+    module = sys.modules.get("transformers.masking_utils")
+    original = getattr(module, "is_torchdynamo_exporting", None)
+    if module is None or original is None:
+        yield
+        return
+    setattr(module, "is_torchdynamo_exporting", lambda: False)
+    try:
+        yield
+    finally:
+        setattr(module, "is_torchdynamo_exporting", original)
 
 
 @contextlib.contextmanager

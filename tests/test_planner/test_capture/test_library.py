@@ -8,11 +8,28 @@ import warnings
 import torch
 import transformers as hf
 from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
 
 from planner.capture.capture import capture
 from planner.capture.entry import bind_inputs
 from tests.model_zoo import MODELS, VOCABULARY
 from tests.test_planner.test_capture.eager import check_capture, doubled
+
+
+class _Masked(nn.Module):
+    """Can't take a mask where there is none to be."""
+
+    def __init__(self, config: hf.BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = create_bidirectional_mask(self.config,
+                                         x.unsqueeze(0),
+                                         attention_mask=None)
+        y: torch.Tensor = self.linear(x)
+        return (y if mask is None else y.view(mask.shape)).sum()
 
 
 class TestHuggingFace(unittest.TestCase):
@@ -26,6 +43,11 @@ class TestHuggingFace(unittest.TestCase):
                 program = check_capture(self, *doubled(model, inputs))
                 self.assertIn("activation checkpointing", program.notes[0])
                 self.assertEqual(len(program.classes), 3)
+
+    def test_a_mask_that_hides_nothing_is_not_made(self) -> None:
+        model = _Masked(hf.BertConfig(attn_implementation="sdpa")).double()
+        program = check_capture(self, model, (torch.ones(2, 4).double(), ))
+        self.assertEqual(len(program.blocks), 1)
 
     def test_embeddings_as_inputs(self) -> None:
         model, inputs, _ = MODELS["llama"]()
