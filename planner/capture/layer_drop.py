@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -49,7 +50,7 @@ def kept_layer(frame: FrameType, statement: ast.If,
         return None
     for name in _names(loop.target):
         layer = frame.f_locals.get(name)
-        runs = _when_it_runs(statement, loop, name)
+        runs = _when_it_runs(statement, loop, name, frame.f_locals)
         if not isinstance(layer, nn.Module) or runs is None:
             continue
         test = evaluated(statement.test, frame, dict(frame.f_locals))
@@ -57,20 +58,58 @@ def kept_layer(frame: FrameType, statement: ast.If,
             return None
         test = test.reshape(()).bool()
         left_out = torch.logical_not(test) if runs else test
-        assign(frame, {name: functools.partial(_merged, layer, left_out)})
+        assign(
+            frame, {
+                name: functools.partial(_merged, layer, left_out),
+                **_flags(statement, loop, frame, runs=runs)
+            })
         return runs
     return None
 
 
 def _merged(layer: nn.Module, left_out: torch.Tensor, x: torch.Tensor, *args:
-            Any, **kwargs: Any) -> torch.Tensor:
-    y = layer(x, *args, **kwargs)
+            Any, **kwargs: Any) -> Any:
+    """Of several results the first is the layer's; nothing stands for others.
+    """
+    found = layer(x, *args, **kwargs)
+    y = found[0] if isinstance(found, tuple) else found
     if not isinstance(y, torch.Tensor) or (y.shape, y.dtype) != (x.shape,
                                                                  x.dtype):
         raise CaptureError(
             f"a {type(layer).__name__} that is left out by chance does not "
             "return what it is given, so that shapes depend on drawn values")
-    return torch.where(left_out, x, y)
+    merged = torch.where(left_out, x, y)
+    if isinstance(found, tuple):
+        return (merged, *(None for _ in found[1:]))
+    return merged
+
+
+def _flags(statement: ast.If, loop: ast.For, frame: FrameType, *,
+           runs: bool) -> dict[str, bool]:
+    """What a name in the test is where the layer runs.
+
+    For later conditions, if nothing else reads it.
+    """
+    held = {
+        n
+        for n in _names(statement.test)
+        if isinstance(frame.f_locals.get(n), torch.Tensor)
+    }
+    conditions = [n.test for n in ast.walk(loop) if isinstance(n, ast.If)]
+    for name in held if len(held) == 1 else ():
+        if _reads(loop, name) != sum(_reads(t, name) for t in conditions):
+            break
+        for value in (False, True):
+            scope = {**frame.f_locals, name: value}
+            if bool(evaluated(statement.test, frame, scope)) is runs:
+                return {name: value}
+    return {}
+
+
+def _reads(tree: ast.AST, name: str) -> int:
+    return sum(
+        isinstance(n, ast.Name) and n.id == name
+        and isinstance(n.ctx, ast.Load) for n in ast.walk(tree))
 
 
 def _is_drawn(test: ast.expr, loop: ast.For) -> bool:
@@ -100,32 +139,56 @@ def _names(target: ast.expr) -> list[str]:
     return [n.id for n in ast.walk(target) if isinstance(n, ast.Name)]
 
 
-def _when_it_runs(statement: ast.If, loop: ast.For, name: str) -> bool | None:
+def _when_it_runs(statement: ast.If, loop: ast.For, name: str,
+                  scope: Mapping[str, Any]) -> bool | None:
     """With which answer the layer runs; with the other nothing does."""
     body = statement.body
-    if _only_runs(body, name):
+    if _only_runs(body, name, scope):
         return True
     if len(body) != 1:
         return None
+    rest = _rest(loop.body, statement)
     if isinstance(body[0], ast.Continue):
-        return False if _only_runs(_rest(loop.body, statement), name) else None
+        return False if _only_runs(rest, name, scope) else None
     flag = _flag(body[0])
-    unless = (s for s in _rest(loop.body, statement) or ()
-              if isinstance(s, ast.If) and not s.orelse)
+    unless = (s for s in rest or () if isinstance(s, ast.If) and not s.orelse)
     return False if flag and any(
-        _is_not(s.test, flag) and _only_runs(s.body, name)
+        _is_not(s.test, flag) and _only_runs(s.body, name, scope)
         for s in unless) else None
 
 
-def _only_runs(steps: list[ast.stmt] | None, name: str) -> bool:
-    """``x = layer(x, ...)`` and nothing else."""
+def _only_runs(steps: list[ast.stmt] | None, name: str,
+               scope: Mapping[str, Any]) -> bool:
+    """``x = layer(x, ...)``, or the first of its results, and no more."""
     match steps:
         case [
             ast.Assign(targets=[ast.Name(id=target)],
                        value=ast.Call(func=ast.Name(id=called),
-                                      args=[ast.Name(id=first), *_]))
-        ]:
-            return called == name and first == target
+                                      args=[ast.Name(id=first), *_])), *rest
+        ] if called == name:
+            if target != first:
+                if not rest or not _is_first(rest.pop(0), first, target):
+                    return False
+            return all(_is_idle(s, scope) for s in rest)
+    return False
+
+
+def _is_first(step: ast.stmt, name: str, several: str) -> bool:
+    """``name = several[0]``"""
+    match step:
+        case ast.Assign(targets=[ast.Name(id=target)],
+                        value=ast.Subscript(value=ast.Name(id=source),
+                                            slice=ast.Constant(value=0))):
+            return (target, source) == (name, several)
+    return False
+
+
+def _is_idle(step: ast.stmt, scope: Mapping[str, Any]) -> bool:
+    """``if flag:`` where the flag is down, as for what is not asked for."""
+    match step:
+        case ast.If(test=ast.Name(id=name), orelse=[]):
+            value = scope.get(name, True)
+            return value is False or value is None
     return False
 
 

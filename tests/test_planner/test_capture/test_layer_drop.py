@@ -21,6 +21,7 @@ class Layers(nn.Module):
     def __init__(self, forward: Any, p: float = 0.5) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(6))
+        self.several = nn.ModuleList(Several(4, 4) for _ in range(3))
         self.run = forward
         self.p = p
         self.double()
@@ -61,6 +62,53 @@ def flagged(self: Any, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+class Several(nn.Linear):
+    """A layer that returns more than what goes on."""
+
+    def forward(  # type: ignore[override]
+            self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(x), x.softmax(-1)
+
+
+def first_of_several(self: Any, x: torch.Tensor) -> torch.Tensor:
+    wanted, weights = False, ()
+    for layer in self.several:
+        skip = False
+        if self.training:
+            skip = torch.rand([]) < self.p
+        if not skip or wanted:
+            results = layer(x)
+            x = results[0]
+        if skip:
+            results = (None, None)
+        if wanted:
+            weights += (results[1], )
+    return x
+
+
+def first_of_several_continued(self: Any, x: torch.Tensor) -> torch.Tensor:
+    wanted, weights = False, ()
+    for layer in self.several:
+        skip = torch.rand([]) < self.p
+        if skip and not wanted:
+            continue
+        results = layer(x)
+        x = results[0]
+        if wanted:
+            weights += (results[1], )
+    return x
+
+
+def second_of_several(self: Any, x: torch.Tensor) -> torch.Tensor:
+    results = (x, x)
+    for layer in self.several:
+        if torch.rand([]) < self.p:
+            continue
+        results = layer(x)
+        x = results[0]
+    return x + results[1]
+
+
 def counted(self: Any, x: torch.Tensor) -> torch.Tensor:
     count = 0
     for layer in self.layers:
@@ -81,7 +129,8 @@ def by_value(self: Any, x: torch.Tensor) -> torch.Tensor:
 class TestLayerDrop(unittest.TestCase):
 
     def test_every_way_of_writing_it(self) -> None:
-        for forward in (unless_skipped, continued, flagged):
+        for forward in (unless_skipped, continued, flagged, first_of_several,
+                        first_of_several_continued):
             with self.subTest(forward.__name__):
                 model = Layers(forward)
                 program = check_capture(self, model, (_X, ))
@@ -94,6 +143,10 @@ class TestLayerDrop(unittest.TestCase):
             with self.subTest(forward.__name__):
                 with self.assertRaisesRegex(CaptureError, "control flow"):
                     capture(Layers(forward), (_X, ), opaque=False)
+
+    def test_not_where_another_result_is_read(self) -> None:
+        with self.assertRaises(CaptureError):
+            capture(Layers(second_of_several), (_X, ), opaque=False)
 
     def test_a_layer_of_another_shape(self) -> None:
         model = Layers(unless_skipped)
