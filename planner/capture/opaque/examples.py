@@ -8,14 +8,18 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import _disable_current_modes
 
-from planner.capture.opaque.trial import made_up
+from planner.capture.known_values import Examples
+from planner.capture.opaque.trial import TRIALS, made_up
 
 __all__ = ["examples"]
 
 
 def examples(graph: fx.Graph, wanted: Sequence[fx.Node],
-             known: Mapping[fx.Node, torch.Tensor]) -> list[torch.Tensor]:
-    """Values that nodes may have; made up where parameters are behind them.
+             known: Mapping[fx.Node, torch.Tensor]) -> Examples:
+    """Values that nodes may have, for every trial.
+
+    What depends on parameters is made up, and another each time: shapes
+    that follow from it contradict each other.
 
     Parameters
     ----------
@@ -36,11 +40,11 @@ def examples(graph: fx.Graph, wanted: Sequence[fx.Node],
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs),
                                                values.__getitem__)
                 values[node] = node.target(*args, **kwargs)
-        return [
-            values[n].clone() if n in values else _like(n.meta["val"])
+        return [[
+            values[n].clone() if n in values else _like(n.meta["val"], trial)
             for n in wanted
-        ]
+        ] for trial in range(TRIALS)]
 
 
-def _like(value: torch.Tensor) -> torch.Tensor:
-    return made_up(tuple(value.shape), value.stride(), value.dtype, 0)
+def _like(value: torch.Tensor, trial: int) -> torch.Tensor:
+    return made_up(tuple(value.shape), value.stride(), value.dtype, trial)

@@ -21,7 +21,6 @@ from planner.capture.nodes import source_in_model
 from planner.capture.opaque.examples import examples
 from planner.capture.opaque.operator import OPAQUE
 from planner.capture.opaque.replace import Opaque
-from planner.capture.opaque.trial import TRIALS
 from planner.steady import STEADY
 
 __all__ = ["has_unknown_shape", "isolate_unknown_shapes"]
@@ -162,7 +161,7 @@ def _replaced(graph: fx.Graph,
         dict.fromkeys(source for n in part for source in n.all_input_nodes
                       if source not in part))
     source = next(source_in_model(n) for n in nodes if has_unknown_shape(n))
-    known = [examples(graph, given, values)] * TRIALS if values else []
+    known = examples(graph, given, values) if values else []
     item = Opaque(_module(part, given, results),
                   str(source),
                   whole=False,

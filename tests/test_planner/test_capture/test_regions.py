@@ -179,6 +179,20 @@ class TestRegions(unittest.TestCase):
                       program.notes[0])
         self.assertEqual(names(program).count("scaletorch.opaque.default"), 1)
 
+    def test_rows_that_parameters_choose(self) -> None:
+
+        def call(m: Net, x: torch.Tensor, c: torch.Tensor,
+                 y: torch.Tensor) -> dict[str, torch.Tensor]:
+            chosen = m.rows(x).mean(-1) > 0.1
+            rows = m.layers[0](x[chosen])
+            return {
+                "loss": x.masked_scatter(chosen.unsqueeze(-1), rows).sum(),
+                "rows": rows
+            }
+
+        with self.assertRaisesRegex(CaptureError, "depends on the values"):
+            capture(net(call), batch())
+
     def test_another_number_of_rows_later(self) -> None:
         model = net(_with_rows)
         program = capture(model, batch())
