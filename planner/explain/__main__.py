@@ -31,6 +31,7 @@ from planner.explain.text import format_report
 from planner.explain.timeline import step_timeline
 from planner.explain.trace import trace_events
 from planner.fit import MOST_DEVICES, Fit, fewest_devices
+from planner.ir.errors import CaptureError
 from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
 from planner.ir.program import Program
@@ -208,10 +209,14 @@ def _loaded(args: argparse.Namespace) -> Loaded:
 
 
 def _captured(loaded: Loaded, constraints: Constraints) -> Program:
-    return capture(loaded.model,
-                   loaded.inputs,
-                   loss_fn=loaded.loss_fn,
-                   opaque=constraints.allows_opaque())
+    try:
+        return capture(loaded.model,
+                       loaded.inputs,
+                       loss_fn=loaded.loss_fn,
+                       opaque=constraints.allows_opaque())
+    except CaptureError as error:
+        raise CaptureError(f"{error}{loaded.remark}",
+                           module_path=error.module_path) from error
 
 
 def _halved(args: argparse.Namespace, planning: Planning) -> Planning | None:

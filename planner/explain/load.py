@@ -23,11 +23,14 @@ __all__ = ["Loaded", "half_batch", "load_model", "loss_only"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """A model with one global batch and the loss, if it has its own none.
+
+    `remark` is what an error in the model's call is to add.
     """
 
     model: nn.Module
     inputs: Any
     loss_fn: Callable[..., Any] | None = None
+    remark: str = ""
 
 
 def load_model(path: Path,
@@ -124,7 +127,12 @@ def _from_config(path: Path, batch: int, sequence: int,
         model = _build(transformers, config).to(chosen).train()
         _check_positions(model, config, sequence)
         inputs = _inputs(config, batch, sequence, chosen)
-    return Loaded(model=loss_only(model), inputs=inputs)
+    return Loaded(model=loss_only(model),
+                  inputs=inputs,
+                  remark="; for a config the model is called with "
+                  f"{' and '.join(inputs)}: if it takes others, or returns no "
+                  "loss for these, write a Python file with get_model() and "
+                  "get_inputs()")
 
 
 def _check_positions(model: nn.Module, config: Any, sequence: int) -> None:
@@ -180,12 +188,20 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
+def _made(cls: type[nn.Module], config: Any) -> nn.Module:
+    try:
+        return cls(config)
+    except ImportError as error:
+        raise ValueError(f"{cls.__name__} can't be built from this config: "
+                         f"{str(error).strip()}") from error
+
+
 def _build(transformers: ModuleType, config: Any) -> nn.Module:
     """By the architectures field, else as a causal language model."""
     for name in config.architectures or ():
         cls = getattr(transformers, name, None)
         if cls is not None:
-            return cls(config)
+            return _made(cls, config)
     try:
         return transformers.AutoModelForCausalLM.from_config(config)
     except ValueError:

@@ -178,6 +178,24 @@ class TestMistakes(_InFolder):
                 self.assertEqual((code, out), (2, ""))
                 self.assertIn(text, err)
 
+    def test_a_config_whose_model_takes_other_inputs(self) -> None:
+        Path("images.json").write_text(json.dumps({
+            "architectures": ["BertModel"],
+            "model_type":
+            "bert",
+            "hidden_size":
+            16,
+            "num_hidden_layers":
+            1,
+            "num_attention_heads":
+            2
+        }),
+                                       encoding="utf-8")
+        code, _, err = _run("images.json", "--seq", "8")
+        self.assertEqual(code, 2)
+        self.assertIn(
+            "for a config the model is called with input_ids and labels", err)
+
 
 class TestParsing(TestCase):
 
