@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 from torch import fx
 
-from planner.cost.compute import Work, work
+from planner.cluster.spec import DeviceKind
+from planner.cost.compute import Work, time_s, work
 from planner.cost.dtype import product_dtype
 from planner.ir.program import Program
 from planner.ir.values import Value, call_of, calls_of, operands_of, outputs_of
@@ -29,6 +30,18 @@ class KnownCall:
     dtype: torch.dtype
     operands: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    _times: dict[tuple[DeviceKind, float],
+                 tuple[float, float]] = field(default_factory=dict)
+
+    def times_s(self, device: DeviceKind, share: float) -> tuple[float, float]:
+        """Forward and backward of so much of its work, found once."""
+        key = (device, share)
+        if key not in self._times:
+            self._times[key] = time_s(self.work,
+                                      device,
+                                      self.dtype,
+                                      share=share)
+        return self._times[key]
 
     @classmethod
     def of(cls, node: fx.Node) -> Self:

@@ -16,7 +16,6 @@ from fractions import Fraction
 from planner.cluster.spec import DeviceKind
 from planner.cost.block_order import BlockOrder, Called, Moved
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
-from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.forks import add_fork_sums, fork_sums_s
 from planner.cost.lowering import unevenness
@@ -224,11 +223,10 @@ class _Pricing:
             if not runs:
                 continue
             events += self.moves.inside(name, call, chosen, count, again=True)
-            forward_s, _ = time_s(call.work,
-                                  self.device,
-                                  call.dtype,
-                                  share=chosen.share(self.divisors) *
-                                  unevenness(self.cost, chosen.options))
+            forward_s, _ = call.times_s(
+                self.device,
+                chosen.share(self.divisors) *
+                unevenness(self.cost, chosen.options))
             self.recompute_s += forward_s * count
             events.append(Called.of(call, forward_s, 0.0))
             for number, value in enumerate(call.outputs):
@@ -270,10 +268,7 @@ class _Pricing:
         share = chosen.share(self.divisors) * unevenness(
             self.cost, chosen.options)
         inside = self.moves.inside(where, call, chosen, count)
-        forward_s, backward_s = time_s(call.work,
-                                       self.device,
-                                       call.dtype,
-                                       share=share)
+        forward_s, backward_s = call.times_s(self.device, share)
         self.forward_s += forward_s * count
         self.backward_s += backward_s * count
         mesh = self.layout.mesh
@@ -282,11 +277,7 @@ class _Pricing:
                                       mesh.sizes,
                                       strict=True):
             if not option.is_sharded and size > 1:
-                part_s = sum(
-                    time_s(call.work,
-                           self.device,
-                           call.dtype,
-                           share=share / size))
+                part_s = sum(call.times_s(self.device, share / size))
                 excess_s = (forward_s + backward_s - part_s) * count
                 self.repeated.append(
                     RepeatedWork(where=where,

@@ -27,10 +27,10 @@ class CallLayout:
     options: tuple[Option, ...]
 
     def input(self, number: int) -> Layout:
-        return tuple(o.inputs[number] for o in self.options)
+        return tuple([o.inputs[number] for o in self.options])
 
     def output(self, number: int) -> Layout:
-        return tuple(o.outputs[number] for o in self.options)
+        return tuple([o.outputs[number] for o in self.options])
 
     def share(self, sizes: Sequence[int | Fraction]) -> float:
         """What part of the call one rank computes, for axes' sizes."""

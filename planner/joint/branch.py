@@ -115,6 +115,7 @@ class Branching(Generic[Found]):
     runners_up: int = 0
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
+    _seen: int = 0
     _limit_s: float = float("inf")
     _heap: list[_Entry] = field(default_factory=list)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
@@ -195,8 +196,11 @@ class Branching(Generic[Found]):
     @property
     def best_s(self) -> float:
         """Of what is known and fits."""
-        return min(
-            [self.known_s, *(f.run_s for f in self.found if self.fits(f))])
+        for found in self.found[self._seen:]:
+            if self.fits(found):
+                self.known_s = min(self.known_s, found.run_s)
+        self._seen = len(self.found)
+        return self.known_s
 
     def _is_done(self) -> bool:
         excess, bound_s, _, _ = self._heap[0]

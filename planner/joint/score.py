@@ -19,19 +19,19 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.joint.held import Held, flying
 from planner.joint.links import Links, Place, place_of
 from planner.joint.space import Point
 from planner.joint.stages import StageCuts, StageSums, least_step_s
 from planner.joint.tables import BlockTable, BlockTimes
 from planner.pipeline.cuts import Piece
-from planner.schedule.estimate import peak_in_flight
 from planner.schedule.graph import ActionGraph, build_graph
 from planner.schedule.named import make_schedule
 from planner.schedule.once import delay_s, reductions
 from planner.schedule.simulation import simulate
 from planner.schedule.times import StageTimes
 
-__all__ = ["CellScores", "Graphs", "Score", "in_flight", "kept_whole"]
+__all__ = ["CellScores", "Graphs", "Score"]
 
 Array = NDArray[np.float64]
 _Times = BlockTable | BlockTimes
@@ -85,17 +85,6 @@ class Graphs:
         return self._known[key]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
-    """Bytes of memory: of each block, always and of a micro-batch in flight;
-    how many are in flight on each rank; and what there is beside."""
-
-    fixed: Array
-    kept: Array
-    flying: Array
-    beside: float
-
-
 class CellScores:
     """Scores the combinations of one cell.
 
@@ -125,6 +114,10 @@ class CellScores:
         self._fitting: dict[Point, StageCuts] = {}
         self._moved: dict[tuple[str, Place], Array] = {}
         self._known: dict[tuple[object, ...], StageSums] = {}
+        self._own: dict[tuple[object, ...], StageSums] = {}
+        self._of_blocks: dict[bool, Held] = {}
+        self._of_ranks: dict[tuple[StageCuts, int, bool, bool], Held] = {}
+        self._peaks: dict[bool, float] = {}
 
     def cut_at(self, cuts: StageCuts) -> CellScores:
         """The same of combinations with so many stages, cut there."""
@@ -169,9 +162,10 @@ class CellScores:
     def _cuts_that_fit(self, point: Point) -> StageCuts | None:
         """Of stages of which each rank has one; None where none fit, or
         where those of equal time do."""
-        held, place = self._held(point), place_of(point, "pp")
-        sizes = held.fixed + held.flying[:, None] * held.kept
-        rooms = self._links.limit_bytes(place) - held.beside
+        place = place_of(point, "pp")
+        sizes = self._held(point.recompute).at_once(point,
+                                                    flying(point)[:, None])
+        rooms = self._links.limit_bytes(place) - self._beside_bytes(point)
         equal = np.array([self._equal_cuts(point).sums(row) for row in sizes])
         if (equal.diagonal() <= rooms).all():
             return None
@@ -276,27 +270,47 @@ class CellScores:
         return self._known[key]
 
     def _sums_of(self, point: Point) -> StageSums:
-        table, cuts = self.table, self.cuts(point)
-        messages = [0.0] * (point.pp * point.chunks)
-        place = place_of(point, "pp")
-        for number, start in enumerate(cuts.starts.tolist()):
-            if number and cuts.share[start] == 1.0:
-                messages[number] = self._links.time_s(
-                    "send", float(table.taken_bytes[cuts.block[start]]), place)
-        gathers_s = cuts.sums(self._gathers_s(point))
+        own, cuts = self._own_sums(point), self.cuts(point)
+        forward_s, input_s = own.forward_s, own.input_s
         begin_s, share, moved_s = self._moves(point)
-        return StageSums(
-            forward_s=np.maximum(gathers_s,
-                                 self._sums(point, lambda t: t.forward_s)),
-            input_s=np.maximum(
-                gathers_s,
-                self._sums(point,
-                           lambda t: t.input_s + self._again_s(point, t))),
-            weight_s=self._sums(point, lambda t: t.weight_s),
-            message_s=np.array(messages),
-            begin_s=self._of_rank(point, begin_s),
-            finish_s=self._sums(point, lambda t: t.once_s * share + moved_s),
-            owner=_owners(point))
+        if point.sharding == "fsdp":
+            gathers_s = cuts.sums(self._moves_s("all_gather", point))
+            forward_s = np.maximum(gathers_s, forward_s)
+            input_s = np.maximum(gathers_s, input_s)
+        return StageSums(forward_s=forward_s,
+                         input_s=input_s,
+                         weight_s=own.weight_s,
+                         message_s=own.message_s,
+                         begin_s=self._of_rank(point, begin_s),
+                         finish_s=own.finish_s * share + cuts.sums(moved_s),
+                         owner=own.owner)
+
+    def _own_sums(self, point: Point) -> StageSums:
+        """Of the cell's axes, without data parallelism."""
+        place, cuts = place_of(point, "pp"), self.cuts(point)
+        key = (cuts, place, point.recompute, point.schedule == "zbv")
+        if key not in self._own:
+            self._own[key] = StageSums(
+                forward_s=self._sums(point, lambda t: t.forward_s),
+                input_s=self._sums(
+                    point, lambda t: t.input_s + self._again_s(point, t)),
+                weight_s=self._sums(point, lambda t: t.weight_s),
+                message_s=self._messages_s(cuts, place),
+                begin_s=np.zeros(point.pp),
+                finish_s=self._sums(point, lambda t: t.once_s),
+                owner=_owners(point))
+        return self._own[key]
+
+    def _messages_s(self, cuts: StageCuts, place: Place) -> Array:
+        """Until each stage has what it takes of the one before; of pieces of
+        blocks that is not known."""
+        sizes = self.table.taken_bytes[cuts.block[cuts.starts]]
+        times_s = np.array([
+            self._links.time_s("send", size, place) for size in sizes.tolist()
+        ])
+        times_s[cuts.share[cuts.starts] < 1.0] = 0.0
+        times_s[0] = 0.0
+        return times_s
 
     def _of_rank(self, point: Point, values: Array) -> Array:
         """Sums over the blocks of each rank."""
@@ -304,15 +318,8 @@ class CellScores:
 
     def _by_rank(self, point: Point, values: Array) -> Array:
         """Sums over the stages of each rank."""
-        found = np.zeros(point.pp)
-        np.add.at(found, _owners(point), values)
-        return found
-
-    def _gathers_s(self, point: Point) -> Array:
-        """Of each block's parameters, before either of its ways."""
-        if point.sharding != "fsdp":
-            return np.zeros(len(self.table.forward_s))
-        return self._moves_s("all_gather", point)
+        found = np.bincount(_owners(point), values, point.pp)
+        return found.astype(np.float64, copy=False)
 
     def _moves(self, point: Point) -> tuple[Array, float, Array]:
         """What is moved once a step: by data parallelism before a block's
@@ -342,45 +349,37 @@ class CellScores:
 
     def memory_bytes(self, point: Point) -> float:
         """Of the rank with least room, as `Score` has it."""
-        held = self._held(point)
-        total = (self._of_rank(point, held.fixed) +
-                 held.flying * self._of_rank(point, held.kept))
-        spare = self._links.spare_bytes(place_of(point, "pp"))
-        return float((total - spare).max()) + held.beside
+        key = (self.cuts(point), point.pp, point.schedule == "zbv",
+               point.recompute)
+        if key not in self._of_ranks:
+            self._of_ranks[key] = self._held(point.recompute).summed(
+                lambda of_blocks: self._of_rank(point, of_blocks))
+        total = self._of_ranks[key].at_once(point, flying(point))
+        if self._links.is_mixed:
+            total = total - self._links.spare_bytes(place_of(point, "pp"))
+        return float(total.max()) + self._beside_bytes(point)
 
-    def _held(self, point: Point) -> _Held:
-        """What ranks hold in memory."""
+    def _held(self, recompute: bool) -> Held:
+        """What blocks hold in memory."""
+        if recompute not in self._of_blocks:
+            table, again = self.table, self._repeated & recompute
+            kept = np.where(again, table.kept_bytes, table.saved_bytes)
+            self._of_blocks[recompute] = Held(table.parameter_bytes,
+                                              table.gradient_bytes,
+                                              table.state_bytes, kept)
+        return self._of_blocks[recompute]
+
+    def _beside_bytes(self, point: Point) -> float:
+        """Peak of a block, and its parameters where they are gathered."""
         table = self.table
-        again = self._repeated & point.recompute
-        kept = np.where(again, table.kept_bytes, table.saved_bytes)
-        peak = table.transient_bytes + np.where(again, table.saved_bytes, 0.0)
-        rest, state = kept_whole(point.sharding, point.dp)
-        rest += point.sharding == "zero1"
+        if point.recompute not in self._peaks:
+            again = self._repeated & point.recompute
+            peak = table.transient_bytes + np.where(again, table.saved_bytes,
+                                                    0.0)
+            self._peaks[point.recompute] = float(peak.max())
         gathered = (float(table.parameter_bytes.max())
                     if point.sharding == "fsdp" else 0.0)
-        flying = in_flight(point.schedule, point.pp, point.microbatches,
-                           point.chunks)
-        return _Held(fixed=table.parameter_bytes * rest +
-                     table.gradient_bytes + table.state_bytes * state,
-                     kept=kept / point.chunks,
-                     flying=np.asarray(flying, dtype=np.float64),
-                     beside=gathered + float(peak.max()))
-
-
-def kept_whole(sharding: str, data_ranks: int) -> tuple[float, float]:
-    """What part of parameters, and of optimizer state, a rank has."""
-    return (1.0, 1.0) if sharding == "ddp" else (1.0 / data_ranks, ) * 2
-
-
-@functools.cache
-def in_flight(schedule: str, ranks: int, microbatches: int,
-              chunks: int) -> NDArray[np.int64]:
-    """Most parts of micro-batches that each rank holds at once."""
-    return peak_in_flight(schedule,
-                          ranks=ranks,
-                          microbatches=microbatches,
-                          chunks=chunks,
-                          rank=np.arange(ranks))
+        return gathered + self._peaks[point.recompute]
 
 
 def _owners(point: Point) -> NDArray[np.int64]:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from planner.choices import role_policies
 from planner.cluster.spec import DeviceKind
-from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import local_spec
 from planner.ir.errors import InfeasiblePlan
@@ -282,11 +281,9 @@ def _again_s(stage: Stage, cost: ConversionCost, known: KnownByClass) -> float:
     *again, _ = stage.program.blocks
     sizes = stage.layout.mesh.sizes
     return sum(
-        time_s(call.work,
-               cost.device,
-               call.dtype,
-               share=stage.layout.classes[b.block_class].calls[
-                   call.label].share(sizes))[0] for b in again
+        call.times_s(
+            cost.device, stage.layout.classes[b.block_class].calls[
+                call.label].share(sizes))[0] for b in again
         for call in known[id(stage.program.classes[b.block_class])])
 
 

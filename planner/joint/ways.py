@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.joint.held import in_flight, kept_whole
 from planner.joint.links import Links
-from planner.joint.score import in_flight, kept_whole
 from planner.joint.space import Cell, Point, Space
 from planner.joint.tables import BlockTable
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.cluster.spec import DeviceKind
-from planner.cost.compute import time_s as work_time_s
 from planner.ir.errors import LayoutError
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import Program
@@ -76,8 +75,7 @@ def call_times_s(facts: Facts, layout: ProgramLayout,
         for label, call in cls.calls.items():
             chosen = layout.classes[name].calls[label]
             share = chosen.share(layout.mesh.sizes)
-            times.append(
-                sum(work_time_s(call.work, device, call.dtype, share=share)))
+            times.append(sum(call.times_s(device, share)))
         found[name] = times
     return found
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from planner.cluster.axis import AxisInfo
 from planner.cost.calls import KnownCall, known_calls
 from planner.cost.collective import collective_time_s
-from planner.cost.compute import time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
                                           local_spec)
@@ -264,10 +263,7 @@ def _weight_s(program: Program, layout: ProgramLayout,
                                                       for v in call.operands):
                 continue
             share = chosen[call.label].share(layout.mesh.sizes)
-            _, backward_s = time_s(call.work,
-                                   cost.device,
-                                   call.dtype,
-                                   share=share)
+            _, backward_s = call.times_s(cost.device, share)
             total += backward_s / 2
     return total
 

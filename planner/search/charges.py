@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from planner.cost.compute import time_s
 from planner.ir.layout import Layout, R
 from planner.ir.program import value_kind
 from planner.ir.values import Value
@@ -78,9 +77,8 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
         if other != problem.axis and option.is_sharded:
             share /= problem.sizes[other]
     count = problem.facts.counts[name] * problem.compute_weight
-    whole_s, part_s = (
-        count * sum(time_s(call.work, problem.device, call.dtype, share=s))
-        for s in (share, share / problem.size))
+    whole_s, part_s = (count * sum(call.times_s(problem.device, s))
+                       for s in (share, share / problem.size))
     if problem.policy.divide and call.work.forward_flops:
         whole_s += UNDIVIDED_S * count
     domain = draft.calls[variable]
@@ -89,7 +87,7 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
                            domain), unwanted_s(problem, domain)):
         if extra is not None:
             draft.add((variable, ), extra)
-    if problem.policy.lowerings is not None:
+    if problem.policy.lowerings is not None and domain.options.has_lowerings:
         draft.add((variable, ), _strange(problem.policy.lowerings, domain))
     counts = problem.facts.counts
     if call.work.forward_flops and counts[name] >= min(2, max(

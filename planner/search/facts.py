@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from planner.cluster.spec import DeviceKind
 from planner.cost.calls import KnownCall, KnownCalls
-from planner.cost.compute import time_s
 from planner.ir.program import BlockClass, Program, value_kind
 from planner.ir.reached import reached_from
 from planner.ir.values import Value, calls_of, value_of
@@ -34,12 +33,19 @@ class CallOptions:
     inputs, outputs : tuple of int arrays
         For every tensor, its placement's number under each option.
     is_sharded : array of bool
+    lowerings : tuple of (str or None)
     """
 
     options: tuple[Option, ...]
     inputs: tuple[Numbers, ...]
     outputs: tuple[Numbers, ...]
     is_sharded: npt.NDArray[np.bool_]
+    lowerings: tuple[str | None, ...]
+
+    @property
+    def has_lowerings(self) -> bool:
+        """Whether some option needs one."""
+        return any(self.lowerings)
 
     @staticmethod
     def of(call: OpCall, size: int) -> CallOptions:
@@ -51,7 +57,8 @@ class CallOptions:
                            outputs=tuple(
                                numbered(o.outputs[i] for o in found)
                                for i in range(len(call.outputs))),
-                           is_sharded=np.array([o.is_sharded for o in found]))
+                           is_sharded=np.array([o.is_sharded for o in found]),
+                           lowerings=tuple(o.lowering for o in found))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,8 +142,7 @@ class Facts:
 
     def computing_s(self, device: DeviceKind, share: float) -> float:
         """Of all calls, each of which does so much of its work."""
-        return sum(self.counts[name] *
-                   sum(time_s(c.work, device, c.dtype, share=share))
+        return sum(self.counts[name] * sum(c.times_s(device, share))
                    for name, calls in self.known_calls.items() for c in calls)
 
     @functools.cached_property

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planner.cost.compute import time_s
 from planner.cost.lowering import (lowering_moves, lowering_time_s,
                                    moving_lowerings, unevenness)
 from planner.rules.registry import Option
@@ -26,9 +25,10 @@ def inside_s(problem: AxisProblem, name: str, call: CallFacts,
     take longer than even ones.
     """
     current = problem.layout.classes[name].calls[call.label].options
-    own = [domain.option(s) for s in range(len(domain.legal))]
-    if not any(o.lowering in moving_lowerings() for o in (*own, *current)):
+    lowerings = {*domain.options.lowerings, *(o.lowering for o in current)}
+    if lowerings == {None} or lowerings.isdisjoint(moving_lowerings()):
         return None
+    own = [domain.option(s) for s in range(len(domain.legal))]
     count = problem.facts.counts[name]
     found = np.zeros(len(own))
     for state, option in enumerate(own):
@@ -57,8 +57,7 @@ def _uneven_s(problem: AxisProblem, call: CallFacts,
     share = problem.work_share
     for option, size in zip(options, problem.sizes, strict=True):
         share /= size if option.is_sharded else 1
-    even_s, uneven_s = (sum(
-        time_s(call.work, problem.device, call.dtype, share=s))
+    even_s, uneven_s = (sum(call.times_s(problem.device, s))
                         for s in (share, share * more))
     return uneven_s - even_s
 
@@ -67,7 +66,7 @@ def unwanted_s(problem: AxisProblem, domain: CallDomain) -> Array | None:
     """A price on lowerings that are not the policy's, and on options beside
     those that are."""
     policy = problem.policy
-    if policy.is_free:
+    if policy.is_free or not domain.options.has_lowerings:
         return None
     own = [domain.option(s).lowering for s in range(len(domain.legal))]
     has = np.array([lowering in policy.preferred for lowering in own])
