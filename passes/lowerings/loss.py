@@ -76,23 +76,46 @@ def _vocab_losses(context: Context, axes: list[AxisRef], logits: torch.Tensor,
     peak = logits.detach().amax(dim, keepdim=True)
     for axis in axes:
         peak = convert(peak, PMAX, R, axis)
-    shifted = logits - peak
-    normaliser = shifted.exp().sum(dim)
     start, classes = 0, context.call.inputs[0].shape[dim]
     for axis in axes:
         first, classes = axis.part(classes)
         start += first
     local = target - start
     mine = (local >= 0) & (local < classes)
-    picked = shifted.gather(dim,
-                            torch.where(mine, local,
-                                        0).unsqueeze(dim)).squeeze(dim)
-    picked = torch.where(mine, picked, 0.0)
+    normaliser, picked = _Rows.apply(logits - peak, local, mine, dim)
     for axis in axes:
         normaliser = convert(normaliser, P, R, axis)
         picked = convert(picked, P, R, axis)
     loss = normaliser.log() - picked
     return torch.where(target == ignore_index, 0.0, loss).to(given)
+
+
+class _Rows(torch.autograd.Function):
+    """Of each row the sum of exponentials, and the target's logit where it
+    is one of these classes.
+
+    Autograd would make a gradient for each of the two and add them up:
+    whole logits are what takes most memory in many steps.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, target: torch.Tensor,
+                mine: torch.Tensor,
+                dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        index = torch.where(mine, target, 0).unsqueeze(dim)
+        picked = torch.where(mine, logits.gather(dim, index).squeeze(dim), 0.0)
+        exponentials = logits.exp()
+        ctx.save_for_backward(exponentials, index, mine)
+        ctx.dim = dim
+        return exponentials.sum(dim), picked
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        exponentials, index, mine = ctx.saved_tensors
+        of_sums, of_picked = grads
+        found = exponentials * of_sums.unsqueeze(ctx.dim)
+        own = torch.where(mine, of_picked, 0.0).unsqueeze(ctx.dim)
+        return found.scatter_add(ctx.dim, index, own), None, None, None
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

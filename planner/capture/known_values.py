@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import (TorchDispatchMode,
+                                          _disable_current_modes)
 from torch.utils.weak import WeakIdKeyDictionary
 
 from planner.capture.gradients import writes_in_place
@@ -146,6 +147,19 @@ class _Computed:
     sources: _Positions
 
 
+class _WithoutDraws(TorchDispatchMode):
+    """Lets nothing draw; the generators may be in use by other threads."""
+
+    def __torch_dispatch__(self,
+                           func: Any,
+                           types: Any,
+                           args: tuple[Any, ...] = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise RuntimeError(f"{func} draws random numbers")
+        return func(*args, **(kwargs or {}))
+
+
 class _Watch(TorchFunctionMode):
     """Computes beside a trace, and answers.
 
@@ -239,14 +253,10 @@ class _Watch(TorchFunctionMode):
         args, kwargs = pytree.tree_map_only(torch.Tensor,
                                             lambda t: values[id(t)],
                                             (args, kwargs))
-        with _beside():
-            state = torch.get_rng_state()
+        with _beside(), _WithoutDraws():
             try:
                 result = func(*args, **kwargs)
             except Exception:
-                return None
-            if not torch.equal(state, torch.get_rng_state()):
-                torch.set_rng_state(state)
                 return None
         sources = _NONE.union(*(self.sources[_memory(v)]
                                 for v in values.values() if v is not None))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
+from planner.cost.flops import op_name
 from planner.cost.optimizer import optimizer_bytes
 from planner.cost.peak import (BlockPeaks, backward_peak, forward_peak,
                                step_peak)
@@ -133,10 +134,13 @@ def estimate_memory(
                      if value_kind(n) in _STATE)
     finished = sum(s.size_bytes for s in trained)
     state = optimizer_bytes(optimizer, trained)
-    gathered = _gathered_by_block(program, layout)
+    gathered = _gathered_by_block(program, layout, calls)
     peak = step_peak([
-        replace(peaks[b.block_class], gathered=once, regathered=again)
-        for b, (once, again) in zip(program.blocks, gathered, strict=True)
+        replace(peaks[b.block_class],
+                gathered=g.once,
+                unread=g.unread,
+                regathered=g.again)
+        for b, g in zip(program.blocks, gathered, strict=True)
     ],
                      base=parameters + state + operands + _outputs(program),
                      packed=_packed(program, layout),
@@ -235,13 +239,29 @@ def _extra_bytes(calls: Sequence[KnownCall], layout: ClassLayout,
     return total
 
 
-def _gathered_by_block(program: Program,
-                       layout: ProgramLayout) -> list[tuple[int, int]]:
-    """Per block, bytes of whole copies of sharded parameters: those that
-    are kept until the backward, at their first use, and those that are
-    gathered again."""
+@dataclass(slots=True)
+class _Gathered:
+    """Of a block, bytes of whole copies of sharded parameters: those that
+    are kept from their first use, of these those that no backward reads, and
+    those that are gathered again."""
+
+    once: int = 0
+    unread: int = 0
+    again: int = 0
+
+
+def _gathered_by_block(program: Program, layout: ProgramLayout,
+                       calls: KnownCalls) -> list[_Gathered]:
     sizes = layout.mesh.sizes
-    found = {b.name: [0, 0] for b in program.blocks}
+    found = {b.name: _Gathered() for b in program.blocks}
+    tables = {(name, value)
+              for name, known in calls.items()
+              for value in _only_tables(known)}
+    read = {
+        name
+        for block, node, name in program.uses()
+        if (block.block_class, Value(node)) not in tables
+    }
     seen: set[str] = set()
     for block, node, name in program.uses():
         if value_kind(name) != "param":
@@ -253,17 +273,30 @@ def _gathered_by_block(program: Program,
         if size <= local_spec(spec, rest, sizes).size_bytes:
             continue
         if name in layout.regather:
-            found[block.name][1] += size
+            found[block.name].again += size
         elif name not in seen:
             seen.add(name)
-            found[block.name][0] += size
-    return [(once, again) for once, again in found.values()]
+            found[block.name].once += size
+            found[block.name].unread += size * (name not in read)
+    return list(found.values())
 
 
-def _gathered(by_block: Sequence[tuple[int, int]]) -> int:
+def _only_tables(calls: Sequence[KnownCall]) -> set[Value]:
+    """Values that are looked up in only, for whose gradient they are not
+    read."""
+    found, others = set[Value](), set[Value]()
+    for known in calls:
+        for number, value in enumerate(known.operands):
+            is_table = number == 0 and op_name(
+                known.call.target) == "embedding"
+            (found if is_table else others).add(value)
+    return found - others
+
+
+def _gathered(by_block: Sequence[_Gathered]) -> int:
     """All that are kept, and of those gathered again the largest block's."""
-    return (sum(once for once, _ in by_block) + max(
-        (again for _, again in by_block), default=0))
+    return (sum(g.once for g in by_block) + max(
+        (g.again for g in by_block), default=0))
 
 
 def _packed(program: Program, layout: ProgramLayout) -> frozenset[str]:

@@ -40,6 +40,8 @@ class BlockPeaks:
     gathered : int
         Parameters that are whole from their first use to the end of that
         block's backward.
+    unread : int
+        Of these, those that no backward reads, to the end of the forward.
     regathered : int
         Parameters that are whole while their unit runs, in each way.
     gradients : int
@@ -50,6 +52,7 @@ class BlockPeaks:
     forward: int
     backward: int
     gathered: int = 0
+    unread: int = 0
     regathered: int = 0
     gradients: int = 0
 
@@ -208,6 +211,7 @@ def step_peak(blocks: Sequence[BlockPeaks], *, base: int,
             kept += block.kept
             peak = max(peak, kept + whole + block.forward)
         whole -= again
+    whole -= sum(b.unread for b in blocks)
     gradients = 0
     for unit in reversed(units):
         again = sum(b.regathered for b in unit)
@@ -216,7 +220,7 @@ def step_peak(blocks: Sequence[BlockPeaks], *, base: int,
         for block in reversed(unit):
             peak = max(peak, kept + whole + gradients + block.backward)
             kept -= block.kept
-            whole -= block.gathered
+            whole -= block.gathered - block.unread
             gradients += block.gradients
         whole -= again
     last = gradients * (2 if packed else 1)

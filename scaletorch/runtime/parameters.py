@@ -204,6 +204,8 @@ class _Gather:
             }
         with self.watched:
             self.work.wait()
+        # It holds what was sent, which is not needed any more.
+        del self.work
         size = self.groups.axes[self.step.axis].size
         sizes = [x.numel() for x in self.local]
         parts = self.whole.view(size, -1).split_with_sizes(sizes, 1)

@@ -59,6 +59,16 @@ class TestMoments(unittest.TestCase):
         self.assertEqual(_peak(again, again, again), 1010)
         self.assertEqual(_peak(again, again, again, unit_bytes=15), 1030)
 
+    def test_tables_go_with_the_forward(self) -> None:
+        """Of the first block's parameters 30 are read in no backward."""
+        first = BlockPeaks(kept=10,
+                           forward=0,
+                           backward=0,
+                           gathered=50,
+                           unread=30)
+        last = BlockPeaks(kept=5, forward=0, backward=90)
+        self.assertEqual(_peak(first, last), 1000 + 10 + 5 + 20 + 90)
+
     def test_gathered_parameters_are_freed_block_by_block(self) -> None:
         """When gradients are packed, the last whole parameter is gone."""
         block = BlockPeaks(kept=0,
