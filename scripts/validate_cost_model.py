@@ -1,12 +1,15 @@
 """Hold the cost model against published training runs.
 
     python -m scripts.validate_cost_model FILE... [--json] [--limit N]
-        [--source GLOB] [--brief] [--picture FILE.svg]
+        [--source GLOB] [--every N] [--brief] [--captured]
+        [--picture FILE.svg]
 
 Prints per row the predicted and the measured step time and peak memory,
 rows that cannot be expressed with the reason, and the errors by source.
 With ``--json``, a list of rows with their errors and the parts of the
-predicted times and memory; a picture has the times of all rows.
+predicted times and memory; a picture has the times of all rows. With
+``--captured``, models are also built, captured, and priced under the plan
+that their row states as the search prices its candidates.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import fnmatch
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +30,15 @@ if __package__ in (None, ""):
 
 from scripts.published.errors import held_out, summarise  # noqa: E402
 from scripts.published.picture import picture  # noqa: E402
-from scripts.published.predict import Prediction, predict  # noqa: E402
+from scripts.published.predict import predict  # noqa: E402
+from scripts.published.predict import Prediction, with_captured
 from scripts.published.read import source_of  # noqa: E402
 
 __all__ = ["Prediction", "main", "predict"]
 
 
-def _rows(paths: Iterable[Path], pattern: str,
-          limit: int | None) -> list[Mapping[str, Any]]:
+def _rows(paths: Iterable[Path], pattern: str, limit: int | None,
+          every: int) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for path in paths:
         try:
@@ -46,7 +51,7 @@ def _rows(paths: Iterable[Path], pattern: str,
             raise SystemExit(f"{path}: a list of rows is expected, not "
                              f"{type(rows).__name__}")
         found += [r for r in rows if fnmatch.fnmatch(source_of(r), pattern)]
-    return found[:limit]
+    return found[::every][:limit]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--limit", type=int, metavar="N")
     parser.add_argument("--source", default="*", metavar="GLOB")
+    parser.add_argument("--every",
+                        type=int,
+                        default=1,
+                        metavar="N",
+                        help="take the first of each N rows")
+    parser.add_argument("--captured",
+                        action="store_true",
+                        help="price captured models too, as the search does")
     parser.add_argument("--brief",
                         action="store_true",
                         help="tables only, no rows")
@@ -66,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                         metavar="FILE.svg",
                         help="draw predicted against measured times")
     args = parser.parse_args(argv)
-    found = predict(_rows(args.files, args.source, args.limit))
+    if args.every < 1:
+        parser.error(f"--every must be at least 1, got {args.every}")
+    found = predict(_rows(args.files, args.source, args.limit, args.every),
+                    captured=args.captured)
     if args.picture:
         args.picture.write_text(picture(found), encoding="utf-8")
     if args.json:
@@ -88,6 +104,9 @@ def _print_rows(found: Sequence[Prediction]) -> None:
         if p.predicted_s is not None and p.measured_s is not None:
             cells.append(f"{p.predicted_s:10.4f} s of {p.measured_s:10.4f} s "
                          f"{100 * (p.predicted_s / p.measured_s - 1):+7.1f}%")
+        if p.captured_s is not None and p.measured_s is not None:
+            cells.append(f"captured {p.captured_s:10.4f} s "
+                         f"{100 * (p.captured_s / p.measured_s - 1):+7.1f}%")
         if p.predicted_peak_bytes and p.measured_peak_bytes:
             share = p.predicted_peak_bytes / p.measured_peak_bytes - 1
             cells.append(f"{p.predicted_peak_bytes / 2**30:7.2f} GiB of "
@@ -97,31 +116,49 @@ def _print_rows(found: Sequence[Prediction]) -> None:
 
 
 def _print_reasons(found: Sequence[Prediction]) -> None:
-    reasons: dict[tuple[str, str], int] = {}
-    for p in found:
-        if p.reason is not None:
-            reasons[p.source, p.reason] = reasons.get(
-                (p.source, p.reason), 0) + 1
-    total = sum(reasons.values())
-    sys.stdout.write(f"\n{total} of {len(found)} rows cannot be expressed\n")
-    for (source, reason), count in sorted(reasons.items()):
+    reasons = [(p.source, p.reason) for p in found if p.reason is not None]
+    _print_counts(f"{len(reasons)} of {len(found)} rows cannot be expressed",
+                  reasons)
+    captured = [(p.source, p.captured.reason) for p in found
+                if p.captured and p.captured.reason is not None]
+    if captured:
+        _print_counts(f"{len(captured)} of the others cannot be captured",
+                      captured)
+
+
+def _print_counts(title: str, reasons: Iterable[tuple[str, str]]) -> None:
+    sys.stdout.write(f"\n{title}\n")
+    for (source, reason), count in sorted(Counter(reasons).items()):
         sys.stdout.write(f"{count:5d}  {source}: {reason}\n")
 
 
 def _print_tables(found: Sequence[Prediction]) -> None:
-    head = "rows    mean   median      p90    rank"
-    for title, guess, truth in (("step time", "predicted_s", "measured_s"),
-                                ("peak memory", "predicted_peak_bytes",
-                                 "measured_peak_bytes")):
-        usable = [p for p in found if getattr(p, guess) and getattr(p, truth)]
-        if not usable:
-            continue
-        sys.stdout.write(f"\n{title}: absolute error\n {head}\n")
-        for label, group in _groups(usable):
-            if group:
-                summary = summarise([getattr(p, guess) for p in group],
-                                    [getattr(p, truth) for p in group])
-                sys.stdout.write(f"{summary}   {label}\n")
+    _print_table("step time", found, "predicted_s", "measured_s")
+    _print_table("peak memory", found, "predicted_peak_bytes",
+                 "measured_peak_bytes")
+    captured = [p for p in found if p.captured and not p.captured.reason]
+    for guess, how in (("predicted_s", "by the formulas"),
+                       ("captured_s", "as the search prices it")):
+        _print_table(f"step time of what was captured, {how}", captured, guess,
+                     "measured_s")
+    for guess, how in (("predicted_peak_bytes", "by the formulas"),
+                       ("captured_peak_bytes", "as the search estimates it")):
+        _print_table(f"peak memory of what was captured, {how}", captured,
+                     guess, "measured_peak_bytes")
+
+
+def _print_table(title: str, found: Sequence[Prediction], guess: str,
+                 truth: str) -> None:
+    usable = [p for p in found if getattr(p, guess) and getattr(p, truth)]
+    if not usable:
+        return
+    sys.stdout.write(f"\n{title}: absolute error\n"
+                     " rows    mean   median      p90    rank\n")
+    for label, group in _groups(usable):
+        if group:
+            summary = summarise([getattr(p, guess) for p in group],
+                                [getattr(p, truth) for p in group])
+            sys.stdout.write(f"{summary}   {label}\n")
 
 
 def _groups(

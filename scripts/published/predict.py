@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from scripts.published.batch import Batch
+from scripts.published.captured import CapturedPrice, captured_price
 from scripts.published.case import Case, Unreadable
 from scripts.published.read import read_case, source_of
 
@@ -26,7 +27,8 @@ class Prediction:
     """What the model says of one row; `reason` where it says nothing.
 
     `parts_s` are the parts of the predicted time, `parts_bytes` those of
-    the tensors' memory, by name.
+    the tensors' memory, by name. `captured` is what the search's price of
+    the captured model says, where that was asked for.
     """
 
     id: str
@@ -40,6 +42,17 @@ class Prediction:
     parts_s: Mapping[str, float] = field(default_factory=dict)
     parts_bytes: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+    captured: CapturedPrice | None = None
+
+    @property
+    def captured_s(self) -> float | None:
+        """The step as the search prices it."""
+        return self.captured.time_s if self.captured else None
+
+    @property
+    def captured_peak_bytes(self) -> float | None:
+        """The memory as the search estimates it."""
+        return self.captured.peak_bytes if self.captured else None
 
     def as_json(self) -> dict[str, Any]:
         """The fields that ``--json`` prints; errors are relative."""
@@ -65,7 +78,25 @@ class Prediction:
             "parts_bytes":
             dict(self.parts_bytes),
             "reason":
-            self.reason
+            self.reason,
+            **(self._captured_json() if self.captured else {})
+        }
+
+    def _captured_json(self) -> dict[str, Any]:
+        assert self.captured is not None
+        return {
+            "captured_s":
+            self.captured_s,
+            "captured_error":
+            _error(self.captured_s, self.measured_s),
+            "captured_peak_bytes":
+            self.captured_peak_bytes,
+            "captured_peak_error":
+            _error(self.captured_peak_bytes, self.measured_peak_bytes),
+            "captured_plan":
+            self.captured.plan,
+            "captured_reason":
+            self.captured.reason
         }
 
 
@@ -75,8 +106,11 @@ def _error(predicted: float | None, measured: float | None) -> float | None:
     return predicted / measured - 1
 
 
-def predict(rows: Sequence[Any]) -> list[Prediction]:
-    """Predict every row, in order."""
+def predict(rows: Sequence[Any],
+            *,
+            captured: bool = False) -> list[Prediction]:
+    """Predict every row, in order; with `captured` also as the search does.
+    """
     cases: dict[int, Case] = {}
     reasons: dict[int, str] = {}
     for number, row in enumerate(rows):
@@ -88,8 +122,8 @@ def predict(rows: Sequence[Any]) -> list[Prediction]:
             reasons[number] = f"the row is malformed: {error!r}"
     found = _priced(cases)
     return [
-        _prediction(row, cases.get(n), found.get(n, {}), reasons.get(n))
-        for n, row in enumerate(rows)
+        _prediction(row, cases.get(n), found.get(n, {}), reasons.get(n),
+                    captured) for n, row in enumerate(rows)
     ]
 
 
@@ -134,7 +168,7 @@ def _rows_of(parts: Any, count: int) -> list[dict[str, float]]:
 
 
 def _prediction(row: Any, case: Case | None, found: Mapping[str, Any],
-                reason: str | None) -> Prediction:
+                reason: str | None, captured: bool) -> Prediction:
     known = row if isinstance(row, Mapping) else {}
     plain: dict[str, Any] = {
         "id": str(known.get("id")),
@@ -146,5 +180,6 @@ def _prediction(row: Any, case: Case | None, found: Mapping[str, Any],
     return Prediction(**plain,
                       **found,
                       case=case,
+                      captured=captured_price(case) if captured else None,
                       measured_s=case.measured_s,
                       measured_peak_bytes=case.measured_bytes)
