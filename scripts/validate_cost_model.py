@@ -30,8 +30,7 @@ if __package__ in (None, ""):
 
 from scripts.published.errors import held_out, summarise  # noqa: E402
 from scripts.published.picture import picture  # noqa: E402
-from scripts.published.predict import predict  # noqa: E402
-from scripts.published.predict import Prediction, with_captured
+from scripts.published.predict import Prediction, predict  # noqa: E402
 from scripts.published.read import source_of  # noqa: E402
 
 __all__ = ["Prediction", "main", "predict"]
