@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,11 +212,13 @@ def _planned(name: str, make: Callable[[], Plan]) -> Planned:
         plan = make()
     except (InfeasiblePlan, LayoutError, ScheduleError, ValueError) as error:
         return Planned(name=name, reason=str(error))
-    return Planned(name=name,
-                   uses=_uses(plan) if name in (AUTO, UNSTAGED) else "",
-                   predicted_s=plan.prediction["step_time_s"],
-                   plan=plan.to_yaml(),
-                   axes=tuple(zip(plan.mesh.names, plan.mesh.sizes)))
+    return Planned(
+        name=name,
+        uses=_uses(plan) if name in (AUTO, UNSTAGED) else "",
+        predicted_s=plan.prediction["step_time_s"],
+        # What a search has proved is no other plan.
+        plan=dataclasses.replace(plan, prediction={}).to_yaml(),
+        axes=tuple(zip(plan.mesh.names, plan.mesh.sizes)))
 
 
 def _uses(plan: Plan) -> str:

@@ -181,6 +181,7 @@ def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
                           schedule,
                           link,
                           call_s=device.coefficient("call_s", 0.0),
+                          host_s=device.coefficient("message_s", 0.0),
                           alone_speedup=Streams.of(device).alone_speedup)
 
 

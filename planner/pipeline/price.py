@@ -295,6 +295,7 @@ def pipeline_price(found: Pipelined,
                    link: AxisInfo,
                    *,
                    call_s: float = 0.0,
+                   host_s: float = 0.0,
                    alone_speedup: float = 1.0) -> PipelinePrice:
     """Simulate a schedule of priced stages.
 
@@ -308,13 +309,17 @@ def pipeline_price(found: Pipelined,
         Of the pipeline's axis.
     call_s : float
         Of a call of the module that does nothing.
+    host_s : float
+        For which a message keeps each of its two ranks from computing.
     alone_speedup : float
         Of ranks that share processors, while others wait.
     """
-    times = StageTimes.in_parts([c.forward_s for c in costs],
-                                [c.input_s for c in costs],
-                                [c.weight_s for c in costs],
-                                alone_speedup=alone_speedup)
+    forward, backward = _messages(found, schedule.stage_rank)
+    times = StageTimes.in_parts(
+        [c.forward_s + host_s * n for c, n in zip(costs, forward)],
+        [c.input_s + host_s * n
+         for c, n in zip(costs, backward)], [c.weight_s for c in costs],
+        alone_speedup=alone_speedup)
     saved = tuple(float(c.saved_bytes) for c in costs)
     message_s = message_times_s(found, link)
     simulation = simulate(schedule,
@@ -339,6 +344,20 @@ def pipeline_price(found: Pipelined,
                          memory=tuple(
                              _rank_memory(costs, owner, rank, simulation)
                              for rank in range(ranks)))
+
+
+def _messages(found: Pipelined,
+              owner: Sequence[int]) -> tuple[list[int], list[int]]:
+    """How many a micro-batch's forward and backward of each stage send to
+    other ranks or take from them."""
+    forward, backward = [0] * len(found.stages), [0] * len(found.stages)
+    for reader, stage in enumerate(found.stages):
+        for name, made in stage.takes.items():
+            if owner[made] != owner[reader]:
+                for end in (made, reader):
+                    forward[end] += 1
+                    backward[end] += stage.program.specs[name].requires_grad
+    return forward, backward
 
 
 def _rehearsal_s(found: Pipelined, times: StageTimes, schedule: Schedule,

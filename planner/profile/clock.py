@@ -10,7 +10,7 @@ import torch
 
 __all__ = [
     "SHARED_S", "Clock", "DeviceClock", "HostClock", "clock_of",
-    "samples_after"
+    "samples_after", "samples_among"
 ]
 
 _PLUG_WIDTH = 4096
@@ -129,4 +129,29 @@ def samples_after(before: Callable[[], Any], run: Callable[[], Any],
                                            ahead=False)[0]
                              for each in (before, both))
         found.append(max(with_s - without_s, 1e-7))
+    return found
+
+
+def samples_among(others: Callable[[], Any], run: Callable[[], Any], *,
+                  count: int, calls: int) -> list[float]:
+    """Seconds of each `run` on the host, with something else before each.
+
+    A processor that does the same over and over has its code, its operands
+    and what it jumps to at hand, which in a step of many kernels it has not.
+
+    Parameters
+    ----------
+    others, run : callable
+    count, calls : int
+        Samples, and calls in a row of which each is the mean.
+    """
+    found = []
+    for _ in range(count):
+        total_s = 0.0
+        for _ in range(calls):
+            others()
+            start = time.perf_counter()
+            run()
+            total_s += time.perf_counter() - start
+        found.append(total_s / calls)
     return found

@@ -13,7 +13,7 @@ from planner.profile.job import Job
 from planner.profile.point import Point
 
 __all__ = [
-    "between_runner", "collective_runner", "overlap_runner",
+    "between_runner", "collective_runner", "messages_runner", "overlap_runner",
     "straggling_runner"
 ]
 
@@ -62,20 +62,24 @@ def _broadcast(point: Point, job: Job, group: Any) -> Run:
 
 
 def _send(point: Point, job: Job, group: Any) -> Run:
-    """Every rank to the next of its group, around."""
+    return _around(point, job, group, count=1)
+
+
+def _around(point: Point, job: Job, group: Any, *, count: int) -> Run:
+    """Every rank to the next of its group, around, so often at once."""
     assert point.groups is not None
     members = job.members(point.groups)
     place = members.index(job.rank)
     given, gotten = _buffer(point, job), _buffer(point, job)
     after = members[(place + 1) % len(members)]
     before = members[place - 1]
+    ops = [
+        dist.P2POp(dist.isend, given, after, group),
+        dist.P2POp(dist.irecv, gotten, before, group)
+    ] * count
 
     def run() -> None:
-        works = dist.batch_isend_irecv([
-            dist.P2POp(dist.isend, given, after, group),
-            dist.P2POp(dist.irecv, gotten, before, group)
-        ])
-        for work in works:
+        for work in dist.batch_isend_irecv(ops):
             work.wait()
 
     return run
@@ -107,6 +111,16 @@ def collective_runner(point: Point, job: Job) -> Run | None:
     if not job.takes_part(point.groups):
         return None
     return _RUNNERS[point.kind](point, job, group)
+
+
+def messages_runner(point: Point, job: Job) -> Run:
+    """Messages of which the point's first size are on their way at once.
+
+    Every rank has to call this, since groups are made together.
+    """
+    assert point.groups is not None
+    count, _ = point.sizes
+    return _around(point, job, job.group(point.groups), count=count)
 
 
 def overlap_runner(point: Point, job: Job) -> Run:

@@ -206,6 +206,7 @@ def _with_others(device: DeviceKind, known: Known) -> DeviceKind:
         "allocator_ratio": _median(known, "allocator"),
         "interference": _interference(known),
         "alone_speedup": _alone_speedup(known),
+        "message_s": _message_s(known),
         **_straggling(known),
         **_calls(known),
         **_optimizer(known, "adamw_fused", device),
@@ -276,6 +277,12 @@ def _alone_speedup(known: Known) -> float | None:
                 ratio = together_s / alone.median
                 return ratio if ratio > _ALIKE else 1.0
     return None
+
+
+def _message_s(known: Known) -> float | None:
+    """What one message keeps the rank that sends it and the other busy."""
+    return next((m.median / (2 * p.sizes[0])
+                 for p, m in known.items() if p.kind == "messages"), None)
 
 
 def _straggling(known: Known) -> dict[str, float | None]:

@@ -13,11 +13,12 @@ from typing import Any
 from tqdm import tqdm
 
 from planner.profile.clock import (SHARED_S, Clock, HostClock, clock_of,
-                                   samples_after)
+                                   samples_after, samples_among)
 from planner.profile.collectives import (between_runner, collective_runner,
-                                         overlap_runner, straggling_runner)
+                                         messages_runner, overlap_runner,
+                                         straggling_runner)
 from planner.profile.job import Job
-from planner.profile.operations import OPERATIONS, runner
+from planner.profile.operations import OPERATIONS, others_runner, runner
 from planner.profile.others import (allocator_ratio, call_runner,
                                     dispatch_runner, optimizer_runner,
                                     view_runner)
@@ -125,6 +126,7 @@ class _Meter:
         self.job = job
         self.each_s = each_s
         self.clock = clock_of(job.device, shared=job.shares_processors)
+        self.others = others_runner(job.device)
 
     def measured(self, point: Point) -> Measured:
         if point.kind == "allocator":
@@ -135,11 +137,11 @@ class _Meter:
         host = point.kind == "dispatch"
         clock = HostClock() if host else self.clock
         alone = point.groups is None
-        between = self._between(point, clock) if run else None
+        between = self._between(point) if run else None
         # What goes between is measured alone as well.
         once_s = self.job.largest(
             self._once_s(run, clock, alone) +
-            2 * self._once_s(between, clock, alone))
+            (1 if alone else 2) * self._once_s(between, clock, alone))
         # Ranks that wait for each other do so for very different times;
         # what counts in a step of many collectives is the mean.
         shortest_s = clock.shortest_s if alone else max(
@@ -151,22 +153,28 @@ class _Meter:
         self.job.largest(0.0)
         if run is None:
             found = [0.0]
-        elif between is not None:
+        elif between is None:
+            found = clock.samples(run, count=count, calls=calls, ahead=alone)
+        elif alone:
+            found = samples_among(between, run, count=count, calls=calls)
+        else:
             found = samples_after(between,
                                   run,
                                   clock,
                                   count=count,
                                   calls=calls)
-        else:
-            found = clock.samples(run, count=count, calls=calls, ahead=alone)
         median = self.job.largest(statistics.median(found))
         del run
         gc.collect(0)
         return Measured(median=median, count=count)
 
-    def _between(self, point: Point, clock: Clock) -> Callable[[], Any] | None:
+    def _between(self, point: Point) -> Callable[[], Any] | None:
         """What goes before each call, where it makes a difference."""
-        if point.kind in COLLECTIVE_KINDS and isinstance(clock, HostClock):
+        if not isinstance(self.clock, HostClock):
+            return None
+        if point.groups is None:
+            return self.others
+        if point.kind in COLLECTIVE_KINDS:
             return between_runner(self.job)
         return None
 
@@ -182,6 +190,8 @@ class _Meter:
             return runner(point, self.job.device)
         if point.kind in COLLECTIVE_KINDS:
             return collective_runner(point, self.job)
+        if point.kind == "messages":
+            return messages_runner(point, self.job)
         if point.kind.startswith("overlap_"):
             return overlap_runner(point, self.job)
         if point.kind.startswith("straggling_"):

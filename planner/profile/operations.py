@@ -19,7 +19,7 @@ from planner.cost.compute import Work, work
 from planner.profile.point import Point
 from planner.rules.registry import Arg, OpCall, TensorSpec
 
-__all__ = ["OPERATIONS", "runner", "work_of"]
+__all__ = ["OPERATIONS", "others_runner", "runner", "work_of"]
 
 _ATEN = torch.ops.aten
 _COLD_BYTES = 2**26
@@ -141,6 +141,22 @@ def runner(point: Point, device: torch.device) -> Callable[[], Any]:
         runs.append(_one_runner(point, device))
     turns = itertools.cycle(runs)
     return lambda: next(turns)()
+
+
+def others_runner(device: torch.device) -> Callable[[], Any]:
+    """Small kernels of many kinds, as a step has them around each."""
+    points = [Point(kind="mm", sizes=(64, 64, 64), variant="nn")]
+    points += [
+        Point(kind=kind, sizes=(64, 64))
+        for kind in ("layer_norm", "add", "softmax", "copy", "gelu", "silu")
+    ]
+    runs = [_one_runner(p, device) for p in points]
+
+    def others() -> None:
+        for run in runs:
+            run()
+
+    return others
 
 
 def _one_runner(point: Point, device: torch.device) -> Callable[[], Any]:

@@ -11,6 +11,8 @@ from planner.profile.point import COLLECTIVE_KINDS, Groups, Point
 
 __all__ = ["Sizes", "all_groups", "points_for"]
 
+_AT_ONCE = 32
+"""Messages on their way, so that they take turns at nothing but the host."""
 _MUCH = 64
 """Products of the longest work that ranks straggle at."""
 
@@ -96,8 +98,9 @@ def _families(sizes: Sizes, device_type: str,
     yield _layouts(sizes.products[0], first)
     yield _linears(sizes.products, first)
     if device_type == "cpu":
-        # Elsewhere the host makes views while the device computes.
+        # Elsewhere the host does these while the device computes.
         yield [Point(kind="view")]
+        yield _messages(sizes, world_size)
     yield [Point(kind="call", sizes=(n, )) for n in (64, 8)]
     for kind in ("gelu", "softmax", "copy", "layer_norm", "rms_norm", "silu"):
         yield _memory_bound(kind, sizes.elements, first)
@@ -239,6 +242,17 @@ def _collectives(sizes: Sizes, world_size: int) -> Iterator[list[Point]]:
 def _divisible(size_bytes: int, parts: int) -> int:
     """The next size that is so many whole float32 elements each."""
     return math.ceil(size_bytes / (4 * parts)) * 4 * parts
+
+
+def _messages(sizes: Sizes, world_size: int) -> list[Point]:
+    """Many small ones from every rank to the next, around."""
+    if world_size == 1:
+        return []
+    return [
+        Point(kind="messages",
+              sizes=(_AT_ONCE, _divisible(min(sizes.messages), world_size)),
+              groups=Groups(shape=(1, world_size), axis=1))
+    ]
 
 
 def _overlap(sizes: Sizes, world_size: int) -> list[Point]:

@@ -10,11 +10,12 @@ from torch import nn
 
 from planner.candidate import Candidate
 from planner.capture.capture import capture
+from planner.cluster import axis_link
 from planner.cost.compute import memory_time_s
 from planner.cost.stage_time import sums_s
 from planner.ir.mesh import MeshSpec
 from planner.pipeline.build import pipelined
-from planner.pipeline.price import PipelinePrice
+from planner.pipeline.price import PipelinePrice, pipeline_price
 from planner.planning import Planning
 from planner.recipes import RECIPES
 from planner.schedule.named import make_schedule
@@ -95,6 +96,23 @@ class TestStage(unittest.TestCase):
             self.assertLess(one.forward_s, other.forward_s)
             self.assertLess(one.input_s + one.weight_s,
                             other.input_s + other.weight_s)
+
+    def test_hosts_that_compute_send(self) -> None:
+        """Each action of both stages has one message, weights' have none."""
+        candidate, step = _candidate(None), _step(None)
+        assert candidate.pipeline is not None
+        found = pipelined(_planning().program, candidate.layout,
+                          candidate.pipeline)
+        slower = pipeline_price(found,
+                                step.stages,
+                                step.schedule,
+                                axis_link(_planning().cluster, (1, 2, 1), 1),
+                                host_s=1.0)
+        for rank in (0, 1):
+            with_s, without_s = (p.simulation.makespan_s -
+                                 p.simulation.idle_s[rank]
+                                 for p in (slower, step))
+            self.assertAlmostEqual(with_s - without_s, 2.0 * _PARTS)
 
     def test_what_is_exposed_has_names(self) -> None:
         candidate = _candidate("megatron", "tp")

@@ -8,7 +8,7 @@ from unittest import TestCase, mock
 import torch
 
 from planner.profile.clock import (DeviceClock, HostClock, clock_of,
-                                   samples_after)
+                                   samples_after, samples_among)
 
 
 class _Event:
@@ -54,6 +54,25 @@ class TestClocks(TestCase):
                                   count=3,
                                   calls=4)
         self.assertEqual(found, [2.0] * 3)
+
+    def test_among(self) -> None:
+        """What goes before a kernel is not counted."""
+        now_s = 0.0
+        order: list[float] = []
+
+        def takes(time_s: float) -> None:
+            nonlocal now_s
+            now_s += time_s
+            order.append(time_s)
+
+        with mock.patch("planner.profile.clock.time") as fake:
+            fake.perf_counter = lambda: now_s
+            found = samples_among(lambda: takes(5.0),
+                                  lambda: takes(2.0),
+                                  count=3,
+                                  calls=4)
+        self.assertEqual(found, [2.0] * 3)
+        self.assertEqual(order, [5.0, 2.0] * 12)
 
     def test_device(self) -> None:
         waits: list[int] = []

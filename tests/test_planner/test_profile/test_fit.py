@@ -112,6 +112,16 @@ class TestDevice(TestCase):
             self.assertEqual(device.coefficient("alone_speedup", 0.0),
                              expected)
 
+    def test_messages(self) -> None:
+        """Each of 4 takes a second, half of it the other rank's."""
+        known = measured(points_for("cpu", 1), cluster(1))
+        point = Point(kind="messages",
+                      sizes=(4, 64),
+                      groups=Groups(shape=(1, 2), axis=1))
+        known[point] = Measured(median=4.0, count=3)
+        device = fit_device(known, _FACTS)
+        self.assertEqual(device.coefficient("message_s", 0.0), 0.5)
+
     def test_calls(self) -> None:
         known = measured(points_for("cpu", 1), cluster(1))
         for count, time_s in ((8, 5.0), (64, 33.0)):

@@ -34,6 +34,12 @@ class TestOrder(TestCase):
         self.assertLessEqual({"dispatch", "allocator"}, kinds)
         self.assertNotIn("dispatch", {p.kind for p in points_for("cpu", 1)})
 
+    def test_messages_are_for_ranks_whose_host_computes(self) -> None:
+        for device, size, expected in (("cpu", 1, 0), ("cpu", 4, 1), ("cuda",
+                                                                      4, 0)):
+            kinds = [p.kind for p in points_for(device, size)]
+            self.assertEqual(kinds.count("messages"), expected)
+
 
 class TestGroups(TestCase):
 
