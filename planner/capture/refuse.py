@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from planner.capture.batch_statistics import averages_by_count
 from planner.ir.errors import CaptureError
 
 __all__ = ["check_loss", "check_model", "unwrap"]
@@ -36,7 +37,7 @@ def check_model(model: nn.Module) -> None:
         yet initialised, or already distributed, or when hooks change its
         backward.
     CaptureError
-        When a batch norm in it reads how many batches it has seen.
+        When a batch norm of the user's own kind averages by a count.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got "
@@ -67,13 +68,14 @@ def _check_wrapper(path: str, module: nn.Module) -> None:
 
 
 def _check_momentum(path: str, module: nn.Module) -> None:
-    if isinstance(module, _BatchNorm) and module.momentum is None \
-            and module.training and module.track_running_stats:
+    if averages_by_count(module) \
+            and type(module).forward is not _BatchNorm.forward:
         where = f"the submodule {path}" if path else "the model"
         raise CaptureError(
-            f"{where} is a {type(module).__name__} with momentum=None, whose "
-            "averages are weighted by the number of batches seen: the value "
-            "of a tensor, which a captured program cannot read as a number; "
+            f"{where} is a {type(module).__name__} with momentum=None and a "
+            "forward of its own, whose averages are weighted by the number of "
+            "batches seen: the value of a tensor, which a captured program "
+            "cannot read as a number; "
             "set its momentum (0.1 is the default)")
 
 

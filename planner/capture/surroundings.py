@@ -14,15 +14,15 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planner.capture.autocast import autocast_devices
+from planner.capture.checkpointed import inlined_checkpoints
 from planner.capture.checks import checks_pass
 from planner.capture.experts import whole_experts
 from planner.capture.functions import kept_functions
@@ -62,7 +62,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_kept_attributes(model))
         stack.enter_context(whole_experts(model, notes))
         stack.enter_context(_fake_state(model, mode))
-        stack.enter_context(_inlined_checkpoints(notes))
+        stack.enter_context(inlined_checkpoints(notes))
         stack.enter_context(kept_functions(notes))
         stack.enter_context(_modules_stay())
         stack.enter_context(_masks_unread())
@@ -154,49 +154,6 @@ def _fake_leaf(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(fake, requires_grad=tensor.requires_grad)
     return fake
-
-
-@contextlib.contextmanager
-def _inlined_checkpoints(notes: list[str]) -> Iterator[None]:
-    """Run what is checkpointed as if it were not.
-
-    Tracing through the reentrant variant loses gradients, and what to
-    recompute is for the plan to decide.
-    """
-    module = torch.utils.checkpoint
-    saved = {
-        name: getattr(module, name)
-        for name in ("CheckpointFunction",
-                     "_checkpoint_without_reentrant_generator")
-    }
-
-    def note() -> None:
-        text = ("activation checkpointing in the model is left out of the "
-                "capture: the plan decides what is recomputed")
-        if text not in notes:
-            notes.append(text)
-
-    class Inlined:
-
-        @staticmethod
-        def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-            del preserve
-            note()
-            return run(*args)
-
-    def inlined(*args: Any, **kwargs: Any) -> Iterator[None]:
-        del args, kwargs
-        note()
-        yield
-
-    replacements = dict(zip(saved, (Inlined, inlined), strict=True))
-    for name, replacement in replacements.items():
-        setattr(module, name, replacement)
-    try:
-        yield
-    finally:
-        for name, original in saved.items():
-            setattr(module, name, original)
 
 
 @contextlib.contextmanager

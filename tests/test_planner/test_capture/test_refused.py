@@ -179,11 +179,11 @@ class TestModels(unittest.TestCase):
                     loss_fn=loss)
 
     def test_averages_weighted_by_a_count(self) -> None:
-        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4,
-                                                              momentum=None))
+        model = nn.Sequential(nn.Linear(4, 4),
+                              nn.SyncBatchNorm(4, momentum=None))
         self.check(
-            model, CaptureError, "the submodule 1 is a BatchNorm1d with "
-            "momentum=None, .*; set its momentum")
+            model, CaptureError, "the submodule 1 is a SyncBatchNorm with "
+            "momentum=None and a forward of its own, .*; set its momentum")
         capture(model.eval(), (torch.randn(2, 4), ))
 
 
