@@ -268,7 +268,7 @@ class Executor:
 
 def _sources(units: Sequence[Unit]) -> frozenset[str]:
     return frozenset(m.source for unit in units for bucket in unit.buckets
-                     for m in bucket.values())
+                     for m in bucket.moves.values())
 
 
 def _add(grads: dict[str, torch.Tensor], name: str,

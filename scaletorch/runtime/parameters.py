@@ -21,9 +21,37 @@ from planner.ir.convert import Step
 from scaletorch.runtime.groups import Groups
 from scaletorch.runtime.lost import Watched
 
-__all__ = ["Feed", "Unit", "plan_units"]
+__all__ = ["Bucket", "Feed", "Unit", "plan_units"]
 
 _WHAT = "gathering parameters"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Parameters that move alike.
+
+    Parameters
+    ----------
+    moves : mapping of str to ParameterMove
+        By name in use.
+    axis : int or None
+        Over which all are gathered by one message; None: each has moves of
+        its own.
+    dims : tuple of int
+        Along which ranks' parts of each are joined, where they are
+        gathered.
+    """
+
+    moves: Mapping[str, ParameterMove]
+    axis: int | None
+    dims: tuple[int, ...]
+
+    @staticmethod
+    def of(moves: Mapping[str, ParameterMove]) -> Bucket:
+        gathers = [_only_gather(m) for m in moves.values()]
+        return Bucket(moves=moves,
+                      axis=gathers[0].axis if gathers[0] else None,
+                      dims=tuple(g.source.dim for g in gathers if g))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +62,14 @@ class Unit:
     ----------
     first : int
         The step that needs them first.
-    buckets : tuple of (mapping of str to ParameterMove)
-        By name in use; each bucket's parameters move alike.
+    buckets : tuple of Bucket
     dies : mapping of str to int
         The last step of the unit that reads a value; only of those that
         are gathered again later.
     """
 
     first: int
-    buckets: tuple[Mapping[str, ParameterMove], ...]
+    buckets: tuple[Bucket, ...]
     dies: Mapping[str, int]
 
 
@@ -69,7 +96,7 @@ class _Draft:
         for name, move in self.moves.items():
             alike.setdefault(_signature(move), {})[name] = move
         return Unit(first=self.first,
-                    buckets=tuple(alike.values()),
+                    buckets=tuple(map(Bucket.of, alike.values())),
                     dies=self.dies)
 
 
@@ -174,19 +201,20 @@ class Feed:
 class _Gather:
     """A bucket on its way into use."""
 
-    def __init__(self, moves: Mapping[str, ParameterMove],
-                 state: Mapping[str, torch.Tensor], groups: Groups) -> None:
-        self.moves = moves
-        self.local = [state[m.source] for m in moves.values()]
+    def __init__(self, bucket: Bucket, state: Mapping[str, torch.Tensor],
+                 groups: Groups) -> None:
+        self.bucket = bucket
+        self.local = [state[m.source] for m in bucket.moves.values()]
         self.groups = groups
-        self.step = _only_gather(next(iter(moves.values())))
-        if self.step is not None:
-            self._start(self.step.axis)
+        if bucket.axis is not None:
+            self._start(bucket.axis)
 
     def _start(self, axis: int) -> None:
-        flat = torch.cat([x.reshape(-1) for x in self.local])
-        size, group = self.groups.axes[axis].size, self.groups.groups[axis]
-        self.whole = flat.new_empty(size * flat.numel())
+        parts = [x.reshape(-1) for x in self.local]
+        flat = torch.cat(parts) if len(parts) > 1 else parts[0]
+        self.size, group = self.groups.axes[axis].size, self.groups.groups[
+            axis]
+        self.whole = flat.new_empty(self.size * flat.numel())
         self.watched = Watched(_WHAT, group)
         with self.watched:
             self.work = dist.all_gather_single(self.whole,
@@ -196,41 +224,38 @@ class _Gather:
 
     def finish(self) -> dict[str, torch.Tensor]:
         """Wait, and give the values in use by name."""
-        if self.step is None:
+        bucket = self.bucket
+        if bucket.axis is None:
             return {
                 name: _moved(x, move, self.groups)
                 for (name, move
-                     ), x in zip(self.moves.items(), self.local, strict=True)
+                     ), x in zip(bucket.moves.items(), self.local, strict=True)
             }
         with self.watched:
             self.work.wait()
         # It holds what was sent, which is not needed any more.
         del self.work
-        size = self.groups.axes[self.step.axis].size
-        sizes = [x.numel() for x in self.local]
-        parts = self.whole.view(size, -1).split_with_sizes(sizes, 1)
+        parts = self.whole.view(self.size, -1).split_with_sizes(
+            [x.numel() for x in self.local], 1)
         return {
-            name: _joined(part, x, move)
-            for part, x, (name, move) in zip(
-                parts, self.local, self.moves.items(), strict=True)
+            name: _joined(part, x.shape, dim)
+            for name, part, x, dim in zip(
+                bucket.moves, parts, self.local, bucket.dims, strict=True)
         }
 
 
-def _joined(part: torch.Tensor, local: torch.Tensor,
-            move: ParameterMove) -> torch.Tensor:
+def _joined(parts: torch.Tensor, shape: Sequence[int],
+            dim: int) -> torch.Tensor:
     """Every rank's flat part of one parameter as the whole parameter.
 
-    A copy: the buffer that all of the bucket share is freed at once.
+    A copy, unless the bucket has no other: the buffer that all of them
+    share is freed at once.
     """
-    step = _only_gather(move)
-    assert step is not None
-    dim, shape = step.source.dim, local.shape
-    parts = part.unflatten(1, shape) if shape else part
     whole = list(shape)
-    whole[dim] *= len(part)
-    out = part.new_empty(whole)
-    out.unflatten(dim, (len(part), -1)).copy_(parts.movedim(0, dim))
-    return out
+    whole[dim] *= len(parts)
+    if dim == 0:
+        return parts.reshape(whole)
+    return parts.view(-1, *shape).movedim(0, dim).reshape(whole)
 
 
 def _moved(x: torch.Tensor, move: ParameterMove,

@@ -158,10 +158,13 @@ class _Sent:
               size: int) -> torch.Tensor:
         """One row for each rank that gets a part."""
         assert route.scatter is not None
-        dim = route.scatter.source.dim
-        parts = grad.unflatten(dim, (size, -1)).movedim(dim, 0)
-        self.shapes.append(parts.shape[1:])
-        return parts.reshape(size, -1)
+        dim, shape = route.scatter.source.dim, list(grad.shape)
+        shape[dim] //= size
+        self.shapes.append(torch.Size(shape))
+        if dim > 0:
+            split = (*shape[:dim], size, *shape[dim:])
+            grad = grad.reshape(split).movedim(dim, 0)
+        return grad.reshape(size, -1)
 
     def _advance(self) -> None:
         """Start the next collective on the packed buffer."""

@@ -36,7 +36,7 @@ class TestPlanUnits(unittest.TestCase):
         steps = [(i, {n: m}) for i, (n, m) in enumerate(self.moves.items())]
         units = plan_units(steps, 2 * 128)
         self.assertEqual([u.first for u in units], [0, 2])
-        self.assertEqual([[list(b) for b in u.buckets] for u in units],
+        self.assertEqual([[list(b.moves) for b in u.buckets] for u in units],
                          [[["a", "b"]], [["c"]]])
 
     def test_what_is_gathered_again_dies_with_its_last_reader(self) -> None:
