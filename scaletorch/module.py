@@ -23,12 +23,12 @@ from planner.pipeline.cuts import cuts_by_parameters
 from planner.pipeline.means import count_ahead
 from planner.pipeline.refine import has_cuts
 from planner.steady import STEADY
+from scaletorch.adopted import AdoptedModule
 from scaletorch.mesh import mesh_device, mesh_rank
-from scaletorch.outside import explained
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
 from scaletorch.runtime.compiled import TRACING, Compiled, compiled
-from scaletorch.runtime.guard import Settings, digest
+from scaletorch.runtime.guard import digest
 from scaletorch.runtime.pipeline.call import run_pipeline_call
 from scaletorch.runtime.pipeline.compiled import pipeline_program
 from scaletorch.runtime.pipeline.program import PipelineProgram
@@ -36,8 +36,7 @@ from scaletorch.sharding import shard_state, take_whole
 from scaletorch.signature import call_signature, state_signature, whole_call
 from scaletorch.stages import (join_stages, names_elsewhere, rest_layouts,
                                stage_mesh)
-from scaletorch.structure import (Absent, on_meta, places_of, skeleton,
-                                  with_own_tensors)
+from scaletorch.structure import Absent, on_meta, skeleton, with_own_tensors
 from scaletorch.whole_values import ask_whole
 
 __all__ = ["ParallelModule"]
@@ -45,7 +44,7 @@ __all__ = ["ParallelModule"]
 Planner = Callable[..., ProgramLayout]
 
 
-class ParallelModule(nn.Module):
+class ParallelModule(AdoptedModule):
     """A model spread over a mesh; made by ``scaletorch.auto_parallelize``.
 
     Parameters are DTensors under the original names, in modules of the
@@ -150,34 +149,6 @@ class ParallelModule(nn.Module):
             ])
         self.register_load_state_dict_pre_hook(take_whole)
 
-    def _adopt(self, structure: nn.Module) -> None:
-        """Hold the structure's modules and tensors under their names."""
-        object.__setattr__(self, "_structure", structure)
-        for table in ("_modules", "_parameters", "_buffers",
-                      "_non_persistent_buffers_set"):
-            object.__setattr__(self, table, getattr(structure, table))
-        self.training = structure.training
-        self._places = places_of(structure)
-        self._parts = tuple(structure.modules())
-        self._settings = Settings(structure)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            structure = self.__dict__.get("_structure")
-            if structure is None or not hasattr(structure, name):
-                raise
-            return explained(getattr(structure, name), structure)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        structure = self.__dict__.get("_structure")
-        if (structure is not None and name not in self.__dict__
-                and name in structure.__dict__):
-            setattr(structure, name, value)  # the program reads it there
-        else:
-            super().__setattr__(name, value)
-
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             "a ParallelModule holds process groups and can't be pickled: save "
@@ -229,12 +200,6 @@ class ParallelModule(nn.Module):
     def layout(self) -> ProgramLayout:
         """The layouts of the example inputs' program."""
         return self._first.layout
-
-    def train(self, mode: bool = True) -> ParallelModule:
-        """Set training mode, as ``nn.Module.train``."""
-        self._structure.train(mode)
-        self.training = self._structure.training
-        return self
 
     def forward(self,
                 *args: Any,
