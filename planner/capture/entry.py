@@ -226,11 +226,15 @@ class Entry(nn.Module):
 
     `autocast` is the dtype of an autocast around the whole call. Draws from
     generators that are not torch's are refused where `refuse_draws` is set.
-    `known` tells values that the model's Python asks for.
+    `known` tells values that the model's Python asks for, `around` is
+    entered while it runs.
     """
 
     refuse_draws = False
     known: KnownValues | None = None
+    around: Callable[[],
+                     contextlib.AbstractContextManager[Any]] = (staticmethod(
+                         contextlib.nullcontext))
 
     def __init__(self,
                  model: nn.Module,
@@ -246,6 +250,10 @@ class Entry(nn.Module):
         self.output = Output()
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with self.around():
+            return self._flatten(self._run(tensors))
+
+    def _run(self, tensors: tuple[torch.Tensor, ...]) -> Any:
         supply = iter(tensors)
         leaves = [
             next(supply) if isinstance(x, torch.Tensor) else x
@@ -263,7 +271,7 @@ class Entry(nn.Module):
         state.settle()
         self.output.drawn = tuple(draws.names)
         self.output.notes = _changed(before, _numbers(self.model))
-        return self._flatten(output)
+        return output
 
     def _ambient_autocast(self) -> contextlib.AbstractContextManager[Any]:
         """As a region of the graph, on the device that it is traced on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import fx
@@ -13,6 +14,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from planner.capture.entry import Entry
 from planner.capture.nodes import strip_entry
+from planner.capture.repeats.runs import fold_runs, unfold_runs
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 
@@ -44,10 +46,11 @@ def trace_by_export(entry: Entry, fakes: tuple[torch.Tensor, ...]) -> Traced:
     exported = torch.export.export(entry, fakes, strict=False)
     _reject_fake_constants(exported)
     _keep_paths_of_regions(exported)
+    runs = fold_runs(exported.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = exported.run_decompositions({})
-    return _traced(exported, entry)
+    return _traced(exported, entry, unfold_runs(exported.graph, runs))
 
 
 def _keep_paths_of_regions(exported: ExportedProgram) -> None:
@@ -72,9 +75,10 @@ def _reject_fake_constants(exported: ExportedProgram) -> None:
                 "global do that; use `.detach()` and buffers instead")
 
 
-def _traced(exported: ExportedProgram, entry: Entry) -> Traced:
+def _traced(exported: ExportedProgram, entry: Entry,
+            instead: Mapping[str, fx.Node]) -> Traced:
     graph = exported.graph_module.graph
-    nodes = {n.name: n for n in graph.nodes}
+    nodes = {**{n.name: n for n in graph.nodes}, **instead}
     positions = itertools.count()
     leaves: dict[fx.Node, str] = {}
     for spec in exported.graph_signature.input_specs:

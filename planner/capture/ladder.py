@@ -16,7 +16,7 @@ from planner.capture.make_graph import trace_by_make_fx
 from planner.capture.normalize import drop_unused, normalize
 from planner.capture.opaque.call import NotIsolated
 from planner.capture.opaque.isolate import isolated
-from planner.capture.repeats.layers import repeated_layers
+from planner.capture.repeats.layers import Learnt, repeated_layers
 from planner.capture.repeats.unroll import NotAlike, unrolled
 from planner.capture.surroundings import fake_like, prepared
 from planner.capture.traced import Traced
@@ -79,16 +79,19 @@ def _refuse_draws(entry: Entry) -> None:
 
 
 def _first_trace(entry: Entry, *, opaque: bool) -> Traced:
-    kept: dict[int, set[int]] = {}
+    learnt = Learnt()
     for _ in range(_SHORT_ATTEMPTS):
-        known = sum(map(len, kept.values()))
+        known = learnt.amount
         try:
             return _attempt(entry,
-                            lambda fakes: _short(entry, fakes, kept),
+                            lambda fakes: _short(entry, fakes, learnt),
                             opaque=opaque)
         except NotAlike:
-            if sum(map(len, kept.values())) == known:
+            if learnt.amount > known:
+                continue
+            if not learnt.withhold:
                 break
+            learnt.withhold = False
     return _attempt(entry,
                     lambda fakes: trace_by_export(entry, fakes),
                     opaque=opaque)
@@ -116,19 +119,17 @@ def _attempt(entry: Entry, export: Callable[[_Tensors], Traced], *,
                                       *entry.output.notes, *parts))
 
 
-def _short(entry: Entry, fakes: _Tensors, kept: dict[int, set[int]]) -> Traced:
+def _short(entry: Entry, fakes: _Tensors, learnt: Learnt) -> Traced:
     """Export where layers that are alike are traced once."""
-    with repeated_layers(entry.model, kept) as repeats:
+    with repeated_layers(entry, learnt) as repeats:
         try:
             traced = trace_by_export(entry, fakes)
         except Exception as error:
-            if repeats.tried:
+            if repeats.risky:
                 raise NotAlike("the model can't be traced so") from error
             raise
-    if repeats.refused:
-        raise NotAlike(repeats.refused)
     drop_unused(traced.graph)
-    return unrolled(traced)
+    return unrolled(traced, repeats.withheld.like)
 
 
 def _second_try(entry: Entry, fakes: tuple[torch.Tensor, ...],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +77,15 @@ class Known:
     outputs : list of Tensor
         What it has made that others see.
     returned : object
+    withheld : mapping of int to str
+        Tensors, by ``id``, that are mentioned by name.
     """
 
     given: list[Any]
     recording: Recording
     outputs: list[torch.Tensor]
     returned: Any
+    withheld: Mapping[int, str]
 
     def again(self, given: Sequence[Any]) -> _Pairs:
         """Mention a call on other operands in the graph.
@@ -96,8 +99,10 @@ class Known:
                  if isinstance(old, torch.Tensor)]
         here = {id(old): new for old, new in pairs}
         takes = [here.get(i, t) for i, (t, _) in self.recording.taken.items()]
+        names = [self.withheld.get(id(t), "") for t in takes]
+        shown = [t for t in takes if id(t) not in self.withheld]
         with torch._C.DisableTorchFunction():
-            found = AGAIN(takes, self.outputs)
+            found = AGAIN(shown, names, self.outputs)
         return [*pairs, *zip(self.outputs, found, strict=True)]
 
     def repeated(self, run: Callable[[], Any],
@@ -157,10 +162,9 @@ def _more(before: list[int], tensors: list[torch.Tensor]) -> list[int]:
     return [i for i, n in enumerate(after) if n > before[i]]
 
 
-def traced_layer(run: Callable[[], Any],
-                 given: list[Any],
-                 *,
-                 kept: Collection[int] = ()) -> tuple[Any, Known | None]:
+def traced_layer(run: Callable[[], Any], given: list[Any], *,
+                 kept: Collection[int],
+                 withheld: Mapping[int, str]) -> tuple[Any, Known | None]:
     """Run and trace a layer.
 
     Parameters
@@ -170,6 +174,8 @@ def traced_layer(run: Callable[[], Any],
         Leaves of its arguments, then its parameters and buffers.
     kept : collection of int
         Which of the tensors that it makes others keep.
+    withheld : mapping of int to str
+        See `Known`.
 
     Returns
     -------
@@ -193,7 +199,8 @@ def traced_layer(run: Callable[[], Any],
     known = Known(given=given,
                   recording=recording,
                   outputs=outputs,
-                  returned=returned)
+                  returned=returned,
+                  withheld=withheld)
     here = {id(old): new for old, new in known.again(given)}
     return pytree.tree_map_only(torch.Tensor, lambda t: here.get(id(t), t),
                                 returned), known

@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.entry import Entry
 from planner.capture.repeats.known import Kept, Known, look_of, traced_layer
 from planner.capture.repeats.recorded import ambient
 from planner.capture.repeats.unroll import NotAlike
+from planner.capture.repeats.withheld import Withheld
 
-__all__ = ["Repeats", "repeated_layers"]
+__all__ = ["Learnt", "Repeats", "repeated_layers"]
 
 _MOST_VARIANTS = 8
 """Kinds of layers that look alike, among which one is looked for."""
@@ -57,30 +61,70 @@ class _Attributes:
             (now.update if isinstance(now, dict) else now.extend)(before)
 
 
+@dataclass(slots=True)
+class Learnt:
+    """What traces that can't be used tell those after them.
+
+    Parameters
+    ----------
+    kept : dict of int to set of int
+        Which tensors others keep, of those that the n-th traced layer makes.
+    differing : set of nn.Module
+        Layers that are like no other before them.
+    withhold : bool
+        Whether state may be withheld.
+    """
+
+    kept: dict[int, set[int]] = field(default_factory=dict)
+    differing: set[nn.Module] = field(default_factory=set)
+    withhold: bool = True
+
+    @property
+    def amount(self) -> int:
+        return len(self.differing) + sum(map(len, self.kept.values()))
+
+
 class Repeats:
     """Runs the calls of layers while a model is traced.
 
     Parameters
     ----------
-    kept : dict of int to set of int
-        Which tensors others keep, of those that the n-th traced layer
-        makes. What is found out of that is added.
+    learnt : Learnt
+        What is found out is added.
+    withheld : Withheld
+        State of layers that are not expected to be traced.
 
     Attributes
     ----------
-    tried : bool
-        Whether any layer was compared with another.
+    risky : bool
+        Whether a trace that fails may do so because of what is done here.
     refused : str
         Why the trace can't be used.
     """
 
-    def __init__(self, kept: dict[int, set[int]]) -> None:
-        self.tried = False
+    def __init__(self, learnt: Learnt, withheld: Withheld) -> None:
+        self.risky = False
         self.refused = ""
-        self._kept = kept
+        self.withheld = withheld
+        self._learnt = learnt
         self._inside = False
         self._known: dict[Any, list[Known | None]] = {}
         self._traced: list[Known | None] = []
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around the model's call.
+
+        Raises
+        ------
+        NotAlike
+            When the trace can't be used.
+        """
+        with self.withheld.put_back():
+            yield
+        self.risky |= bool(self.withheld.names)
+        if self.refused:
+            raise NotAlike(self.refused)
 
     def call(self, module: nn.Module, forward: Callable[..., Any], args: Any,
              kwargs: Any) -> Any:
@@ -109,10 +153,14 @@ class Repeats:
                 return returned
         if len(variants) == _MOST_VARIANTS or None in variants:
             return run()
+        if not self.withheld.names.keys().isdisjoint(map(id, own.values())):
+            self.risky, self.refused = True, "a layer differs from the first"
+            self._learnt.differing.add(module)
         returned, known = traced_layer(run,
                                        given,
-                                       kept=self._kept.get(
-                                           len(self._traced), ()))
+                                       kept=self._learnt.kept.get(
+                                           len(self._traced), ()),
+                                       withheld=self.withheld.names)
         after = pytree.tree_leaves(called)
         unchanged = list(map(id, after)) == list(map(id, leaves))
         variants.append(known if unchanged else None)
@@ -123,14 +171,14 @@ class Repeats:
                   module: nn.Module, given: list[Any]) -> tuple[bool, Any]:
         if known is None:
             return False, None
-        self.tried = True
+        self.risky = True
         attributes = _Attributes(module)
         try:
             alike, returned = known.repeated(run, given)
         except Kept as error:
             self.refused = "a layer keeps values for others to read"
             number = self._traced.index(known)
-            self._kept.setdefault(number, set()).update(error.numbers)
+            self._learnt.kept.setdefault(number, set()).update(error.numbers)
             raise NotAlike(self.refused) from error
         if not alike:
             attributes.restore()
@@ -138,17 +186,24 @@ class Repeats:
 
 
 @contextlib.contextmanager
-def repeated_layers(model: nn.Module,
-                    kept: dict[int, set[int]]) -> Iterator[Repeats]:
+def repeated_layers(entry: Entry, learnt: Learnt) -> Iterator[Repeats]:
     """Let calls of layers that may be alike be looked at meanwhile."""
-    repeats = Repeats(kept)
-    layers = list(dict.fromkeys(_candidates(model)))
+    groups = list(_candidates(entry.model))
+    layers = list(dict.fromkeys(itertools.chain(*groups)))
+    withheld = Withheld(entry,
+                        [(layer, first) for first, *others in groups
+                         for layer in others
+                         if learnt.withhold and layer not in learnt.differing])
+    repeats = Repeats(learnt, withheld)
     classes = {type(m): _watched(type(m), repeats) for m in layers}
     for module in layers:
         module.__class__ = classes[type(module)]
+    entry.around = repeats.running
     try:
-        yield repeats
+        with withheld.taken_off():
+            yield repeats
     finally:
+        del entry.around
         for module in layers:
             module.__class__ = type(module).__mro__[1]
 
@@ -168,8 +223,11 @@ def _watched(cls: type[nn.Module], repeats: Repeats) -> type[nn.Module]:
         })
 
 
-def _candidates(module: nn.Module) -> Iterator[nn.Module]:
-    """Children of lists that have others with the same state beside them."""
+def _candidates(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Children of lists that have others with the same state beside them.
+
+    Such that look the same come together.
+    """
     children = list(module.children())
     alike: dict[Any, list[nn.Module]] = {}
     if isinstance(module, (nn.ModuleList, nn.Sequential)):
@@ -177,11 +235,11 @@ def _candidates(module: nn.Module) -> Iterator[nn.Module]:
             own = _own(child)
             key = (type(child), tuple(own), look_of(list(own.values())))
             alike.setdefault(key, []).append(child)
-    taken = {id(m) for ms in alike.values() if len(ms) > 1 for m in ms}
+    groups = [layers for layers in alike.values() if len(layers) > 1]
+    yield from groups
+    taken = set(itertools.chain(*groups))
     for child in children:
-        if id(child) in taken:
-            yield child
-        else:
+        if child not in taken:
             yield from _candidates(child)
 
 

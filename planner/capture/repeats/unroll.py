@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -22,13 +22,15 @@ class NotAlike(Exception):
     """Why a graph with repeats can't stand for the whole model's."""
 
 
-def unrolled(traced: Traced) -> Traced:
+def unrolled(traced: Traced, withheld: Mapping[str, str]) -> Traced:
     """The graph with every repeat written out, in place.
 
     Parameters
     ----------
     traced : Traced
         Without unused calls.
+    withheld : mapping of str to str
+        Leaves that are missing, with leaves that look the same.
 
     Raises
     ------
@@ -36,17 +38,21 @@ def unrolled(traced: Traced) -> Traced:
         When more leaves a layer than its results, or when it reads more
         than it was seen to take.
     """
+    traced = _with_leaves(traced, withheld)
+    named = {leaf: node for node, leaf in traced.leaves.items()}
     groups: dict[tuple[fx.Node, ...], list[fx.Node]] = {}
     for node in traced.graph.find_nodes(op="call_function", target=AGAIN):
-        groups.setdefault(tuple(node.args[1]), []).append(node)
+        groups.setdefault(tuple(node.args[2]), []).append(node)
     order = {n: i for i, n in enumerate(traced.graph.nodes)}
     replaced: _Values = {}
     kept = {*traced.outputs, *traced.mutations.values()}
     for like, (first, *others) in groups.items():
-        body = _body(first, like, order)
+        takes = _takes(first, named)
+        body = _body(takes, like, order)
         _check_exits(set(body) - set(like), {*body, first, *others}, kept)
         for node in others:
-            copies = _copied(body, first, node)
+            operands = zip(takes, _takes(node, named), strict=True)
+            copies = _copied(body, operands, first, node)
             replaced |= _replace(node, [copies[n] for n in like])
         replaced |= _replace(first, like)
     return dataclasses.replace(traced,
@@ -58,11 +64,23 @@ def unrolled(traced: Traced) -> Traced:
                                })
 
 
-def _body(first: fx.Node, like: Sequence[fx.Node],
+def _with_leaves(traced: Traced, missing: Mapping[str, str]) -> Traced:
+    """Let the graph take more: each like a leaf that it takes."""
+    graph = traced.graph
+    nodes = {leaf: node for node, leaf in traced.leaves.items()}
+    leaves = dict(traced.leaves)
+    with graph.inserting_before(next(iter(graph.nodes))):
+        for leaf, like in missing.items():
+            node = graph.node_copy(nodes[like])
+            leaves[node] = leaf
+    return dataclasses.replace(traced, leaves=leaves)
+
+
+def _body(takes: Sequence[fx.Node], like: Sequence[fx.Node],
           order: Mapping[fx.Node, int]) -> list[fx.Node]:
     """The calls between a layer's operands and its results, in order."""
     found: set[fx.Node] = set()
-    ends = set(_takes(first))
+    ends = set(takes)
     todo = [n for n in like if n not in ends]
     while todo:
         node = todo.pop()
@@ -75,9 +93,12 @@ def _body(first: fx.Node, like: Sequence[fx.Node],
     return sorted(found, key=order.__getitem__)
 
 
-def _takes(node: fx.Node) -> Sequence[fx.Node]:
+def _takes(node: fx.Node, named: Mapping[str, fx.Node]) -> Sequence[fx.Node]:
+    """Its operands, in the order of their use."""
     takes: Any = node.args[0]
-    return takes
+    names: Any = node.args[1]
+    shown = iter(takes)
+    return [named[name] if name else next(shown) for name in names]
 
 
 def _check_exits(inner: set[fx.Node], users: set[fx.Node],
@@ -88,10 +109,12 @@ def _check_exits(inner: set[fx.Node], users: set[fx.Node],
             raise NotAlike(f"a value inside of a layer is used: {node}")
 
 
-def _copied(body: Sequence[fx.Node], first: fx.Node, node: fx.Node) -> _Values:
+def _copied(body: Sequence[fx.Node], operands: Iterable[tuple[fx.Node,
+                                                              fx.Node]],
+            first: fx.Node, node: fx.Node) -> _Values:
     """Every value of a layer as it is for another call's operands."""
     values: _Values = {}
-    for old, new in zip(_takes(first), _takes(node), strict=True):
+    for old, new in operands:
         if values.setdefault(old, new) is not new:
             raise NotAlike(f"two operands of a layer are one value: {old}")
     old_path, new_path = _path(first), _path(node)

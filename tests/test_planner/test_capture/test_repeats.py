@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
@@ -56,10 +56,10 @@ def traced_again(model: nn.Module,
     copied = [0]
     unrolled = ladder.unrolled
 
-    def counted(traced: Traced) -> Traced:
+    def counted(traced: Traced, withheld: Mapping[str, str]) -> Traced:
         again = traced.graph.find_nodes(op="call_function", target=AGAIN)
-        number = len(again) - len({n.args[1] for n in again})
-        result = unrolled(traced)
+        number = len(again) - len({n.args[2] for n in again})
+        result = unrolled(traced, withheld)
         copied[0] = number
         return result
 
@@ -519,11 +519,71 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(layer_of(guarded)), 3)
 
+    def test_the_state_of_a_layer_read_elsewhere(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer in listed:
+                x = layer(x)
+            return x * listed[3].inner.bias
+
+        self.check(Stack(Layer, run), 4)
+
+    def test_the_state_of_all_layers_read_elsewhere(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer in listed:
+                x = layer(x)
+            return x + sum(p.square().sum() for p in listed.parameters())
+
+        self.check(Stack(Layer, run), 4)
+
+    def test_the_state_of_a_layer_as_argument_of_another(self) -> None:
+
+        def with_others(self: Any, x: Any, other: Any) -> Any:
+            return self.inner(x) * other
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer, other in zip(listed, (*listed[1:], listed[0])):
+                x = layer(x, other.inner.bias)
+            return x
+
+        self.check(Stack(layer_of(with_others), run), 4)
+
+    def test_a_layer_that_is_not_called(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer in (listed[0], listed[1], listed[4]):
+                x = layer(x)
+            return x
+
+        self.check(Stack(Layer, run), 2)
+
+    def test_what_is_exported_does_not_grow_with_depth(self) -> None:
+        exported = torch.export.ExportedProgram
+        sizes = []
+
+        def decomposed(program: Any, table: Any) -> Any:
+            sizes.append(len(program.graph.nodes))
+            return decompose(program, table)
+
+        decompose = exported.run_decompositions
+        with mock.patch.object(exported, "run_decompositions", decomposed):
+            for depth in (5, 9):
+                self.check_depth(depth)
+        self.assertEqual(sizes[0], sizes[1])
+
+    def check_depth(self, depth: int) -> None:
+        x = torch.randn(4, WIDTH, requires_grad=True)
+        _, count = traced_again(Stack(Layer, depth=depth).train(), (x, ))
+        self.assertEqual(count, depth - 1)
+
     def test_the_model_is_left_as_it_was(self) -> None:
         model = Stack(Layer)
         before = [type(m) for m in model.modules()]
+        state = list(map(id, model.parameters()))
         self.check(model, 4)
         self.assertEqual([type(m) for m in model.modules()], before)
+        self.assertEqual(list(map(id, model.parameters())), state)
 
 
 if __name__ == "__main__":
