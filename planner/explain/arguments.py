@@ -52,9 +52,8 @@ def _add_model(add: Callable[..., Any]) -> None:
         "config (default: %(default)s)")
     add("--seq",
         type=int,
-        default=4096,
-        help="tokens in each sequence, for "
-        "a config (default: %(default)s)")
+        help="tokens in each sequence, for a config (default: as many as "
+        "the model has positions, at most 4096)")
     add("--dtype", help="of the parameters, for a config")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from planner.batches import with_rows
+from planner.explain.inputs import config_inputs, returns_loss
 
 __all__ = ["Loaded", "half_batch", "load_model", "loss_only"]
 
@@ -36,7 +38,7 @@ class Loaded:
 def load_model(path: Path,
                *,
                batch: int,
-               sequence: int,
+               sequence: int | None = None,
                dtype: str | None = None) -> Loaded:
     """Load what ``python -m planner.explain`` was given.
 
@@ -47,7 +49,8 @@ def load_model(path: Path,
         and ``example_inputs``), and maybe ``loss_fn``; or a Hugging Face
         ``config.json``, whose model is built on the meta device.
     batch, sequence : int
-        Global batch size and tokens in each sequence, for a config.
+        Global batch size and tokens in each sequence, for a config; by
+        default as many as the model has positions, and no more than 4096.
     dtype : str, optional
         Of the parameters, for a config; the config's own if left out.
 
@@ -106,7 +109,7 @@ def _offered(module: ModuleType, path: Path, function: str, name: str) -> Any:
                      "define one of them")
 
 
-def _from_config(path: Path, batch: int, sequence: int,
+def _from_config(path: Path, batch: int, sequence: int | None,
                  dtype: str | None) -> Loaded:
     import transformers
     fields = json.loads(path.read_text(encoding="utf-8"))
@@ -125,8 +128,16 @@ def _from_config(path: Path, batch: int, sequence: int,
                     or "bfloat16")
     with torch.device("meta"):
         model = _build(transformers, config).to(chosen).train()
-        _check_positions(model, config, sequence)
-        inputs = _inputs(config, batch, sequence, chosen)
+        inputs = config_inputs(model,
+                               config,
+                               batch=batch,
+                               sequence=sequence,
+                               dtype=chosen)
+    if not returns_loss(model):
+        warnings.warn(
+            f"{type(model).__name__} takes no labels: the mean of its first "
+            "output is taken for a loss",
+            stacklevel=3)
     return Loaded(model=loss_only(model),
                   inputs=inputs,
                   remark="; for a config the model is called with "
@@ -135,37 +146,9 @@ def _from_config(path: Path, batch: int, sequence: int,
                   "get_inputs()")
 
 
-def _check_positions(model: nn.Module, config: Any, sequence: int) -> None:
-    """Positions in a table end with it; those that are computed do not."""
-    most = getattr(config, "max_position_embeddings", None)
-    if not isinstance(most, int) or sequence <= most:
-        return
-    for name, module in model.named_modules():
-        # Some tables have a few rows for padding.
-        if (isinstance(module, nn.Embedding)
-                and most <= module.num_embeddings <= most + 2):
-            raise ValueError(
-                f"--seq {sequence} is longer than the {most} positions of "
-                f"{name} (max_position_embeddings in the config); make one "
-                "of them fit the other")
-
-
-def _inputs(config: Any, batch: int, sequence: int,
-            dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Tokens, or images for a model that knows no vocabulary."""
-    size = getattr(config, "image_size", None)
-    if size is None or hasattr(config, "vocab_size"):
-        ids = torch.zeros(batch, sequence, dtype=torch.int64)
-        return {"input_ids": ids, "labels": ids}
-    shape = (batch, config.num_channels, size, size)
-    return {
-        "pixel_values": torch.zeros(shape, dtype=dtype),
-        "labels": torch.zeros(batch, dtype=torch.int64)
-    }
-
-
 def loss_only(model: nn.Module) -> nn.Module:
-    """The model returning its loss alone.
+    """The model returning its loss alone, or for want of one the mean of its
+    first output.
 
     Every rank gets what a model returns, whole; logits of a large batch
     would fill the memory that is planned for.
@@ -174,7 +157,9 @@ def loss_only(model: nn.Module) -> nn.Module:
 
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return base.forward(self, *args, **kwargs).loss
+        found = base.forward(self, *args, **kwargs)
+        loss = getattr(found, "loss", None)
+        return found[0].float().mean() if loss is None else loss
 
     model.__class__ = type(base.__name__, (base, ), {"forward": forward})
     return model
