@@ -17,6 +17,8 @@ _TOKENS = 4096
 _ONE_EACH = ("SequenceClassification", "ImageClassification",
              "AudioClassification", "VideoClassification")
 """Kinds of model with one label for each row."""
+_BOXES = "ObjectDetection"
+"""Whose labels are matched with boxes by their values."""
 _ANSWERS = ("start_positions", "end_positions")
 
 
@@ -53,8 +55,14 @@ def config_inputs(model: nn.Module, config: Any, *, batch: int,
 
 
 def returns_loss(model: nn.Module) -> bool:
-    """Whether a model takes what it is to return."""
-    return bool({"labels", "return_loss", *_ANSWERS} & set(_names(model)))
+    """Whether a model computes a loss from what it is called with."""
+    return _takes_labels(model) or bool({"return_loss", *_ANSWERS}
+                                        & set(_names(model)))
+
+
+def _takes_labels(model: nn.Module) -> bool:
+    return "labels" in _names(
+        model) and not type(model).__name__.endswith(_BOXES)
 
 
 def _names(model: nn.Module) -> tuple[str, ...]:
@@ -119,7 +127,7 @@ class _Call:
             return {"return_loss": True}
         if set(_ANSWERS) <= set(names):
             return {n: self._ids() for n in _ANSWERS}
-        if "labels" not in names:
+        if not _takes_labels(self.model):
             return {}
         if kind.endswith(_ONE_EACH):
             return {"labels": self._ids()}

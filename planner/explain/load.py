@@ -135,8 +135,8 @@ def _from_config(path: Path, batch: int, sequence: int | None,
                                dtype=chosen)
     if not returns_loss(model):
         warnings.warn(
-            f"{type(model).__name__} takes no labels: the mean of its first "
-            "output is taken for a loss",
+            f"{type(model).__name__} is called without labels: the mean of "
+            "its first output is taken for a loss",
             stacklevel=3)
     return Loaded(model=loss_only(model),
                   inputs=inputs,
@@ -176,7 +176,8 @@ def _dtype(name: str) -> torch.dtype:
 def _made(cls: type[nn.Module], config: Any) -> nn.Module:
     try:
         return cls(config)
-    except ImportError as error:
+    except Exception as error:
+        # Sizes that misfit are found by whichever module has them.
         raise ValueError(f"{cls.__name__} can't be built from this config: "
                          f"{str(error).strip()}") from error
 

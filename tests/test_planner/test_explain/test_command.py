@@ -179,19 +179,15 @@ class TestMistakes(_InFolder):
                 self.assertIn(text, err)
 
     def test_a_config_whose_model_takes_other_inputs(self) -> None:
-        Path("images.json").write_text(json.dumps({
-            "architectures": ["BertModel"],
-            "model_type":
-            "bert",
-            "hidden_size":
-            16,
-            "num_hidden_layers":
-            1,
-            "num_attention_heads":
-            2
-        }),
-                                       encoding="utf-8")
-        code, _, err = _run("images.json", "--seq", "8")
+        config = {
+            "architectures": ["SpeechT5ForTextToSpeech"],
+            "model_type": "speecht5",
+            "hidden_size": 24,
+            "encoder_layers": 1,
+            "decoder_layers": 1
+        }
+        Path("speech.json").write_text(json.dumps(config), encoding="utf-8")
+        code, _, err = _run("speech.json", "--seq", "8")
         self.assertEqual(code, 2)
         self.assertIn(
             "for a config the model is called with input_ids and labels", err)

@@ -122,7 +122,7 @@ class TestInputs(unittest.TestCase):
         self.assertEqual(program.loss, 0)
 
     def test_what_has_no_loss(self) -> None:
-        with self.assertWarnsRegex(UserWarning, "BertModel takes no labels"):
+        with self.assertWarnsRegex(UserWarning, "BertModel is called without"):
             loaded = _load("BertModel", "bert", 8, **_TINY)
         self.assertEqual(capture(loaded.model, loaded.inputs).loss, 0)
 
