@@ -35,7 +35,7 @@ def repeated_child(model: nn.Module, path: str) -> str:
             child = getattr(module, part, None)
             inner = child is not None and any(True for _ in child.children())
             return ".".join(parts[:depth + 1]) if inner else ""
-        module = getattr(module, part, None) if module else None
+        module = getattr(module, part, None)
     return ""
 
 

@@ -8,9 +8,11 @@ its differentiable inputs detached.
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -18,6 +20,9 @@ from planner.ir.errors import CaptureError
 
 __all__ = ["DetachWithoutGrad", "writes_in_place"]
 
+_OURS = str(Path(__file__).parent)
+_GET_DATA = torch.Tensor.data.__get__
+_SET_DATA = torch.Tensor.data.__set__
 _PLAIN = ("__get__", "__set__", "detach", "detach_", "requires_grad_", "size",
           "dim", "stride", "is_floating_point", "numel", "item", "__len__",
           "register_hook")
@@ -28,12 +33,21 @@ _INPLACE_DUNDERS = ("__setitem__", "__iadd__", "__isub__", "__imul__",
 class DetachWithoutGrad(TorchFunctionMode):
     """Active while the model's own code runs.
 
+    ``x.data`` is ``x.detach()`` and ``x.data = y`` a copy, of which a trace
+    would know nothing otherwise.
+
     Raises
     ------
     CaptureError
         When such code writes into a value that carries a gradient: autograd
-        would not see that, and a functional graph can't say so.
+        would not see that, and a functional graph can't say so. So where
+        it writes through ``.data`` or ``detach()``.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By memory; kept, so that it is not another's.
+        self.carriers: dict[int, torch.Tensor] = {}
 
     def __torch_function__(self,
                            func: Any,
@@ -42,14 +56,39 @@ class DetachWithoutGrad(TorchFunctionMode):
                            kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        writes = (bool(args) and writes_in_place(name) and name not in _PLAIN)
+        if args and isinstance(args[0], FakeTensor):
+            if func == _SET_DATA:
+                return _assign(*args)
+            if func == _GET_DATA or name == "detach":
+                return self._behind(args[0])
+            if writes:
+                self._check_behind(args[0], name)
         if torch.is_grad_enabled() or name in _PLAIN:
             return func(*args, **kwargs)
         first: tuple[Any, ...] = ()
-        if args and writes_in_place(name):
+        if writes:
             _check_written(args[0], name)
             first, args = args[:1], args[1:]
-        args, kwargs = pytree.tree_map(_detached, (args, kwargs))
+        args, kwargs = pytree.tree_map_only(torch.Tensor, self._without_grad,
+                                            (args, kwargs))
         return func(*first, *args, **kwargs)
+
+    def _without_grad(self, value: torch.Tensor) -> torch.Tensor:
+        return self._behind(value) if value.requires_grad else value
+
+    def _behind(self, value: torch.Tensor) -> torch.Tensor:
+        """The same memory, of which autograd knows nothing."""
+        if value.requires_grad and not value.is_leaf:
+            self.carriers[_memory(value)] = value
+        return value.detach()
+
+    def _check_behind(self, written: torch.Tensor, name: str) -> None:
+        if not written.requires_grad and _memory(written) in self.carriers:
+            raise CaptureError(
+                f"the memory of a value that carries a gradient is written "
+                f"({name}) behind autograd's back, at {_here()}; clone the "
+                "value before it is written")
 
 
 def writes_in_place(name: str) -> bool:
@@ -58,18 +97,45 @@ def writes_in_place(name: str) -> bool:
                                         and not name.endswith("__"))
 
 
-def _detached(value: Any) -> Any:
-    carries = isinstance(value, torch.Tensor) and value.requires_grad
-    return value.detach() if carries else value
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _assign(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """``tensor.data = value``
+
+    Raises
+    ------
+    CaptureError
+        When the shape or dtype becomes another, or where the tensor carries
+        a gradient: autograd does not see that its value is another.
+    """
+    if tensor.requires_grad and not tensor.is_leaf:
+        raise CaptureError(
+            f"{_here()} assigns to the .data of a value that carries a "
+            "gradient, behind autograd's back; where the gradient is to pass "
+            "as it does there write x = x + (value - x).detach()")
+    if (tensor.shape, tensor.dtype) != (value.shape, value.dtype):
+        raise CaptureError(
+            f"{_here()} assigns {tuple(value.shape)} of {value.dtype} to the "
+            f".data of a tensor of {tuple(tensor.shape)} of {tensor.dtype}; a "
+            "program has fixed shapes: make another tensor")
+    with torch.no_grad():
+        tensor.copy_(value.detach())
+
+
+def _here() -> str:
+    """The line of the model's code that is running."""
+    frame = next(f for f in reversed(traceback.extract_stack())
+                 if "/torch/" not in f.filename and _OURS not in f.filename)
+    return f"{frame.filename}:{frame.lineno}: {frame.line}"
 
 
 def _check_written(value: Any, name: str) -> None:
     if not isinstance(value, torch.Tensor) or not value.requires_grad \
             or value.is_leaf:
         return
-    frame = next(f for f in reversed(traceback.extract_stack())
-                 if "/torch/" not in f.filename and f.filename != __file__)
     raise CaptureError(
         f"a torch.no_grad block writes ({name}) into a value that carries "
-        f"a gradient, at {frame.filename}:{frame.lineno}: {frame.line}; "
+        f"a gradient, at {_here()}; "
         "clone or detach the value before it is written")

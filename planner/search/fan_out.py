@@ -7,6 +7,7 @@ value is made for several readers; the others pay for themselves.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 
@@ -74,12 +75,12 @@ class FanOut:
         groups: dict[Layout, list[Reader]] = {}
         for reader in readers:
             groups.setdefault(self._others(reader.layout), []).append(reader)
-        for number, (layout, group) in enumerate(groups.items()):
+        for layout, group in groups.items():
             shares = len(group) > 1 and (len(readers) > 2 or held_elsewhere or
                                          layout != self._others(self.layout))
             copies = self._copies(group) if shares else []
             if copies:
-                self._with_copies(group, copies, f" {number}")
+                self._with_copies(group, copies)
             else:
                 for reader in group:
                     self.draft.add((self.source, reader.variable),
@@ -118,9 +119,10 @@ class FanOut:
             if (column > 0).any()
         ]
 
-    def _with_copies(self, group: list[Reader], copies: list[int],
-                     suffix: str) -> None:
-        name = f"copy {self.source}{suffix}"
+    def _with_copies(self, group: list[Reader], copies: list[int]) -> None:
+        # A value has readers in its block and others, charged apart.
+        names = (f"copy {self.source} {n}" for n in itertools.count())
+        name = next(n for n in names if n not in self.draft.sizes)
         numbers = np.array(copies, np.intp)
         self.draft.sizes[name] = 1 + len(copies)
         prices = self._prices_s(numbers, group[0].layout, self.kind)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from planner.capture.copies import copied
 from planner.capture.opaque.autograd import above_autograd
+from planner.capture.opaque.writes import Watched
 from planner.capture.state import AssignedState
 from planner.capture.structures import flattened
 from planner.generators import generators_of, seeded_all
@@ -91,8 +92,13 @@ class Settled(nn.Module):
             state.settle()
         return output
 
-    def run(self, values: Mapping[str, torch.Tensor], args: Any,
-            kwargs: Mapping[str, Any], *, seed: int | None) -> Ended:
+    def run(self,
+            values: Mapping[str, torch.Tensor],
+            args: Any,
+            kwargs: Mapping[str, Any],
+            *,
+            seed: int | None,
+            written: Sequence[str] | None = None) -> Ended:
         """Call the module with these parameters and buffers.
 
         Parameters
@@ -103,6 +109,9 @@ class Settled(nn.Module):
             Of the call.
         seed : int or None
             For generators that are not torch's; None where it uses none.
+        written : sequence of str, optional
+            Buffers that it is known to write to; without it all writes are
+            looked for, also those behind autograd's back.
 
         Raises
         ------
@@ -111,26 +120,22 @@ class Settled(nn.Module):
         """
         own = {n for n, _ in self.module.named_buffers()}
         given = {n: t.clone() if n in own else t for n, t in values.items()}
-        watched = [
+        watched = Watched(
             t for t in (*given.values(), *pytree.tree_leaves((args, kwargs)))
-            if isinstance(t, torch.Tensor) and not t.is_inference()
-        ]
-        before = [t._version for t in watched]
+            if isinstance(t, torch.Tensor) and not t.is_inference())
         state = {f"module.{n}": t for n, t in given.items()}
-        with self.running, _whole(), self._drawing(seed) as draws:
+        looking = watched if written is None else contextlib.nullcontext()
+        with self.running, _whole(), self._drawing(seed) as draws, looking:
             output = torch.func.functional_call(self, state, args,
                                                 dict(kwargs))
             drew = draws()
-        changed = {
-            id(t)
-            for t, version in zip(watched, before, strict=True)
-            if t._version != version
-        }
-        written = {
+        changed = watched.changed()
+        new = {
             n: t
-            for n, t in given.items() if n in own and id(t) in changed
+            for n, t in given.items()
+            if n in own and (id(t) in changed or n in (written or ()))
         }
-        if changed - {id(t) for t in written.values()}:
+        if changed - {id(t) for t in new.values()}:
             raise NotIsolated("it writes in place to a parameter or to what "
                               "it is called with")
         flat, tree = flattened(output)
@@ -139,7 +144,7 @@ class Settled(nn.Module):
                      leaves=tuple(LEAF if isinstance(x, torch.Tensor) else x
                                   for x in flat),
                      tree=tree,
-                     buffers=written,
+                     buffers=new,
                      draws=drew)
 
     def _drawing(
@@ -356,15 +361,13 @@ class OpaqueCall:
                 ended = self.settled.run(values,
                                          args,
                                          kwargs,
-                                         seed=seed if self.draws else None)
+                                         seed=seed if self.draws else None,
+                                         written=self.written)
             except NotIsolated as error:
                 raise RuntimeError(f"{self.path}: {error}, which it did not "
                                    "do when the model was captured") from None
         self._check(ended)
-        return [
-            *ended.tensors,
-            *(ended.buffers.get(n, values[n]) for n in self.written)
-        ]
+        return [*ended.tensors, *(ended.buffers[n] for n in self.written)]
 
     def _check(self, ended: Ended) -> None:
         """Only what the values are may differ from call to call."""

@@ -44,6 +44,24 @@ def rows(requires_grad: bool = False) -> torch.Tensor:
                        generator=generator).requires_grad_(requires_grad)
 
 
+class TestModules(unittest.TestCase):
+
+    def test_compiled_ones(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(x).sum()
+
+        model = module(forward)
+        model.layers = nn.ModuleList(
+            torch.compile(nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
+            for _ in range(2))
+        model.head = torch.compile(nn.Linear(4, 4))
+        program = check_capture(self, model.double(), (rows(), ))
+        self.assertEqual(program.notes, ())
+
+
 class TestState(unittest.TestCase):
 
     def test_buffers_updated_in_place_and_by_assignment(self) -> None:
