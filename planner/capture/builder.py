@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from planner.ir.values import is_getitem
 from planner.rules.registry import TensorSpec
 
 __all__ = ["build_program"]
+
+_MOST_COMPARED = 4096
+"""Elements of constants that may be alike."""
 
 
 def build_program(entry: Entry, traced: Traced) -> Program:
@@ -84,6 +87,7 @@ class _Leaves:
         positions = entry.call.tensor_positions
         own = dict(entry.named_buffers()) | dict(entry.named_parameters())
         by_node, specs, constants = {}, {}, {}
+        alike: dict[Hashable, str] = {}
         for node, leaf in traced.leaves.items():
             kind, _, target = leaf.partition(":")
             grad = False
@@ -91,7 +95,9 @@ class _Leaves:
                 name = f"input:{positions[int(target)]}"
                 grad = entry.call.tensors[int(target)].requires_grad
             elif kind == "const":
-                name, constants[leaf] = leaf, traced.constants[target]
+                value = traced.constants[target]
+                name = alike.setdefault(_content(value), leaf)
+                constants.setdefault(name, value)
             elif target.startswith("loss_fn."):
                 name = f"const:{target}"
                 constants[name] = own[target].detach()
@@ -110,6 +116,16 @@ class _Leaves:
     def buffer(self, target: str) -> str:
         name = strip_entry(target)
         return f"buffer:{self.aliases.get(name, name)}"
+
+
+def _content(value: torch.Tensor) -> Hashable:
+    """What small constants that are alike have in common: each layer may
+    have its own, of which its class is not to depend."""
+    if (type(value) is not torch.Tensor or value.is_meta
+            or value.numel() > _MOST_COMPARED):
+        return id(value)
+    raw = value.detach().reshape(-1).resolve_conj().view(torch.uint8)
+    return value.dtype, value.shape, value.device, bytes(raw.tolist())
 
 
 def _leaf_spec(node: fx.Node, grad: bool) -> TensorSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -43,15 +43,23 @@ def unrolled(traced: Traced, withheld: Mapping[str, str]) -> Traced:
     groups: dict[tuple[fx.Node, ...], list[fx.Node]] = {}
     for node in traced.graph.find_nodes(op="call_function", target=AGAIN):
         groups.setdefault(tuple(node.args[2]), []).append(node)
+    # Of the numbers that a layer's Python had, which were compared.
+    constants = {
+        node
+        for node, leaf in traced.leaves.items() if leaf.startswith("const:")
+    }
     order = {n: i for i, n in enumerate(traced.graph.nodes)}
     replaced: _Values = {}
     kept = {*traced.outputs, *traced.mutations.values()}
     for like, (first, *others) in groups.items():
         takes = _takes(first, named)
-        body = _body(takes, like, order)
+        body = _body({*takes, *constants}, like, order)
         _check_exits(set(body) - set(like), {*body, first, *others}, kept)
         for node in others:
-            operands = zip(takes, _takes(node, named), strict=True)
+            operands = [
+                *zip(takes, _takes(node, named), strict=True),
+                *((c, c) for c in constants)
+            ]
             copies = _copied(body, operands, first, node)
             replaced |= _replace(node, [copies[n] for n in like])
         replaced |= _replace(first, like)
@@ -76,11 +84,10 @@ def _with_leaves(traced: Traced, missing: Mapping[str, str]) -> Traced:
     return dataclasses.replace(traced, leaves=leaves)
 
 
-def _body(takes: Sequence[fx.Node], like: Sequence[fx.Node],
+def _body(ends: Collection[fx.Node], like: Sequence[fx.Node],
           order: Mapping[fx.Node, int]) -> list[fx.Node]:
-    """The calls between a layer's operands and its results, in order."""
+    """The calls between what a layer reads and its results, in order."""
     found: set[fx.Node] = set()
-    ends = set(takes)
     todo = [n for n in like if n not in ends]
     while todo:
         node = todo.pop()

@@ -499,7 +499,16 @@ class TestDifferences(unittest.TestCase):
         def picked(self: Any, x: Any) -> Any:
             return self.inner(x)[:, [1, 0, *range(2, WIDTH)]]
 
-        self.check(Stack(layer_of(picked)), 0)
+        program = self.check(Stack(layer_of(picked)), 4)
+        self.assertEqual(len(program.constants), 1)
+
+    def test_constants_inside_of_an_operator_that_differ(self) -> None:
+
+        def picked(self: Any, x: Any) -> Any:
+            return self.inner(x)[:, [self.index, *range(1, WIDTH)]]
+
+        program = self.check(Stack(layer_of(picked)), 0)
+        self.assertEqual(len(program.constants), DEPTH)
 
     def test_hooks(self) -> None:
         model = Stack(Layer)
