@@ -86,7 +86,8 @@ class _Leaves:
         params = dict(model.named_parameters())
         positions = entry.call.tensor_positions
         own = dict(entry.named_buffers()) | dict(entry.named_parameters())
-        by_node, specs, constants = {}, {}, {}
+        by_node, specs = {}, {}
+        constants: dict[str, torch.Tensor] = {}
         alike: dict[Hashable, str] = {}
         for node, leaf in traced.leaves.items():
             kind, _, target = leaf.partition(":")
