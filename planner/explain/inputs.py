@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 __all__ = ["config_inputs", "returns_loss"]
 
 _TOKENS = 4096
+_IMAGE = 224
 _ONE_EACH = ("SequenceClassification", "ImageClassification",
              "AudioClassification", "VideoClassification")
 """Kinds of model with one label for each row."""
@@ -158,9 +160,15 @@ class _Call:
         return self.config
 
     def _image_size(self) -> tuple[int, int]:
+        if "spatial_shapes" in _names(self.model):
+            raise self._unknown("pixel_values")
         size = getattr(self._vision, "image_size", None)
         if size is None:
-            raise self._unknown("pixel_values")
+            # Convolutions take any.
+            size = _IMAGE
+            warnings.warn(
+                f"the config says no image_size: {size} x {size} is taken",
+                stacklevel=2)
         height, width = (size, size) if isinstance(size, int) else size
         return height, width
 

@@ -127,7 +127,7 @@ def _from_config(path: Path, batch: int, sequence: int | None,
     chosen = _dtype(dtype or fields.get("dtype") or fields.get("torch_dtype")
                     or "bfloat16")
     with torch.device("meta"):
-        model = _build(transformers, config).to(chosen).train()
+        model = _build(transformers, config).to("meta", chosen).train()
         inputs = config_inputs(model,
                                config,
                                batch=batch,

@@ -101,6 +101,13 @@ class TestInputs(unittest.TestCase):
                 "labels": (4, )
             })
 
+    def test_images_of_any_size(self) -> None:
+        with self.assertWarnsRegex(UserWarning, "224 x 224 is taken"):
+            shapes = _shapes("ResNetForImageClassification",
+                             "resnet",
+                             depths=[1, 1, 1, 1])
+        self.assertEqual(shapes["pixel_values"], (4, 3, 224, 224))
+
     def test_sounds(self) -> None:
         self.assertEqual(
             _shapes("WhisperForConditionalGeneration", "whisper",
