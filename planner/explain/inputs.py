@@ -19,6 +19,8 @@ _IMAGE = 224
 _ONE_EACH = ("SequenceClassification", "ImageClassification",
              "AudioClassification", "VideoClassification")
 """Kinds of model with one label for each row."""
+_OTHERS = {"pixel_values", "pixel_values_videos", "input_features"}
+"""What models of several kinds of input may be called with, too."""
 _BOXES = "ObjectDetection"
 """Whose labels are matched with boxes by their values."""
 _ANSWERS = ("start_positions", "end_positions")
@@ -53,7 +55,15 @@ def config_inputs(model: nn.Module, config: Any, *, batch: int,
                  batch=batch,
                  sequence=_sequence(model, config, sequence),
                  dtype=dtype)
-    return {**call.read(), **call.labels()}
+    given = {**call.read(), **call.labels()}
+    left = sorted(_OTHERS & set(_names(model)) - set(given))
+    if left:
+        warnings.warn(
+            f"{type(model).__name__} is called without {' and '.join(left)}: "
+            "what reads them is not in the plan; to plan for both, write a "
+            "Python file with get_model() and get_inputs()",
+            stacklevel=2)
+    return given
 
 
 def returns_loss(model: nn.Module) -> bool:

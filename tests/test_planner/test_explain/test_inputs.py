@@ -128,6 +128,20 @@ class TestInputs(unittest.TestCase):
         program = capture(loaded.model, loaded.inputs)
         self.assertEqual(program.loss, 0)
 
+    def test_images_beside_a_text(self) -> None:
+        with self.assertWarnsRegex(UserWarning, "without pixel_values: what"):
+            shapes = _shapes("LlavaForConditionalGeneration",
+                             "llava",
+                             text_config={
+                                 "model_type": "llama",
+                                 **_TINY
+                             },
+                             vision_config={
+                                 "model_type": "clip_vision_model",
+                                 **_IMAGES
+                             })
+        self.assertEqual(set(shapes), {"input_ids", "labels"})
+
     def test_what_has_no_loss(self) -> None:
         with self.assertWarnsRegex(UserWarning, "BertModel is called without"):
             loaded = _load("BertModel", "bert", 8, **_TINY)
