@@ -284,7 +284,7 @@ class Entry(nn.Module):
         """Leaves of the call whose values the last trace was told."""
         positions = self.call.tensor_positions
         asked = self.known.asked if self.known else ()
-        return tuple(sorted(positions[i] for i in asked))
+        return tuple(sorted(positions[i] for i in asked if i >= 0))
 
     @property
     def fixed_paths(self) -> tuple[str, ...]:
@@ -296,7 +296,7 @@ class Entry(nn.Module):
     ) -> contextlib.AbstractContextManager[None]:
         if self.known is None:
             return contextlib.nullcontext()
-        return self.known.watched(tensors)
+        return self.known.watched(tensors, self)
 
     def _flatten(self, output: Any) -> tuple[torch.Tensor, ...]:
         flat, tree = flattened(output)

@@ -5,24 +5,28 @@ such a model there is no program for all values of `grid`, but one for each.
 A trace has no values; so what a model computes of constants and of its
 integer inputs alone is computed beside the trace as well. Where Python asks
 for such a value, or where a shape follows from it, it is told. Constants it
-is always told; an input's values only where that was allowed, since the
-program then holds for these values alone.
+is always told, and buffers of integers that belong to how a module was built:
+no checkpoint holds them and the forward pass does not write to them. An
+input's values it is told only where that was allowed, since the program then
+holds for these values alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import (TorchDispatchMode,
                                           _disable_current_modes)
 from torch.utils.weak import WeakIdKeyDictionary
 
+from planner.capture.built_in import built_in, integers
 from planner.capture.gradients import writes_in_place
 
 __all__ = ["ASKING", "Examples", "KnownValues", "unknown_sizes"]
@@ -52,7 +56,7 @@ _ROW = 4
 
 _SIZING = frozenset({
     "__getitem__", "__setitem__", "split", "split_with_sizes", "view",
-    "reshape", "expand", "repeat", "narrow", "unflatten"
+    "reshape", "expand", "repeat", "narrow", "unflatten", "pad"
 })
 """Take numbers, for which a tensor may stand, beside a tensor."""
 
@@ -76,30 +80,50 @@ class KnownValues:
     allowed : set of int
         Positions of the inputs whose values may be told.
     asked : set of int
-        Those whose values were, in the last trace.
+        Those whose values were, in the last trace; buffers are numbered
+        from -1 downwards.
+    buffers : dict of str to Tensor
+        Values of the buffers that stay as they are, by name.
     """
 
     given: tuple[torch.Tensor | None, ...]
+    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
     allowed: set[int] = field(default_factory=set)
     asked: set[int] = field(default_factory=set)
     _watch: _Watch | None = None
 
     @staticmethod
-    def of(tensors: Sequence[torch.Tensor]) -> KnownValues:
+    def of(tensors: Sequence[torch.Tensor], model: nn.Module) -> KnownValues:
         """Of a call's tensors; meta and fake ones have no values."""
-        plain = (t if type(t) is torch.Tensor and not t.is_meta
-                 and not t.is_floating_point() and not t.is_complex() else None
-                 for t in tensors)
-        return KnownValues(
-            tuple(None if t is None else t.detach().cpu() for t in plain))
+        return KnownValues(tuple(map(integers, tensors)), built_in(model))
 
     @contextlib.contextmanager
-    def watched(self, traced: Sequence[torch.Tensor]) -> Iterator[None]:
+    def watched(self, traced: Sequence[torch.Tensor],
+                model: nn.Module) -> Iterator[None]:
         """While the model's code runs on tensors that are traced."""
         self.asked.clear()
-        self._watch = _Watch(self, traced)
+        own = dict(model.named_buffers())
+        self._watch = _Watch(
+            self,
+            zip([*traced, *(own[n] for n in self.buffers)],
+                [*self.given, *self.buffers.values()],
+                [*range(len(traced)), *range(-1, -1 - len(self.buffers), -1)],
+                strict=True))
         with self._watch:
             yield
+
+    def forget_written(self, names: Collection[str]) -> bool:
+        """Buffers that the last trace writes to are told no more.
+
+        Returns
+        -------
+        bool
+            Whether one of them was told.
+        """
+        told = [n for i, n in enumerate(self.buffers) if -1 - i in self.asked]
+        for name in names:
+            self.buffers.pop(name, None)
+        return any(n in names for n in told)
 
     def examples(self, tensors: Sequence[torch.Tensor]) -> Examples:
         """Values of traced tensors, where they are known, and other values.
@@ -131,6 +155,7 @@ class KnownValues:
             are others in every batch.
         """
         found = _NONE if self._watch is None else self._watch.blamed(errors)
+        found = frozenset(i for i in found if i >= 0)
         return found if all(map(self._is_table, found)) else _NONE
 
     def _is_table(self, position: int) -> bool:
@@ -166,8 +191,10 @@ class _Watch(TorchFunctionMode):
     Tensors that share memory share what they are computed of.
     """
 
-    def __init__(self, known: KnownValues,
-                 traced: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, known: KnownValues, traced: Iterable[tuple[torch.Tensor,
+                                                         torch.Tensor | None,
+                                                         int]]) -> None:
         super().__init__()
         self.known = known
         self.values: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -177,8 +204,7 @@ class _Watch(TorchFunctionMode):
         self.sizes: dict[str, _Positions] = {}
         # The memory of what is forgotten is not to be another's.
         self.kept: list[torch.Tensor] = []
-        for position, (tensor, value) in enumerate(
-                zip(traced, known.given, strict=True)):
+        for tensor, value, position in traced:
             if value is not None:
                 with _beside():
                     value = value.clone()
@@ -198,7 +224,7 @@ class _Watch(TorchFunctionMode):
             if name in _SIZING:
                 args = (*args[:1], *map(self._numbers, args[1:]))
             return func(*args, **kwargs)
-        told = computed.sources <= self.known.allowed
+        told = self._may_tell(computed.sources)
         if told and (name in ASKING or _is_shaped_by_values(name, args)):
             return self._told(computed)
         try:
@@ -210,6 +236,9 @@ class _Watch(TorchFunctionMode):
             raise
         self._compare(result, computed)
         return result
+
+    def _may_tell(self, sources: _Positions) -> bool:
+        return all(i < 0 or i in self.known.allowed for i in sources)
 
     def _numbers(self, value: Any) -> Any:
         """With numbers for the tensors that stand for a size.
@@ -232,7 +261,7 @@ class _Watch(TorchFunctionMode):
         if known is None or known.ndim or known.dtype is torch.bool:
             return value
         sources = self.sources[_memory(known)]
-        if not sources <= self.known.allowed:
+        if not self._may_tell(sources):
             self.failed = sources
             return value
         self.known.asked |= sources

@@ -62,7 +62,7 @@ def isolated(entry: Entry, error: CaptureError,
 def _isolated(entry: Entry, error: CaptureError,
               trace: Callable[[Entry], Traced]) -> Traced:
     _name_the_loss(entry)
-    known = entry.known = KnownValues.of(entry.call.tensors)
+    known = entry.known = KnownValues.of(entry.call.tensors, entry)
     chosen: dict[str, Opaque] = {}
     functions: dict[str, Function] = {}
     reasons: dict[str, str] = {}
@@ -76,6 +76,8 @@ def _isolated(entry: Entry, error: CaptureError,
         except CaptureError as again:
             latest = again
         else:
+            if known.forget_written(traced.mutations):
+                continue
             return dataclasses.replace(
                 traced,
                 notes=(*traced.notes, *map(_fixed, entry.fixed_paths),

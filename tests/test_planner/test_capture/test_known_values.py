@@ -6,6 +6,7 @@ import unittest
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from planner.capture.capture import capture
 from planner.ir.errors import CaptureError
@@ -27,6 +28,24 @@ class Windows(nn.Module):
         counts = (order >= 0).sum(1)
         parts = self.layer(x)[chosen].split(counts.tolist())
         return torch.stack([p.mean() for p in parts]).sum()
+
+
+class Padded(nn.Module):
+    """Pads by what buffers say; counts its calls in one, if asked to."""
+
+    def __init__(self, *, persistent: bool = False, counts: bool = False):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.counts = counts
+        self.register_buffer("width", torch.tensor(3), persistent=persistent)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = (x.shape[-1] + self.width) // 2 * 2
+        right = total - x.shape[-1]
+        x = F.pad(x, (self.width, right)) if right > 0 else x
+        if self.counts:
+            self.width += 1
+        return self.layer(x[..., :4]).sum() + x.square().sum()
 
 
 class Sliced(nn.Module):
@@ -71,6 +90,18 @@ class Written(nn.Module):
         own = sizes.clone()
         own[:1] = (self.layer(x).sum() > 0).long() + 1
         return self.layer(x)[:own.tolist()[0]].sum()
+
+
+class TestBuffers(unittest.TestCase):
+
+    def test_sizes_that_a_module_was_built_with(self) -> None:
+        program = check_capture(self, Padded(), (torch.randn(3, 4), ))
+        self.assertEqual(program.notes, ())
+
+    def test_not_what_a_checkpoint_or_the_forward_changes(self) -> None:
+        for model in (Padded(persistent=True), Padded(counts=True)):
+            program = check_capture(self, model, (torch.randn(3, 4), ))
+            self.assertRegex(program.notes[0], "can't be captured.*depends")
 
 
 class TestKnownValues(unittest.TestCase):
