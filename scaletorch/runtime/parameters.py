@@ -253,9 +253,11 @@ def _joined(parts: torch.Tensor, shape: Sequence[int],
     """
     whole = list(shape)
     whole[dim] *= len(parts)
-    if dim == 0:
-        return parts.reshape(whole)
-    return parts.view(-1, *shape).movedim(0, dim).reshape(whole)
+    if dim > 0:
+        parts = parts.view(-1, *shape).movedim(0, dim)
+    # A dim of one element per rank is joined without a copy, as a view that
+    # is not contiguous, which not every kernel takes.
+    return parts.reshape(whole).contiguous()
 
 
 def _moved(x: torch.Tensor, move: ParameterMove,

@@ -73,6 +73,9 @@ class TestMovements(unittest.TestCase):
     shapes = {
         "rows": ((4, 3), (S(0), )),
         "columns": ((3, 4), (S(1), )),
+        "two columns": ((3, 2), (S(1), )),
+        "two in the middle": ((3, 2, 5), (S(1), )),
+        "pair": ((2, ), (S(0), )),
         "vector": ((6, ), (S(0), )),
         "whole": ((2, 5), (R, ))
     }
@@ -96,6 +99,7 @@ class TestMovements(unittest.TestCase):
         for found in run_ranks(2, work):
             for name, x in whole.items():
                 self.assertTrue(torch.equal(found[name], x), name)
+                self.assertTrue(found[name].is_contiguous(), name)
 
     def test_gradients_are_summed_and_cut(self) -> None:
         torch.manual_seed(0)
