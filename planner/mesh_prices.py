@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from planner.cluster import axis_link
-from planner.cluster.axis import AxisInfo
+from planner.cluster.axis import AxisInfo, step_link
 from planner.cluster.spec import ClusterSpec, DeviceKind, Link
 from planner.cost.conversion import ConversionCost
 from planner.ir.mesh import MeshSpec
@@ -77,6 +76,6 @@ class MeshPrices:
         if whole is None or any(n not in whole.names for n in real):
             whole = MeshSpec(tuple(real), tuple(map(mesh.size, real)))
         return tuple(
-            AxisInfo(size=s, link=_NO_TIME) if n == MICROBATCH else axis_link(
+            AxisInfo(size=s, link=_NO_TIME) if n == MICROBATCH else step_link(
                 self._cluster, whole.sizes, whole.index(n))
             for n, s in zip(mesh.names, mesh.sizes, strict=True))

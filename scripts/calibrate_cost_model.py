@@ -49,7 +49,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 ASSUMED: Mapping[str, tuple[str, ...]] = {"H100": ("h100-pcie", )}
 """Presets that no run was published of, by the family they resemble."""
 
-_MEASURED = ("wave_elements", )
+_MEASURED = ("attention_backward", "wave_elements")
 _LONG = 16384
 _FITTED = "fit on published training runs (scripts/calibrate_cost_model.py)"
 

@@ -13,7 +13,7 @@ from planner.cluster.hashed import HashedOnce
 from planner.cluster.link import Link
 from planner.cluster.spec import ClusterSpec
 
-__all__ = ["AxisInfo", "axis_link"]
+__all__ = ["AxisInfo", "axis_link", "step_link"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,34 @@ class AxisInfo(HashedOnce):
     num_units: int = 1
 
     __hash__ = HashedOnce.__hash__
+
+    def slowed(self, share: float, *, point: float) -> AxisInfo:
+        """The same with collectives at `share` of the rates, and what one
+        rank sends to another at `point`."""
+        inner = self.inner and _slowed(self.inner, share)
+        return dataclasses.replace(self,
+                                   link=_slowed(self.link, share),
+                                   exchange=_slowed(self.exchange or self.link,
+                                                    share),
+                                   point=_slowed(self.point or self.link,
+                                                 point),
+                                   inner=inner)
+
+
+def step_link(cluster: ClusterSpec, mesh_shape: Sequence[int],
+              axis: int) -> AxisInfo:
+    """The link of one mesh axis as a training step finds it.
+
+    Collectives of a step are slower than a benchmark's: they wait for the
+    slowest rank and share memory with other kernels. The coefficients
+    ``collective_share`` and ``point_share`` of the devices say by how much;
+    where there are none, nothing is.
+    """
+    device = cluster.weakest()
+    found = axis_link(cluster, mesh_shape, axis)
+    share = device.coefficient("collective_share", 1.0)
+    point = device.coefficient("point_share", 1.0)
+    return found if share == point == 1.0 else found.slowed(share, point=point)
 
 
 def axis_link(cluster: ClusterSpec,
@@ -176,6 +204,10 @@ def _members(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = np.arange(len(units))[:, None] * base
     pairs, counts = np.unique(units + rows, return_counts=True)
     return pairs % base, counts
+
+
+def _slowed(link: Link, share: float) -> Link:
+    return _at_rate(link, link.rate_bytes_per_s * share)
 
 
 def _at_rate(link: Link, rate_bytes_per_s: float) -> Link:

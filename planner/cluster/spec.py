@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from planner.cluster.checks import check_number
 from planner.cluster.device import Coefficient, DeviceKind
 from planner.cluster.link import Link, Tier
+from planner.cluster.slowest import slowest_device
 from planner.names import nearest
 
 __all__ = [
@@ -111,21 +112,28 @@ class ClusterSpec:
         """A device that none of some devices is worse than.
 
         Where these do the same work in step, this is what they are
-        together. It is `device` itself unless their kinds differ.
+        together. It is `device` itself unless their kinds differ, or the
+        devices of a kind do (``variation``): then it is the slowest of so
+        many (:func:`planner.cluster.slowest.slowest`).
 
         Parameters
         ----------
         numbers : iterable of int, optional
             Of the devices; all of the cluster if left out.
         """
-        if not self.others:
-            return self.device
+        if numbers is None:
+            return slowest_device(self._worst(self.kinds()), self.num_devices)
+        numbers = tuple(numbers)
         kinds = self.kinds()
-        if numbers is not None and len(kinds) > 1:
+        if len(kinds) > 1:
             node = self.tiers[0].size
             first = dict.fromkeys(n // node for n in numbers)
             kinds = tuple(
                 dict.fromkeys(self.device_of(n * node) for n in first))
+        return slowest_device(self._worst(kinds), len(numbers))
+
+    def _worst(self, kinds: tuple[DeviceKind, ...]) -> DeviceKind:
+        """Of several kinds, what has the least of all."""
         if len(kinds) == 1:
             return kinds[0]
         dtypes = [d for d, _ in kinds[0].peak_flops_per_s]

@@ -59,6 +59,8 @@ class Called:
     forward_s, backward_s : float
     weight_s : float
         The part of the backward that no other call waits for.
+    forward_kernels, backward_kernels : int
+        Launches.
     """
 
     reads: frozenset[str]
@@ -66,6 +68,8 @@ class Called:
     forward_s: float
     backward_s: float
     weight_s: float = 0.0
+    forward_kernels: int = 0
+    backward_kernels: int = 0
 
     @classmethod
     def of(cls, call: KnownCall, forward_s: float, backward_s: float) -> Self:
@@ -79,7 +83,9 @@ class Called:
                    makes=frozenset(v.label for v in call.outputs),
                    forward_s=forward_s,
                    backward_s=backward_s,
-                   weight_s=backward_s * share)
+                   weight_s=backward_s * share,
+                   forward_kernels=call.work.forward_kernels,
+                   backward_kernels=call.work.backward_kernels)
 
 
 @dataclass(slots=True)
@@ -92,6 +98,12 @@ class BlockOrder:
     events: list[Called | Moved] = field(default_factory=list)
     again: list[Called | Moved] = field(default_factory=list)
 
+    def launches(self) -> tuple[int, int]:
+        """Kernels and messages of the forward, and of the backward."""
+        again, _ = _launches(self.again)
+        forward, backward = _launches(self.events)
+        return forward, again + backward
+
     def forward(self) -> list[Action]:
         """What the forward does."""
         return list(_forward(self.events))
@@ -99,6 +111,18 @@ class BlockOrder:
     def backward(self) -> list[Action]:
         """What the backward does."""
         return [*_forward(self.again), *_backward(self.events)]
+
+
+def _launches(events: Sequence[Called | Moved]) -> tuple[int, int]:
+    forward = backward = 0
+    for event in events:
+        if isinstance(event, Called):
+            forward += event.forward_kernels
+            backward += event.backward_kernels
+        else:
+            forward += len(event.forward) + (event.forward_s > 0)
+            backward += len(event.backward) + (event.backward_s > 0)
+    return forward, backward
 
 
 def _forward(events: Sequence[Called | Moved]) -> Iterator[Action]:

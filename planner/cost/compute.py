@@ -22,9 +22,14 @@ from planner.cost.saved import Saved, is_view, saved
 from planner.rules.registry import OpCall
 
 __all__ = [
-    "Work", "bytes_moved", "function_name", "memory_time_s", "overlapped_s",
-    "passes_gradient", "roofline_s", "time_s", "work"
+    "Parts", "WHOLE", "Work", "attention_flops_per_s", "bytes_moved",
+    "function_name", "memory_time_s", "overlapped_s", "passes_gradient",
+    "roofline_s", "time_s", "unfilled_flops", "work"
 ]
+
+Parts = tuple[float, ...]
+"""Of a call's results, see :meth:`planner.cost.calls.KnownCall.made`."""
+WHOLE: Parts = ()
 
 _FUNCTIONS = {
     "gelu": ("gelu", "erf", "mish"),
@@ -77,6 +82,11 @@ class Work:
     forward_views, backward_views : int
         Operators that only make another view; each costs the coefficient
         ``view_s``, which is nothing where a host runs ahead of its device.
+    factors : tuple of int
+        Which tensors a product multiplies.
+    results : tuple of int
+        Elements of what its kernels make: of the product, then of the
+        gradient of each factor, 0 for one that has none.
     """
 
     kind: str = "memory"
@@ -91,6 +101,8 @@ class Work:
     function: str = ""
     forward_views: int = 0
     backward_views: int = 0
+    factors: tuple[int, ...] = ()
+    results: tuple[int, ...] = ()
 
 
 def function_name(call: OpCall) -> str:
@@ -206,6 +218,7 @@ def _product(call: OpCall, product: Contraction) -> Work:
     kept_bytes = kept.size_bytes(call)
     gradients = sum(call.inputs[i].requires_grad
                     for i in product.operands) if taken else 0
+    factors = [call.inputs[i] for i in product.operands]
     # The gradient of what is added is a sum of its own over all rows.
     sums = sum(s.requires_grad and s.numel < call.outputs[0].numel
                for i, s in enumerate(call.inputs)
@@ -219,6 +232,10 @@ def _product(call: OpCall, product: Contraction) -> Work:
                 backward_kernels=gradients + sums,
                 saved=kept,
                 saved_bytes=kept_bytes,
+                factors=product.operands,
+                results=(call.outputs[0].numel,
+                         *(s.numel if taken and s.requires_grad else 0
+                           for s in factors)),
                 forward_views=_PRODUCT_VIEWS,
                 backward_views=_PRODUCT_VIEWS * gradients)
 
@@ -280,6 +297,38 @@ def overlapped_s(compute_s: Any, memory_s: Any, *, exposed: Any) -> Any:
             exposed * np.minimum(compute_s, memory_s))
 
 
+def unfilled_flops(flops: Any, summed: Any, wave_elements: Any) -> Any:
+    """Flops that units could do while the last tiles of products are made.
+
+    Half a wave of tiles on average for each product, and never more than
+    the product itself, which is divided into smaller tiles then.
+
+    Parameters
+    ----------
+    flops : float or array
+    summed : float or array
+        Length of the sums that products make, each product's added up: half
+        of the flops of one element.
+    wave_elements : float or array
+        That all units make at a time.
+    """
+    return np.minimum(summed * wave_elements, flops)
+
+
+def attention_flops_per_s(device: DeviceKind, dtype: torch.dtype, *,
+                          backward: bool) -> float:
+    """The rate of PyTorch's own fused attention, FlashAttention-2.
+
+    Where a device has no ``second_attention``, it is that of its
+    ``attention``. The backward has the share ``attention_backward`` of it.
+    """
+    known = {c.name for c in device.efficiencies}
+    name = "second_attention" if "second_attention" in known else "attention"
+    share = (device.coefficient("attention_backward", 1.0)
+             if backward else 1.0)
+    return device.peak(dtype) * device.efficiency(name, dtype) * share
+
+
 def memory_time_s(size_bytes: float,
                   device: DeviceKind,
                   *,
@@ -323,7 +372,8 @@ def roofline_s(flops: float,
                dtype: torch.dtype,
                *,
                kind: str = "matmul",
-               function: str = "") -> float:
+               function: str = "",
+               backward: bool = False) -> float:
     """Time of kernels that do `flops` and move `size_bytes`.
 
     Parameters
@@ -338,9 +388,16 @@ def roofline_s(flops: float,
         Name of the efficiency of the flops.
     function : str
         As :func:`memory_time_s` takes it.
+    backward : bool
+        Which way attention is.
     """
-    compute_s = flops / (device.peak(dtype) * device.efficiency(kind, dtype)) \
-        if flops else 0.0
+    compute_s = 0.0
+    if flops and kind == "attention":
+        compute_s = flops / attention_flops_per_s(
+            device, dtype, backward=backward)
+    elif flops:
+        compute_s = flops / (device.peak(dtype) *
+                             device.efficiency(kind, dtype))
     memory_s = memory_time_s(size_bytes,
                              device,
                              kernels=kernels,
@@ -355,7 +412,8 @@ def time_s(work: Work,
            device: DeviceKind,
            dtype: torch.dtype,
            *,
-           share: float = 1.0) -> tuple[float, float]:
+           share: float = 1.0,
+           made: Parts = WHOLE) -> tuple[float, float]:
     """Forward and backward time of a call on one device.
 
     Parameters
@@ -368,6 +426,9 @@ def time_s(work: Work,
     share : float
         Part of the work that this device does, ``1 / n`` when `n` ranks
         divide it. Launches are not divided.
+    made : tuple of float
+        Part of each of the work's results that this device makes; all of
+        them where left out.
 
     Examples
     --------
@@ -376,20 +437,37 @@ def time_s(work: Work,
     >>> time_s(one, load_cluster("cpu-gloo").device, torch.float32)
     (1.000004, 0.0)
     """
-    forward_s = roofline_s(work.forward_flops * share,
+    forward_more, backward_more = _unfilled(work, device, share, made)
+    forward_s = roofline_s(work.forward_flops * share + forward_more,
                            work.forward_bytes * share,
                            work.forward_kernels,
                            device,
                            dtype,
                            kind=work.kind,
                            function=work.function)
-    backward_s = roofline_s(work.backward_flops * share,
+    backward_s = roofline_s(work.backward_flops * share + backward_more,
                             work.backward_bytes * share,
                             work.backward_kernels,
                             device,
                             dtype,
                             kind=work.kind,
-                            function=f"{work.function}_backward")
+                            function=f"{work.function}_backward",
+                            backward=True)
     view_s = device.coefficient("view_s", 0.0)
     return (forward_s + work.forward_views * view_s,
             backward_s + work.backward_views * view_s)
+
+
+def _unfilled(work: Work, device: DeviceKind, share: float,
+              made: Parts) -> tuple[float, float]:
+    """What a device could do besides, in the forward and the backward."""
+    wave = device.coefficient("wave_elements", 0.0)
+    if not wave or not work.results:
+        return 0.0, 0.0
+    flops = work.forward_flops * share
+    parts = made or (1.0, ) * len(work.results)
+    forward, *backward = (
+        float(unfilled_flops(flops, flops /
+                             (2 * count * part), wave)) if count else 0.0
+        for count, part in zip(work.results, parts, strict=True))
+    return forward, sum(backward)

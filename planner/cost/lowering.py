@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import torch
 
+from planner.cost.compute import attention_flops_per_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.experts import expert_sizes, is_uneven
 from planner.cost.ring import ring_messages, ring_unevenness
@@ -127,8 +128,10 @@ def lowering_time_s(found: LoweringMove, cost: ConversionCost, axis: int, *,
     each_s = cost.collective_s(found.kind,
                                found.size_bytes * more / found.times, axis)
     device = cost.device
-    hidden_s = found.flops / found.times / cost.divided / (
-        device.peak(found.dtype) * device.efficiency("attention", found.dtype))
+    flops_per_s = attention_flops_per_s(device,
+                                        found.dtype,
+                                        backward=found.direction == "backward")
+    hidden_s = found.flops / found.times / cost.divided / flops_per_s
     return found.times * max(0.0, each_s - hidden_s)
 
 

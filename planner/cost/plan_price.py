@@ -120,6 +120,8 @@ class StepTime:
         Waiting until the last rank comes to a collective.
     interference_s : float
         By how much messages on their way make computing longer.
+    host_s : float
+        Waiting for the host to launch kernels.
     around_s : float
         Calling the module, handing gradients over, copies between blocks.
     exposures : tuple of Exposure
@@ -129,6 +131,7 @@ class StepTime:
     time_s: float
     straggling_s: float
     interference_s: float
+    host_s: float
     around_s: float
     exposures: tuple[Exposure, ...]
 
@@ -158,6 +161,8 @@ class StageTime:
         Bringing parameters into use before the first.
     finish_s : float
         Reducing gradients after the last.
+    forward_host_s, backward_host_s : float
+        Waiting for the host in one micro-batch; part of the first two.
     straggling_s, interference_s : float
         Of a whole step, see :class:`StepTime`; part of the others.
     exposures : tuple of Exposure
@@ -168,6 +173,8 @@ class StageTime:
     backward_s: float
     begin_s: float
     finish_s: float
+    forward_host_s: float
+    backward_host_s: float
     straggling_s: float
     interference_s: float
     exposures: tuple[Exposure, ...]

@@ -226,7 +226,8 @@ class _Pricing:
             forward_s, _ = call.times_s(
                 self.device,
                 chosen.share(self.divisors) *
-                unevenness(self.cost, chosen.options))
+                unevenness(self.cost, chosen.options),
+                call.made(chosen.options, self.divisors))
             self.recompute_s += forward_s * count
             events.append(Called.of(call, forward_s, 0.0))
             for number, value in enumerate(call.outputs):
@@ -267,8 +268,9 @@ class _Pricing:
                  count: int) -> list[Called | Moved]:
         share = chosen.share(self.divisors) * unevenness(
             self.cost, chosen.options)
+        made = call.made(chosen.options, self.divisors)
         inside = self.moves.inside(where, call, chosen, count)
-        forward_s, backward_s = call.times_s(self.device, share)
+        forward_s, backward_s = call.times_s(self.device, share, made)
         self.forward_s += forward_s * count
         self.backward_s += backward_s * count
         mesh = self.layout.mesh
@@ -277,7 +279,7 @@ class _Pricing:
                                       mesh.sizes,
                                       strict=True):
             if not option.is_sharded and size > 1:
-                part_s = sum(call.times_s(self.device, share / size))
+                part_s = sum(call.times_s(self.device, share / size, made))
                 excess_s = (forward_s + backward_s - part_s) * count
                 self.repeated.append(
                     RepeatedWork(where=where,

@@ -93,6 +93,8 @@ def stage_time(program: Program, layout: ProgramLayout, cost: ConversionCost,
                      backward_s=micro_batch_s(backward, is_backward=True),
                      begin_s=begin.line.time_s,
                      finish_s=finish.line.time_s,
+                     forward_host_s=sum(b.forward.host_s for _, b in blocks),
+                     backward_host_s=sum(b.backward.host_s for _, b in blocks),
                      straggling_s=whole_s("straggling_s"),
                      interference_s=whole_s("interference_s"),
                      exposures=tuple(exposures))

@@ -55,9 +55,11 @@ def step_time(program: Program, mesh: MeshSpec, orders: Mapping[str,
         counts[block.block_class] += 1
     straggling_s = found.straggling_s
     interference_s = found.interference_s
+    host_s = 0.0
     for name, way in ways.items():
         straggling_s += counts[name] * way.sum("straggling_s")
         interference_s += counts[name] * way.sum("interference_s")
+        host_s += counts[name] * way.sum("host_s")
         exposures += [
             exposure(collectives[number], exposed_s * counts[name])
             for number, exposed_s in sorted(way.exposed_s.items())
@@ -66,6 +68,7 @@ def step_time(program: Program, mesh: MeshSpec, orders: Mapping[str,
     return StepTime(time_s=found.time_s,
                     straggling_s=straggling_s,
                     interference_s=interference_s,
+                    host_s=host_s,
                     around_s=around_s - sum(c.time_s for c in outside),
                     exposures=tuple(exposures))
 

@@ -16,6 +16,9 @@ another. What is computed in between hides it; the rest of its time is
 ``alone_speedup``
     How many times as fast a rank computes while all others wait, as those of
     a pipeline do: more than 1 where there are more ranks than processors.
+``dispatch_s``, ``queue_order``
+    What the host takes to launch a kernel, and how well that hides behind
+    the device's work (:mod:`planner.cost.queue`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.cluster.device import DeviceKind
+from planner.cost.queue import QUEUE_ORDER, queued_s
 
 __all__ = ["Action", "Compute", "Start", "Streams", "Timeline", "Wait", "run"]
 
@@ -65,6 +69,7 @@ class Streams:
     Parameters
     ----------
     interference, straggling, straggling_limit_s, alone_speedup : float
+    dispatch_s, queue_order : float
         See the module's docstring.
     """
 
@@ -72,6 +77,8 @@ class Streams:
     straggling: float = 0.0
     straggling_limit_s: float = 0.0
     alone_speedup: float = 1.0
+    dispatch_s: float = 0.0
+    queue_order: float = QUEUE_ORDER
 
     @classmethod
     def of(cls, device: DeviceKind) -> Streams:
@@ -80,11 +87,21 @@ class Streams:
             interference=min(device.coefficient("interference", 0.0), 1.0),
             straggling=device.coefficient("straggling", 0.0),
             straggling_limit_s=device.coefficient("straggling_limit_s", 0.0),
-            alone_speedup=max(device.coefficient("alone_speedup", 1.0), 1.0))
+            alone_speedup=max(device.coefficient("alone_speedup", 1.0), 1.0),
+            dispatch_s=device.coefficient("dispatch_s", 0.0),
+            queue_order=device.coefficient("queue_order", QUEUE_ORDER))
 
     def late_s(self, computed_s: float) -> float:
         """How much later the last rank comes to a collective."""
         return min(self.straggling * computed_s, self.straggling_limit_s)
+
+    def host_s(self, time_s: float, launches: int) -> float:
+        """By how much the host makes `time_s` of so many kernels longer."""
+        if not self.dispatch_s:
+            return 0.0
+        whole_s = queued_s(time_s, launches * self.dispatch_s,
+                           self.queue_order)
+        return float(whole_s) - time_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +120,8 @@ class Timeline:
         By how much computing got longer.
     since_s : float
         What was computed since the last wait.
+    host_s : float
+        Waiting for the host to launch kernels; part of the time.
     """
 
     time_s: float
@@ -110,6 +129,7 @@ class Timeline:
     straggling_s: float
     interference_s: float
     since_s: float
+    host_s: float = 0.0
 
 
 def run(actions: Sequence[Action],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.cost.block_order import BlockOrder
 from planner.cost.plan_price import CollectivePrice, Exposure
@@ -25,8 +25,9 @@ class BlockWays:
     @classmethod
     def of(cls, order: BlockOrder, streams: Streams) -> BlockWays:
         """Both ways of a class."""
-        return cls(_steady(order.forward(), streams),
-                   _steady(order.backward(), streams))
+        forward, backward = order.launches()
+        return cls(_fed(_steady(order.forward(), streams), streams, forward),
+                   _fed(_steady(order.backward(), streams), streams, backward))
 
     @property
     def exposed_s(self) -> dict[int, float]:
@@ -45,6 +46,13 @@ def _steady(actions: Sequence[Action], streams: Streams) -> Timeline:
         return run(actions, streams)
     first = run(actions, streams)
     return run(actions, streams, since_s=first.since_s)
+
+
+def _fed(way: Timeline, streams: Streams, launches: int) -> Timeline:
+    """A way whose kernels a host has to launch."""
+    host_s = streams.host_s(way.time_s, launches)
+    return replace(way, time_s=way.time_s +
+                   host_s, host_s=host_s) if host_s else way
 
 
 @dataclass(slots=True)

@@ -45,6 +45,7 @@ def _parts(candidate: Candidate) -> dict[str, float]:
     shared = {
         "waiting for the last rank": step.straggling_s,
         "slowed by messages": step.interference_s,
+        "waiting for the host": step.host_s,
         "around the blocks": step.around_s,
         **{
             f"communication {axis}": exposed_s
@@ -68,7 +69,8 @@ def waiting_s(candidate: Candidate) -> float:
         return 0.0
     price = candidate.price
     return (step.time_s - price.compute_s - price.local_s - step.exposed_s -
-            step.straggling_s - step.interference_s - step.around_s)
+            step.straggling_s - step.interference_s - step.host_s -
+            step.around_s)
 
 
 def copies_s(candidate: Candidate) -> float:
@@ -79,7 +81,7 @@ def copies_s(candidate: Candidate) -> float:
     step = price.step
     return max(
         0.0, step.time_s - price.compute_s - step.exposed_s -
-        step.straggling_s - step.interference_s - step.around_s)
+        step.straggling_s - step.interference_s - step.host_s - step.around_s)
 
 
 def signed(seconds: float) -> str:

@@ -180,6 +180,7 @@ def _beside(chosen: Candidate) -> dict[str, float]:
     return {
         "straggling_s": step.straggling_s if step else 0.0,
         "interference_s": step.interference_s if step else 0.0,
+        "host_s": step.host_s if step else 0.0,
         "around_s": step.around_s if step else 0.0,
     }
 

@@ -63,9 +63,9 @@ def _time(report: dict[str, Any]) -> Iterator[str]:
     parts += [(name, time[key])
               for name, key in (("waiting for the last rank", "straggling_s"),
                                 ("slowed by messages", "interference_s"),
-                                ("around the blocks",
-                                 "around_s"), ("optimizer", "optimizer_s"))
-              if time[key]]
+                                ("waiting for the host",
+                                 "host_s"), ("around the blocks", "around_s"),
+                                ("optimizer", "optimizer_s")) if time[key]]
     yield from table(
         [(name, format_time(s), f"{s / whole:.1%}", bar(s / whole))
          for name, s in parts],

@@ -14,8 +14,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.cluster import axis_link, devices_along
-from planner.cluster.axis import AxisInfo
+from planner.cluster import devices_along
+from planner.cluster.axis import AxisInfo, step_link
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
 from planner.cost.timeline import Streams
@@ -94,7 +94,7 @@ class Links:
         key = (kind, size_bytes, place)
         if key not in self._times:
             if place not in self._axes:
-                self._axes[place] = axis_link(self._cluster, place, 1)
+                self._axes[place] = step_link(self._cluster, place, 1)
             self._times[key] = self._overhead_s + collective_time_s(
                 kind, size_bytes, self._axes[place])
         return self._times[key]

@@ -268,8 +268,12 @@ def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
     priced = stage_cost(stage, main, cost, planning.optimizer, known)
     taken = float(taken_bytes(stage))
     memory = priced.memory
-    forward_s = priced.forward_s - _again_s(stage, cost, known)
-    return (forward_s, priced.input_s, priced.weight_s, priced.once_s,
+    # What a host adds is no sum of blocks' times and not concave in their
+    # rows, which bounds are made of; candidates are compared with it.
+    forward_s = (priced.forward_s - priced.found.forward_host_s -
+                 _again_s(stage, cost, known))
+    input_s = max(0.0, priced.input_s - priced.found.backward_host_s)
+    return (forward_s, input_s, priced.weight_s, priced.once_s,
             float(priced.saved_bytes), taken, float(memory.transient),
             float(memory.parameters), float(memory.gradients),
             float(memory.optimizer), taken)
@@ -281,10 +285,10 @@ def _again_s(stage: Stage, cost: ConversionCost, known: KnownByClass) -> float:
     *again, _ = stage.program.blocks
     sizes = stage.layout.mesh.sizes
     return sum(
-        call.times_s(
-            cost.device, stage.layout.classes[b.block_class].calls[
-                call.label].share(sizes))[0] for b in again
-        for call in known[id(stage.program.classes[b.block_class])])
+        call.times_s(cost.device, chosen.share(sizes),
+                     call.made(chosen.options, sizes))[0] for b in again
+        for call in known[id(stage.program.classes[b.block_class])]
+        for chosen in [stage.layout.classes[b.block_class].calls[call.label]])
 
 
 def _trained_bytes(stage: Stage) -> Array:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from planner.candidate import Candidate
 from planner.choices import free_policies, recipe_policies
-from planner.cluster import axis_link
-from planner.cluster.axis import AxisInfo
+from planner.cluster.axis import AxisInfo, step_link
 from planner.cluster.spec import DeviceKind
 from planner.cost.plan_price import PlanPrice
 from planner.cost.price import price
@@ -120,7 +119,7 @@ def priced_pipeline(planning: Planning,
         return stage_costs(parts, [cost.on(d) for d in devices],
                            optimizer=planning.optimizer)
 
-    link = axis_link(planning.cluster, mesh.sizes, mesh.index(pipeline.axis))
+    link = step_link(planning.cluster, mesh.sizes, mesh.index(pipeline.axis))
     costs = stages(stage_devices(pipeline, ranks))
     if pipeline.schedule == "auto":
         pipeline = with_own_schedule(pipeline,

@@ -74,8 +74,11 @@ def call_times_s(facts: Facts, layout: ProgramLayout,
         times = []
         for label, call in cls.calls.items():
             chosen = layout.classes[name].calls[label]
-            share = chosen.share(layout.mesh.sizes)
-            times.append(sum(call.times_s(device, share)))
+            sizes = layout.mesh.sizes
+            times.append(
+                sum(
+                    call.times_s(device, chosen.share(sizes),
+                                 call.made(chosen.options, sizes))))
         found[name] = times
     return found
 

@@ -138,9 +138,17 @@ class PipelinePrice:
                                          for s in stages) / ranks,
                         interference_s=sum(s.interference_s
                                            for s in stages) / ranks,
+                        host_s=self._host_s / ranks,
                         around_s=self.around_s,
                         exposures=_mean_rank(
                             (e for s in stages for e in s.exposures), ranks))
+
+    @property
+    def _host_s(self) -> float:
+        """Waiting for the host, of all ranks together."""
+        parts = len({a.microbatch for row in self.schedule.ranks for a in row})
+        return parts * sum(s.found.forward_host_s + s.found.backward_host_s
+                           for s in self.stages)
 
     def start_s(self, rank: int) -> float:
         """When a rank's first action starts in the simulation."""
@@ -262,8 +270,9 @@ def _weight_s(program: Program, layout: ProgramLayout,
             if not call.work.forward_flops or not any(v.bound_kind == "param"
                                                       for v in call.operands):
                 continue
-            share = chosen[call.label].share(layout.mesh.sizes)
-            _, backward_s = call.times_s(cost.device, share)
+            own, sizes = chosen[call.label], layout.mesh.sizes
+            _, backward_s = call.times_s(cost.device, own.share(sizes),
+                                         call.made(own.options, sizes))
             total += backward_s / 2
     return total
 

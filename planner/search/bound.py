@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from planner.cluster import axis_link
+from planner.cluster.axis import step_link
 from planner.cluster.spec import ClusterSpec
 from planner.cost.conversion import ConversionCost
 from planner.ir.mesh import MeshSpec
@@ -43,7 +43,7 @@ def _relaxed_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec, axis: int,
     others = mesh.world_size // size
     only = MeshSpec((mesh.names[axis], ), (size, ))
     device = cluster.weakest(range(mesh.world_size))
-    cost = ConversionCost([axis_link(cluster, mesh.sizes, axis)],
+    cost = ConversionCost([step_link(cluster, mesh.sizes, axis)],
                           device,
                           divided=others)
     problem = AxisProblem(facts=facts,

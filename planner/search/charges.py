@@ -77,12 +77,13 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
         if other != problem.axis and option.is_sharded:
             share /= problem.sizes[other]
     count = problem.facts.counts[name] * problem.compute_weight
-    whole_s, part_s = (count * sum(call.times_s(problem.device, s))
-                       for s in (share, share / problem.size))
-    if problem.policy.divide and call.work.forward_flops:
-        whole_s += UNDIVIDED_S * count
     domain = draft.calls[variable]
-    draft.add((variable, ), np.where(domain.is_sharded, part_s, whole_s))
+    whole_s = count * sum(call.times_s(problem.device, share))
+    times_s = count * _times_s(problem, name, call, domain, share)
+    if problem.policy.divide and call.work.forward_flops:
+        times_s += np.where(domain.is_sharded, 0.0, UNDIVIDED_S * count)
+        whole_s += UNDIVIDED_S * count
+    draft.add((variable, ), times_s)
     for extra in (inside_s(problem, name, call,
                            domain), unwanted_s(problem, domain)):
         if extra is not None:
@@ -95,6 +96,26 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
         bad = misplaced(problem.policy, call, domain)
         draft.add((variable, ),
                   bad * (RELUCTANT_S * counts[name] + _MISPLACED * whole_s))
+
+
+def _times_s(problem: AxisProblem, name: str, call: CallFacts,
+             domain: CallDomain, share: float) -> Array:
+    """What a run of a call computes for in each of its states."""
+    device, part = problem.device, share / problem.size
+    if not (call.work.results and device.coefficient("wave_elements", 0.0)):
+        part_s, whole_s = (sum(call.times_s(device, s)) for s in (part, share))
+        return np.where(domain.is_sharded, part_s, whole_s)
+    current = problem.layout.classes[name].calls[call.label].options
+    found = []
+    for state in range(len(domain.legal)):
+        option = domain.option(state)
+        options = list(current)
+        options[problem.axis] = option
+        found.append(
+            sum(
+                call.times_s(device, part if option.is_sharded else share,
+                             call.made(options, problem.sizes))))
+    return np.array(found)
 
 
 def _strange(known: frozenset[str], domain: CallDomain) -> Array:

@@ -57,7 +57,8 @@ def _uneven_s(problem: AxisProblem, call: CallFacts,
     share = problem.work_share
     for option, size in zip(options, problem.sizes, strict=True):
         share /= size if option.is_sharded else 1
-    even_s, uneven_s = (sum(call.times_s(problem.device, s))
+    made = call.made(options, problem.sizes)
+    even_s, uneven_s = (sum(call.times_s(problem.device, s, made))
                         for s in (share, share * more))
     return uneven_s - even_s
 

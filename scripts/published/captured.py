@@ -6,12 +6,15 @@ recipes, and the two priced by :class:`planner.planning.Planning`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
 from planner.candidate import Candidate
-from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
-                                                  SELECTIVE, Configurations)
+from planner.cluster.spec import ClusterSpec
+from planner.cost.analytic.configurations import (ALTERNATE, DDP, FIRST, FSDP,
+                                                  FULL, OWN, SELECTIVE,
+                                                  Configurations)
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
 from planner.recipes import RECIPES, Recipe
@@ -58,11 +61,27 @@ def _candidate(case: Case) -> Candidate:
     plan = case.plan
     _check(plan)
     facts = facts_of(case, product_dtype(case.preset))
-    planning = Planning(facts.program, case.cluster, facts=facts)
+    planning = Planning(facts.program, _with_kernel(case), facts=facts)
     found = planning.from_recipe(_recipe(case), _mesh(plan))
     if plan.recompute == FULL:
         found = planning.recomputed(found, planning.repeated_classes())
     return found
+
+
+def _with_kernel(case: Case) -> ClusterSpec:
+    """The cluster, with the row's kernel of attention as PyTorch's."""
+    names = {FIRST: "first_attention", OWN: "attention"}
+    device = case.cluster.device
+    shares = {c.name: c for c in device.efficiencies}
+    chosen = shares.get(names.get(case.plan.attention_kernel, ""))
+    if chosen is None or "second_attention" not in shares:
+        return case.cluster
+    shares["second_attention"] = dataclasses.replace(chosen,
+                                                     name="second_attention")
+    return dataclasses.replace(
+        case.cluster,
+        device=dataclasses.replace(device,
+                                   efficiencies=tuple(shares.values())))
 
 
 def _check(plan: Configurations) -> None:
@@ -86,12 +105,15 @@ def _check(plan: Configurations) -> None:
 
 
 def _mesh(plan: Configurations) -> MeshSpec:
-    """The axes, tp innermost and pp outermost."""
+    """The axes, tp innermost and pp outermost; groups that share state are
+    an axis of their own, called after its recipe."""
     data = plan.dp // plan.ep
+    group = int(plan.shard_group) or data
+    inside = {_data(plan): group} if group < data else {}
     sizes = {
         "pp": plan.pp if _in_parts(plan) else 1,
-        "dp": data,
-        "ep": plan.ep,
+        "dp": data // group if inside else data,
+        **inside, "ep": plan.ep,
         "cp": plan.cp,
         "tp": plan.tp
     }
@@ -101,6 +123,22 @@ def _mesh(plan: Configurations) -> MeshSpec:
     return MeshSpec(names, tuple(int(sizes[n]) for n in names))
 
 
+def _data(plan: Configurations) -> str:
+    return ("ddp" if plan.sharding == DDP else
+            "fsdp" if plan.sharding == FSDP else "zero1")
+
+
+def _cuts(case: Case) -> tuple[str, ...]:
+    """Stages of as many layers, as libraries cut them; none, and so chosen
+    ones, where there are too few layers for that."""
+    units, layers = int(case.plan.pp * case.plan.chunks), int(
+        case.model.layers)
+    each = -(-layers // units)
+    if each * (units - 1) >= layers:
+        return ()
+    return tuple(f"layers.{each * n}" for n in range(1, units))
+
+
 def _in_parts(plan: Configurations) -> bool:
     return bool(plan.pp > 1 or plan.num_microbatches > 1)
 
@@ -108,10 +146,10 @@ def _in_parts(plan: Configurations) -> bool:
 def _recipe(case: Case) -> Recipe:
     plan = case.plan
     sizes = _mesh(plan)
-    data = ("ddp" if plan.sharding == DDP else
-            "fsdp" if plan.sharding == FSDP else "zero1")
+    data = _data(plan)
     parts = {
-        "dp": RECIPES[data](),
+        "dp": RECIPES["ddp" if data in sizes.names else data](),
+        data: RECIPES[data](),
         "ep": RECIPES["expert"](),
         "cp": RECIPES["ring"](),
         "tp": RECIPES["megatron"](bool(plan.sequence_parallel))
@@ -121,5 +159,6 @@ def _recipe(case: Case) -> Recipe:
         chosen.append(RECIPES["pipeline"](
             schedule="interleaved1f1b" if plan.chunks > 1 else "1f1b",
             microbatches=int(plan.num_microbatches),
-            chunks=int(plan.chunks)))
+            chunks=int(plan.chunks),
+            cuts=_cuts(case)))
     return functools.reduce(lambda a, b: a * b, chosen)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import least_squares
 
+from planner.cluster.slowest import slowest
 from planner.cost.analytic.hardware import Hardware, Rates
 from planner.cost.analytic.step import step_time
 from scripts.published.batch import Batch, product_dtype
@@ -67,8 +68,7 @@ SHARED = tuple(
         ("interference", 0.2, 0.6, 0.6),
         # Tenths of a percent to several, by cluster (Sinha et al. 2022).
         ("variation", 0.012, 0.3, 0.05),
-        ("tensor_share", 0.7, 0.2, 1.0),
-        ("data_share", 0.8, 0.2, 1.0),
+        ("collective_share", 0.75, 0.2, 1.0),
         ("point_share", 0.8, 0.3, 1.0),
     ))
 # The most that was measured of a product: 0.80 and 0.71 of the peaks of an
@@ -130,13 +130,16 @@ def _hardware(batch: Batch, values: Mapping[str, float]) -> Hardware:
     """The batch's hardware with other numbers."""
     devices = [(c.cluster.device, product_dtype(c.preset))
                for c in batch.cases]
-    peak = np.array([d.peak(dtype) for d, dtype in devices])
+    longer = slowest(np.array([c.cluster.num_devices for c in batch.cases]),
+                     values["variation"])
+    peak = np.array([d.peak(dtype) for d, dtype in devices]) / longer
     peaks = [dict(d.peak_flops_per_s) for d, _ in devices]
-    eight = np.array([p.get("float8_e4m3fn", 0.0) for p in peaks])
-    four = np.array([p.get("float4_e2m1fn_x2", 0.0) for p in peaks])
+    eight = np.array([p.get("float8_e4m3fn", 0.0) for p in peaks]) / longer
+    four = np.array([p.get("float4_e2m1fn_x2", 0.0) for p in peaks]) / longer
     matmul = peak * values["matmul"]
     linear8 = np.where(eight > 0, eight * values["matmul8"], matmul)
-    memory = np.array([d.memory_bandwidth_bytes_per_s for d, _ in devices])
+    memory = np.array([d.memory_bandwidth_bytes_per_s
+                       for d, _ in devices]) / longer
     plain = batch.hardware
     rates = Rates(matmul_flops_per_s=matmul,
                   attention_flops_per_s=peak * values["attention"],
@@ -150,19 +153,15 @@ def _hardware(batch: Batch, values: Mapping[str, float]) -> Hardware:
                                                linear8),
                   memory_bytes_per_s=memory * values["memory"],
                   wave_elements=plain.rates.wave_elements,
-                  launch_s=values["launch_overhead_s"],
+                  launch_s=values["launch_overhead_s"] * longer,
                   dispatch_s=values["dispatch_s"],
                   queue_order=values["queue_order"],
                   exposed=values["exposed"],
                   misaligned=values["misaligned"],
                   interference=values["interference"],
-                  variation=values["variation"])
-    return replace(plain,
-                   rates=rates,
-                   tp=plain.tp.slowed(values["tensor_share"]),
-                   data=plain.data.slowed(values["data_share"]),
-                   shard=plain.shard.slowed(values["data_share"]),
-                   pp=plain.pp.slowed(values["point_share"]))
+                  attention_backward=plain.rates.attention_backward)
+    return replace(plain, rates=rates).slowed(values["collective_share"],
+                                              point=values["point_share"])
 
 
 def times_with(batch: Batch, values: Mapping[str, float]) -> np.ndarray:

@@ -16,6 +16,7 @@ from planner.cluster.device import DeviceKind
 from planner.cluster.spec import ClusterSpec
 from planner.cost.analytic.configurations import Configurations
 from planner.cost.collective import COLLECTIVES, tiered_all_reduce_time_s
+from planner.cost.queue import QUEUE_ORDER
 
 __all__ = ["AxisArrays", "Hardware", "LinkArrays", "Rates"]
 
@@ -66,22 +67,18 @@ class AxisArrays:
                                           np.maximum(self.num_units, 1))
         return np.where(self.num_units > 0, np.minimum(time_s, tiered), time_s)
 
-    def slowed(self, share: float) -> Self:
-        """The same at `share` of the rates.
-
-        Collectives of a training step are slower than a benchmark's: they
-        wait for the slowest rank and share memory with other kernels.
-        """
+    def slowed(self, share: float, *, point: float) -> Self:
+        """As :meth:`planner.cluster.axis.AxisInfo.slowed`."""
+        shares = {
+            "link": share,
+            "exchange": share,
+            "point": point,
+            "inner": share
+        }
         return dataclasses.replace(
             self, **{
-                name:
-                dataclasses.replace(link,
-                                    rate_bytes_per_s=link.rate_bytes_per_s *
-                                    share)
-                for name, link in (("link", self.link), ("exchange",
-                                                         self.exchange),
-                                   ("point", self.point), ("inner",
-                                                           self.inner))
+                name: _slowed(getattr(self, name), part)
+                for name, part in shares.items()
             })
 
     def distinct_units(self, copies: Number) -> Number:
@@ -91,6 +88,11 @@ class AxisArrays:
         reached = (units - 1) * (1 - (1 - 1 / units)**copies)
         plain = np.maximum(copies * (units - 1) / units, 1e-9)
         return np.where(units > 1, np.minimum(reached / plain, 1.0), 1.0)
+
+
+def _slowed(link: LinkArrays, share: float) -> LinkArrays:
+    return dataclasses.replace(link,
+                               rate_bytes_per_s=link.rate_bytes_per_s * share)
 
 
 def _links(axes: Sequence[AxisInfo], choose: Callable[[AxisInfo],
@@ -128,13 +130,13 @@ class Rates:
         What each kernel costs on the device, and on the host.
     queue_order : float
         How well the host's launches hide behind the device's work; see
-        :func:`planner.cost.analytic.waiting.queued_s`.
+        :func:`planner.cost.queue.queued_s`.
     exposed : float
         Share of the shorter of compute and memory that is not hidden.
+    attention_backward : float
+        Rate of fused attention's backward, as a share of its forward's.
     interference : float
         Share of overlapped communication by which compute gets slower.
-    variation : float
-        Standard deviation of one device's time, as a share of the mean's.
     """
 
     matmul_flops_per_s: Number
@@ -151,7 +153,7 @@ class Rates:
     queue_order: Number
     exposed: Number
     interference: Number
-    variation: Number = 0.0
+    attention_backward: Number = 1.0
 
     @classmethod
     def of(cls,
@@ -181,10 +183,11 @@ class Rates:
                    launch_s=device.launch_overhead_s,
                    dispatch_s=device.coefficient("dispatch_s",
                                                  device.launch_overhead_s),
-                   queue_order=device.coefficient("queue_order", 4.0),
+                   queue_order=device.coefficient("queue_order", QUEUE_ORDER),
                    exposed=device.coefficient("exposed", 0.0),
                    interference=device.coefficient("interference", 0.0),
-                   variation=device.coefficient("variation", 0.0))
+                   attention_backward=device.coefficient(
+                       "attention_backward", 1.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,14 +222,24 @@ class Hardware:
         inside = np.where(ep <= cp * dp, tp, 1)
         at = functools.partial(_axis_arrays, cluster, tp * cp * dp * pp)
         device = cluster.weakest()
-        share = functools.partial(device.coefficient, default=1.0)
-        return cls(rates=Rates.of(device, dtype),
-                   tp=at(tp, np.ones_like(tp)).slowed(share("tensor_share")),
-                   cp=at(cp, tp),
-                   ep=at(ep, inside),
-                   data=at(dp * cp, tp).slowed(share("data_share")),
-                   shard=at(shards, tp).slowed(share("data_share")),
-                   pp=at(pp, tp * cp * dp).slowed(share("point_share")))
+        plain = cls(rates=Rates.of(device, dtype),
+                    tp=at(tp, np.ones_like(tp)),
+                    cp=at(cp, tp),
+                    ep=at(ep, inside),
+                    data=at(dp * cp, tp),
+                    shard=at(shards, tp),
+                    pp=at(pp, tp * cp * dp))
+        return plain.slowed(device.coefficient("collective_share", 1.0),
+                            point=device.coefficient("point_share", 1.0))
+
+    def slowed(self, share: float, *, point: float) -> Self:
+        """The same with slower links, see
+        :func:`planner.cluster.axis.step_link`."""
+        axes = {
+            name: getattr(self, name).slowed(share, point=point)
+            for name in ("tp", "cp", "ep", "pp", "data", "shard")
+        }
+        return dataclasses.replace(self, **axes)
 
 
 def _axis_arrays(cluster: ClusterSpec, devices: np.ndarray, size: np.ndarray,

@@ -12,20 +12,15 @@ import numpy as np
 from planner.cost.analytic.configurations import FIRST, SECOND, Configurations
 from planner.cost.analytic.hardware import Rates
 from planner.cost.analytic.transformer import Transformer
-from planner.cost.compute import overlapped_s
+from planner.cost.compute import overlapped_s, unfilled_flops
 
 __all__ = [
-    "ATTENTION_BACKWARD", "Operator", "alternate", "attention_core",
-    "dense_layer", "embedding", "expert_layer", "head", "kernels", "norms",
-    "time_s"
+    "Operator", "alternate", "attention_core", "dense_layer", "embedding",
+    "expert_layer", "head", "kernels", "norms", "time_s"
 ]
 
 Number = Any
 _ELEMENT = 2  # bytes of an activation
-ATTENTION_BACKWARD = 0.8
-"""The rate of fused attention's backward, as a share of its forward's: 63%
-of the peak for 73% in Dao 2023 (arXiv 2307.08691), 25 to 35% for 30 to 50%
-of the kernels before that, as the same paper says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +333,8 @@ def _flops_per_s(rates: Rates, plan: Configurations, *,
     return {
         "linear": linear,
         "matmul": rates.matmul_flops_per_s,
-        "attention": attention * (ATTENTION_BACKWARD if backward else 1.0),
+        "attention":
+        attention * (rates.attention_backward if backward else 1.0),
         "memory": rates.matmul_flops_per_s
     }
 
@@ -352,7 +348,8 @@ def time_s(operators: Sequence[Operator], rates: Rates, plan: Configurations,
         flops, size_bytes, count = (operator.in_backward if backward else
                                     (operator.flops, operator.size_bytes,
                                      operator.kernels))
-        flops = flops + _unfilled(operator, flops, rates, backward=backward)
+        summed = operator.backward_summed if backward else operator.summed
+        flops = flops + unfilled_flops(flops, summed, rates.wave_elements)
         halved = np.where(plan.frozen, 0.5,
                           1.0) if (backward and operator.weighted) else 1.0
         total_s = total_s + halved * (
@@ -361,14 +358,3 @@ def time_s(operators: Sequence[Operator], rates: Rates, plan: Configurations,
                          size_bytes / rates.memory_bytes_per_s,
                          exposed=rates.exposed) + count * rates.launch_s)
     return total_s
-
-
-def _unfilled(operator: Operator, flops: Number, rates: Rates, *,
-              backward: bool) -> Number:
-    """Flops that units could do while the last tiles of products are made.
-
-    Half a wave of tiles on average for each product, and never more than
-    the product itself, which is divided into smaller tiles then.
-    """
-    summed = operator.backward_summed if backward else operator.summed
-    return np.minimum(summed * rates.wave_elements, flops)

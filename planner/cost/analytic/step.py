@@ -16,7 +16,7 @@ from planner.cost.analytic.shares import (layer_parameters, stage_layers,
                                           stage_parameters)
 from planner.cost.analytic.state import accumulation_s, optimizer_s
 from planner.cost.analytic.transformer import Transformer
-from planner.cost.analytic.waiting import queued_s, slowest
+from planner.cost.queue import queued_s
 from planner.schedule.estimate import estimate
 
 __all__ = ["StepTime", "step_time"]
@@ -90,13 +90,14 @@ def step_time(model: Transformer, plan: Configurations,
     end_sums_s = np.where(parts.even, parts.end_sums_s(), 0.0)
     device_s = layer_s + tensor_s + context_s + expert_s
     host_s = stretch * parts.host_s()
-    stage_s = queued_s(device_s, host_s, hardware.rates)
+    order = hardware.rates.queue_order
+    stage_s = queued_s(device_s, host_s, order)
     # The loss is computed between the forward and the backward of all
     # layers, so neither can hide what the other leaves idle.
     end_queue_s = np.where(
         parts.even,
         queued_s(ends_s + end_sums_s,
-                 parts.end_calls() * parts.dispatch_s, hardware.rates), 0.0)
+                 parts.end_calls() * parts.dispatch_s, order), 0.0)
     pipeline = estimate("interleaved1f1b",
                         ranks=plan.pp,
                         microbatches=count,
@@ -136,14 +137,12 @@ class _Parts:
         self.again = np.where(np.equal(plan.recompute, FULL), 1.0, 0.0)
         self.stopped = np.where(plan.stops_early, self.again, 0.0)
         self.dispatch_s = hardware.rates.dispatch_s * plan.host_factor
-        self.slower = slowest(plan.devices, hardware.rates.variation)
 
     def _run_s(self, ops: list[Operator], *, backward: bool) -> Number:
-        time_s = operators.time_s(ops,
-                                  self.hardware.rates,
-                                  self.plan,
-                                  backward=backward)
-        return self.slower * time_s
+        return operators.time_s(ops,
+                                self.hardware.rates,
+                                self.plan,
+                                backward=backward)
 
     def _passes_s(self, ops: list[Operator]) -> Number:
         forward_s = self._run_s(ops, backward=False)

@@ -124,8 +124,9 @@ def time(report: Report) -> Markup:
                                 "recompute_s"), ("local copies", "local_s"))]
     parts += [(f"communication {a['axis']}", a["exposed_s"], axis_color(n))
               for n, a in enumerate(report["axes"])]
-    others = sum(spent[key] for key in ("waiting_s", "straggling_s",
-                                        "interference_s", "around_s"))
+    others = sum(spent[key]
+                 for key in ("waiting_s", "straggling_s", "interference_s",
+                             "host_s", "around_s"))
     parts += [("waiting", max(0.0, others), color_of("waiting")),
               ("optimizer", spent["optimizer_s"], color_of("optimizer"))]
     return stacked_bars("where the time goes",

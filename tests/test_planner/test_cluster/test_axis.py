@@ -3,8 +3,9 @@ from __future__ import annotations
 import dataclasses
 import unittest
 
-from planner.cluster import (AxisInfo, ClusterSpec, DeviceKind, Link, Tier,
-                             axis_link)
+from planner.cluster import (AxisInfo, ClusterSpec, Coefficient, DeviceKind,
+                             Link, Tier, axis_link)
+from planner.cluster.axis import step_link
 
 
 def _cluster() -> ClusterSpec:
@@ -52,6 +53,19 @@ class TestAxisLink(unittest.TestCase):
         # 24 of 31 peers are outside, at 10 B/s.
         self.assertAlmostEqual(exchange, 31 / (24 / 10.0), places=5)
         self.assertEqual(point, 10.0)
+
+    def test_a_step_finds_links_slower(self) -> None:
+        cluster = _cluster()
+        self.assertEqual(step_link(cluster, (4, 8), 1),
+                         axis_link(cluster, (4, 8), 1))
+        shares = tuple(
+            Coefficient(name=n, value=v, source="made up")
+            for n, v in (("collective_share", 0.5), ("point_share", 0.8)))
+        device = dataclasses.replace(cluster.device, coefficients=shares)
+        found = step_link(dataclasses.replace(cluster, device=device), (4, 8),
+                          1)
+        self.assertEqual(_rates(found), (50.0, 50.0, 80.0))
+        self.assertEqual(found.link.latency_s, 1.0)
 
     def test_several_axes_as_one(self) -> None:
         self.assertEqual(axis_link(_cluster(), (4, 8), (0, 1)),

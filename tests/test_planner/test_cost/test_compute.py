@@ -219,6 +219,39 @@ class TestTime(unittest.TestCase):
         forward_s, _ = time_s(job, self.device, torch.float32, share=0.25)
         self.assertEqual(forward_s, 1.5)
 
+    def test_units_idle_while_the_last_tiles_are_made(self) -> None:
+        device = dataclasses.replace(self.device,
+                                     coefficients=(Coefficient(
+                                         name="wave_elements",
+                                         value=100.0,
+                                         source="test"), ))
+        # 200 elements, half a wave more: a quarter longer. The gradient of
+        # the first factor has 40, and takes twice as long; none of another.
+        job = Work(kind="matmul",
+                   forward_flops=1000,
+                   forward_kernels=1,
+                   backward_flops=1000,
+                   backward_kernels=1,
+                   factors=(0, 1),
+                   results=(200, 40, 0))
+        self.assertEqual(time_s(job, device, torch.float32), (3.5, 5.0))
+        # Of two ranks that share the rows, each makes half of the product.
+        self.assertEqual(
+            time_s(job, device, torch.float32, share=0.5,
+                   made=(0.5, 0.5, 1.0)), (2.5, 3.0))
+
+    def test_the_backward_of_attention_is_slower(self) -> None:
+        device = dataclasses.replace(
+            self.device,
+            efficiencies=tuple(
+                Coefficient(name=n, value=v, source="test")
+                for n, v in (("attention", 1.0), ("second_attention", 0.5))),
+            coefficients=(Coefficient(name="attention_backward",
+                                      value=0.8,
+                                      source="test"), ))
+        job = Work(kind="attention", forward_flops=1000, backward_flops=2000)
+        self.assertEqual(time_s(job, device, torch.float32), (2.0, 5.0))
+
     def test_more_work_takes_no_less_time(self) -> None:
         for width in (1, 8, 64):
             with self.subTest(width):

@@ -139,6 +139,35 @@ class TestStep(unittest.TestCase):
         assert other.price.step is not None
         self.assertGreaterEqual(other.price.step.around_s, 1e-3)
 
+    def test_the_host_launches_every_kernel(self) -> None:
+        # Each layer has a product, its two gradients and a sum over tp for
+        # every second one; the loss a kernel each way, and it divides what
+        # it takes. Nothing on the device takes as long as one launch.
+        coefficients = (("dispatch_s", 1.0), ("queue_order", 20.0))
+        slow = _candidate(_planning(1e9, coefficients), "ddp", "dp").price
+        quick = _candidate(_planning(), "ddp", "dp").price
+        assert slow.step is not None and quick.step is not None
+        launches = sum(call.work.forward_kernels + call.work.backward_kernels
+                       for call in _planning().facts.known_calls["Sequential"])
+        self.assertGreaterEqual(slow.step.time_s, launches)
+        self.assertLess(slow.step.time_s, launches + 4)
+        self.assertAlmostEqual(slow.step.host_s + quick.step.time_s,
+                               slow.step.time_s,
+                               places=3)
+        self.assertEqual(quick.step.host_s, 0)
+
+    def test_the_search_knows_what_waves_take(self) -> None:
+        waves = (("wave_elements", 500.0), )
+        mesh = MeshSpec(("dp", "tp"), (2, 2))
+        for chosen in (RECIPES["ddp"]() * RECIPES["megatron"](),
+                       RECIPES["fsdp"]() * RECIPES["megatron"](True)):
+            found = _planning(1e9, waves).from_recipe(chosen, mesh)
+            self.assertGreater(
+                found.price.compute_s,
+                _planning().from_recipe(chosen, mesh).price.compute_s)
+        free, *_ = _planning(1e9, waves).candidates([mesh])
+        self.assertLessEqual(free.bound_s, free.bounded_s * (1 + 1e-9))
+
     def test_the_optimizer_counts(self) -> None:
         candidate = _candidate(_planning(), "ddp", "dp")
         size = _LAYERS * _WIDTH * _WIDTH * 4

@@ -96,8 +96,8 @@ class TestResults(_InFolder):
         time = json.loads(_run("model.py", "--mesh", "2x4",
                                "--json")[1])["time"]
         parts = ("forward_s", "backward_s", "recompute_s", "local_s",
-                 "exposed_s", "straggling_s", "interference_s", "around_s",
-                 "optimizer_s")
+                 "exposed_s", "straggling_s", "interference_s", "host_s",
+                 "around_s", "optimizer_s")
         self.assertAlmostEqual(sum(time[p] for p in parts), time["step_s"])
 
 

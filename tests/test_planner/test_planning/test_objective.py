@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from unittest import TestCase
 
 import networkx as nx
 
-from planner.cluster import axis_link
+from planner.cluster import Coefficient, axis_link
 from planner.cost.conversion import ConversionCost
 from planner.cost.price import price
 from planner.ir.mesh import MeshSpec
@@ -51,6 +52,24 @@ class TestObjective(TestCase):
                 self.assertAlmostEqual(ratio, 1.0, delta=1e-9)
                 self.assertLessEqual(found.bound_s,
                                      found.price.time_s * (1 + 1e-9))
+
+    def test_equals_price_where_tiles_are_left_over(self) -> None:
+        cluster = slow_cluster(4, 1e9)
+        waves = (Coefficient(name="wave_elements",
+                             value=2000.0,
+                             source="made up"), )
+        cluster = dataclasses.replace(cluster,
+                                      device=dataclasses.replace(
+                                          cluster.device, coefficients=waves))
+        for mesh in (_LINE, _GRID):
+            found = Planning(zoo("gpt2"),
+                             cluster).candidate(mesh,
+                                                [Policy()] * len(mesh.sizes))
+            self.assertAlmostEqual(found.solution.value_s / found.price.time_s,
+                                   1.0,
+                                   delta=1e-9)
+            self.assertLessEqual(found.bound_s,
+                                 found.price.time_s * (1 + 1e-9))
 
     def test_one_axis_is_optimal(self) -> None:
         for name in ("gpt2", "llama"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import unittest
 from typing import Any
@@ -99,13 +98,10 @@ def _products(program: Program, name: str) -> list[KnownCall]:
 
 
 def _found_s(model: Transformer, **choices: Any) -> Any:
-    """Parts of a step on links as they are."""
-    cluster = load_cluster("h100-sxm:1x2")
-    plain = dataclasses.replace(cluster.device, coefficients=())
+    """Parts of a step."""
     plan = Configurations(**choices)
-    return step_time(
-        model, plan,
-        Hardware.of(dataclasses.replace(cluster, device=plain), plan))
+    return step_time(model, plan,
+                     Hardware.of(load_cluster("h100-sxm:1x2"), plan))
 
 
 class _Agreement(unittest.TestCase):

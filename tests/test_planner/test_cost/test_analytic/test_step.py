@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cluster import load_cluster
+from planner.cluster.slowest import slowest
 from planner.cost.analytic import operators
 from planner.cost.analytic.configurations import (ALTERNATE, DDP, FIRST, FSDP,
                                                   FULL, NONE, OWN, SECOND,
                                                   ZERO1, Configurations)
 from planner.cost.analytic.hardware import Hardware, Rates
-from planner.cost.analytic.operators import (ATTENTION_BACKWARD, Operator,
-                                             attention_core, dense_layer,
-                                             halvings)
+from planner.cost.analytic.operators import (Operator, attention_core,
+                                             dense_layer, halvings)
 from planner.cost.analytic.shares import stage_parameters
 from planner.cost.analytic.stack import stack
 from planner.cost.analytic.step import StepTime, step_time
-from planner.cost.analytic.waiting import queued_s, slowest
+from planner.cost.queue import queued_s
 from tests.test_planner.test_cost.test_analytic.models import llama_8b
 
 _CLUSTER = load_cluster("h100-sxm:8x8")
@@ -37,9 +37,10 @@ def _time_s(**choices: Any) -> float:
 
 def _equal_devices(plan: Configurations) -> Hardware:
     """Hardware whose devices are as quick as each other."""
-    hardware = Hardware.of(_CLUSTER, plan)
-    rates = dataclasses.replace(hardware.rates, variation=0.0)
-    return dataclasses.replace(hardware, rates=rates)
+    kept = tuple(c for c in _CLUSTER.device.coefficients
+                 if c.name != "variation")
+    device = dataclasses.replace(_CLUSTER.device, coefficients=kept)
+    return Hardware.of(dataclasses.replace(_CLUSTER, device=device), plan)
 
 
 class TestStep(unittest.TestCase):
@@ -155,8 +156,10 @@ class TestStep(unittest.TestCase):
                                   sharding=ZERO1)
             hardware = Hardware.of(_CLUSTER, plan)
             slow = dataclasses.replace(hardware,
-                                       data=hardware.data.slowed(0.1),
-                                       shard=hardware.shard.slowed(0.1))
+                                       data=hardware.data.slowed(0.1,
+                                                                 point=1.0),
+                                       shard=hardware.shard.slowed(0.1,
+                                                                   point=1.0))
             return float(step_time(llama_8b(), plan, slow).data_s[0])
 
         self.assertLess(data_s(8), data_s(1))
@@ -210,7 +213,7 @@ class TestSums(unittest.TestCase):
 
     def setUp(self) -> None:
         self.plan = Configurations(num_microbatches=8)
-        self.rates = Rates.of(_CLUSTER.device)
+        self.rates = Rates.of(_CLUSTER.weakest())
         self.held = float(stage_parameters(llama_8b(), self.plan))
 
     def _compute_s(self, **choices: Any) -> float:
@@ -378,7 +381,7 @@ class TestTerms(unittest.TestCase):
         forward_s, backward_s = (float(
             operators.time_s([core], rates, Configurations(), backward=b))
                                  for b in (False, True))
-        self.assertAlmostEqual(backward_s / forward_s, 2 / ATTENTION_BACKWARD)
+        self.assertAlmostEqual(backward_s / forward_s, 2 / 0.8)
 
     def test_each_kernel_of_attention_has_its_rate(self) -> None:
         rates = dataclasses.replace(Rates.of(_CLUSTER.device),
@@ -410,24 +413,20 @@ class TestTerms(unittest.TestCase):
             (weight + rows_in) + 4 * rows_out)
 
     def test_host_and_device_wait_for_each_other(self) -> None:
-        rates = dataclasses.replace(Rates.of(_CLUSTER.device), queue_order=2.0)
-        self.assertAlmostEqual(float(queued_s(3.0, 4.0, rates)), 5.0)
-        self.assertAlmostEqual(float(queued_s(4.0, 0.0, rates)), 4.0)
+        self.assertAlmostEqual(float(queued_s(3.0, 4.0, 2.0)), 5.0)
+        self.assertAlmostEqual(float(queued_s(4.0, 0.0, 2.0)), 4.0)
 
     def test_all_wait_for_the_slowest_device(self) -> None:
         # Of 8 normal numbers the largest is 1.43 deviations over the mean.
         self.assertEqual(float(slowest(1, 0.02)), 1.0)
         self.assertAlmostEqual(float(slowest(8, 0.02)), 1.0286, places=3)
-        uneven = dataclasses.replace(Rates.of(_CLUSTER.device), variation=0.02)
-        even = dataclasses.replace(uneven, variation=0.0)
-        # Its first gradient is the sum, so that nothing but kernels is left.
-        plan = Configurations(tp=8, gradient_bytes=2)
-        hardware = Hardware.of(_CLUSTER, plan)
-        slow, fast = (step_time(llama_8b(), plan,
-                                dataclasses.replace(hardware, rates=r))
-                      for r in (uneven, even))
+        plan = Configurations(tp=8)
+        variation = _CLUSTER.device.coefficient("variation", 0.0)
+        slow, fast = (step_time(llama_8b(), plan, h)
+                      for h in (Hardware.of(_CLUSTER, plan),
+                                _equal_devices(plan)))
         self.assertAlmostEqual(float((slow.compute_s / fast.compute_s).item()),
-                               float(slowest(8, 0.02)))
+                               float(slowest(_CLUSTER.num_devices, variation)))
         self.assertEqual(float(slow.tensor_s[0]), float(fast.tensor_s[0]))
 
     def test_the_host_launches_collectives_and_the_loss(self) -> None:
@@ -463,7 +462,7 @@ class TestTerms(unittest.TestCase):
     def test_shares_slow_the_links_of_their_axis(self) -> None:
         plan = Configurations(tp=8, dp=8)
         axis = Hardware.of(_CLUSTER, plan).tp
-        half = axis.slowed(0.5)
+        half = axis.slowed(0.5, point=0.5)
         np.testing.assert_allclose(half.link.rate_bytes_per_s,
                                    axis.link.rate_bytes_per_s / 2)
 

@@ -1,15 +1,17 @@
-"""By how much work gets longer because something waits."""
+"""How much longer the slowest of several devices takes than the mean."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
 
-from planner.cost.analytic.hardware import Rates
+from planner.cluster.device import DeviceKind
 
-__all__ = ["queued_s", "slowest"]
+__all__ = ["slowest", "slowest_device"]
 
 Number = Any
 
@@ -42,14 +44,20 @@ def slowest(devices: Number, variation: Number) -> Number:
     return 1 + variation * ndtri((count - 0.375) / (count + 0.25))
 
 
-def queued_s(device_s: Number, host_s: Number, rates: Rates) -> Number:
-    """Time of work that a host feeds to a device through a queue.
+@functools.lru_cache(maxsize=1024)
+def slowest_device(device: DeviceKind, count: int) -> DeviceKind:
+    """The slowest of `count` devices of a kind, by its ``variation``.
 
-    The longer of both if one was always ahead of the other. They take
-    turns, and the nearer their times are, the more each waits; a norm of
-    high order of the two is such a soft maximum.
+    Clocks differ, of units and of memory alike.
     """
-    order = rates.queue_order
-    longer = np.maximum(np.maximum(device_s, host_s), 1e-12)
-    shorter = np.minimum(device_s, host_s)
-    return longer * (1 + (shorter / longer)**order)**(1 / order)
+    variation = device.coefficient("variation", 0.0)
+    if not variation or count < 2:
+        return device
+    longer = float(slowest(count, variation))
+    return dataclasses.replace(
+        device,
+        memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s /
+        longer,
+        peak_flops_per_s=tuple(
+            (name, peak / longer) for name, peak in device.peak_flops_per_s),
+        launch_overhead_s=device.launch_overhead_s * longer)
