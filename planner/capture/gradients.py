@@ -12,22 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from planner.ir.errors import CaptureError
 
-__all__ = ["DetachWithoutGrad", "writes_in_place"]
+__all__ = ["DetachWithoutGrad", "NoForm", "writes_in_place"]
 
 _OURS = str(Path(__file__).parent)
 _GET_DATA = torch.Tensor.data.__get__
 _SET_DATA = torch.Tensor.data.__set__
+_SET_REQUIRES = torch.Tensor.requires_grad.__set__
 _PLAIN = ("__get__", "__set__", "detach", "detach_", "requires_grad_", "size",
           "dim", "stride", "is_floating_point", "numel", "item", "__len__",
           "register_hook")
 _INPLACE_DUNDERS = ("__setitem__", "__iadd__", "__isub__", "__imul__",
                     "__itruediv__", "__iand__", "__ior__", "__ipow__")
+
+
+class NoForm(CaptureError):
+    """What the code does can't be done by a part that is not traced either."""
 
 
 class DetachWithoutGrad(TorchFunctionMode):
@@ -48,6 +54,8 @@ class DetachWithoutGrad(TorchFunctionMode):
         super().__init__()
         # By memory; kept, so that it is not another's.
         self.carriers: dict[int, torch.Tensor] = {}
+        # Parameters that the forward pass has frozen for a while.
+        self.frozen: dict[int, torch.Tensor] = {}
 
     def __torch_function__(self,
                            func: Any,
@@ -62,9 +70,22 @@ class DetachWithoutGrad(TorchFunctionMode):
                 return _assign(*args)
             if func == _GET_DATA or name == "detach":
                 return self._behind(args[0])
+            if func == _SET_REQUIRES or name == "requires_grad_":
+                self._require(*args, **kwargs)
+            if name == "register_hook":
+                raise NoForm(
+                    f"a gradient hook is registered, at {_here()}, which a "
+                    "graph would lose; do in a custom "
+                    "torch.autograd.Function what it does to gradients")
             if writes:
                 self._check_behind(args[0], name)
-        if torch.is_grad_enabled() or name in _PLAIN:
+        if name in _PLAIN:
+            return func(*args, **kwargs)
+        if torch.is_grad_enabled():
+            if self.frozen:
+                args, kwargs = pytree.tree_map_only(torch.Tensor,
+                                                    self._as_frozen,
+                                                    (args, kwargs))
             return func(*args, **kwargs)
         first: tuple[Any, ...] = ()
         if writes:
@@ -73,6 +94,23 @@ class DetachWithoutGrad(TorchFunctionMode):
         args, kwargs = pytree.tree_map_only(torch.Tensor, self._without_grad,
                                             (args, kwargs))
         return func(*first, *args, **kwargs)
+
+    def _require(self,
+                 tensor: torch.Tensor,
+                 requires_grad: bool = True) -> None:
+        """``parameter.requires_grad = ...``, which no graph knows of."""
+        if not isinstance(tensor, nn.Parameter):
+            return
+        if not requires_grad and tensor.requires_grad:
+            self.frozen[id(tensor)] = tensor
+        elif requires_grad and self.frozen.pop(
+                id(tensor), None) is None and not tensor.requires_grad:
+            raise NoForm(
+                f"the forward pass thaws a frozen parameter, at {_here()}; "
+                "do it before the model is given to ScaleTorch")
+
+    def _as_frozen(self, value: torch.Tensor) -> torch.Tensor:
+        return value.detach() if id(value) in self.frozen else value
 
     def _without_grad(self, value: torch.Tensor) -> torch.Tensor:
         return self._behind(value) if value.requires_grad else value

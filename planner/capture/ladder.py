@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from planner.capture.entry import Entry
 from planner.capture.explain import explained
 from planner.capture.export import trace_by_export
+from planner.capture.gradients import NoForm
 from planner.capture.make_graph import trace_by_make_fx
 from planner.capture.normalize import drop_unused, normalize
 from planner.capture.opaque.call import NotIsolated
@@ -48,7 +49,7 @@ def trace(entry: Entry, *, opaque: bool) -> Traced:
     try:
         return way(entry)
     except CaptureError as error:
-        if not opaque:
+        if not opaque or isinstance(error, NoForm):
             raise
         return isolated(entry, error, way)
 

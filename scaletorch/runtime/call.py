@@ -101,7 +101,10 @@ class _Call(torch.autograd.Function):
         ctx.tape, ctx.compiled, ctx.tensors = tape, compiled, tensors
         ctx.versions = _versions(names, tensors)
         ctx.set_materialize_grads(False)
-        returned = tuple(_fresh(x, tensors) for x in outputs if x is not None)
+        returned: tuple[torch.Tensor, ...] = ()
+        for x in outputs:
+            if x is not None:
+                returned += (_fresh(x, (*tensors, *returned)), )
         ctx.mark_non_differentiable(*(x for x, is_needed in zip(
             returned, compiled.differentiable, strict=True) if not is_needed))
         return returned
@@ -137,10 +140,11 @@ def _whole(tangent: torch.Tensor | None) -> torch.Tensor | None:
     return tangent
 
 
-def _fresh(value: torch.Tensor, inputs: tuple[torch.Tensor,
+def _fresh(value: torch.Tensor, others: tuple[torch.Tensor,
                                               ...]) -> torch.Tensor:
-    """Outputs must not be inputs themselves: autograd would tie them."""
-    return value.clone() if any(value is x for x in inputs) else value
+    """Outputs must not be inputs themselves, nor one output another:
+    autograd would tie them."""
+    return value.clone() if any(value is x for x in others) else value
 
 
 def _versions(names: Sequence[str],

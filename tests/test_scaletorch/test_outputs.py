@@ -6,6 +6,7 @@ import unittest
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -34,7 +35,42 @@ def _outputs(rank: int, model: Any, inputs: Any,
     return whole.detach(), result.logits.full_tensor().detach()
 
 
+class Twice(nn.Module):
+    """Returns its loss under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = self.layer(x).square().mean()
+        return {"loss": loss, "first_loss": loss}
+
+
 class Outputs(unittest.TestCase):
+
+    def test_a_loss_that_is_returned_twice(self) -> None:
+        torch.manual_seed(0)
+        model, x = Twice(), torch.randn(4, 4)
+
+        def work(rank: int) -> torch.Tensor:
+            mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
+            module = scaletorch.auto_parallelize(model,
+                                                 mesh,
+                                                 example_inputs=(x, ),
+                                                 cluster="cpu-gloo",
+                                                 plan=parallel.ddp())
+            result = module(x)
+            result["loss"].backward()
+            torch.testing.assert_close(result["first_loss"], result["loss"])
+            grad = module.get_parameter("layer.weight").grad
+            assert isinstance(grad, DTensor)
+            return grad.full_tensor()
+
+        found = run_ranks(2, work)
+        model(x)["loss"].backward()
+        for grad in found:
+            torch.testing.assert_close(grad, model.layer.weight.grad)
 
     def test_logits_stay_sharded_and_gather_to_the_whole(self) -> None:
         for whole, gathered in run_ranks(2, _outputs, *MODELS["gpt2"]()):

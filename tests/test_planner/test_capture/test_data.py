@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from planner.capture.capture import capture
 from planner.ir.errors import CaptureError
@@ -109,6 +110,53 @@ class TestValuesWithGradients(unittest.TestCase):
             self.assertRegex(program.notes[0],
                              r"behind autograd's back.*runs whole")
             self.assertIn("test_data.py:", program.notes[0])
+
+
+class TestFlags(unittest.TestCase):
+
+    def test_parameters_frozen_for_a_while(self) -> None:
+
+        def by_method(self: Any, x: torch.Tensor) -> torch.Tensor:
+            self.head.requires_grad_(False)
+            y = self.head(self.linear(x)).sum()
+            self.head.requires_grad_(True)
+            return y + self.head(x).square().sum()
+
+        def by_assignment(self: Any, x: torch.Tensor) -> torch.Tensor:
+            for parameter in self.head.parameters():
+                parameter.requires_grad = False
+            y = self.head(self.linear(x)).sum()
+            for parameter in self.head.parameters():
+                parameter.requires_grad = True
+            return y + self.head(x).square().sum()
+
+        for forward in (by_method, by_assignment):
+            model = module(forward)
+            model.head = nn.Linear(4, 4).double()
+            program = check_capture(self, model, (rows(), ))
+            self.assertEqual(program.notes, ())
+
+    def test_thawed_parameters(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            self.linear.requires_grad_(True)
+            return self.linear(x).sum()
+
+        model = module(forward)
+        model.linear.requires_grad_(False)
+        with self.assertRaisesRegex(CaptureError, "thaws a frozen parameter"):
+            capture(model, (rows(), ))
+
+    def test_hooks_of_gradients(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            y.register_hook(lambda grad: 2 * grad)
+            return (y * x).sum()
+
+        with self.assertRaisesRegex(
+                CaptureError, "a gradient hook is registered, at .*test_data"):
+            capture(module(forward), (rows(), ))
 
 
 if __name__ == "__main__":
