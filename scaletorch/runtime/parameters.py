@@ -254,7 +254,7 @@ def _joined(parts: torch.Tensor, shape: Sequence[int],
     whole = list(shape)
     whole[dim] *= len(parts)
     if dim > 0:
-        parts = parts.view(-1, *shape).movedim(0, dim)
+        parts = parts.view(len(parts), *shape).movedim(0, dim)
     # A dim of one element per rank is joined without a copy, as a view that
     # is not contiguous, which not every kernel takes.
     return parts.reshape(whole).contiguous()

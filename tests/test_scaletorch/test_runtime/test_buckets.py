@@ -76,6 +76,7 @@ class TestMovements(unittest.TestCase):
         "two columns": ((3, 2), (S(1), )),
         "two in the middle": ((3, 2, 5), (S(1), )),
         "pair": ((2, ), (S(0), )),
+        "nothing": ((1, 0, 2), (S(2), )),
         "vector": ((6, ), (S(0), )),
         "whole": ((2, 5), (R, ))
     }
