@@ -10,6 +10,7 @@ whole on every rank. :mod:`planner.cost.peak` says when all of it is most.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -190,7 +191,14 @@ def _outputs(program: Program) -> int:
 def local_spec(spec: TensorSpec, layout: Layout,
                sizes: Iterable[int | Fraction]) -> TensorSpec:
     """What each rank holds of a value."""
-    return replace(spec, shape=local_shape(spec.shape, layout, tuple(sizes)))
+    return _local_spec(spec, layout, tuple(sizes))
+
+
+@functools.lru_cache(maxsize=65536)
+def _local_spec(spec: TensorSpec, layout: Layout,
+                sizes: tuple[int | Fraction, ...]) -> TensorSpec:
+    """Layers share their shapes and layouts."""
+    return replace(spec, shape=local_shape(spec.shape, layout, sizes))
 
 
 def _saved_values(calls: Sequence[KnownCall], layout: ClassLayout,

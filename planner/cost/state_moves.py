@@ -131,10 +131,11 @@ class StateMoves:
 
     def _moves(self, program: Program,
                layout: ProgramLayout) -> Iterator[list[_Move]]:
+        nodes = {n: c.placeholders for n, c in program.classes.items()}
         for block in program.blocks:
             hubs = layout.classes[block.block_class].hubs
             found = []
-            for node, name in zip(program.class_of(block).placeholders,
+            for node, name in zip(nodes[block.block_class],
                                   block.operands,
                                   strict=True):
                 if value_kind(name) != "param":

@@ -42,6 +42,7 @@ class Move:
 _NONE = Move(kind="none")
 
 
+@functools.lru_cache(maxsize=4096)
 def move(source: Placement, target: Placement) -> Move | None:
     """The move between two value placements; None where there is none.
 
@@ -102,6 +103,7 @@ def _gradient(placement: Placement) -> Placement:
     return P if placement.kind == "V" else R
 
 
+@functools.lru_cache(maxsize=4096)
 def gradient_move(source: Placement, target: Placement) -> Move | None:
     """What the gradient does when a value went from source to target."""
     return move(_gradient(target), _gradient(source))

@@ -163,8 +163,9 @@ class Program:
 
     def uses(self) -> Iterator[tuple[Block, fx.Node, str]]:
         """Every (block, placeholder, global value) in execution order."""
+        nodes = {n: c.placeholders for n, c in self.classes.items()}
         for block in self.blocks:
-            for node, name in zip(self.class_of(block).placeholders,
+            for node, name in zip(nodes[block.block_class],
                                   block.operands,
                                   strict=True):
                 yield block, node, name

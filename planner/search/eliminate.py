@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -232,7 +233,7 @@ def _run(graph: FactorGraph,
          order: Order,
          batch: tuple[int, ...],
          *,
-         limit: int | None = None) -> tuple[_Array, dict[str, npt.NDArray]]:
+         limit: int | None = None) -> tuple[_Array, dict[str, Any]]:
     """Eliminate along the order, then walk back.
 
     Parameters
@@ -263,22 +264,24 @@ def _run(graph: FactorGraph,
 
 def _sorted(scope: tuple[str, ...], table: _Array,
             rank: Mapping[str, int]) -> _Part:
-    axes = sorted(range(len(scope)), key=lambda i: rank[scope[i]])
-    if axes != list(range(len(scope))):
-        axes_and_batch = (*axes, *range(len(scope), table.ndim))
-        table = np.ascontiguousarray(table.transpose(axes_and_batch))
-    return tuple(scope[i] for i in axes), table
+    ordered = tuple(sorted(scope, key=rank.__getitem__))
+    if ordered != scope:
+        axes = (*map(scope.index, ordered), *range(len(scope), table.ndim))
+        table = np.ascontiguousarray(table.transpose(axes))
+    return ordered, table
 
 
 def _grouped(parts: Sequence[_Part],
-             limit: int | None) -> Iterable[list[_Part]]:
+             limit: int | None) -> Iterable[Sequence[_Part]]:
     """Parts to be added; several groups only where the limit asks."""
+    if limit is None:
+        return [parts] if parts else []
     groups: list[tuple[dict[str, int], list[_Part]]] = []
     for scope, table in sorted(parts, key=lambda p: (-p[1].size, p[0])):
         own = dict(zip(scope, table.shape))
         for sizes, group in groups:
             merged = sizes | own
-            if limit is None or math.prod(merged.values()) <= limit:
+            if math.prod(merged.values()) <= limit:
                 sizes.update(own)
                 group.append((scope, table))
                 break
@@ -289,13 +292,16 @@ def _grouped(parts: Sequence[_Part],
 
 def _minimise(parts: Sequence[_Part], rank: Mapping[str, int]) -> _Part:
     """Add the parts and minimise over the first axis, which all share."""
+    if len(parts) == 1:
+        (scope, table), = parts
+        return scope[1:], np.minimum.reduce(table)
     sizes = {n: s for scope, t in parts for n, s in zip(scope, t.shape)}
     scope = tuple(sorted(sizes, key=rank.__getitem__))
     batch = max(t.shape[len(names):] for names, t in parts)
     # Small ones first, so that few additions are of the full size.
     spread = [
         _spread(names, table, scope)
-        for names, table in sorted(parts, key=lambda p: p[1].size)
+        for names, table in sorted(parts, key=lambda p: (p[1].size, p[0]))
     ]
     left = [sizes[n] for n in scope[1:]]
     best = np.empty((*left, *batch))
@@ -340,16 +346,18 @@ def _sum(tables: Sequence[_Array]) -> _Array:
 
 
 def _walk_back(order: Order, buckets: Mapping[str, Sequence[_Part]],
-               sizes: Mapping[str, int],
-               batch: tuple[int, ...]) -> dict[str, npt.NDArray[np.intp]]:
+               sizes: Mapping[str, int], batch: tuple[int,
+                                                      ...]) -> dict[str, Any]:
     """Choose states in reverse, each knowing all that its bucket needs."""
     entry = tuple(np.arange(n) for n in batch)
-    states: dict[str, npt.NDArray[np.intp]] = {}
+    states: dict[str, Any] = {}
     for name in reversed(order.names):
         total: _Array = np.zeros((sizes[name], *batch))
         for scope, table in buckets[name]:
             chosen = [states[n] for n in scope[1:]]
             shared = [i % table.shape[-1] for i in entry]
             total = total + table[(slice(None), *chosen, *shared)]
-        states[name] = total.argmin(axis=0)
+        best = total.argmin(axis=0)
+        # Numbers are quicker to index by than arrays of one.
+        states[name] = best if batch else int(best)
     return states

@@ -76,7 +76,7 @@ class Factor:
             raise ValueError(f"factor over {self.scope} names a variable "
                              "twice; take the table's diagonal")
         # The minimum is NaN where any entry is, and NaN compares false.
-        if table.size and not table.min() > -np.inf:
+        if table.size and not np.minimum.reduce(table, axis=None) > -np.inf:
             raise ValueError(f"factor over {self.scope} holds NaN or -inf; "
                              "entries are finite or +inf")
 
@@ -136,8 +136,10 @@ class FactorGraph:
                     f"{assignment.get(variable.name)}; it has states 0 to "
                     f"{variable.size - 1}")
         return float(
-            sum(f.table[tuple(assignment[n] for n in f.scope)]
-                for f in self.factors))
+            sum([
+                f.table.item(*[assignment[n] for n in f.scope])
+                for f in self.factors
+            ]))
 
 
 def _check(factor: Factor, sizes: Mapping[str, int]) -> None:

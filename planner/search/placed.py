@@ -80,13 +80,15 @@ def fits(shape: tuple[int, ...], layout: Layout, axis: int,
          sizes: tuple[int, ...], numbers: Numbers) -> npt.NDArray[np.bool_]:
     """Which of some placements divide beside those over the other axes."""
     plain = _fitting(shape, layout, axis, sizes)
-    if not len(numbers) or numbers.max() < len(plain):
+    try:
         return plain[numbers]
-    return np.array([
-        plain[n] if n < len(plain) else _divides(
-            shape, with_own(layout, axis, placement_of(n)), sizes)
-        for n in numbers
-    ], bool)
+    except IndexError:
+        # Some by parts, which are numbered far behind.
+        return np.array([
+            plain[n] if n < len(plain) else _divides(
+                shape, with_own(layout, axis, placement_of(n)), sizes)
+            for n in numbers
+        ], bool)
 
 
 @functools.lru_cache(maxsize=65536)

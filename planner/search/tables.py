@@ -81,12 +81,14 @@ class ConversionTables:
         table = known.get(key)
         if table is None:
             table = known[key] = self._empty(what, spec, axis, source, target)
-        most = int(max(made.max(initial=0), wanted.max(initial=0)))
-        if most >= len(table):
+        try:
+            found = table[made[:, None], wanted]
+        except IndexError:
             # By parts: rare, and numbered far behind.
+            most = int(max(made.max(), wanted.max()))
             table = known[key] = np.pad(table, (0, most + 1 - len(table)),
                                         constant_values=np.nan)
-        found = table[made[:, None], wanted]
+            found = table[made[:, None], wanted]
         if np.isnan(found).any():
             for i in set(made.tolist()):
                 for j in set(wanted.tolist()):
@@ -132,13 +134,14 @@ def penalties(policy: Policy, kind: str, spec: TensorSpec, made: Numbers,
     plain = _plain_penalties(policy, kind, spec)
     if plain is None:
         return None
-    most = max(made.max(initial=0), wanted.max(initial=0))
-    if most < len(plain):
+    try:
         return plain[made[:, None], wanted]
-    return np.array([[
-        _penalty_s(policy, kind, spec, placement_of(i), placement_of(j))
-        for j in wanted
-    ] for i in made])
+    except IndexError:
+        # Some by parts, which are numbered far behind.
+        return np.array([[
+            _penalty_s(policy, kind, spec, placement_of(i), placement_of(j))
+            for j in wanted
+        ] for i in made])
 
 
 @functools.lru_cache(maxsize=4096)

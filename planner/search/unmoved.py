@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from planner.ir.layout import Placement
 from planner.rules.registry import Option
 from planner.search.draft import AxisProblem, CallDomain, Draft
@@ -76,8 +74,8 @@ def _place(numbers: Numbers, placement: Placement) -> int:
 
 
 def _index(numbers: Numbers, wanted: int) -> int:
-    found = np.flatnonzero(numbers == wanted)
-    return int(found[0]) if len(found) else -1
+    every = numbers.tolist()
+    return every.index(wanted) if wanted in every else -1
 
 
 def _add_copies(graph: FactorGraph, states: dict[str, int]) -> None:

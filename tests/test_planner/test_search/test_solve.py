@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import unittest
+from unittest import mock
 
 import numpy as np
+from hypothesis import given
 
 from planner.ir.errors import InfeasiblePlan
 from planner.search.conflict import clashing
 from planner.search.eliminate import eliminate
 from planner.search.factors import Factor, FactorGraph, Variable
+from planner.search import solve as solving
 from planner.search.solve import solve
-from tests.test_planner.test_search.graphs import chain, grid
+from tests.test_planner.test_search.graphs import chain, grid, random_graphs
 
 SAME = np.where(np.eye(3, dtype=bool), 0.0, np.inf)
 
@@ -34,6 +37,30 @@ class TestSolve(unittest.TestCase):
         self.assertEqual(solution.method, "elimination")
         self.assertEqual(solution.width, 3)
         self.assertTrue(solution.is_optimal)
+
+    def test_large_graphs_are_relaxed_first(self) -> None:
+        """Where the relaxation is not tight, they are eliminated."""
+        graphs = {"relaxation": chain(12, 4, 2), "elimination": grid(4, 6)}
+        for method, graph in graphs.items():
+            exact = eliminate(graph)
+            with self.subTest(method), \
+                    mock.patch.multiple(solving, _MANY_ENTRIES=0,
+                                        _SMALL_ENTRIES=6**3):
+                solution = solve(graph)
+                self.assertEqual(solution.method, method)
+                self.assertTrue(solution.is_optimal)
+                np.testing.assert_allclose(solution.value, exact.value)
+
+    @given(random_graphs())
+    def test_small_tables_are_no_less_exact(self, graph: FactorGraph) -> None:
+        try:
+            exact = eliminate(graph).value
+        except InfeasiblePlan:
+            return
+        with mock.patch.multiple(solving, _MANY_ENTRIES=0, _SMALL_ENTRIES=4):
+            found = solve(graph)
+        np.testing.assert_allclose(found.value, exact, atol=1e-12)
+        np.testing.assert_allclose(found.bound, exact, atol=1e-12)
 
     def test_wide_graphs_go_to_the_milp(self) -> None:
         graph = grid(4, 6)
