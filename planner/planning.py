@@ -30,7 +30,7 @@ from planner.pipeline.means import count_ahead
 from planner.plans import candidate_of, plan_of
 from planner.recipes import Recipe, policies_for
 from planner.rules.registry import TensorSpec
-from planner.search.bound import lower_bound_s
+from planner.search.bound import lower_bound_s, quick_bound_s
 from planner.search.facts import Facts
 from planner.search.layouts import LayoutSolution, Request, search_layouts
 from planner.search.policy import Policy
@@ -108,6 +108,7 @@ class Planning:
         self.observer = observer
         self.time_limit_s = time_limit_s
         self.runners_up = runners_up
+        self.until_s = float("inf")
         self.searched = Searched()
         self.visited = 0
         self.batch_cuts: dict[tuple[int, bool], ProgramLayout] = {}
@@ -118,7 +119,9 @@ class Planning:
         """The same plans for another form of the program."""
         if program is self.program:
             return self
-        return self.copied(program=program)
+        copied = self.copied(program=program)
+        copied.until_s = self.until_s
+        return copied
 
     def copied(self,
                *,
@@ -153,9 +156,11 @@ class Planning:
         return self._prices.tables(mesh, whole)
 
     def bound_s(self, mesh: MeshSpec) -> float:
-        """No layouts on a mesh take less time."""
+        """No layouts on a mesh take less time; in a hurry less closely."""
         if mesh not in self._bounds:
-            self._bounds[mesh] = lower_bound_s(self.facts, mesh, self.cluster)
+            bound = (lower_bound_s
+                     if self.time_limit_s is None else quick_bound_s)
+            self._bounds[mesh] = bound(self.facts, mesh, self.cluster)
         return self._bounds[mesh]
 
     def search(self,
@@ -192,6 +197,7 @@ class Planning:
                     axes=axes,
                     pressure=pressure,
                     fixed_rest=fixed_rest or {},
+                    until_s=self.until_s,
                     constraint=allowed if self.constraints.items else None))
 
     def candidate(
@@ -316,13 +322,12 @@ class Planning:
         recomputed. Where `staged` is given, an open split only has plans
         with stages (or several micro-batches), or only those without.
         """
-        limit_s = self.time_limit_s
-        until_s = float("inf") if limit_s is None else (time.monotonic() +
-                                                        limit_s)
+        if self.time_limit_s is not None:
+            self.until_s = time.monotonic() + self.time_limit_s
         with new_objects_alone():
             found, self.searched = candidates_over(self,
                                                    meshes,
-                                                   until_s,
+                                                   self.until_s,
                                                    staged=staged)
             found = and_shared(self, found)
         overlaps = any(c.overlaps for c in found)

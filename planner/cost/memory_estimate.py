@@ -309,11 +309,13 @@ def _gathered(by_block: Sequence[_Gathered]) -> int:
 
 def _packed(program: Program, layout: ProgramLayout) -> frozenset[str]:
     """The collectives by which gradients get back to rest."""
-    kinds = set()
-    for block, node, name in program.uses():
-        if value_kind(name) == "param":
-            use = layout.classes[block.block_class].hubs[Value(node).label]
-            steps = conversion_steps(
-                layout.at_rest[name], use, differentiable=True) or ()
-            kinds |= {s.backward.kind for s in steps}
+    ways = {(layout.at_rest[name],
+             layout.classes[block.block_class].hubs[Value(node).label])
+            for block, node, name in program.uses()
+            if value_kind(name) == "param"}
+    kinds = {
+        step.backward.kind
+        for rest, use in ways
+        for step in conversion_steps(rest, use, differentiable=True) or ()
+    }
     return frozenset(kinds & {"all_reduce", "reduce_scatter"})

@@ -9,6 +9,7 @@ packing is paid for by copies.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,19 +75,55 @@ class Unit:
     buckets: tuple[Bucket, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """From rest into use, of all parameters that look the same."""
+
+    steps: tuple[Step, ...]
+    whole_bytes: tuple[float, ...]
+    spec: TensorSpec
+
+    @functools.cached_property
+    def used_bytes(self) -> float:
+        return max(self.whole_bytes, default=0.0)
+
+    @functools.cached_property
+    def moves_forward(self) -> bool:
+        return any(s.forward.kind != "none" for s in self.steps)
+
+    @functools.cached_property
+    def moves_backward(self) -> bool:
+        return self.spec.requires_grad and any(s.backward.kind != "none"
+                                               for s in self.steps)
+
+    @functools.cached_property
+    def only_gather(self) -> Step | None:
+        moving = [s for s in self.steps if s.forward.kind != "none"]
+        if (len(moving) == 1 and moving[0].forward.kind == "all_gather"
+                and not moving[0].source.parts):
+            return moving[0]
+        return None
+
+    @functools.cached_property
+    def packed(self) -> tuple[Any, ...] | None:
+        """What the gradients of one bucket have in common; None: goes alone.
+        """
+        steps = [s for s in reversed(self.steps) if s.backward.kind != "none"]
+        scatters = sum(s.backward.kind == "reduce_scatter" for s in steps)
+        fits = steps and scatters <= 1 and all(
+            s.backward.kind in _PACKED and not s.backward.target_parts
+            for s in steps)
+        key = (self.spec.dtype, *((s.axis, s.backward.kind) for s in steps))
+        return key if fits else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Move:
     """One parameter's way into one block."""
 
     source: str
-    steps: tuple[Step, ...]
-    whole_bytes: tuple[float, ...]
-    spec: TensorSpec
+    way: _Way
     regather: bool
-
-    @property
-    def used_bytes(self) -> float:
-        return max(self.whole_bytes, default=0.0)
 
 
 @dataclass(slots=True)
@@ -102,7 +139,7 @@ class _Open:
         for move in moves:
             self.moves.append(move)
             self.sources.add(move.source)
-            self.size_bytes += move.used_bytes
+            self.size_bytes += move.way.used_bytes
 
 
 class StateMoves:
@@ -126,7 +163,7 @@ class StateMoves:
         self._bucket_bytes = bucket_bytes
         names = layout.mesh.names
         self._summed = names.index(MICROBATCH) if MICROBATCH in names else -1
-        self._known: dict[Any, tuple[tuple[Step, ...], tuple[float, ...]]] = {}
+        self._known: dict[Any, _Way] = {}
         self._blocks = list(self._moves(program, layout))
 
     def _moves(self, program: Program,
@@ -141,19 +178,16 @@ class StateMoves:
                 if value_kind(name) != "param":
                     continue
                 value = Value(node)
-                steps, sizes = self._way(value.spec, layout.at_rest[name],
-                                         hubs[value.label])
-                if steps:
+                way = self._way(value.spec, layout.at_rest[name],
+                                hubs[value.label])
+                if way.steps:
                     found.append(
                         _Move(source=name,
-                              steps=steps,
-                              whole_bytes=sizes,
-                              spec=value.spec,
+                              way=way,
                               regather=name in layout.regather))
             yield found
 
-    def _way(self, spec: TensorSpec, rest: Layout,
-             use: Layout) -> tuple[tuple[Step, ...], tuple[float, ...]]:
+    def _way(self, spec: TensorSpec, rest: Layout, use: Layout) -> _Way:
         key = spec, rest, use
         if key not in self._known:
             steps = conversion_steps(rest,
@@ -163,7 +197,9 @@ class StateMoves:
             # Between micro-batches nothing moves.
             steps = tuple(s for s in steps if s.axis != self._summed)
             sizes = [self._cost.whole_bytes(spec, step) for step in steps]
-            self._known[key] = steps, tuple(s or 0.0 for s in sizes)
+            self._known[key] = _Way(steps=steps,
+                                    whole_bytes=tuple(s or 0.0 for s in sizes),
+                                    spec=spec)
         return self._known[key]
 
     def gathers(self) -> list[Unit]:
@@ -189,7 +225,7 @@ class StateMoves:
         for number, moves in blocks:
             wanted = _Open()
             wanted.add(m for m in moves if m.source not in kept
-                       and _moves_forward(m) and m.regather in regather)
+                       and m.way.moves_forward and m.regather in regather)
             if not wanted.moves:
                 continue
             if draft.moves and (draft.size_bytes + wanted.size_bytes
@@ -205,17 +241,17 @@ class StateMoves:
     def _gathered(self, draft: _Open) -> tuple[Bucket, ...]:
         alike: dict[Any, list[_Move]] = {}
         for move in draft.moves:
-            step = _only_gather(move)
+            step = move.way.only_gather
             key = (move.source, ) if step is None else (step.axis,
-                                                        move.spec.dtype)
+                                                        move.way.spec.dtype)
             alike.setdefault(key, []).append(move)
         return tuple(map(self._gather, alike.values()))
 
     def _gather(self, moves: list[_Move]) -> Bucket:
-        step = _only_gather(moves[0])
+        step = moves[0].way.only_gather
         if step is None:
             return self._alone(moves[0], backward=False)
-        size = sum(m.used_bytes for m in moves)
+        size = sum(m.way.used_bytes for m in moves)
         ranks = self._cost.sizes[step.axis]
         return Bucket(what="parameters",
                       kind="all_gather",
@@ -229,7 +265,7 @@ class StateMoves:
 
     def _alone(self, move: _Move, *, backward: bool) -> Bucket:
         """A parameter whose steps follow each other."""
-        pairs = list(zip(move.steps, move.whole_bytes, strict=True))
+        pairs = list(zip(move.way.steps, move.way.whole_bytes, strict=True))
         pairs = pairs[::-1] if backward else pairs
         ways = [(s.backward if backward else s.forward, s.axis, n)
                 for s, n in pairs]
@@ -238,7 +274,7 @@ class StateMoves:
         return Bucket(what="gradients" if backward else "parameters",
                       kind=how.kind,
                       axis=axis,
-                      size_bytes=move.used_bytes,
+                      size_bytes=move.way.used_bytes,
                       count=1,
                       time_s=sum(
                           self._cost.move_time_s(w, n, a) for w, a, n in ways),
@@ -256,9 +292,8 @@ class StateMoves:
         open_: dict[Any, _Open] = {}
         for number in range(len(self._blocks) - 1, -1, -1):
             for move in self._blocks[number]:
-                key = _packed(move)
-                if not move.spec.requires_grad or not any(
-                        s.backward.kind != "none" for s in move.steps):
+                key = move.way.packed
+                if not move.way.moves_backward:
                     continue
                 if key is None:
                     sent[number].append(self._alone(move, backward=True))
@@ -272,10 +307,11 @@ class StateMoves:
         return sent
 
     def _reduce(self, moves: list[_Move]) -> Bucket:
-        steps = [(s, n) for s, n in zip(moves[0].steps, moves[0].whole_bytes)
+        way = moves[0].way
+        steps = [(s, n) for s, n in zip(way.steps, way.whole_bytes)
                  if s.backward.kind != "none"][::-1]
-        size = sum(m.used_bytes for m in moves)
-        share = size / max(moves[0].used_bytes, 1e-30)
+        size = sum(m.way.used_bytes for m in moves)
+        share = size / max(way.used_bytes, 1e-30)
         times = [
             self._cost.collective_s(s.backward.kind, n * share, s.axis)
             for s, n in steps
@@ -291,26 +327,3 @@ class StateMoves:
                       before_s=self._copied_s(2 * size if scatters else size,
                                               len(moves)),
                       after_s=sum(times[1:]))
-
-
-def _moves_forward(move: _Move) -> bool:
-    return any(s.forward.kind != "none" for s in move.steps)
-
-
-def _only_gather(move: _Move) -> Step | None:
-    moving = [s for s in move.steps if s.forward.kind != "none"]
-    if (len(moving) == 1 and moving[0].forward.kind == "all_gather"
-            and not moving[0].source.parts):
-        return moving[0]
-    return None
-
-
-def _packed(move: _Move) -> tuple[Any, ...] | None:
-    """What the gradients of one bucket have in common; None: goes alone."""
-    steps = [s for s in reversed(move.steps) if s.backward.kind != "none"]
-    scatters = sum(s.backward.kind == "reduce_scatter" for s in steps)
-    fits = steps and scatters <= 1 and all(
-        s.backward.kind in _PACKED and not s.backward.target_parts
-        for s in steps)
-    key = (move.spec.dtype, *((s.axis, s.backward.kind) for s in steps))
-    return key if fits else None

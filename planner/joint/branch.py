@@ -116,6 +116,7 @@ class Branching(Generic[Found]):
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
     _seen: int = 0
+    _found_s: float = float("inf")
     _limit_s: float = float("inf")
     _heap: list[_Entry] = field(default_factory=list)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
@@ -196,11 +197,10 @@ class Branching(Generic[Found]):
     @property
     def best_s(self) -> float:
         """Of what is known and fits."""
-        for found in self.found[self._seen:]:
-            if self.fits(found):
-                self.known_s = min(self.known_s, found.run_s)
+        fitting = filter(self.fits, self.found[self._seen:])
+        self._found_s = min([self._found_s, *(f.run_s for f in fitting)])
         self._seen = len(self.found)
-        return self.known_s
+        return min(self.known_s, self._found_s)
 
     def _is_done(self) -> bool:
         excess, bound_s, _, _ = self._heap[0]

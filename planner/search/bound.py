@@ -22,7 +22,10 @@ from planner.search.problem import AxisProblem, draft_of
 from planner.search.solve import solve
 from planner.search.tables import ConversionTables
 
-__all__ = ["lower_bound_s"]
+__all__ = ["lower_bound_s", "quick_bound_s"]
+
+_MANY_CALLS = 1000
+"""A relaxation of more takes seconds."""
 
 
 def lower_bound_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec) -> float:
@@ -34,6 +37,14 @@ def lower_bound_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec) -> float:
     share = 1.0 / len(mesh.sizes)
     shared = sum(_relaxed_s(facts, mesh, cluster, a, share) for a in axes)
     return max(*alone, shared)
+
+
+def quick_bound_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec) -> float:
+    """The same, of large graphs only that work is divided evenly at best."""
+    if sum(len(c.calls) for c in facts.classes.values()) <= _MANY_CALLS:
+        return lower_bound_s(facts, mesh, cluster)
+    return facts.computing_s(cluster.weakest(range(mesh.world_size)),
+                             1.0 / mesh.world_size)
 
 
 def _relaxed_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec, axis: int,

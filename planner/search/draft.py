@@ -56,6 +56,8 @@ class AxisProblem:
         What compute counts, less than 1 in problems for a bound.
     work_share : float
         Part of the work that is left by axes the layout does not know of.
+    until_s : float
+        When to stop, by the monotonic clock.
     """
 
     facts: Facts
@@ -70,6 +72,7 @@ class AxisProblem:
     pressure: MemoryPressure | None = None
     compute_weight: float = 1.0
     work_share: float = 1.0
+    until_s: float = float("inf")
 
     @property
     def microbatches(self) -> int:

@@ -64,6 +64,8 @@ class Request:
         another optimum.
     axes : tuple of int, optional
         Those that are solved; over the others layouts stay as they start.
+    until_s : float
+        When to stop, by the monotonic clock.
     """
 
     facts: Facts
@@ -77,6 +79,7 @@ class Request:
     constraint: Constraint | None = None
     reverse: bool = False
     axes: tuple[int, ...] | None = None
+    until_s: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +195,8 @@ def _problem(request: Request, layout: ProgramLayout,
                            for n, lay in request.fixed_rest.items()
                        },
                        regather_axes=_regather_axes(request.policies),
-                       constraint=_over(request.constraint, axis))
+                       constraint=_over(request.constraint, axis),
+                       until_s=request.until_s)
 
 
 def _over(constraint: Constraint | None,

@@ -10,6 +10,8 @@ exact price of the full layouts.
 
 from __future__ import annotations
 
+import time
+
 from planner.ir.layouts import ProgramLayout
 from planner.search.charges import add_charges
 from planner.search.draft import AxisProblem, Draft
@@ -21,6 +23,7 @@ from planner.search.variables import add_variables
 
 __all__ = ["AxisProblem", "draft_of", "solve_axis"]
 
+_SHARE = 0.1
 _TOLERANCE = 1e-3
 """Relative gap of layouts whose graph is too wide to eliminate."""
 
@@ -31,6 +34,13 @@ def draft_of(problem: AxisProblem) -> Draft:
     add_variables(problem, draft)
     add_charges(problem, draft)
     return draft
+
+
+def _share_of_time_s(problem: AxisProblem) -> float | None:
+    """Of what is left, since other problems follow."""
+    if problem.until_s == float("inf"):
+        return None
+    return _SHARE * max(problem.until_s - time.monotonic(), 0.0)
 
 
 def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
@@ -44,7 +54,9 @@ def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
     """
     draft = draft_of(problem)
     graph = draft.graph()
-    solution = solve(graph, tolerance=_TOLERANCE)
+    solution = solve(graph,
+                     tolerance=_TOLERANCE,
+                     time_limit_s=_share_of_time_s(problem))
     if may_stay(problem, draft, graph, solution):
         return problem.layout, solution
     return read_back(problem, draft, solution.assignment), solution

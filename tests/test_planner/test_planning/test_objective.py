@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
-from unittest import TestCase
+from unittest import TestCase, mock
 
 import networkx as nx
 
@@ -16,6 +16,7 @@ from planner.cost.conversion import ConversionCost
 from planner.cost.price import price
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
+from planner.search import bound
 from planner.search.draft import Draft
 from planner.search.eliminate import eliminate
 from planner.search.factors import Factor
@@ -70,6 +71,18 @@ class TestObjective(TestCase):
                                    delta=1e-9)
             self.assertLessEqual(found.bound_s,
                                  found.price.time_s * (1 + 1e-9))
+
+    def test_quick_bounds_are_bounds(self) -> None:
+        planning = Planning(zoo("llama"), slow_cluster(4, 1e9))
+        facts, cluster = planning.facts, planning.cluster
+        for mesh in (_LINE, _GRID):
+            exact_s = bound.lower_bound_s(facts, mesh, cluster)
+            self.assertEqual(bound.quick_bound_s(facts, mesh, cluster),
+                             exact_s)
+            with mock.patch.object(bound, "_MANY_CALLS", 0):
+                quick_s = bound.quick_bound_s(facts, mesh, cluster)
+            self.assertGreater(quick_s, 0.0)
+            self.assertLessEqual(quick_s, exact_s * (1 + 1e-9))
 
     def test_one_axis_is_optimal(self) -> None:
         for name in ("gpt2", "llama"):
