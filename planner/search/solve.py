@@ -91,6 +91,14 @@ def _solve(graph: FactorGraph, max_table_entries: int,
     if (order.total_entries <= _CHEAP_ENTRIES * len(graph.variables)
             and fits(order, max_table_entries)):
         return _eliminated(graph, order, max_table_entries)
+    if math.isfinite(tolerance) and not fits(order, max_table_entries):
+        # Reducing takes longer, and this mostly does.
+        rough = eliminate_relaxed(graph,
+                                  order=order,
+                                  max_table_entries=min(
+                                      _ROUGH_ENTRIES[0], max_table_entries))
+        if rough.gap <= max(_ROUNDING, tolerance):
+            return rough
     reduced = reduce(graph)
     parts = []
     for component in _components(reduced.graph):
