@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import given
 
 from planner.ir.errors import InfeasiblePlan
+from planner.search import solve as solving
 from planner.search.conflict import clashing
 from planner.search.eliminate import eliminate
 from planner.search.factors import Factor, FactorGraph, Variable
-from planner.search import solve as solving
 from planner.search.solve import solve
 from tests.test_planner.test_search.graphs import chain, grid, random_graphs
 
