@@ -1,13 +1,15 @@
 """Fit the devices of the presets on published training runs.
 
-    python -m scripts.calibrate_cost_model FILE [--json] [--write | --check]
+    python -m scripts.calibrate_cost_model FILE... [--json]
+        [--write | --check | --host]
 
 Per kind of device, and never per row or per source: reached shares of the
 peaks, overheads, and the shares of the links' rates that collectives of a
 training step reach (:mod:`scripts.published.fit`). A fifth of the rows, by
 a hash, is kept out. Printed are the errors of the rows that were fitted, of
 those kept out, and, by a fit for each source that has seen nothing of it,
-of whole sources.
+of whole sources. ``--host`` fits what the host takes in Megatron-LM's tests
+instead (:mod:`scripts.published.host`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from scripts.published.batch import Batch
 from scripts.published.case import Case, Unreadable
 from scripts.published.errors import held_out, summarise
 from scripts.published.fit import fit, parameters_of, times_with
+from scripts.published.host import fit_host, host_cases
 from scripts.published.predict import DOUBTED
 from scripts.published.presets import with_numbers
 from scripts.published.read import read_case
@@ -116,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.calibrate_cost_model",
         description="Fit the devices of the presets on published runs.")
-    parser.add_argument("file", type=Path)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--json", action="store_true")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--write",
@@ -125,9 +128,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     what.add_argument("--check",
                       action="store_true",
                       help="fail where a preset has other numbers")
+    what.add_argument("--host",
+                      action="store_true",
+                      help="fit what the host takes in Megatron-LM's tests")
     args = parser.parse_args(argv)
-    cases = cases_of(
-        yaml.load(args.file.read_text(encoding="utf-8"), yaml.CSafeLoader))
+    rows = [
+        row for path in args.files
+        for row in yaml.load(path.read_text(
+            encoding="utf-8"), yaml.CSafeLoader)
+    ]
+    if args.host:
+        sys.stdout.write(f"{fit_host(host_cases(rows))}\n")
+        return 0
+    cases = cases_of(rows)
     fitted: dict[str, dict[str, float]] = {}
     for family, presets in FAMILIES.items():
         own = [c for c in cases if c.preset in presets]

@@ -20,7 +20,9 @@ from planner.cost.analytic.hardware import Hardware, Rates
 from planner.cost.analytic.step import step_time
 from scripts.published.batch import Batch, product_dtype
 
-__all__ = ["Parameter", "SHARED", "fit", "parameters_of", "times_with"]
+__all__ = [
+    "Parameter", "SHARED", "fit", "parameters_of", "softened", "times_with"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +210,7 @@ def fit(batch: Batch,
 
     def residuals(x: np.ndarray) -> np.ndarray:
         errors = np.log(times_with(batch, values(x)) / measured)
-        return np.concatenate([(weight * _softened(errors))[kept],
+        return np.concatenate([(weight * softened(errors))[kept],
                                pull * (x - usual) / spread])
 
     highest = np.log([p.most for p in parameters])
@@ -219,7 +221,7 @@ def fit(batch: Batch,
     return {k: float(f"{v:.3g}") for k, v in values(solution.x).items()}
 
 
-def _softened(errors: np.ndarray) -> np.ndarray:
+def softened(errors: np.ndarray) -> np.ndarray:
     """Large errors count linearly: the "soft l1" loss."""
     squares = 2 * (np.sqrt(1 + (errors / _SOFT)**2) - 1)
     return _SOFT * np.sign(errors) * np.sqrt(squares)

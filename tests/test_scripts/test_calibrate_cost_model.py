@@ -12,6 +12,7 @@ from scripts.published.batch import Batch
 from scripts.published.case import Case
 from scripts.published.errors import held_out
 from scripts.published.fit import fit, parameters_of, times_with
+from scripts.published.host import fit_host, host_cases
 from scripts.published.presets import with_numbers
 from scripts.published.read import read_case
 from tests.test_scripts.rows import row
@@ -132,6 +133,33 @@ class TestFit(unittest.TestCase):
     def test_a_preset_is_in_one_family(self) -> None:
         presets = [p for family in FAMILIES.values() for p in family]
         self.assertEqual(len(presets), len(set(presets)))
+
+
+class TestHost(unittest.TestCase):
+
+    def test_what_was_made_up_is_found_again(self) -> None:
+        model = {"family": "gpt", "hidden": 512, "heads": 8, "seq": 1024}
+        rows = [
+            row(id=str(layers), model={
+                **model, "layers": layers
+            }) for layers in (4, 8, 12, 24, 48)
+        ]
+        cases = host_cases([*rows, row(id="no test")])
+        self.assertEqual(len(cases),
+                         sum(not held_out(c.source, c.id) for c in cases))
+        self.assertGreaterEqual(len(cases), 3)
+        batch = Batch.of(cases)
+        plans = dataclasses.replace(batch.plans,
+                                    host_factor=1.5,
+                                    step_host_s=0.03)
+        times_s = dataclasses.replace(batch, plans=plans).times().time_s
+        found = fit_host([
+            dataclasses.replace(c, measured_s=float(t))
+            for c, t in zip(cases, times_s, strict=True)
+        ])
+        self.assertAlmostEqual(found.host_factor, 1.5, places=3)
+        self.assertAlmostEqual(found.step_host_s, 0.03, places=4)
+        self.assertEqual(found.rows, len(cases))
 
 
 if __name__ == "__main__":
