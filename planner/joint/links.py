@@ -18,6 +18,7 @@ from planner.cluster import devices_along
 from planner.cluster.axis import AxisInfo, step_link
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
+from planner.cost.queue import queued_s
 from planner.cost.timeline import Streams
 from planner.joint.space import AXES, Point
 from planner.limits import MemoryLimits
@@ -56,6 +57,7 @@ class Links:
         streams = [Streams.of(d) for d in cluster.kinds()]
         self.interference = min(s.interference for s in streams)
         self.alone_speedup = max(s.alone_speedup for s in streams)
+        self._streams = streams
         self._devices: dict[Place, tuple[DeviceKind, ...]] = {}
         self._axes: dict[Place, AxisInfo] = {}
         self._times: dict[tuple[str, float, Place], float] = {}
@@ -64,6 +66,16 @@ class Links:
     def is_mixed(self) -> bool:
         """Whether there are several kinds of device."""
         return self._cluster.is_mixed
+
+    def host_s(self, device_s: Array, launches: Array) -> Array | float:
+        """By how much a host that launches makes work longer, at least;
+        on devices of several kinds that is not known."""
+        if self.is_mixed or not self._streams[0].dispatch_s:
+            return 0.0
+        streams = self._streams[0]
+        whole_s: Array = queued_s(device_s, launches * streams.dispatch_s,
+                                  streams.queue_order)
+        return whole_s - device_s
 
     def devices(self, place: Place) -> tuple[DeviceKind, ...]:
         """Of the ranks at each place along an axis."""

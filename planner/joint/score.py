@@ -224,8 +224,9 @@ class CellScores:
         not is waited for; and messages follow each other. Of those of data
         parallelism many are packed together, at best all.
         """
-        work_s = self._sums(point,
-                            lambda t: t.work_s + self._again_s(point, t))
+        work_s = self._sums(
+            point, lambda t: t.work_s + self._again_s(point, t) + sum(
+                self._host_s(point, t)))
         place, size = place_of(point, "dp"), float(self.table.own_bytes.sum())
         moved_s = sum(
             self._links.time_s(kind, size, place)
@@ -260,6 +261,18 @@ class CellScores:
         """Forward of the blocks that run once more."""
         return times.forward_s * (self._repeated & point.recompute)
 
+    def _host_s(self, point: Point,
+                times: _Times) -> tuple[Array | float, Array | float]:
+        """What launching adds to the forward and the backward of blocks; of
+        their pieces it is not known."""
+        if (self.cuts(point).share < 1.0).any():
+            return 0.0, 0.0
+        table, again_s = self.table, self._again_s(point, times)
+        again = table.forward_launches * (self._repeated & point.recompute)
+        return (self._links.host_s(times.forward_s, table.forward_launches),
+                self._links.host_s(times.input_s + again_s + times.weight_s,
+                                   table.backward_launches + again))
+
     def _stages(self, point: Point) -> StageSums:
         place, given = place_of(point, "pp"), self._given
         key = (point.is_staged, point.chunks, point.recompute, place,
@@ -291,9 +304,11 @@ class CellScores:
         key = (cuts, place, point.recompute, point.schedule == "zbv")
         if key not in self._own:
             self._own[key] = StageSums(
-                forward_s=self._sums(point, lambda t: t.forward_s),
+                forward_s=self._sums(
+                    point, lambda t: t.forward_s + self._host_s(point, t)[0]),
                 input_s=self._sums(
-                    point, lambda t: t.input_s + self._again_s(point, t)),
+                    point, lambda t: t.input_s + self._again_s(point, t) + self
+                    ._host_s(point, t)[1]),
                 weight_s=self._sums(point, lambda t: t.weight_s),
                 message_s=self._messages_s(cuts, place),
                 begin_s=np.zeros(point.pp),

@@ -44,7 +44,8 @@ _TIMES = ("forward_s", "input_s", "weight_s", "once_s")
 
 _COLUMNS = ("forward_s", "input_s", "weight_s", "once_s", "saved_bytes",
             "kept_bytes", "transient_bytes", "parameter_bytes",
-            "gradient_bytes", "state_bytes", "taken_bytes")
+            "gradient_bytes", "state_bytes", "taken_bytes", "forward_launches",
+            "backward_launches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,8 @@ class BlockTable:
         before they are reduced, and the optimizer's state.
     taken_bytes : array
         What comes in from the block before.
+    forward_launches, backward_launches : array
+        Kernels, the same for any cell; messages are launched besides.
     kind : array of int
         Which blocks are alike.
     trained_bytes : tuple of array
@@ -121,6 +124,8 @@ class BlockTable:
     kind: NDArray[np.int64]
     trained_bytes: tuple[Array, ...]
     own_bytes: Array
+    forward_launches: Array = field(default_factory=lambda: np.zeros(1))
+    backward_launches: Array = field(default_factory=lambda: np.zeros(1))
     times_on: Mapping[DeviceKind, BlockTimes] = field(default_factory=dict)
     is_exact: bool = True
     layout: ProgramLayout | None = None
@@ -268,15 +273,19 @@ def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
     priced = stage_cost(stage, main, cost, planning.optimizer, known)
     taken = float(taken_bytes(stage))
     memory = priced.memory
-    # What a host adds is no sum of blocks' times and not concave in their
-    # rows, which bounds are made of; candidates are compared with it.
+    *_, own = stage.program.blocks
+    works = [c.work for c in known[id(stage.program.classes[own.block_class])]]
+    # What a host adds is not concave in the rows, as bounds on the device's
+    # time are; scores add it to these.
     forward_s = (priced.forward_s - priced.found.forward_host_s -
                  _again_s(stage, cost, known))
     input_s = max(0.0, priced.input_s - priced.found.backward_host_s)
     return (forward_s, input_s, priced.weight_s, priced.once_s,
             float(priced.saved_bytes), taken, float(memory.transient),
             float(memory.parameters), float(memory.gradients),
-            float(memory.optimizer), taken)
+            float(memory.optimizer), taken,
+            float(sum(w.forward_kernels for w in works)),
+            float(sum(w.backward_kernels for w in works)))
 
 
 def _again_s(stage: Stage, cost: ConversionCost, known: KnownByClass) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.cluster.axis import AxisInfo
@@ -25,6 +25,7 @@ from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
 from planner.ir.values import Value
+from planner.pipeline.alike import shape_of
 from planner.pipeline.build import Pipelined
 from planner.pipeline.stages import Stage
 from planner.schedule.actions import Schedule
@@ -185,7 +186,7 @@ def _mean_rank(exposures: Iterable[Exposure],
 
 def stage_costs(found: Pipelined, costs: Sequence[ConversionCost], *,
                 optimizer: str) -> tuple[StageCost, ...]:
-    """Price every stage.
+    """Price every stage, those that are alike once.
 
     Parameters
     ----------
@@ -195,9 +196,16 @@ def stage_costs(found: Pipelined, costs: Sequence[ConversionCost], *,
     optimizer : str
     """
     known: KnownByClass = {}
-    return tuple(
-        stage_cost(s, found.program, cost, optimizer, known)
-        for s, cost in zip(found.stages, costs, strict=True))
+    whole = found.program
+    loss = None if whole.loss is None else whole.outputs[whole.loss]
+    alike: dict[Hashable, StageCost] = {}
+    priced = []
+    for stage, cost in zip(found.stages, costs, strict=True):
+        key = shape_of(stage, loss), id(cost)
+        if key not in alike:
+            alike[key] = stage_cost(stage, whole, cost, optimizer, known)
+        priced.append(alike[key])
+    return tuple(priced)
 
 
 def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import unittest
 
@@ -13,9 +14,13 @@ from planner.capture.capture import capture
 from planner.cluster import axis_link
 from planner.cost.compute import memory_time_s
 from planner.cost.stage_time import sums_s
+from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
+from planner.pipeline.alike import shape_of
 from planner.pipeline.build import pipelined
-from planner.pipeline.price import PipelinePrice, pipeline_price
+from planner.pipeline.means import count_ahead
+from planner.pipeline.price import (PipelinePrice, pipeline_price, stage_cost,
+                                    stage_costs)
 from planner.planning import Planning
 from planner.recipes import RECIPES
 from planner.schedule.named import make_schedule
@@ -156,6 +161,41 @@ class TestStage(unittest.TestCase):
             sums_s(stage.program, stage.layout, device),
             memory_time_s(2 * 3 * _WEIGHT_BYTES, device, kernels=2) +
             2 * device.launch_overhead_s)
+
+
+class TestAlike(unittest.TestCase):
+
+    def test_stages_in_the_middle_are_priced_once(self) -> None:
+        model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+                                for _ in range(8)))
+        program = count_ahead(
+            capture(model, (torch.zeros(64, 8), ),
+                    loss_fn=lambda y: y.square().mean()))
+        planning = Planning(program, slow_cluster(4, 1e9))
+        candidate = planning.from_recipe(
+            RECIPES["pipeline"](schedule="1f1b", microbatches=_PARTS),
+            MeshSpec(("pp", ), (4, )))
+        assert candidate.pipeline is not None
+        found = pipelined(planning.program, candidate.layout,
+                          candidate.pipeline)
+        cost = planning.tables(candidate.layout.mesh, MeshSpec(("pp", ),
+                                                               (4, ))).cost
+        costs = stage_costs(found, [cost] * 4, optimizer="adamw")
+        self.assertEqual(len({id(c) for c in costs}), 3)
+        self.assertIs(costs[1], costs[2])
+        alone = [
+            stage_cost(s, found.program, cost, "adamw", {})
+            for s in found.stages
+        ]
+        self.assertEqual(list(costs), alone)
+        # Other sizes, or another place of the parameters, are others.
+        last = found.stages[-1]
+        rest = dict(last.layout.at_rest)
+        rest[last.params[0]] = tuple(S(0) for _ in rest[last.params[0]])
+        moved = dataclasses.replace(last,
+                                    layout=dataclasses.replace(last.layout,
+                                                               at_rest=rest))
+        self.assertNotEqual(shape_of(moved, None), shape_of(last, None))
 
 
 class TestOnce(unittest.TestCase):
