@@ -261,17 +261,18 @@ class CellScores:
         """Forward of the blocks that run once more."""
         return times.forward_s * (self._repeated & point.recompute)
 
-    def _host_s(self, point: Point,
-                times: _Times) -> tuple[Array | float, Array | float]:
+    def _host_s(self, point: Point, times: _Times) -> tuple[Array, Array]:
         """What launching adds to the forward and the backward of blocks; of
         their pieces it is not known."""
-        if (self.cuts(point).share < 1.0).any():
-            return 0.0, 0.0
         table, again_s = self.table, self._again_s(point, times)
+        cuts, whole = self.cuts(point), np.ones(len(self.table.blocks))
+        whole[cuts.block[cuts.share < 1.0]] = 0.0
         again = table.forward_launches * (self._repeated & point.recompute)
-        return (self._links.host_s(times.forward_s, table.forward_launches),
-                self._links.host_s(times.input_s + again_s + times.weight_s,
-                                   table.backward_launches + again))
+        forward_s = self._links.host_s(times.forward_s, table.forward_launches)
+        backward_s = self._links.host_s(
+            times.input_s + again_s + times.weight_s,
+            table.backward_launches + again)
+        return whole * forward_s, whole * backward_s
 
     def _stages(self, point: Point) -> StageSums:
         place, given = place_of(point, "pp"), self._given
