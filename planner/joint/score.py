@@ -225,8 +225,8 @@ class CellScores:
         parallelism many are packed together, at best all.
         """
         work_s = self._sums(
-            point, lambda t: t.work_s + self._again_s(point, t) + sum(
-                self._host_s(point, t)))
+            point, lambda t: t.work_s + self._again_s(point, t) + self.
+            _forward_host_s(point, t) + self._backward_host_s(point, t))
         place, size = place_of(point, "dp"), float(self.table.own_bytes.sum())
         moved_s = sum(
             self._links.time_s(kind, size, place)
@@ -261,18 +261,25 @@ class CellScores:
         """Forward of the blocks that run once more."""
         return times.forward_s * (self._repeated & point.recompute)
 
-    def _host_s(self, point: Point, times: _Times) -> tuple[Array, Array]:
-        """What launching adds to the forward and the backward of blocks; of
-        their pieces it is not known."""
-        table, again_s = self.table, self._again_s(point, times)
-        cuts, whole = self.cuts(point), np.ones(len(self.table.blocks))
-        whole[cuts.block[cuts.share < 1.0]] = 0.0
-        again = table.forward_launches * (self._repeated & point.recompute)
-        forward_s = self._links.host_s(times.forward_s, table.forward_launches)
-        backward_s = self._links.host_s(
-            times.input_s + again_s + times.weight_s,
-            table.backward_launches + again)
-        return whole * forward_s, whole * backward_s
+    def _forward_host_s(self, point: Point, times: _Times) -> Array:
+        """What launching adds to the forward of blocks."""
+        return self._whole(point) * self._links.host_s(
+            times.forward_s, self.table.forward_launches)
+
+    def _backward_host_s(self, point: Point, times: _Times) -> Array:
+        """The same of the backward, with what runs once more in it."""
+        again = self.table.forward_launches * (self._repeated
+                                               & point.recompute)
+        return self._whole(point) * self._links.host_s(
+            times.input_s + times.weight_s + self._again_s(point, times),
+            self.table.backward_launches + again)
+
+    def _whole(self, point: Point) -> Array:
+        """1 for each block that no stage begins inside of: of pieces it is
+        not known what launching adds. 0 for the others."""
+        cuts, found = self.cuts(point), np.ones(len(self.table.blocks))
+        found[cuts.block[cuts.share < 1.0]] = 0.0
+        return found
 
     def _stages(self, point: Point) -> StageSums:
         place, given = place_of(point, "pp"), self._given
@@ -306,10 +313,11 @@ class CellScores:
         if key not in self._own:
             self._own[key] = StageSums(
                 forward_s=self._sums(
-                    point, lambda t: t.forward_s + self._host_s(point, t)[0]),
+                    point,
+                    lambda t: t.forward_s + self._forward_host_s(point, t)),
                 input_s=self._sums(
                     point, lambda t: t.input_s + self._again_s(point, t) + self
-                    ._host_s(point, t)[1]),
+                    ._backward_host_s(point, t)),
                 weight_s=self._sums(point, lambda t: t.weight_s),
                 message_s=self._messages_s(cuts, place),
                 begin_s=np.zeros(point.pp),
