@@ -10,7 +10,7 @@ import torch
 
 from planner.steady import STEADY, steady_draws
 
-__all__ = ["seeded"]
+__all__ = ["next_seed", "seeded"]
 
 # Ranks may be threads of one process, which share torch's generators.
 _ONE_AT_A_TIME = threading.RLock()
@@ -32,3 +32,13 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
                                                device_type=device.type):
         torch.manual_seed(seed)
         yield
+
+
+def next_seed() -> int:
+    """The next number of torch's generator, of 62 bits.
+
+    Not one of a generator that another rank's thread has seeded meanwhile,
+    which would then draw other numbers than its peers.
+    """
+    with _ONE_AT_A_TIME:
+        return int(torch.randint(1 << 62, ()))

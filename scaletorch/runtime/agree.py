@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from planner.seeded import next_seed
 from scaletorch.mesh import mesh_device
 from scaletorch.runtime.closing import let_go_at_exit
 from scaletorch.runtime.lost import naming_the_lost
@@ -178,7 +179,7 @@ class Agreement:
         In between a rank may compute, but take part in no collective: not
         all ranks might.
         """
-        seed = int(torch.randint(1 << 62, ())) if draws else 0
+        seed = next_seed() if draws else 0
         mine = torch.tensor([self._mark(signature), seed], device=self.device)
         every = mine.new_empty(2 * len(self.ranks))
         what_fails = "agreeing on the next call"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import unittest
 
 import torch
 
+from planner.seeded import next_seed
 from scaletorch.runtime.random import SeededCall, mix, seeded
 
 
@@ -30,6 +32,22 @@ class TestRandom(unittest.TestCase):
         with seeded(9, torch.device("cpu")):
             torch.rand(3)
         self.assertTrue(torch.equal(torch.rand(1), expected))
+
+    def test_a_rank_that_asks_for_a_seed_disturbs_no_other(self) -> None:
+        device, drawn = torch.device("cpu"), threading.Event()
+        with seeded(9, device):
+            expected = torch.rand(3)
+
+        def other_rank() -> None:
+            next_seed()
+            drawn.set()
+
+        thread = threading.Thread(target=other_rank)
+        with seeded(9, device):
+            thread.start()
+            self.assertFalse(drawn.wait(0.1))
+            self.assertTrue(torch.equal(torch.rand(3), expected))
+        thread.join()
 
 
 if __name__ == "__main__":
