@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 import torch.utils.checkpoint
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from planner.capture.batch_statistics import Recomputed, kept_statistics
+from planner.capture.nodes import strip_entry
 
 __all__ = ["inlined_checkpoints"]
 
@@ -19,32 +22,45 @@ _INNER = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
 
 
 @contextlib.contextmanager
-def inlined_checkpoints(notes: list[str]) -> Iterator[None]:
+def inlined_checkpoints(model: nn.Module, notes: list[str]) -> Iterator[None]:
     """Run what is checkpointed as if it were not.
 
     Tracing through the reentrant variant loses gradients, and what to
     recompute is for the plan to decide. What eager training does by
-    computing twice, batch norms' statistics, is done here as well.
+    computing twice, batch norms' statistics, is done here as well; a note
+    names other buffers that it writes to twice.
     """
     recomputed = Recomputed()
 
-    def note() -> None:
-        if _NOTE not in notes:
-            notes.append(_NOTE)
+    def note(text: str = _NOTE) -> None:
+        if text not in notes:
+            notes.append(text)
+
+    @contextlib.contextmanager
+    def region(*, reentrant: bool) -> Iterator[None]:
+        note()
+        before = _written_state(model)
+        with recomputed.region(reentrant=reentrant):
+            yield
+        for name, state in _written_state(model).items():
+            if before.get(name, state) != state:
+                note(
+                    "forward writes to the buffer "
+                    f"{strip_entry(name)} in a checkpointed region: the program does so once a call, and not again "
+                    "where activations are recomputed, as eager training "
+                    "does")
 
     class Inlined:
 
         @staticmethod
         def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
             del preserve
-            note()
-            with recomputed.region(reentrant=True), _as_reentrant(args):
+            with region(reentrant=True), _as_reentrant(args):
                 return run(*args)
 
     def inlined(*args: Any, **kwargs: Any) -> Iterator[None]:
         del args, kwargs
-        note()
-        with recomputed.region(reentrant=False):
+        with region(reentrant=False):
             yield
 
     module = torch.utils.checkpoint
@@ -57,6 +73,16 @@ def inlined_checkpoints(notes: list[str]) -> Iterator[None]:
     finally:
         for name, original in saved.items():
             setattr(module, name, original)
+
+
+def _written_state(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Changes with each write to a buffer that is no batch norm's."""
+    return {
+        f"{path}.{name}".removeprefix("."): (id(buffer), buffer._version)
+        for path, module in model.named_modules()
+        if not isinstance(module, _BatchNorm)
+        for name, buffer in module._buffers.items() if buffer is not None
+    }
 
 
 def _as_reentrant(args: tuple[Any, ...]) -> contextlib.AbstractContextManager:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.attributes import Attributes
 from planner.capture.draws import watched
 from planner.capture.gradients import DetachWithoutGrad
 from planner.capture.known_values import KnownValues
@@ -261,7 +262,7 @@ class Entry(nn.Module):
         ]
         args, kwargs, targets = pytree.tree_unflatten(leaves, self.call.tree)
         state = AssignedState(self.model)
-        before = _numbers(self.model)
+        before, attributes = _numbers(self.model), Attributes(self.model)
         with DetachWithoutGrad(), self._ambient_autocast(), \
                 watched(self, refuse=self.refuse_draws) as draws, \
                 self._known_values(tensors):
@@ -270,7 +271,8 @@ class Entry(nn.Module):
                 output = self.loss_fn(output, *targets)
         state.settle()
         self.output.drawn = tuple(draws.names)
-        self.output.notes = _changed(before, _numbers(self.model))
+        self.output.notes = (*_changed(before, _numbers(self.model)),
+                             *map(_left, attributes.left()))
         return output
 
     def _ambient_autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -330,6 +332,12 @@ def _changed(before: Mapping[str, int | float],
     return tuple(f"forward changes the number {name}; the captured program "
                  "keeps the value of its first call: make it a buffer if "
                  "the result depends on it" for name in names)
+
+
+def _left(name: str) -> str:
+    return (f"forward leaves tensors in {name}; the captured program does "
+            "not, so neither the next call nor anyone else finds them there: "
+            "return them, or register a buffer and write to it")
 
 
 def _find_loss(output: Any, flat: list[Any]) -> int | None:

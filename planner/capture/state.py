@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import nn
 
 from planner.ir.errors import CaptureError
 
-__all__ = ["AssignedState"]
+__all__ = ["AssignedState", "computed_before"]
 
 
-def _computed_before(module: nn.Module) -> set[str]:
-    """Attributes that a hook computes anew before each call.
+def computed_before(hooks: Iterable[Any]) -> set[str]:
+    """Attributes that one of these hooks computes anew before each call.
 
     ``nn.utils.weight_norm`` and ``nn.utils.spectral_norm`` do.
     """
     return {
         hook.name
-        for hook in module._forward_pre_hooks.values()
+        for hook in hooks
         if type(hook).__name__ in ("WeightNorm", "SpectralNorm")
     }
 
@@ -41,7 +44,7 @@ class AssignedState:
             for path, module in self.modules.items()
             for name, value in module.__dict__.items()
             if isinstance(value, torch.Tensor)
-            and name not in _computed_before(module)
+            and name not in computed_before(module._forward_pre_hooks.values())
         }
 
     def settle(self) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from planner.capture.attributes import Attributes
 from planner.capture.autocast import autocast_devices
 from planner.capture.checkpointed import inlined_checkpoints
 from planner.capture.checks import checks_pass
@@ -62,7 +63,7 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_kept_attributes(model))
         stack.enter_context(whole_experts(model, notes))
         stack.enter_context(_fake_state(model, mode))
-        stack.enter_context(inlined_checkpoints(notes))
+        stack.enter_context(inlined_checkpoints(model, notes))
         stack.enter_context(kept_functions(notes))
         stack.enter_context(_modules_stay())
         stack.enter_context(_masks_unread())
@@ -112,19 +113,11 @@ def _kept_attributes(model: nn.Module) -> Iterator[None]:
     Caches, counters, hooks that libraries install at the first call; also
     what is put into dicts and lists that hang on a module.
     """
-    saved = [(m.__dict__, dict(m.__dict__)) for m in model.modules()]
-    inner = [(value, value.copy()) for _, attributes in saved
-             for value in attributes.values()
-             if isinstance(value, (dict, list))]
+    attributes = Attributes(model)
     try:
         yield
     finally:
-        for attributes, before in saved:
-            attributes.clear()
-            attributes.update(before)
-        for value, copy in inner:
-            value.clear()
-            (value.update if isinstance(value, dict) else value.extend)(copy)
+        attributes.restore()
 
 
 @contextlib.contextmanager

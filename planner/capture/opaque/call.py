@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.attributes import Attributes
 from planner.capture.copies import copied
 from planner.capture.opaque.autograd import above_autograd
 from planner.capture.opaque.writes import Watched
@@ -36,8 +37,6 @@ _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device,
           type(None), torch.Size, slice)
 
 _RUNNING = threading.local()
-
-_TABLES = ("_parameters", "_buffers", "_modules")
 
 
 class NotIsolated(Exception):
@@ -85,12 +84,14 @@ class Settled(nn.Module):
         self.running = threading.RLock()
         self.generators = generators_of(self.module)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, then: Callable[[Any], Ended], args: Any,
+                kwargs: Mapping[str, Any]) -> Ended:
         state = AssignedState(self.module)
-        with _kept(self.module, allowed=self.whole):
+        with _kept(self.module, allowed=self.whole) as check:
             output = self.module(*args, **kwargs)
             state.settle()
-        return output
+            check()
+            return then(output)
 
     def run(self,
             values: Mapping[str, torch.Tensor],
@@ -98,7 +99,8 @@ class Settled(nn.Module):
             kwargs: Mapping[str, Any],
             *,
             seed: int | None,
-            written: Sequence[str] | None = None) -> Ended:
+            written: Sequence[str] | None = None,
+            then: Callable[[Ended], None] | None = None) -> Ended:
         """Call the module with these parameters and buffers.
 
         Parameters
@@ -112,6 +114,9 @@ class Settled(nn.Module):
         written : sequence of str, optional
             Buffers that it is known to write to; without it all writes are
             looked for, also those behind autograd's back.
+        then : callable, optional
+            Called before parameters, attributes and generators are put
+            back: a backward may ask for them.
 
         Raises
         ------
@@ -124,28 +129,20 @@ class Settled(nn.Module):
             t for t in (*given.values(), *pytree.tree_leaves((args, kwargs)))
             if isinstance(t, torch.Tensor) and not t.is_inference())
         state = {f"module.{n}": t for n, t in given.items()}
+
+        def ending(output: Any) -> Ended:
+            buffers = _written(watched, {n: given[n]
+                                         for n in own}, written or ())
+            ended = _ended(output, buffers, draws())
+            if then is not None:
+                then(ended)
+            return ended
+
         looking = watched if written is None else contextlib.nullcontext()
         with self.running, _whole(), self._drawing(seed) as draws, looking:
-            output = torch.func.functional_call(self, state, args,
-                                                dict(kwargs))
-            drew = draws()
-        changed = watched.changed()
-        new = {
-            n: t
-            for n, t in given.items()
-            if n in own and (id(t) in changed or n in (written or ()))
-        }
-        if changed - {id(t) for t in new.values()}:
-            raise NotIsolated("it writes in place to a parameter or to what "
-                              "it is called with")
-        flat, tree = flattened(output)
-        return Ended(tensors=tuple(x for x in flat
-                                   if isinstance(x, torch.Tensor)),
-                     leaves=tuple(LEAF if isinstance(x, torch.Tensor) else x
-                                  for x in flat),
-                     tree=tree,
-                     buffers=new,
-                     draws=drew)
+            found: Ended = torch.func.functional_call(self, state,
+                                                      (ending, args, kwargs))
+        return found
 
     def _drawing(
         self, seed: int | None
@@ -154,6 +151,28 @@ class Settled(nn.Module):
         if seed is None:
             return contextlib.nullcontext(lambda: False)
         return seeded_all(self.generators, seed)
+
+
+def _written(watched: Watched, buffers: Mapping[str, torch.Tensor],
+             known: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Those of the buffers that have new values."""
+    changed = watched.changed()
+    new = {n: t for n, t in buffers.items() if id(t) in changed or n in known}
+    if changed - {id(t) for t in new.values()}:
+        raise NotIsolated("it writes in place to a parameter or to what "
+                          "it is called with")
+    return new
+
+
+def _ended(output: Any, buffers: Mapping[str, torch.Tensor],
+           draws: bool) -> Ended:
+    flat, tree = flattened(output)
+    return Ended(tensors=tuple(x for x in flat if isinstance(x, torch.Tensor)),
+                 leaves=tuple(LEAF if isinstance(x, torch.Tensor) else x
+                              for x in flat),
+                 tree=tree,
+                 buffers=buffers,
+                 draws=draws)
 
 
 def _without_values(tensor: torch.Tensor) -> torch.Tensor:
@@ -167,43 +186,23 @@ def _without_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _kept(module: nn.Module, *, allowed: bool) -> Iterator[None]:
+def _kept(module: nn.Module, *, allowed: bool) -> Iterator[Callable[[], None]]:
     """Put back what the call leaves on modules: it runs again.
 
-    Tensors that are left there are for somebody who reads them; unless
-    `allowed`, which is where there is nobody else.
+    Yields a check that it left no tensors there, which are for somebody who
+    reads them; unless `allowed`, which is where there is nobody else.
     """
-    saved = [(m.__dict__, dict(m.__dict__)) for m in module.modules()]
-    inner = [(value, value.copy()) for _, attributes in saved
-             for name, value in attributes.items()
-             if isinstance(value, (dict, list)) and name not in _TABLES]
+    attributes = Attributes(module)
+
+    def check() -> None:
+        if not allowed and attributes.left():
+            raise NotIsolated("it leaves tensors on modules, for others "
+                              "to read")
+
     try:
-        yield
-        if not allowed:
-            _reject_left_behind([*saved, *inner])
+        yield check
     finally:
-        for attributes, before in saved:
-            attributes.clear()
-            attributes.update(before)
-        for held, members in inner:
-            held.clear()
-            (held.update if isinstance(held, dict) else held.extend)(members)
-
-
-def _reject_left_behind(pairs: Sequence[tuple[Any, Any]]) -> None:
-    for now, before in pairs:
-        known = set(map(id, _members(before)))
-        for value in _members(now):
-            if id(value) not in known and any(
-                    isinstance(x, torch.Tensor)
-                    for x in pytree.tree_leaves(value)):
-                raise NotIsolated("it leaves tensors on modules, for others "
-                                  "to read")
-
-
-def _members(container: Any) -> list[Any]:
-    return list(
-        container.values() if isinstance(container, dict) else container)
+        attributes.restore()
 
 
 @contextlib.contextmanager
@@ -330,23 +329,33 @@ class OpaqueCall:
             t.detach().requires_grad_(w)
             for t, w in zip(tensors, wanted, strict=True)
         ]
-        with above_autograd():
-            found = self._run(given, seed)
-            pairs = [(x, g) for x, g in zip(found, grads, strict=True)
+
+        def differentiate(ended: Ended) -> None:
+            pairs = [(x, g)
+                     for x, g in zip(self._tensors(ended), grads, strict=True)
                      if g is not None and x.requires_grad]
-            leaves = [t for t in given if t.requires_grad]
-            made = torch.autograd.grad(
-                [x for x, _ in pairs],
-                leaves, [g for _, g in pairs],
-                allow_unused=True) if pairs else [None] * len(leaves)
+            # Not autograd.grad: functions whose backward calls another one,
+            # as those that compute a region again, add to .grad.
+            with torch.autocast(tensors[0].device.type, enabled=False):
+                if pairs:
+                    torch.autograd.backward([x for x, _ in pairs],
+                                            [g for _, g in pairs])
+
+        self._run(given, seed, then=differentiate)
         return [
             torch.zeros_like(t, memory_format=torch.contiguous_format)
-            if g is None else g.detach().contiguous()
-            for t, g in zip(leaves, made, strict=True)
+            if t.grad is None else t.grad.detach().contiguous() for t in given
+            if t.requires_grad
         ]
 
-    def _run(self, tensors: Sequence[torch.Tensor],
-             seed: int) -> list[torch.Tensor]:
+    def _tensors(self, ended: Ended) -> list[torch.Tensor]:
+        return [*ended.tensors, *(ended.buffers[n] for n in self.written)]
+
+    def _run(
+            self,
+            tensors: Sequence[torch.Tensor],
+            seed: int,
+            then: Callable[[Ended], None] | None = None) -> list[torch.Tensor]:
         count = len(self.state)
         values = dict(zip(self.state, tensors[:count], strict=True))
         supply = iter(tensors[count:])
@@ -362,12 +371,13 @@ class OpaqueCall:
                                          args,
                                          kwargs,
                                          seed=seed if self.draws else None,
-                                         written=self.written)
+                                         written=self.written,
+                                         then=then)
             except NotIsolated as error:
                 raise RuntimeError(f"{self.path}: {error}, which it did not "
                                    "do when the model was captured") from None
         self._check(ended)
-        return [*ended.tensors, *(ended.buffers[n] for n in self.written)]
+        return self._tensors(ended)
 
     def _check(self, ended: Ended) -> None:
         """Only what the values are may differ from call to call."""

@@ -241,7 +241,12 @@ def _with(entry: Entry, chosen: Mapping[str, Opaque], name: str,
                                  _shown(entry, other),
                                  whole=other == _MODEL,
                                  examples=entry.call.tensors)
-    return kept
+    # Those that were like one which is inside of another now are not at fault.
+    kinds = {type(o.module) for n, o in kept.items() if n in reasons}
+    return {
+        n: o
+        for n, o in kept.items() if n in reasons or type(o.module) in kinds
+    }
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

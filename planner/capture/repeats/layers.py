@@ -21,6 +21,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.attributes import Attributes
 from planner.capture.entry import Entry
 from planner.capture.repeats.known import Kept, Known, look_of, traced_layer
 from planner.capture.repeats.recorded import ambient
@@ -43,22 +44,6 @@ def _own(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by every name that they have."""
     return dict((*module.named_parameters(remove_duplicate=False),
                  *module.named_buffers(remove_duplicate=False)))
-
-
-class _Attributes:
-    """What hangs on a layer's modules, to put it back."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._held: list[tuple[Any, Any]] = []
-        for inner in module.modules():
-            self._held.append((inner.__dict__, dict(inner.__dict__)))
-            self._held += [(v, v.copy()) for v in inner.__dict__.values()
-                           if isinstance(v, (dict, list))]
-
-    def restore(self) -> None:
-        for now, before in self._held:
-            now.clear()
-            (now.update if isinstance(now, dict) else now.extend)(before)
 
 
 @dataclass(slots=True)
@@ -172,7 +157,7 @@ class Repeats:
         if known is None:
             return False, None
         self.risky = True
-        attributes = _Attributes(module)
+        attributes = Attributes(module)
         try:
             alike, returned = known.repeated(run, given)
         except Kept as error:

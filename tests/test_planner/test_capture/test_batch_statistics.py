@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from planner.capture.capture import capture
 from tests.test_planner.test_capture.eager import check_capture
 
 
@@ -62,6 +63,34 @@ class TestCheckpointed(unittest.TestCase):
                 return self.head(x + self.model(x)).sum()
 
         check_capture(self, Frozen(), (rows(False), ))
+
+
+class Counting(nn.Module):
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("outside", torch.zeros(()))
+
+    def _layer(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.norm(self.linear(x)).tanh()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.outside += 1
+        y: torch.Tensor = checkpoint(self._layer, x, use_reentrant=False)
+        return y.sum()
+
+
+class TestOtherBuffers(unittest.TestCase):
+
+    def test_a_note_names_them(self) -> None:
+        program = capture(Counting().double(), (rows(True), ))
+        told = [n for n in program.notes if "to the buffer" in n]
+        self.assertEqual(len(told), 1)
+        self.assertIn("the buffer calls in a checkpointed region", told[0])
 
 
 class TestAveragesByCount(unittest.TestCase):
