@@ -9,7 +9,7 @@ import yaml
 __all__ = ["with_numbers"]
 
 _EFFICIENCIES = ("matmul", "attention", "first_attention", "second_attention",
-                 "memory", "matmul8", "matmul4")
+                 "memory", "matmul8", "matmul4", "unaligned")
 
 
 def with_numbers(text: str, values: Mapping[str, float], source: str) -> str:

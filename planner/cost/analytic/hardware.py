@@ -123,6 +123,10 @@ class Rates:
     misaligned : float
         Share by which a product gets slower each time the power of two
         that divides its width halves, from 64 elements on.
+    unaligned_flops_per_s : float
+        Of products of many small matrices whose rows are no multiple of 16
+        bytes: the units for matrices cannot load these, and those for
+        numbers of 32 bits make the product.
     wave_elements : float
         Of a product's result that all units of a device make at a time.
     memory_bytes_per_s : float
@@ -146,6 +150,7 @@ class Rates:
     linear8_flops_per_s: Number
     linear4_flops_per_s: Number
     misaligned: Number
+    unaligned_flops_per_s: Number
     wave_elements: Number
     memory_bytes_per_s: Number
     launch_s: Number
@@ -168,6 +173,7 @@ class Rates:
                          0.0) * device.efficiency("matmul4")
         attention = device.efficiency("attention")
         shares = {c.name: c.value for c in device.efficiencies}
+        plain = peaks.get("float32", 0.0) * shares.get("unaligned", 0.0)
         first, second = (shares.get(f"{name}_attention", attention)
                          for name in ("first", "second"))
         return cls(matmul_flops_per_s=matmul,
@@ -177,6 +183,7 @@ class Rates:
                    linear8_flops_per_s=eight or matmul,
                    linear4_flops_per_s=four or eight or matmul,
                    misaligned=device.coefficient("misaligned", 0.0),
+                   unaligned_flops_per_s=plain or matmul,
                    wave_elements=device.coefficient("wave_elements", 0.0),
                    memory_bytes_per_s=(device.memory_bandwidth_bytes_per_s *
                                        device.efficiency("memory")),

@@ -21,6 +21,8 @@ __all__ = [
 
 Number = Any
 _ELEMENT = 2  # bytes of an activation
+_ALIGNED = 3
+"""Halvings of 64 that leave 8 elements, 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class Operator:
     backward_flops, backward_bytes : number or array, optional
     halvings : number or array
         How often 64 has to be halved until it divides the product's width.
+    unaligned : bool or array
+        Whether rows are no multiple of 16 bytes, of many small products.
     summed, backward_summed : number or array
         Length of the sums that products make, each product's added up; 0
         where a product fills the device however it is divided.
@@ -53,6 +57,7 @@ class Operator:
     backward_flops: Number = None
     backward_bytes: Number = None
     halvings: Number = 0
+    unaligned: Number = False
     summed: Number = 0
     backward_summed: Number = 0
     weighted: bool = False
@@ -136,6 +141,8 @@ def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
     scores = rows * model.seq
     operands = _ELEMENT * rows * 2 * width
     one = _fused_softmax(plan, heads)
+    halved = halvings(model.qk_dim)
+    unaligned = np.greater(halved, _ALIGNED)
     eager = np.asarray(plan.fused_kernels, dtype=bool) & ~one
     return [
         Operator(name="fused attention",
@@ -149,7 +156,8 @@ def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
                  flops=(1 - fused) * products,
                  size_bytes=(1 - fused) * (operands + _ELEMENT * 2 * scores),
                  kernels=(1 - fused) * 2,
-                 halvings=halvings(model.qk_dim)),
+                 halvings=np.where(unaligned, 0, halved),
+                 unaligned=unaligned),
         # Scale, mask and softmax in one, then dropout with a mask of bytes;
         # else each by itself, in 32 bits.
         _pass("softmax and dropout", (1 - fused) * scores,
@@ -352,8 +360,10 @@ def time_s(operators: Sequence[Operator], rates: Rates, plan: Configurations,
         flops = flops + unfilled_flops(flops, summed, rates.wave_elements)
         halved = np.where(plan.frozen, 0.5,
                           1.0) if (backward and operator.weighted) else 1.0
+        rate = np.where(operator.unaligned, rates.unaligned_flops_per_s,
+                        flops_per_s[operator.kind])
         total_s = total_s + halved * (
-            overlapped_s(flops / flops_per_s[operator.kind] *
+            overlapped_s(flops / rate *
                          (1 + rates.misaligned * operator.halvings),
                          size_bytes / rates.memory_bytes_per_s,
                          exposed=rates.exposed) + count * rates.launch_s)
