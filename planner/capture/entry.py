@@ -17,6 +17,7 @@ from planner.capture.attributes import Attributes
 from planner.capture.draws import watched
 from planner.capture.gradients import DetachWithoutGrad
 from planner.capture.known_values import KnownValues
+from planner.capture.long_loops import LongLoops
 from planner.capture.state import AssignedState
 from planner.capture.structures import flattened
 from planner.ir.errors import CaptureError
@@ -265,7 +266,7 @@ class Entry(nn.Module):
         before, attributes = _numbers(self.model), Attributes(self.model)
         with DetachWithoutGrad(), self._ambient_autocast(), \
                 watched(self, refuse=self.refuse_draws) as draws, \
-                self._known_values(tensors):
+                self._known_values(tensors), LongLoops():
             output = self.model(*args, **kwargs)
             if self.loss_fn is not None:
                 output = self.loss_fn(output, *targets)
