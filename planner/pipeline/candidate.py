@@ -181,7 +181,7 @@ def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
                           link,
                           call_s=device.coefficient("call_s", 0.0),
                           host_s=device.coefficient("message_s", 0.0),
-                          alone_speedup=Streams.of(device).alone_speedup)
+                          streams=Streams.of(device))
 
 
 def _as_on(work: PlanPrice, own: Sequence[StageCost],

@@ -21,6 +21,7 @@ from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
 from planner.cost.plan_price import Exposure, StageTime, StepTime
 from planner.cost.price import price
 from planner.cost.stage_time import sums_s
+from planner.cost.timeline import Streams
 from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
@@ -97,6 +98,8 @@ class PipelinePrice:
         Of each rank.
     message_s : mapping of (int, int) to float
         Between stages, of one micro-batch.
+    late_s : float
+        For which ranks wait for the last of them, once a step.
     """
 
     stages: tuple[StageCost, ...]
@@ -107,11 +110,12 @@ class PipelinePrice:
     around_s: float
     memory: tuple[MemoryEstimate, ...]
     message_s: Mapping[tuple[int, int], float]
+    late_s: float = 0.0
 
     @property
     def step_s(self) -> float:
         """The step: until the last rank has reduced its gradients."""
-        return self.around_s + self.delay_s + max(
+        return self.around_s + self.late_s + self.delay_s + max(
             end_s for _, _, end_s in self.reductions())
 
     @property
@@ -134,15 +138,15 @@ class PipelinePrice:
         """The step as that of one rank, the mean of all."""
         ranks = len(self.schedule.ranks)
         stages = [s.found for s in self.stages]
-        return StepTime(time_s=self.step_s,
-                        straggling_s=sum(s.straggling_s
-                                         for s in stages) / ranks,
-                        interference_s=sum(s.interference_s
+        return StepTime(
+            time_s=self.step_s,
+            straggling_s=self.late_s + sum(s.straggling_s
                                            for s in stages) / ranks,
-                        host_s=self._host_s / ranks,
-                        around_s=self.around_s,
-                        exposures=_mean_rank(
-                            (e for s in stages for e in s.exposures), ranks))
+            interference_s=sum(s.interference_s for s in stages) / ranks,
+            host_s=self._host_s / ranks,
+            around_s=self.around_s,
+            exposures=_mean_rank((e for s in stages for e in s.exposures),
+                                 ranks))
 
     @property
     def _host_s(self) -> float:
@@ -313,7 +317,7 @@ def pipeline_price(found: Pipelined,
                    *,
                    call_s: float = 0.0,
                    host_s: float = 0.0,
-                   alone_speedup: float = 1.0) -> PipelinePrice:
+                   streams: Streams | None = None) -> PipelinePrice:
     """Simulate a schedule of priced stages.
 
     Parameters
@@ -328,15 +332,18 @@ def pipeline_price(found: Pipelined,
         Of a call of the module that does nothing.
     host_s : float
         For which a message keeps each of its two ranks from computing.
-    alone_speedup : float
-        Of ranks that share processors, while others wait.
+    streams : Streams, optional
+        Of the ranks' devices. Of the messages that a rank waits for, most
+        leave it idle anyway, so that ranks which are apart cost little; but
+        they wait for each other as for a collective once a step at least.
     """
+    streams = streams or Streams()
     forward, backward = _messages(found, schedule.stage_rank)
     times = StageTimes.in_parts(
         [c.forward_s + host_s * n for c, n in zip(costs, forward)],
         [c.input_s + host_s * n
          for c, n in zip(costs, backward)], [c.weight_s for c in costs],
-        alone_speedup=alone_speedup)
+        alone_speedup=streams.alone_speedup)
     saved = tuple(float(c.saved_bytes) for c in costs)
     message_s = message_times_s(found, link)
     simulation = simulate(schedule,
@@ -358,9 +365,19 @@ def pipeline_price(found: Pipelined,
                          around_s=call_s +
                          _rehearsal_s(found, times, schedule, message_s),
                          message_s=message_s,
+                         late_s=_late_s(simulation, streams),
                          memory=tuple(
                              _rank_memory(costs, owner, rank, simulation)
                              for rank in range(ranks)))
+
+
+def _late_s(simulation: Simulation, streams: Streams) -> float:
+    """For how long the mean rank waits for the last, after its work."""
+    ranks = len(simulation.idle_s)
+    if ranks < 2:
+        return 0.0
+    idle_s = sum(simulation.idle_s) / ranks
+    return streams.late_s(simulation.makespan_s - idle_s)
 
 
 def _messages(found: Pipelined,

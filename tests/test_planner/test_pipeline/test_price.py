@@ -14,6 +14,7 @@ from planner.capture.capture import capture
 from planner.cluster import axis_link
 from planner.cost.compute import memory_time_s
 from planner.cost.stage_time import sums_s
+from planner.cost.timeline import Streams
 from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
 from planner.pipeline.alike import shape_of
@@ -118,6 +119,25 @@ class TestStage(unittest.TestCase):
                                  p.simulation.idle_s[rank]
                                  for p in (slower, step))
             self.assertAlmostEqual(with_s - without_s, 2.0 * _PARTS)
+
+    def test_ranks_wait_for_the_last_once_a_step(self) -> None:
+        candidate, step = _candidate(None), _step(None)
+        assert candidate.pipeline is not None
+        found = pipelined(_planning().program, candidate.layout,
+                          candidate.pipeline)
+        link = axis_link(_planning().cluster, (1, 2, 1), 1)
+        busy_s = step.simulation.makespan_s - step.bubble_s
+        for limit_s in (busy_s, busy_s / 8):
+            apart = pipeline_price(found,
+                                   step.stages,
+                                   step.schedule,
+                                   link,
+                                   streams=Streams(straggling=0.25,
+                                                   straggling_limit_s=limit_s))
+            late_s = min(busy_s / 4, limit_s)
+            self.assertAlmostEqual(apart.step_s - step.step_s, late_s)
+            self.assertAlmostEqual(
+                apart.overlap.straggling_s - step.overlap.straggling_s, late_s)
 
     def test_what_is_exposed_has_names(self) -> None:
         candidate = _candidate("megatron", "tp")
