@@ -5,9 +5,9 @@ or the file itself. Real gloo ranks train each model (forward, backward and a
 fused AdamW, all of which is predicted) under the plan of the search, made on
 the profile of this machine that ``python -m planner.profile`` keeps, under the
 best one without stages, which is what ``auto_parallelize`` takes on a mesh
-without names, and under recipes: each over all ranks, and the products of two that are predicted to be
-quickest (``--products``, ``--all``). All are planned once, before ranks start.
-The plans take turns, and those that are clearly slower drop out after a few.
+without names, and under recipes: each over all ranks, and the products of two
+that are predicted to be quickest (``--products``, ``--all``). All are planned
+once, before ranks start. The plans take turns, and those that are clearly slower drop out after a few.
 It prints how much longer than the best of all the automatic plan takes, and
 why plans that can't run could not.
 """
@@ -32,7 +32,11 @@ from torch.distributed.device_mesh import init_device_mesh
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import Step, fused_adamw, timed_s  # noqa: E402
+from benchmarks.contenders import (
+    Step,
+    fused_adamw,  # noqa: E402
+    keep_memory,
+    timed_s)
 from benchmarks.manual_plans import Planned  # noqa: E402
 from benchmarks.manual_plans import (AUTO, MODELS, UNSTAGED, model_and_batch,
                                      planned, worth_running)
@@ -231,6 +235,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table for each model and number of ranks."""
+    keep_memory()
     arguments = parse_arguments(argv)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

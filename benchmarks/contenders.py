@@ -6,6 +6,7 @@ and gives the loss over it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from scaletorch import auto_parallelize, parallel
 
 __all__ = [
-    "PAIRS", "Contender", "Sizes", "Step", "build", "fused_adamw", "single",
-    "timed_s", "training_step"
+    "PAIRS", "Contender", "Sizes", "Step", "build", "fused_adamw",
+    "keep_memory", "single", "timed_s", "training_step"
 ]
 
 Step = Callable[[], torch.Tensor]
@@ -133,6 +134,18 @@ def training_step(module: nn.Module, batch: Batch) -> Step:
         return loss.detach()
 
     return step
+
+
+def keep_memory() -> None:
+    """Let processes that start from now on keep what memory they free.
+
+    glibc hands large pieces back, and they are given and cleared again page
+    by page in the next step. That takes a tenth of the steps of a small
+    model, of some plans more than of others as chance has it. Where the
+    variables are set already they stay.
+    """
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        os.environ.setdefault(name, str(1 << 32))
 
 
 def timed_s(step: Step) -> float:

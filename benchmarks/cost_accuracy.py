@@ -30,7 +30,8 @@ from torch.distributed.tensor import DTensor
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.contenders import Sizes, Step, build, timed_s, training_step
+from benchmarks.contenders import (Sizes, Step, build, keep_memory, timed_s,
+                                   training_step)
 from benchmarks.tensor_memory import peak_bytes, storage_bytes
 from planner.capture.capture import capture
 from planner.cluster.spec import ClusterSpec
@@ -350,6 +351,7 @@ def _joined(arguments: argparse.Namespace) -> list[Row]:
 
 def _started(arguments: argparse.Namespace) -> list[Row]:
     """With ranks of its own, for each number of them."""
+    keep_memory()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for ranks in arguments.ranks:

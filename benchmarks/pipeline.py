@@ -33,7 +33,12 @@ from torch.distributed.pipelining import (PipelineStage, Schedule1F1B,
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import Block, Sizes, Transformer, build  # noqa
+from benchmarks.contenders import (
+    Block,
+    Sizes,
+    Transformer,
+    build,  # noqa
+    keep_memory)
 from scaletorch import auto_parallelize, parallel  # noqa: E402
 
 __all__ = ["main"]
@@ -260,6 +265,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Print one line per comparison."""
+    keep_memory()
     arguments = _arguments()
     for ranks in arguments.ranks:
         with tempfile.TemporaryDirectory() as folder:

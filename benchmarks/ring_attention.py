@@ -23,6 +23,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import scaletorch  # noqa: E402
+from benchmarks.contenders import keep_memory  # noqa: E402
 from examples.long_context import Model  # noqa: E402
 from scaletorch import parallel  # noqa: E402
 
@@ -89,6 +90,7 @@ def main() -> None:
                         default=[1024, 4096])
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
+    keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank,
                  (arguments.rounds, arguments.contexts, str(Path(folder))),

@@ -27,7 +27,12 @@ from torch.distributed.device_mesh import init_device_mesh
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import PAIRS, Sizes, Step, single  # noqa: E402
+from benchmarks.contenders import (
+    PAIRS,
+    Sizes,
+    Step,  # noqa: E402
+    keep_memory,
+    single)
 
 __all__ = ["main"]
 
@@ -171,6 +176,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Print one line per comparison."""
+    keep_memory()
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, (arguments, str(Path(folder))), nprocs=_RANKS)
