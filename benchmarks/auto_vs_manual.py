@@ -32,11 +32,8 @@ from torch.distributed.device_mesh import init_device_mesh
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import (
-    Step,
-    fused_adamw,  # noqa: E402
-    keep_memory,
-    timed_s)
+from benchmarks.contenders import fused_adamw  # noqa: E402
+from benchmarks.contenders import Step, keep_memory, timed_s
 from benchmarks.manual_plans import Planned  # noqa: E402
 from benchmarks.manual_plans import (AUTO, MODELS, UNSTAGED, model_and_batch,
                                      planned, worth_running)

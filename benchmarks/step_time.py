@@ -27,12 +27,8 @@ from torch.distributed.device_mesh import init_device_mesh
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import (
-    PAIRS,
-    Sizes,
-    Step,  # noqa: E402
-    keep_memory,
-    single)
+from benchmarks.contenders import Step  # noqa: E402
+from benchmarks.contenders import PAIRS, Sizes, keep_memory, single
 
 __all__ = ["main"]
 

@@ -6,12 +6,14 @@ import math
 
 from torch import fx
 
+from planner.cost.experts import COUNT_BYTES
+
 __all__ = ["expert_exchanges", "expert_flops", "is_experts"]
 
 _FORWARD = ("experts_forward", "experts_routed_forward")
 _BACKWARD = ("experts_backward", "experts_routed_backward")
 _AXES = {"experts_routed_forward": 12, "experts_routed_backward": 16}
-_MOVED = 15
+_EXPERTS, _MOVED = 11, 15
 _ROWS = 6
 
 
@@ -48,13 +50,16 @@ def expert_flops(node: fx.Node) -> float:
 
 
 def expert_exchanges(node: fx.Node) -> list[tuple[str, int]]:
-    """Axis and bytes of every exchange of rows, there and back."""
+    """Axis and bytes of every exchange: of counts, of rows there and back,
+    with their weights one way."""
     name = _name(node)
     if name not in _AXES:
         return []
     axes = list(node.args[_AXES[name]])  # type: ignore[arg-type]
+    rows, width, itemsize = _rows(node)
+    each = [rows * width * itemsize, rows * (width + 1) * itemsize]
     if name in _FORWARD:
         moved = node.args[_MOVED]
         axes = [a for a, m in zip(axes, moved) if m]  # type: ignore
-    size_bytes = math.prod(_rows(node))
-    return [(str(a), size_bytes) for a in axes for _ in range(2)]
+        each.append(COUNT_BYTES * int(node.args[_EXPERTS]))  # type: ignore
+    return [(str(a), size_bytes) for a in axes for size_bytes in each]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from planner.rules.registry import OpCall, Option
 
-__all__ = ["ExpertSizes", "expert_sizes", "is_uneven"]
+__all__ = ["COUNT_BYTES", "ExpertSizes", "expert_sizes", "is_uneven"]
+
+COUNT_BYTES = 8
+"""Of how many rows an expert gets."""
 
 _UNEVEN = ("expert_dispatch", "expert_owned")
 

@@ -11,7 +11,7 @@ import torch
 
 from planner.cost.compute import attention_flops_per_s
 from planner.cost.conversion import ConversionCost
-from planner.cost.experts import expert_sizes, is_uneven
+from planner.cost.experts import COUNT_BYTES, expert_sizes, is_uneven
 from planner.cost.ring import ring_messages, ring_unevenness
 from planner.rules.registry import OpCall, Option
 from planner.rules.ring import RING_LOWERINGS
@@ -56,23 +56,29 @@ Moves = Callable[[OpCall, Sequence[Option], Sequence[int]],
                  Sequence[LoweringMove]]
 
 
-def _both(call: OpCall, size_bytes: float, times: int,
-          differentiable: bool) -> tuple[LoweringMove, ...]:
-    directions = ("forward", "backward") if differentiable else ("forward", )
-    return tuple(
-        LoweringMove(kind="all_to_all", direction=d, size_bytes=size_bytes)
-        for d in directions for _ in range(times))
-
-
 def _dispatch(call: OpCall, options: Sequence[Option],
               sizes: Sequence[int]) -> tuple[LoweringMove, ...]:
-    """Rows to their experts and back, and their gradients likewise."""
+    """Rows to their experts and back, and their gradients likewise.
+
+    Before, ranks tell each other how many they send; a row goes with its
+    weight, whose gradient comes back.
+    """
     pairs = list(zip(options, sizes, strict=True))
     shares = math.prod(n for o, n in pairs if o.inputs[_INDEX].is_shard)
     alone = math.prod(n for o, n in pairs if o.lowering == "expert_owned")
-    return _both(call,
-                 expert_sizes(call).row_bytes / (shares * alone), 2,
-                 call.outputs[0].requires_grad)
+    experts = expert_sizes(call)
+    row_bytes = experts.row_bytes / (shares * alone)
+    weighted_bytes = row_bytes * (1 + 1 / experts.width)
+    count_bytes = COUNT_BYTES * call.inputs[_GATE_UP].shape[0] / alone
+    moves = {
+        "forward": (count_bytes, weighted_bytes, row_bytes),
+        "backward": (row_bytes, weighted_bytes)
+    }
+    if not call.outputs[0].requires_grad:
+        del moves["backward"]
+    return tuple(
+        LoweringMove(kind="all_to_all", direction=d, size_bytes=size_bytes)
+        for d, each in moves.items() for size_bytes in each)
 
 
 def _halves(call: OpCall, options: Sequence[Option],
@@ -81,7 +87,12 @@ def _halves(call: OpCall, options: Sequence[Option],
     spec = call.inputs[_GATE_UP]
     shares = math.prod(n for o, n in zip(options, sizes, strict=True)
                        if o.inputs[_GATE_UP].is_shard)
-    return _both(call, spec.size_bytes / shares, 1, spec.requires_grad)
+    return tuple(
+        LoweringMove(kind="all_to_all",
+                     direction=direction,
+                     size_bytes=spec.size_bytes / shares)
+        for direction in ("forward",
+                          "backward")[:1 + bool(spec.requires_grad)])
 
 
 _MOVES: Mapping[str, Moves] = MappingProxyType({

@@ -16,6 +16,7 @@ from planner.cost.analytic.shares import (layer_parameters, stage_layers,
                                           stage_parameters)
 from planner.cost.analytic.state import accumulation_s, optimizer_s
 from planner.cost.analytic.transformer import Transformer
+from planner.cost.experts import COUNT_BYTES
 from planner.cost.queue import queued_s
 from planner.schedule.estimate import estimate
 
@@ -304,7 +305,10 @@ class _Parts:
         return self.layers * total_s
 
     def expert_s(self) -> Number:
-        """Rows to their experts and back, forward and backward."""
+        """Rows to their experts and back, forward and backward.
+
+        Before the forward ranks tell each other how many they send.
+        """
         model, plan = self.model, self.plan
         if not np.any(model.expert_layers):
             return 0.0
@@ -312,7 +316,10 @@ class _Parts:
         once = np.where(plan.dedicated_exchange,
                         self.hardware.ep.distinct_units(model.top_k), 1.0)
         each_s = self.hardware.ep.time_s("all_to_all", rows * once)
-        return self.routed * (2 + self.again) * 2 * each_s
+        counts_s = self.hardware.ep.time_s("all_to_all",
+                                           COUNT_BYTES * model.experts)
+        return self.routed * ((2 + self.again) * 2 * each_s +
+                              (1 + self.again) * counts_s)
 
     def send_s(self) -> Number:
         """Activations or gradients of a micro-batch to the next stage."""

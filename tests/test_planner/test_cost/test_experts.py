@@ -16,7 +16,7 @@ from planner.recipes import RECIPES
 from tests.test_planner.test_planning.programs import planning_on, zoo
 
 MESH = MeshSpec(("ep", ), (2, ))
-ROWS, WIDTH, INNER = 4 * 16 * 2, 32, 64
+ROWS, WIDTH, INNER, EXPERTS = 4 * 16 * 2, 32, 64, 4
 
 
 def costs(planning: Planning,
@@ -38,15 +38,26 @@ class TestExperts(unittest.TestCase):
     def test_dispatched(self) -> None:
         planning = planning_on(zoo("mixtral"), 2)
         chosen = planning.from_recipe(RECIPES["expert"](), MESH)
-        for times, cost in zip((1, 2),
-                               costs(planning, chosen.layout),
-                               strict=True):
+        rows = ROWS // 2
+        moved, weighted = rows * WIDTH * 4, rows * (WIDTH + 1) * 4
+        # Counts go ahead of the rows; weights go with them one way.
+        counts = 8 * EXPERTS
+        for times, expected, cost in zip(
+            (1, 2), ([counts, moved, weighted], [moved, weighted]),
+                costs(planning, chosen.layout),
+                strict=True):
             own = [n for n in cost.nodes if "experts" in n.target]
             self.assertEqual([n.flops for n in own],
-                             [2.0 * ROWS // 2 * WIDTH * 3 * INNER * times])
+                             [2.0 * rows * WIDTH * 3 * INNER * times])
             sent = [c for c in cost.collectives if c.kind == "all_to_all"]
-            self.assertEqual([(c.axis, c.size_bytes) for c in sent],
-                             [("ep", ROWS // 2 * WIDTH * 4)] * 2)
+            self.assertEqual({c.axis for c in sent}, {"ep"})
+            self.assertEqual(sorted(c.size_bytes for c in sent), expected)
+        priced = [
+            c for c in chosen.price.collectives if c.kind == "all_to_all"
+        ]
+        # Of both ranks.
+        self.assertEqual(sorted(c.size_bytes / 2 for c in priced),
+                         [counts, moved, moved, weighted, weighted])
 
     def test_whole(self) -> None:
         planning = planning_on(zoo("mixtral"), 2)

@@ -62,15 +62,19 @@ class TestMixtral(unittest.TestCase):
         self.assertEqual(known[0].work.backward_flops, 4.0 * products)
 
     def test_dispatch_moves_rows_four_times(self) -> None:
+        """Of all 8 ranks, which begin with a count of 8 bytes for each of 8
+        experts; weights go with them once each way."""
         found = [
             c for c in chosen("expert", "ep").price.collectives
             if c.kind == "all_to_all"
         ]
         self.assertEqual([c.direction for c in found],
-                         ["forward"] * 2 + ["backward"] * 2)
+                         ["forward"] * 3 + ["backward"] * 2)
+        moved, weighted = (TOKENS * 2 * 2 * n for n in (WIDTH, WIDTH + 1))
+        self.assertEqual([c.size_bytes for c in found],
+                         [8 * 8 * 8, weighted, moved, moved, weighted])
         for c in found:
             self.assertEqual(c.count, LAYERS)
-            self.assertEqual(c.size_bytes, TOKENS * 2 * WIDTH * 2)
             self.assertIn("[expert_dispatch]", c.value)
 
     def test_experts_rest_where_they_are_used(self) -> None:

@@ -142,8 +142,10 @@ class TestExperts(_Agreement):
         moves = [
             c for c in candidate.price.collectives if c.kind == "all_to_all"
         ]
-        # Every rank's rows go to two experts and come back, both ways.
-        rows = _BATCH * _MOE.seq * _MOE.hidden * 2 * _MOE.top_k
+        # Every rank's rows go to two experts and come back, both ways, once
+        # with a weight for each; before it ranks say how many.
+        rows = _BATCH * _MOE.seq * (_MOE.hidden + 0.5) * 2 * _MOE.top_k
+        rows += 8 * _MOE.experts / 4
         self.assertAlmostEqual(sum(c.size_bytes * c.count
                                    for c in moves) / (4 * _MOE.layers * rows),
                                1,
