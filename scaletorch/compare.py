@@ -70,7 +70,7 @@ def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
                     loss_fn: Callable[..., Any] | None) -> None:
     """Compare on the ranks of a running job; raise where they differ.
 
-    Buffers that the forward pass updates are put back.
+    Buffers and parameters that the forward pass writes to are put back.
 
     Raises
     ------
@@ -86,10 +86,15 @@ def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
     args, kwargs, targets = pytree.tree_unflatten(list(call.leaves), call.tree)
     expected, rounded = expectation(model, call, loss_fn, program_of(module))
     expected = held(expected, module)
-    kept = {n: b.clone() for n, b in module.named_buffers()}
+    written = [
+        *module.buffers(), *(p for n, p in module.named_parameters()
+                             if f"param:{n}" in program_of(module).written)
+    ]
+    kept = [t.detach().clone() for t in written]
     found = observed_on_mesh(module, (*args, *targets), kwargs)
-    for name, buffer in module.named_buffers():
-        buffer.copy_(kept[name])
+    with torch.no_grad():
+        for tensor, before in zip(written, kept, strict=True):
+            tensor.copy_(before)
     module.zero_grad(set_to_none=True)
     # A rank may hold what the others do not; the verdict is everybody's.
     results = module.agreement.gather(

@@ -25,6 +25,7 @@ from planner.pipeline.refine import has_cuts
 from planner.steady import STEADY
 from scaletorch.adopted import AdoptedModule
 from scaletorch.mesh import mesh_device, mesh_rank
+from scaletorch.rewritten import refuse_in_stages, rewrite
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
 from scaletorch.runtime.compiled import TRACING, Compiled, compiled
@@ -115,6 +116,7 @@ class ParallelModule(AdoptedModule):
                             compile=self._compile,
                             inputs=inputs,
                             outputs=outputs)
+        refuse_in_stages(program)
         if outputs == "sharded":
             raise ValueError(
                 'outputs="sharded" is not for pipelines: ask for "global" or '
@@ -247,7 +249,7 @@ class ParallelModule(AdoptedModule):
         is_compared = inputs == "local" or signature in self._compared
         # A call like earlier ones waits only before its first collective.
         waits = not (isinstance(known, Compiled) and is_compared
-                     and not known.draws)
+                     and not known.draws and not known.program.written)
         seed = agreement.settle() if waits else 0
         if known is None:
             known = self._capture(call, inputs, outputs)
@@ -261,6 +263,7 @@ class ParallelModule(AdoptedModule):
             self._compare_values(call)
             self._compared.add(signature)
         device = self.device
+        rewrite(known.program, self._places)
         state = [
             table[key]
             for table, key in map(self._places.__getitem__, known.state)

@@ -15,6 +15,7 @@ from planner.capture.nodes import (op_label, source_in_model, spec_of,
                                    strip_entry)
 from planner.capture.traced import Traced
 from planner.ir.program import InputLeaf, Program
+from planner.ir.rewrites import Rewrites
 from planner.ir.values import is_getitem
 from planner.rules.registry import TensorSpec
 
@@ -67,7 +68,8 @@ def build_program(entry: Entry, traced: Traced) -> Program:
                    loss=output.loss,
                    training=entry.model.training,
                    fixed=entry.fixed_leaves,
-                   notes=traced.notes)
+                   notes=traced.notes,
+                   rewrites=names.rewrites(traced))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,16 @@ class _Leaves:
     specs: dict[str, TensorSpec]
     aliases: dict[str, str]
     constants: dict[str, torch.Tensor]
+
+    def rewrites(self, traced: Traced) -> Rewrites | None:
+        """By global names."""
+        found = traced.rewrites
+        if found is None:
+            return None
+        names = {traced.leaves[n]: name for n, name in self.by_node.items()}
+        return Rewrites(reads=tuple(names[x] for x in found.reads),
+                        writes=tuple(names[x] for x in found.writes),
+                        graph=found.graph)
 
     @staticmethod
     def of(entry: Entry, traced: Traced) -> _Leaves:

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from planner.capture.entry import Entry
-from planner.capture.nodes import strip_entry
+from planner.capture.parameter_writes import taken_out
 from planner.capture.repeats.runs import fold_runs, unfold_runs
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
@@ -85,7 +85,8 @@ def _traced(exported: ExportedProgram, entry: Entry,
         kind = _KINDS.get(spec.kind)
         leaves[nodes[spec.arg.name]] = (f"{kind}:{spec.target}" if kind else
                                         f"input:{next(positions)}")
-    outputs, mutations, written = _returned(exported, nodes, entry)
+    outputs, mutations, written, parameters = _returned(exported, nodes, entry)
+    rewrites = taken_out(graph, leaves, parameters)
     constants = {
         name: exported.constants[name]
         for name in (v.removeprefix("const:") for v in leaves.values()
@@ -96,16 +97,19 @@ def _traced(exported: ExportedProgram, entry: Entry,
                   outputs=outputs,
                   mutations=mutations,
                   constants=constants,
-                  notes=tuple(map(_written_input, written)))
+                  notes=tuple(map(_written_input, written)),
+                  rewrites=rewrites)
 
 
 def _returned(
     exported: ExportedProgram, nodes: dict[str, fx.Node], entry: Entry
-) -> tuple[tuple[fx.Node, ...], dict[str, fx.Node], tuple[str, ...]]:
-    """The user's outputs in order, what is written to buffers, and the
-    paths of inputs that are written to."""
+) -> tuple[tuple[fx.Node, ...], dict[str, fx.Node], tuple[str, ...], dict[
+        str, fx.Node]]:
+    """The user's outputs in order, what is written to buffers, the paths of
+    inputs that are written to, and what is written to parameters."""
     outputs: list[fx.Node] = []
     mutations: dict[str, fx.Node] = {}
+    parameters: dict[str, fx.Node] = {}
     inputs: list[str] = []
     for spec in exported.graph_signature.output_specs:
         node = nodes[spec.arg.name]
@@ -115,14 +119,10 @@ def _returned(
         elif spec.kind is OutputKind.BUFFER_MUTATION:
             mutations[target] = node
         elif spec.kind is OutputKind.PARAMETER_MUTATION:
-            raise CaptureError(
-                "the forward pass writes to the parameter "
-                f"{strip_entry(target)} in place; make it a "
-                "buffer, or write to it outside of the model (after the "
-                "optimizer's step)")
+            parameters[target] = node
         else:
             inputs.append(_input_path(exported, target, entry))
-    return tuple(outputs), mutations, tuple(inputs)
+    return tuple(outputs), mutations, tuple(inputs), parameters
 
 
 def _input_path(exported: ExportedProgram, name: str, entry: Entry) -> str:

@@ -52,7 +52,8 @@ def run(
         something else. ``pytree.tree_unflatten(outputs,
         program.output_tree)`` is what the model returns.
     mutations : dict of str to Tensor
-        What the model would have written to its buffers, by global name.
+        What the model would have written to its buffers, and to its
+        parameters, by global name.
     """
     known = dict(program.constants)
     known.update(values)
@@ -62,12 +63,19 @@ def run(
     device = _device(known)
     for name in program.constants:
         known[name] = known[name].to(device)
+    rewritten = program.rewrites.values(known) if program.rewrites else {}
+    for name, value in rewritten.items():
+        old = known[name]
+        known[name] = old + (value - old).detach()
     for block in program.blocks:
         known.update(_run_block(program, block, known, device))
     outputs = tuple(
         constant if name is None else known[name] for name, constant in zip(
             program.outputs, program.output_constants, strict=True))
-    return outputs, {b: known[v] for b, v in program.mutations.items()}
+    return outputs, rewritten | {
+        b: known[v]
+        for b, v in program.mutations.items()
+    }
 
 
 def _device(known: Mapping[str, torch.Tensor]) -> torch.device:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from planner.ir.rewrites import Rewrites
+
 __all__ = ["Traced"]
 
 
@@ -32,6 +34,8 @@ class Traced:
         By the name in ``const:NAME``.
     notes : tuple of str
         What a reader of the plan should know of.
+    rewrites : Rewrites or None
+        What is written to parameters before all else; in terms of `leaves`.
     """
 
     graph: fx.Graph
@@ -40,3 +44,4 @@ class Traced:
     mutations: Mapping[str, fx.Node]
     constants: Mapping[str, torch.Tensor]
     notes: tuple[str, ...] = ()
+    rewrites: Rewrites | None = None

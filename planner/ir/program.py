@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from planner.ir.rewrites import Rewrites
 from planner.rules.registry import TensorSpec
 
 __all__ = [
@@ -134,6 +135,8 @@ class Program:
         values that it was captured with, and for no others.
     notes : tuple of str
         What capture replaced or left out, for the reader of a plan.
+    rewrites : Rewrites or None
+        New values that a call gives to parameters before all else.
     """
 
     model_name: str
@@ -152,6 +155,7 @@ class Program:
     training: bool
     fixed: tuple[int, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    rewrites: Rewrites | None = None
 
     def class_of(self, block: Block) -> BlockClass:
         return self.classes[block.block_class]
@@ -160,6 +164,11 @@ class Program:
     def params(self) -> tuple[str, ...]:
         """Global names of all parameters, in model order."""
         return tuple(n for n in self.specs if n.startswith("param:"))
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Global names of parameters that a call writes to."""
+        return self.rewrites.writes if self.rewrites else ()
 
     def uses(self) -> Iterator[tuple[Block, fx.Node, str]]:
         """Every (block, placeholder, global value) in execution order."""
