@@ -31,6 +31,9 @@ _PRESETS = (("GB300", "gb300-nvl72"), ("GB200", "gb200-nvl72"),
 def preset_of(gpu: str) -> str:
     """The preset of the devices that a row names."""
     name = re.sub(r"[ _]+", "-", gpu.strip().upper())
+    name = re.sub(r"TPU-?V", "TPU-V", name)
+    if "A100" in name and "PCI" in name:
+        raise Unreadable("no preset for an A100 on PCI Express")
     if "A100" in name and "40G" in name:
         return "a100-40g"
     for part, preset in _PRESETS:
@@ -66,13 +69,14 @@ def _cluster(preset: str, devices: int, per_node: int,
 
 def _stated_rate(text: str, node: int) -> float | None:
     """Bytes per second and device of a fabric described in words."""
-    several = re.search(r"(\d+) x (\d+) ?Gb", text)
+    several = re.search(r"(\d+) ?[x×] ?(?:[A-Za-z]+ )*?(\d+) ?Gb", text)
     if several:
         return int(several[1]) * int(several[2]) * 1e9 / 8 / node
     each = re.search(r"(\d+) Gb/s.*per GPU", text)
     if each:
         return int(each[1]) * 1e9 / 8
-    whole = re.search(r"(\d+) Gbps node", text)
+    whole = re.search(
+        r"(\d+) ?(?:Gbps|Gbit/s|Gb/s|GbE)(?: node| Ethernet|.*per node)", text)
     if whole:
         return int(whole[1]) * 1e9 / 8 / node
     if "Omni-Path" in text:

@@ -41,8 +41,9 @@ def measured_s(row: Mapping[str, Any], model: Transformer,
                          float(plan.devices))
     if measured.get("tokens_per_s"):
         return tokens / measured["tokens_per_s"]
-    if measured.get("sequences_per_s"):
-        return tokens / model.seq / measured["sequences_per_s"]
+    for name in ("sequences_per_s", "samples_per_s"):
+        if measured.get(name):
+            return tokens / model.seq / measured[name]
     return _from_flops(row, model, plan, tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = ["model_of"]
 _DEFAULT_VOCAB = 51200
 _TARGET_SHARE = 0.25
 """Of T5 where rows do not state it: 512 and 128 in Megatron's recipes."""
+_LATENT = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 _TABLE = Path(__file__).with_name("models.yaml")
 
 
@@ -34,10 +36,8 @@ def model_of(raw: Mapping[str, Any]) -> Transformer:
         When neither tells its sizes.
     """
     name = str(raw.get("name", ""))
-    known = next((m for m in _known() if m["match"] in name.lower()), {})
+    known = next((m for m in _known() if m["match"] in _joined(name)), {})
     get = _Fields(raw, known)
-    if "nemotron3" in name.lower().replace("_", ""):
-        raise Unreadable(f"{name}: state space layers are not modelled")
     layers = get.whole("layers")
     encoder, decoder = (int(raw.get(n) or 0)
                         for n in ("encoder_layers", "decoder_layers"))
@@ -77,6 +77,11 @@ def model_of(raw: Mapping[str, Any]) -> Transformer:
                        tied=_tied(raw, name),
                        **_heads(raw, hidden, heads, kv_heads,
                                 get.whole("head_dim") or hidden / heads))
+
+
+def _joined(name: str) -> str:
+    """A name as the table has it: in lower case, and words run together."""
+    return re.sub(r"[ _\-]", "", name.lower())
 
 
 class _Fields:
@@ -125,6 +130,10 @@ def _heads(raw: Mapping[str, Any], hidden: int, heads: int, kv_heads: int,
             "v_dim": head_dim,
             "qkv_parameters": hidden * head_dim * (heads + 2 * kv_heads)
         }
+    lacking = [n for n in _LATENT if not raw.get(n)]
+    if lacking:
+        raise Unreadable(f"{raw.get('name')}: latent attention without "
+                         f"{', '.join(lacking)}")
     nope, rope, v_dim = (raw["qk_nope_head_dim"], raw["qk_rope_head_dim"],
                          raw["v_head_dim"])
     return {

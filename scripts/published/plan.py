@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,15 @@ _SHARDING = {
     "fsdp": FSDP,
     "fsdp2": FSDP,
     "hsdp": FSDP,
-    "zero3": FSDP
+    "zero3": FSDP,
+    "none": DDP,
+    "dp": DDP,
+    "distributedoptimizer": ZERO1,
+    "distopt": ZERO1,
+    "shardgradop": ZERO2,
+    "fullshard": FSDP,
+    "fullyshard": FSDP,
+    "hybridshard": FSDP
 }
 _RECOMPUTE = {
     "none": NONE,
@@ -154,7 +163,7 @@ def _stated(known: Mapping[str, int], table: Mapping[str, Any], name: str,
     value = table.get(name)
     if value is None:
         return usual
-    word = str(value).lower().replace("-", "").replace("_", "")
+    word = re.sub(r"[ _\-]", "", str(value).lower())
     if word not in known:
         raise Unreadable(f"{name} {value!r} is not modelled")
     return known[word]

@@ -19,6 +19,7 @@ from scripts.published.measured import (implied_share, measured_bytes,
                                         measured_s, stated_share, step_tokens)
 from scripts.published.model import model_of
 from scripts.published.plan import plan_of, world_size
+from scripts.published.refuse import check_stages, refuse
 from scripts.published.stated_size import as_stated
 from scripts.published.tidy import tidy
 
@@ -46,6 +47,7 @@ def read_case(row: Any) -> Case:
         When the row does not say enough, or what it says is not modelled.
     """
     row = tidy(row)
+    refuse(row)
     hardware = row["hardware"]
     preset = preset_of(str(hardware.get("gpu", "")))
     if row["measured"].get("oom"):
@@ -61,6 +63,7 @@ def read_case(row: Any) -> Case:
                    preset=preset,
                    gated=bool(model.gated),
                    seq=int(model.seq))
+    check_stages(model, plan)
     plan = replace(plan, frozen=plan.frozen or _is_frozen(row, model))
     model = _sized(row, model, plan)
     cluster = cluster_of(hardware, devices)

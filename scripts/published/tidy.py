@@ -23,9 +23,9 @@ _WHOLE: Mapping[str, tuple[str, ...]] = {
 }
 _SIGNED = ("zero1_group", "fsdp_group")  # -1 is all
 _RATES = ("iteration_time_s", "iteration_time_ms", "tokens_per_s_per_gpu",
-          "tokens_per_s", "sequences_per_s", "model_tflops_per_gpu",
-          "hw_tflops_per_gpu", "tflops_per_gpu", "peak_mem_bytes",
-          "peak_mem_gib", "peak_mem_gb")
+          "tokens_per_s", "sequences_per_s", "samples_per_s",
+          "model_tflops_per_gpu", "hw_tflops_per_gpu", "tflops_per_gpu",
+          "peak_mem_bytes", "peak_mem_gib", "peak_mem_gb")
 _MOST = 2**40
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 

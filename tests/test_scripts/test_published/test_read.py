@@ -231,7 +231,9 @@ class TestCase(unittest.TestCase):
     def test_stated_fabrics_are_per_device(self) -> None:
         for text, rate in (("4 x 100Gb RoCE",
                             6.25e9), ("RDMA 400 Gb/s per GPU", 50e9),
-                           ("1600 Gbps node-node interconnect", 25e9)):
+                           ("1600 Gbps node-node interconnect",
+                            25e9), ("8 x HDR 200Gb/s InfiniBand",
+                                    25e9), ("100 Gbps Ethernet", 1.5625e9)):
             cluster = cluster_of(
                 {
                     "gpu": "A100",

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+from planner.cost.analytic.configurations import DDP, FSDP, ZERO1, ZERO2
+from scripts.published.case import Unreadable
+from scripts.published.read import read_case
+from tests.test_scripts.rows import row
+
+
+def _model(name: str, **sizes: Any) -> dict[str, Any]:
+    return {"name": name, "seq": 1024, **sizes}
+
+
+class TestRefuse(unittest.TestCase):
+
+    def _refused(self, message: str, **changes: Any) -> None:
+        with self.assertRaisesRegex(Unreadable, message):
+            read_case(row(**changes))
+
+    def test_products_in_32_bits(self) -> None:
+        for dtype in ("fp32", "TF32"):
+            self._refused(f"products in {dtype.lower()} are not modelled",
+                          dtype=dtype)
+
+    def test_layers_of_state_spaces(self) -> None:
+        for name in ("Mamba-2.8B", "Nemotron-H 56B", "Nemotron_3_Nano"):
+            self._refused("state space layers are not modelled",
+                          model=_model(name, layers=24, hidden=2048, heads=16))
+
+    def test_a_size_is_no_version(self) -> None:
+        model = _model("Nemotron-340B", layers=24, hidden=2048, heads=16)
+        self.assertEqual(read_case(row(model=model)).model.layers, 24)
+
+    def test_other_schedules_where_there_are_stages(self) -> None:
+        self._refused("schedule 'chimera' is not modelled", schedule="chimera")
+        alone = {"tp": 2, "pp": 1, "dp": 4, "sharding": "ddp"}
+        case = read_case(row(schedule="chimera", parallel=alone))
+        self.assertEqual(case.plan.pp, 1)
+
+    def test_a_pipeline_of_more_stages_than_layers(self) -> None:
+        stages = {"tp": 1, "pp": 8, "dp": 1, "sharding": "ddp"}
+        few = _model("GPT", layers=2, hidden=2048, heads=16)
+        self._refused("2 layers do not make 8 stages",
+                      parallel=stages,
+                      model=few)
+
+    def test_latent_attention_that_is_not_told(self) -> None:
+        self._refused(
+            "latent attention without qk_nope_head_dim, qk_rope_head_dim, "
+            "v_head_dim",
+            model=_model("DeepSeek-V2",
+                         layers=60,
+                         hidden=5120,
+                         heads=128,
+                         kv_lora_rank=512))
+
+    def test_devices_on_another_bus(self) -> None:
+        self._refused("no preset for an A100 on PCI Express",
+                      hardware={
+                          "gpu": "A100 PCIe 80GB",
+                          "count": 8
+                      })
+
+
+class TestWords(unittest.TestCase):
+
+    def test_sharding_has_several_names(self) -> None:
+        for word, sharding in (("none", DDP), ("distributed optimizer", ZERO1),
+                               ("SHARD_GRAD_OP", ZERO2), ("full-shard", FSDP)):
+            parallel = {"tp": 2, "pp": 1, "dp": 4, "sharding": word}
+            self.assertEqual(
+                read_case(row(parallel=parallel)).plan.sharding, sharding)
+
+    def test_sizes_of_public_models_are_known(self) -> None:
+        for name, layers, kv_heads, qk_dim in (("Llama 3.1 8B", 32, 8, 128),
+                                               ("LLaMA-30B", 60, 52, 128),
+                                               ("Qwen2.5-7B", 28, 4, 128),
+                                               ("gemma_2_9b", 42, 8, 256)):
+            case = read_case(
+                row(model=_model(name), measured={"peak_mem_gb": 70}))
+            model = case.model
+            self.assertEqual((model.layers, model.kv_heads, model.qk_dim),
+                             (layers, kv_heads, qk_dim))
+
+    def test_samples_are_sequences(self) -> None:
+        # 32 sequences a step, 16 of them a second.
+        case = read_case(row(measured={"samples_per_s": 16.0}))
+        self.assertAlmostEqual(case.measured_s or 0.0, 2.0)
+
+
+if __name__ == "__main__":
+    unittest.main()
