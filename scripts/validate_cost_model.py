@@ -9,7 +9,8 @@ rows that cannot be expressed with the reason, and the errors by source.
 With ``--json``, a list of rows with their errors and the parts of the
 predicted times and memory; a picture has the times of all rows. With
 ``--captured``, models are also built, captured, and priced under the plan
-that their row states as the search prices its candidates.
+that their row states as the search prices its candidates; what the row's
+software does otherwise than this library is added in further tables.
 """
 
 from __future__ import annotations
@@ -137,9 +138,13 @@ def _print_tables(found: Sequence[Prediction]) -> None:
                  "measured_peak_bytes")
     captured = [p for p in found if p.captured and not p.captured.reason]
     for guess, how in (("predicted_s", "by the formulas"),
-                       ("captured_s", "as the search prices it")):
+                       ("captured_s", "as the search prices it"),
+                       ("captured_own_s", "so and with the run's software")):
         _print_table(f"step time of what was captured, {how}", captured, guess,
                      "measured_s")
+    _print_table(
+        "step time of what was captured, so and with the run's software, "
+        "against the formulas", captured, "captured_own_s", "predicted_s")
     for guess, how in (("predicted_peak_bytes", "by the formulas"),
                        ("captured_peak_bytes", "as the search estimates it")):
         _print_table(f"peak memory of what was captured, {how}", captured,

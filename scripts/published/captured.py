@@ -21,6 +21,7 @@ from planner.recipes import RECIPES, Recipe
 from scripts.published.batch import product_dtype
 from scripts.published.built import facts_of
 from scripts.published.case import Case, Unreadable
+from scripts.published.otherwise import otherwise_s
 
 __all__ = ["CapturedPrice", "captured_price"]
 
@@ -34,6 +35,9 @@ class CapturedPrice:
     Parameters
     ----------
     time_s, peak_bytes : float or None
+    otherwise_s : float or None
+        What the row's software adds to that (:mod:`scripts.published.
+        otherwise`).
     plan : str
         The name of the candidate.
     reason : str or None
@@ -41,6 +45,7 @@ class CapturedPrice:
 
     time_s: float | None = None
     peak_bytes: float | None = None
+    otherwise_s: float | None = None
     plan: str = ""
     reason: str | None = None
 
@@ -54,6 +59,7 @@ def captured_price(case: Case) -> CapturedPrice:
         return CapturedPrice(reason=str(error).partition("\n")[0])
     return CapturedPrice(time_s=found.time_s,
                          peak_bytes=float(found.memory.total),
+                         otherwise_s=otherwise_s(case),
                          plan=found.name)
 
 

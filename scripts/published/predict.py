@@ -50,6 +50,13 @@ class Prediction:
         return self.captured.time_s if self.captured else None
 
     @property
+    def captured_own_s(self) -> float | None:
+        """That, and what the row's software does otherwise."""
+        if self.captured_s is None or self.captured is None:
+            return None
+        return self.captured_s + (self.captured.otherwise_s or 0.0)
+
+    @property
     def captured_peak_bytes(self) -> float | None:
         """The memory as the search estimates it."""
         return self.captured.peak_bytes if self.captured else None
@@ -89,6 +96,10 @@ class Prediction:
             self.captured_s,
             "captured_error":
             _error(self.captured_s, self.measured_s),
+            "captured_own_s":
+            self.captured_own_s,
+            "captured_own_error":
+            _error(self.captured_own_s, self.measured_s),
             "captured_peak_bytes":
             self.captured_peak_bytes,
             "captured_peak_error":
