@@ -25,8 +25,7 @@ from planner.pipeline.devices import rank_devices, stage_devices
 from planner.pipeline.own_schedule import with_own_schedule
 from planner.pipeline.price import (PipelinePrice, StageCost, pipeline_price,
                                     stage_costs)
-from planner.schedule.check import check_schedule
-from planner.schedule.named import make_schedule
+from planner.schedule.checked import checked_graph
 from planner.search.layouts import LayoutSolution
 from planner.search.policy import Policy
 
@@ -170,14 +169,15 @@ def _bound_s(planning: Planning, mesh: MeshSpec,
 def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
                costs: Sequence[StageCost], link: AxisInfo,
                device: DeviceKind) -> PipelinePrice:
-    schedule = make_schedule(pipeline.schedule,
-                             ranks=mesh.size(pipeline.axis),
-                             microbatches=pipeline.microbatches,
-                             chunks=pipeline.chunks)
-    check_schedule(schedule, edges=parts.edges, stages=len(parts.stages))
+    graph = checked_graph(pipeline.schedule,
+                          ranks=mesh.size(pipeline.axis),
+                          microbatches=pipeline.microbatches,
+                          chunks=pipeline.chunks,
+                          stages=len(parts.stages),
+                          edges=parts.edges)
     return pipeline_price(parts,
                           costs,
-                          schedule,
+                          graph,
                           link,
                           call_s=device.coefficient("call_s", 0.0),
                           host_s=device.coefficient("message_s", 0.0),

@@ -8,6 +8,7 @@ the same sums as those of every other plan.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from planner.pipeline.alike import shape_of
 from planner.pipeline.build import Pipelined
 from planner.pipeline.stages import Stage
 from planner.schedule.actions import Schedule
+from planner.schedule.graph import ActionGraph, build_graph
 from planner.schedule.once import delay_s, reductions, start_s
 from planner.schedule.simulation import Simulation, simulate
 from planner.schedule.times import StageMemory, StageTimes
@@ -112,7 +114,7 @@ class PipelinePrice:
     message_s: Mapping[tuple[int, int], float]
     late_s: float = 0.0
 
-    @property
+    @functools.cached_property
     def step_s(self) -> float:
         """The step: until the last rank has reduced its gradients."""
         return self.around_s + self.late_s + self.delay_s + max(
@@ -312,7 +314,7 @@ def _wire_bytes(stage: Stage, name: str) -> int:
 
 def pipeline_price(found: Pipelined,
                    costs: Sequence[StageCost],
-                   schedule: Schedule,
+                   schedule: Schedule | ActionGraph,
                    link: AxisInfo,
                    *,
                    call_s: float = 0.0,
@@ -324,7 +326,7 @@ def pipeline_price(found: Pipelined,
     ----------
     found : Pipelined
     costs : sequence of StageCost
-    schedule : Schedule
+    schedule : Schedule or ActionGraph
         Checked.
     link : AxisInfo
         Of the pipeline's axis.
@@ -338,6 +340,9 @@ def pipeline_price(found: Pipelined,
         they wait for each other as for a collective once a step at least.
     """
     streams = streams or Streams()
+    graph = (schedule if isinstance(schedule, ActionGraph) else build_graph(
+        schedule, found.edges))
+    schedule = graph.schedule
     forward, backward = _messages(found, schedule.stage_rank)
     times = StageTimes.in_parts(
         [c.forward_s + host_s * n for c, n in zip(costs, forward)],
@@ -346,9 +351,8 @@ def pipeline_price(found: Pipelined,
         alone_speedup=streams.alone_speedup)
     saved = tuple(float(c.saved_bytes) for c in costs)
     message_s = message_times_s(found, link)
-    simulation = simulate(schedule,
+    simulation = simulate(graph,
                           times,
-                          edges=found.edges,
                           p2p_s=message_s,
                           memory=StageMemory(saved_bytes=saved,
                                              held_bytes=saved))

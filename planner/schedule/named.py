@@ -9,7 +9,7 @@ from planner.schedule.synthesise import synthesise
 from planner.schedule.text import load_schedule, parse_schedule
 from planner.schedule.times import StageTimes
 
-__all__ = ["make_schedule", "schedule_names"]
+__all__ = ["is_path", "make_schedule", "schedule_names"]
 
 
 def make_schedule(name: str,
@@ -53,13 +53,18 @@ def make_schedule(name: str,
         return _checked("the schedule's text",
                         parse_schedule(name, where="the schedule's text"),
                         ranks, microbatches, chunks)
-    if "/" in name or "." in name:
+    if is_path(name):
         return _checked(name, load_schedule(name), ranks, microbatches, chunks)
     if name == "auto":
         return synthesise(StageTimes.uniform(ranks * chunks),
                           ranks=ranks,
                           microbatches=microbatches).schedule
     return generate(name, ranks, microbatches, chunks)
+
+
+def is_path(name: str) -> bool:
+    """Whether a schedule's name is the path of its text."""
+    return "\n" not in name and ("/" in name or "." in name)
 
 
 def _checked(where: str, schedule: Schedule, ranks: int, microbatches: int,

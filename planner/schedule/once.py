@@ -26,7 +26,9 @@ def delay_s(simulation: Simulation, begin_s: Sequence[float]) -> float:
 
 def start_s(simulation: Simulation, rank: int) -> float:
     """When a rank's first action starts."""
-    return min((start for _, start, _ in simulation.row(rank)), default=0.0)
+    for number in simulation.graph.numbers[rank]:
+        return simulation.ends_s[number] - simulation.durations_s[number]
+    return 0.0
 
 
 def reductions(simulation: Simulation,
@@ -41,10 +43,23 @@ def reductions(simulation: Simulation,
     """
     found = []
     for rank in range(len(simulation.idle_s)):
-        done = {a.stage: end for a, _, end in simulation.row(rank)}
+        done = _ends_s(simulation, rank)
         free = 0.0
         for stage, end in sorted(done.items(), key=lambda kv: kv[1]):
             start = max(free, end)
             free = start + finish_s[stage]
             found.append((stage, start, free))
     return found
+
+
+def _ends_s(simulation: Simulation, rank: int) -> dict[int, float]:
+    """When the last action of each of a rank's stages ends."""
+    graph = simulation.graph
+    stages = graph.schedule.stage_rank.count(rank)
+    done: dict[int, float] = {}
+    for number in reversed(graph.numbers[rank]):
+        done.setdefault(graph.actions[number].stage,
+                        simulation.ends_s[number])
+        if len(done) == stages:
+            break
+    return done
