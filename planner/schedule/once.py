@@ -58,8 +58,7 @@ def _ends_s(simulation: Simulation, rank: int) -> dict[int, float]:
     stages = graph.schedule.stage_rank.count(rank)
     done: dict[int, float] = {}
     for number in reversed(graph.numbers[rank]):
-        done.setdefault(graph.actions[number].stage,
-                        simulation.ends_s[number])
+        done.setdefault(graph.actions[number].stage, simulation.ends_s[number])
         if len(done) == stages:
             break
     return done
