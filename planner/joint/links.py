@@ -67,11 +67,11 @@ class Links:
         """Whether there are several kinds of device."""
         return self._cluster.is_mixed
 
-    def host_s(self, device_s: Array, launches: Array) -> Array | float:
+    def host_s(self, device_s: Array, launches: Array) -> Array:
         """By how much a host that launches makes work longer, at least;
         on devices of several kinds that is not known."""
         if self.is_mixed or not self._streams[0].dispatch_s:
-            return 0.0
+            return np.zeros(len(device_s))
         streams = self._streams[0]
         whole_s: Array = queued_s(device_s, launches * streams.dispatch_s,
                                   streams.queue_order)

@@ -224,9 +224,9 @@ class CellScores:
         not is waited for; and messages follow each other. Of those of data
         parallelism many are packed together, at best all.
         """
-        work_s = self._sums(
-            point, lambda t: t.work_s + self._again_s(point, t) + self.
-            _forward_host_s(point, t) + self._backward_host_s(point, t))
+        work_s = (
+            self._sums(point, lambda t: t.work_s + self._again_s(point, t)) +
+            self._forward_host_s(point) + self._backward_host_s(point))
         place, size = place_of(point, "dp"), float(self.table.own_bytes.sum())
         moved_s = sum(
             self._links.time_s(kind, size, place)
@@ -261,25 +261,32 @@ class CellScores:
         """Forward of the blocks that run once more."""
         return times.forward_s * (self._repeated & point.recompute)
 
-    def _forward_host_s(self, point: Point, times: _Times) -> Array:
-        """What launching adds to the forward of blocks."""
-        return self._whole(point) * self._links.host_s(
-            times.forward_s, self.table.forward_launches)
+    def _forward_host_s(self, point: Point) -> Array:
+        """What launching adds to the forward of each stage."""
+        cuts = self.cuts(point)
+        return self._host_s(cuts, self.table.forward_s,
+                            self._kernels(cuts, self.table.forward_launches))
 
-    def _backward_host_s(self, point: Point, times: _Times) -> Array:
+    def _backward_host_s(self, point: Point) -> Array:
         """The same of the backward, with what runs once more in it."""
-        again = self.table.forward_launches * (self._repeated
-                                               & point.recompute)
-        return self._whole(point) * self._links.host_s(
-            times.input_s + times.weight_s + self._again_s(point, times),
-            self.table.backward_launches + again)
+        cuts, table = self.cuts(point), self.table
+        again = table.forward_launches * (self._repeated & point.recompute)
+        return self._host_s(
+            cuts, table.input_s + table.weight_s + self._again_s(point, table),
+            self._kernels(cuts, again) +
+            table.backward_launches[cuts.block] * cuts.kernels[1])
 
-    def _whole(self, point: Point) -> Array:
-        """1 for each block that no stage begins inside of: of pieces it is
-        not known what launching adds. 0 for the others."""
-        cuts, found = self.cuts(point), np.ones(len(self.table.blocks))
-        found[cuts.block[cuts.share < 1.0]] = 0.0
-        return found
+    def _host_s(self, cuts: StageCuts, device_s: Array,
+                kernels: Array) -> Array:
+        """A host waits for its device within each piece of a block."""
+        return cuts.sums_of_pieces(
+            self._links.host_s(cuts.parts(device_s), kernels))
+
+    @staticmethod
+    def _kernels(cuts: StageCuts, launches: Array) -> Array:
+        """Of the forward of each piece."""
+        kernels: Array = launches[cuts.block] * cuts.kernels[0]
+        return kernels
 
     def _stages(self, point: Point) -> StageSums:
         place, given = place_of(point, "pp"), self._given
@@ -312,12 +319,11 @@ class CellScores:
         key = (cuts, place, point.recompute, point.schedule == "zbv")
         if key not in self._own:
             self._own[key] = StageSums(
-                forward_s=self._sums(
-                    point,
-                    lambda t: t.forward_s + self._forward_host_s(point, t)),
+                forward_s=self._sums(point, lambda t: t.forward_s) +
+                self._forward_host_s(point),
                 input_s=self._sums(
-                    point, lambda t: t.input_s + self._again_s(point, t) + self
-                    ._backward_host_s(point, t)),
+                    point, lambda t: t.input_s + self._again_s(point, t)) +
+                self._backward_host_s(point),
                 weight_s=self._sums(point, lambda t: t.weight_s),
                 message_s=self._messages_s(cuts, place),
                 begin_s=np.zeros(point.pp),

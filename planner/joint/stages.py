@@ -73,12 +73,15 @@ class StageCuts:
         Of each piece.
     share : array of float
         What each piece is of its block.
+    kernels : array of float
+        The same of the block's kernels: forward and backward (rows).
     """
 
     cuts: tuple[str, ...]
     starts: NDArray[np.int64]
     block: NDArray[np.int64]
     share: Array
+    kernels: Array
 
     @staticmethod
     def of(names: Sequence[str], work_s: Array, kinds: Sequence[int],
@@ -165,11 +168,20 @@ class StageCuts:
         return StageCuts(cuts=tuple(pieces[i].cut for i in starts[1:]),
                          starts=np.array(starts),
                          block=np.array([p.block for p in pieces]),
-                         share=np.array([p.share for p in pieces]))
+                         share=np.array([p.share for p in pieces]),
+                         kernels=np.array([p.kernels for p in pieces]).T)
 
     def sums(self, of_blocks: Array) -> Array:
         """Of each stage, from what blocks have."""
-        return np.add.reduceat(of_blocks[self.block] * self.share, self.starts)
+        return self.sums_of_pieces(self.parts(of_blocks))
+
+    def parts(self, of_blocks: Array) -> Array:
+        """Of each piece, in proportion to its work."""
+        return of_blocks[self.block] * self.share
+
+    def sums_of_pieces(self, of_pieces: Array) -> Array:
+        """Of each stage."""
+        return np.add.reduceat(of_pieces, self.starts)
 
 
 def least_step_s(stages: StageSums,

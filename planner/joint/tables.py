@@ -124,8 +124,8 @@ class BlockTable:
     kind: NDArray[np.int64]
     trained_bytes: tuple[Array, ...]
     own_bytes: Array
-    forward_launches: Array = field(default_factory=lambda: np.zeros(1))
-    backward_launches: Array = field(default_factory=lambda: np.zeros(1))
+    forward_launches: Array
+    backward_launches: Array
     times_on: Mapping[DeviceKind, BlockTimes] = field(default_factory=dict)
     is_exact: bool = True
     layout: ProgramLayout | None = None

@@ -50,12 +50,15 @@ class Piece:
         Of the block's work.
     times_s : tuple of float
         On each kind of device that stages are on.
+    kernels : tuple of float
+        What of the block's kernels it launches, forward and backward.
     """
 
     cut: str
     block: int
     share: float
     times_s: tuple[float, ...]
+    kernels: tuple[float, float] = (1.0, 1.0)
 
 
 def call_times_s(facts: Facts, layout: ProgramLayout,
@@ -271,9 +274,18 @@ def finer_pieces(facts: Facts, times: Sequence[Mapping[str, Sequence[float]]],
                       block=number,
                       share=sum(of_calls[begin:end]) / whole_s,
                       times_s=tuple(
-                          sum(t[block.block_class][begin:end])
-                          for t in times)))
+                          sum(t[block.block_class][begin:end]) for t in times),
+                      kernels=_kernels(cls, begin, end)))
     return found
+
+
+def _kernels(cls: ClassFacts, begin: int, end: int) -> tuple[float, float]:
+    """What of a block's kernels some of its calls launch, both ways."""
+    works = [c.work for c in cls.calls.values()]
+    forward, backward = [w.forward_kernels
+                         for w in works], [w.backward_kernels for w in works]
+    return (sum(forward[begin:end]) / (sum(forward) or 1),
+            sum(backward[begin:end]) / (sum(backward) or 1))
 
 
 def _narrow_starts(cls: ClassFacts, times: Sequence[float],

@@ -92,6 +92,8 @@ class MadeUp:
                           kind=np.arange(len(size)),
                           trained_bytes=tuple(size[:, None]),
                           own_bytes=size,
+                          forward_launches=none,
+                          backward_launches=none,
                           times_on={d: times_on(d)
                                     for d in devices})
 

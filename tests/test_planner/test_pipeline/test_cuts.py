@@ -7,12 +7,14 @@ import unittest
 
 import numpy as np
 
+from planner.cluster import load_cluster
 from planner.ir.errors import LayoutError
 from planner.ir.pipeline import PipelineSpec
 from planner.pipeline.build import pipelined
-from planner.pipeline.cuts import balanced
+from planner.pipeline.cuts import balanced, finer_pieces
 from planner.pipeline.mixed_cuts import balanced_on
 from planner.pipeline.refine import refined
+from planner.planning import Planning
 from tests.test_planner.test_pipeline.models import (captured, laid_out, plain,
                                                      row, skips)
 
@@ -68,6 +70,17 @@ class TestEqualCuts(unittest.TestCase):
                              pp=stages)
             parts = pipelined(found.program, found.layout, found.pipeline)
             self.assertEqual(len(parts.stages), stages)
+
+    def test_pieces_share_their_block(self) -> None:
+        facts = Planning(captured(plain()), load_cluster("cpu-gloo")).facts
+        times = {n: [1.0] * len(c.calls) for n, c in facts.classes.items()}
+        pieces = finer_pieces(facts, [times], 8)
+        self.assertGreater(len(pieces), len(facts.program.blocks))
+        for _, group in itertools.groupby(pieces, lambda p: p.block):
+            own = list(group)
+            self.assertAlmostEqual(sum(p.share for p in own), 1.0)
+            for way in (0, 1):
+                self.assertAlmostEqual(sum(p.kernels[way] for p in own), 1.0)
 
     def test_too_few_calls(self) -> None:
         with self.assertRaisesRegex(LayoutError, "too few for 64 stages"):
