@@ -60,6 +60,7 @@ class Links:
         self._streams = streams
         self._devices: dict[Place, tuple[DeviceKind, ...]] = {}
         self._axes: dict[Place, AxisInfo] = {}
+        self._of: dict[tuple[Place, ...], tuple[object, ...]] = {}
         self._times: dict[tuple[str, float, Place], float] = {}
 
     @property
@@ -105,11 +106,23 @@ class Links:
             return 0.0
         key = (kind, size_bytes, place)
         if key not in self._times:
-            if place not in self._axes:
-                self._axes[place] = step_link(self._cluster, place, 1)
             self._times[key] = self._overhead_s + collective_time_s(
-                kind, size_bytes, self._axes[place])
+                kind, size_bytes, self._axis(place))
         return self._times[key]
+
+    def of(self, point: Point) -> tuple[object, ...]:
+        """What each axis runs over, and on which devices."""
+        places = tuple(place_of(point, axis) for axis in AXES)
+        if places not in self._of:
+            links = map(self._axis, places)
+            self._of[places] = (
+                *links, *(map(self.devices, places) if self.is_mixed else ()))
+        return self._of[places]
+
+    def _axis(self, place: Place) -> AxisInfo:
+        if place not in self._axes:
+            self._axes[place] = step_link(self._cluster, place, 1)
+        return self._axes[place]
 
 
 def place_of(point: Point, axis: str) -> Place:

@@ -153,6 +153,7 @@ def space_of(planning: Planning,
         recompute=(limits.allows_recompute()
                    and bool(planning.repeated_classes())),
         staged=staged,
+        links=Links(planning.cluster).of,
         **orders)  # type: ignore[arg-type]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from planner.ir.mesh import MeshSpec
@@ -128,6 +128,9 @@ class Space:
         Axes whose size is limited.
     orders : tuple of tuple of str
         Orders of the axes, outermost first.
+    links : callable, optional
+        What a point's axes run over. Of orders in which that is the same
+        only the first is looked at; all are if left out.
     shardings : tuple of str
     schedules : tuple of (str, int)
         With their stages on each rank.
@@ -146,6 +149,7 @@ class Space:
     fixed: Mapping[str, int] = field(default_factory=dict)
     largest: Mapping[str, int] = field(default_factory=dict)
     orders: tuple[tuple[str, ...], ...] = _ORDERS
+    links: Callable[[Point], Hashable] | None = None
     shardings: tuple[str, ...] = SHARDINGS
     schedules: tuple[tuple[str, int], ...] = _SCHEDULES
     recompute: bool = True
@@ -233,8 +237,15 @@ class Space:
         return self.shardings if split.dp > 1 else SHARDINGS[:1]
 
     def _orders(self, split: Point) -> tuple[tuple[str, ...], ...]:
-        one = split.pp == 1 or split.dp == 1
-        return self.orders[:1] if one else self.orders
+        if split.pp == 1 or split.dp == 1:
+            return self.orders[:1]
+        if self.links is None:
+            return self.orders
+        found: dict[Hashable, tuple[str, ...]] = {}
+        for order in self.orders:
+            found.setdefault(
+                self.links(dataclasses.replace(split, order=order)), order)
+        return tuple(found.values())
 
 
 def divisors(n: int) -> list[int]:

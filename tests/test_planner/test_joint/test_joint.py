@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import unittest
@@ -19,9 +20,10 @@ from planner.explain.report import build_report
 from planner.explain.text import format_report
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
+from planner.joint.links import Links
 from planner.joint.search import (JointFound, JointSearch, joint_candidates,
                                   space_of)
-from planner.joint.space import AXES, Cell, Space
+from planner.joint.space import AXES, Cell, Point, Space
 from planner.joint.tables import block_table
 from planner.pipeline.means import count_ahead
 from planner.planning import Planning
@@ -80,6 +82,27 @@ class TestSpace(unittest.TestCase):
              for p in given.points(c)}, {(2, 2, 2)})
         limited = Space(ranks=8, batch=16, blocks=10, largest={"tp": 2})
         self.assertEqual({c.tp for c in limited.cells()}, {1, 2})
+
+    def test_orders_whose_links_are_alike_are_one(self) -> None:
+        """Axes of 2 in nodes of 8: stages or data may span the nodes; of
+        steps of 8 both do, whichever is outside."""
+        space = Space(ranks=32,
+                      batch=64,
+                      blocks=10,
+                      links=Links(load_cluster("h100-sxm").resized(32)).of)
+        apart = {
+            n: [
+                p.order[0] for p in space.in_orders(
+                    Point(cell=Cell(tp=n, rows=1),
+                          pp=2,
+                          dp=16 // n,
+                          microbatches=4))
+            ]
+            for n in (2, 8)
+        }
+        self.assertEqual(apart, {2: ["pp", "dp"], 8: ["pp"]})
+        alike = dataclasses.replace(space, links=None)
+        self.assertLess(space.count(), alike.count())
 
     def test_of_a_program(self) -> None:
         planning = Planning(llama(), load_cluster("h100-sxm").resized(16))
