@@ -124,6 +124,9 @@ class _Search:
         promising = {c.mesh for c in made.candidates if c.pipeline is None}
         if self.best is not None:
             promising.add(self.best.mesh)
+        if priced:
+            # Where it does not fit, lighter kin of it may be quickest, too.
+            promising.add(min(priced, key=lambda m: priced[m].run_s))
         if len(meshes) <= _FEW:
             promising |= set(meshes)
         promising |= {m for m in meshes if m.names == ("dp", )}
