@@ -10,9 +10,7 @@ from __future__ import annotations
 import ast
 import collections
 import contextlib
-import functools
 import itertools
-import linecache
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 
 from planner.capture.guards import merged_branch
 from planner.capture.layer_drop import kept_layer
+from planner.capture.statements import innermost
 
 __all__ = ["checks_pass", "passing_answer"]
 
@@ -72,7 +71,7 @@ class _Merged:
     def done(self, frame: FrameType) -> bool:
         """Whether both sides of the statement that asks are computed."""
         place = _place(frame.f_code, frame.f_lasti)
-        statement = _innermost(frame.f_code.co_filename, place[0])
+        statement = innermost(frame.f_code.co_filename, place[0])
         if not isinstance(statement, ast.If):
             return False
         this = id(frame), statement
@@ -89,7 +88,7 @@ class _Merged:
 
 def _merged_answer(frame: FrameType, statement: ast.If) -> bool | None:
     """The answer that goes on where both sides are computed, if they are."""
-    loop = _innermost(frame.f_code.co_filename, statement.lineno, ast.For)
+    loop = innermost(frame.f_code.co_filename, statement.lineno, ast.For)
     if isinstance(loop, ast.For):
         runs = kept_layer(frame, statement, loop)
         if runs is not None:
@@ -119,7 +118,7 @@ def passing_answer(frame: FrameType) -> bool | None:
         prints or warns is a check.
     """
     place = _place(frame.f_code, frame.f_lasti)
-    statement = _innermost(frame.f_code.co_filename, place[0])
+    statement = innermost(frame.f_code.co_filename, place[0])
     if isinstance(statement, ast.Assert):
         return _answer(statement.test, place, True)
     if isinstance(statement, ast.If) and not statement.orelse and all(
@@ -165,24 +164,3 @@ def _place(code: CodeType, instruction: int) -> tuple[int, int]:
     units = itertools.islice(code.co_positions(), instruction // 2)
     line, _, column, _ = collections.deque(units, maxlen=1)[0]
     return line or 0, column or 0
-
-
-def _innermost(file: str,
-               line: int,
-               kind: type[ast.stmt] = ast.stmt) -> ast.stmt | None:
-    held = [
-        s for s in _statements(file) if isinstance(s, kind)
-        and s.lineno <= line <= (s.end_lineno or s.lineno)
-    ]
-    return min(held,
-               key=lambda s: (s.end_lineno or s.lineno) - s.lineno,
-               default=None)
-
-
-@functools.lru_cache(maxsize=64)
-def _statements(file: str) -> tuple[ast.stmt, ...]:
-    try:
-        tree = ast.parse("".join(linecache.getlines(file)))
-    except SyntaxError:
-        return ()
-    return tuple(n for n in ast.walk(tree) if isinstance(n, ast.stmt))

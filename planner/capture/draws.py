@@ -22,6 +22,7 @@ import numpy
 import torch
 from torch import nn
 
+from planner.capture.idle_draws import is_idle
 from planner.capture.opaque.call import running_whole
 from planner.generators import KINDS, generators_of, kept, states
 from planner.ir.errors import CaptureError
@@ -186,6 +187,9 @@ class _Refusing:
             self.guilty, self.line, self.drawn = frame, frame.f_lineno, drawn
 
     def _refuse(self, frame: FrameType, event: str) -> None:
+        if is_idle(frame, self.line):
+            self.guilty = None
+            return
         error = CaptureError(
             f"forward draws from {self.drawn[0]}, at "
             f"{frame.f_code.co_filename}:{self.line} in "

@@ -53,6 +53,26 @@ class Doubled(nn.Module):
         return 2 * x if random.random() < 0.5 else x
 
 
+class Dropping(nn.Module):
+    """Draws whether a layer is left out, whatever its chance."""
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.chance = chance
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            drawn = random.uniform(0, 1)
+            if self.training and (drawn < self.chance):
+                continue
+            other = numpy.random.random()
+            left_out = self.training and other < self.chance
+            if not left_out:
+                x = layer(x)
+        return x.square().sum()
+
+
 class Noisy(nn.Module):
     """Holds the generator that it draws from."""
 
@@ -108,6 +128,21 @@ def losses(program: Program, model: nn.Module, *seeds:
                                     (rows(), ))
         found.append(loss.detach())
     return found
+
+
+class TestIdle(unittest.TestCase):
+    """Draws on which nothing depends hinder nothing."""
+
+    def notes(self, model: nn.Module) -> list[str]:
+        program = capture(model, (torch.randn(3, 4), ))
+        return [n for n in program.notes if "draws from" in n]
+
+    def test_where_the_chance_is_zero_or_nothing_trains(self) -> None:
+        self.assertEqual(self.notes(Dropping(0.0)), [])
+        self.assertEqual(self.notes(Dropping(0.5).eval()), [])
+
+    def test_where_there_is_a_chance(self) -> None:
+        self.assertEqual(len(self.notes(Dropping(0.5))), 1)
 
 
 class TestDraws(unittest.TestCase):
