@@ -11,8 +11,11 @@ import torch
 from torch import fx
 
 from planner.cluster.spec import DeviceKind
-from planner.cost.compute import WHOLE, Parts, Work, time_s, work
+from planner.cost.call_work import work
+from planner.cost.compute import time_s
 from planner.cost.dtype import product_dtype
+from planner.cost.tiles import WHOLE, Parts
+from planner.cost.work import Work
 from planner.ir.program import Program
 from planner.ir.values import Value, call_of, calls_of, operands_of, outputs_of
 from planner.rules.registry import OpCall, Option

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import DeviceKind
 from planner.cost.collective import collective_time_s
-from planner.cost.compute import memory_time_s
+from planner.cost.roofline import memory_time_s
 from planner.ir.convert import Move, Step, conversion_steps
 from planner.ir.layout import Layout, R, local_shape
 from planner.rules.registry import TensorSpec

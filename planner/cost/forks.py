@@ -12,8 +12,8 @@ from fractions import Fraction
 
 from planner.cluster.device import DeviceKind
 from planner.cost.block_order import BlockOrder, Called, Moved
-from planner.cost.compute import memory_time_s
 from planner.cost.memory_estimate import local_spec
+from planner.cost.roofline import memory_time_s
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import BlockClass
 from planner.ir.values import Value, consumers_of, outputs_of, value_of

@@ -19,9 +19,9 @@ from torch import fx
 from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
-from planner.cost.compute import memory_time_s, overlapped_s
 from planner.cost.expert_kernels import expert_exchanges
 from planner.cost.kernels import kernel_flops
+from planner.cost.roofline import memory_time_s, overlapped_s
 from planner.cost.storage import storage_key, tensors_of
 from planner.names import nearest
 

@@ -9,10 +9,10 @@ from types import MappingProxyType
 
 import torch
 
-from planner.cost.compute import attention_flops_per_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.experts import COUNT_BYTES, expert_sizes, is_uneven
 from planner.cost.ring import ring_messages, ring_unevenness
+from planner.cost.roofline import attention_flops_per_s
 from planner.rules.registry import OpCall, Option
 from planner.rules.ring import RING_LOWERINGS
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from planner.cost.calls import KnownCall
-from planner.cost.compute import passes_gradient
 from planner.cost.flops import op_name
+from planner.cost.moved import passes_gradient
 from planner.cost.saved import is_view
 from planner.ir.layout import Layout, local_shape
 from planner.ir.layouts import ClassLayout

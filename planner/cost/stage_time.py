@@ -17,10 +17,10 @@ import torch
 
 from planner.cluster.device import DeviceKind
 from planner.cost.block_order import BlockOrder
-from planner.cost.compute import memory_time_s
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import local_spec
 from planner.cost.plan_price import CollectivePrice, Exposure, StageTime
+from planner.cost.roofline import memory_time_s
 from planner.cost.state_moves import Bucket, StateMoves, Unit
 from planner.cost.timeline import Streams, Timeline, run
 from planner.cost.ways import (BlockWays, Feed, Writer, exposed_buckets,

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from planner.cost.compute import memory_time_s
 from planner.cost.conversion import ConversionCost
+from planner.cost.roofline import memory_time_s
 from planner.ir.convert import Step, conversion_steps
 from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout

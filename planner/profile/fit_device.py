@@ -11,8 +11,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from planner.cluster.device import Coefficient, DeviceKind
-from planner.cost.compute import roofline_s
 from planner.cost.optimizer import ADAMW_PASSES
+from planner.cost.roofline import roofline_s
 from planner.profile.log_fit import Unknown, fit_log
 from planner.profile.operations import OPERATIONS, work_of
 from planner.profile.point import Point

@@ -1,7 +1,7 @@
 """Kernels by name: how to run them, and the work that the planner sees.
 
 Flops, bytes and launches of a measured kernel are those that
-:func:`planner.cost.compute.work` gives for the same call in a model, so
+:func:`planner.cost.call_work.work` gives for the same call in a model, so
 that what is fitted means the same as what is predicted.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from planner.cost.compute import Work, work
+from planner.cost.call_work import work
+from planner.cost.work import Work
 from planner.profile.point import Point
 from planner.rules.registry import Arg, OpCall, TensorSpec
 

@@ -12,7 +12,8 @@ import numpy as np
 from planner.cost.analytic.configurations import FIRST, SECOND, Configurations
 from planner.cost.analytic.hardware import Rates
 from planner.cost.analytic.transformer import Transformer
-from planner.cost.compute import overlapped_s, unfilled_flops
+from planner.cost.roofline import overlapped_s
+from planner.cost.tiles import unfilled_flops
 
 __all__ = [
     "Operator", "alternate", "attention_core", "dense_layer", "embedding",

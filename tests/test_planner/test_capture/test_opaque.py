@@ -19,7 +19,7 @@ from planner.capture.opaque.call import Ended, NotIsolated
 from planner.capture.opaque.trial import try_out
 from planner.cluster import load_cluster
 from planner.constraints import Constraints, forbid
-from planner.cost.compute import work
+from planner.cost.call_work import work
 from planner.explain.report import build_report
 from planner.explain.text import format_report
 from planner.ir.errors import CaptureError

@@ -11,8 +11,8 @@ from passes.lower import lower
 from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.cost.block_order import BlockOrder, Called, Moved
-from planner.cost.compute import memory_time_s
 from planner.cost.forks import add_fork_sums, fork_sums_s
+from planner.cost.roofline import memory_time_s
 from planner.cost.timeline import Streams, run
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning

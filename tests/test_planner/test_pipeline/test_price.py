@@ -12,7 +12,7 @@ from torch import nn
 from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.cluster import axis_link
-from planner.cost.compute import memory_time_s
+from planner.cost.roofline import memory_time_s
 from planner.cost.stage_time import sums_s
 from planner.cost.timeline import Streams
 from planner.ir.layout import S
