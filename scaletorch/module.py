@@ -79,7 +79,8 @@ class ParallelModule(AdoptedModule):
                  opaque: bool = True) -> None:
         super().__init__()
         self._mesh = mesh
-        self._loss_fn = loss_fn
+        # A loss that is a module is none of the model's modules.
+        object.__setattr__(self, "_loss_fn", loss_fn)
         self._replan = replan
         self._compile = compile
         self._opaque = opaque
@@ -166,7 +167,7 @@ class ParallelModule(AdoptedModule):
         nn.Module.__init__(made)
         for name in ("_mesh", "_loss_fn", "_replan", "_compile", "_opaque",
                      "_steady", "_agreement", "_first", "_own", "plan"):
-            setattr(made, name, getattr(self, name))
+            object.__setattr__(made, name, getattr(self, name))
         made._fixed, made._compared = set(self._fixed), set()
         made._compiled = dict(self._compiled)
         made._hold(structure, self._absent.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import unittest
 from typing import Any
@@ -150,6 +151,25 @@ class TestModule(unittest.TestCase):
                    body,
                    axes,
                    plan,
+                   loss_fn=loss_fn)
+
+    def test_loss_that_is_a_module(self) -> None:
+        loss_fn = nn.MSELoss()
+
+        def body(model: nn.Module) -> dict[str, Any]:
+            x, y = batch()
+            if isinstance(model, nn.Sequential):
+                loss = loss_fn(model(x), y)
+            else:
+                loss = copy.deepcopy(model)(x, y)
+            loss.backward()
+            return {"loss": loss.detach(), "names": sorted(model.state_dict())}
+
+        check_same(self,
+                   seeded(lambda: nn.Sequential(nn.Linear(8, 4))),
+                   batch(),
+                   body, {"dp": 2},
+                   parallel.ddp(),
                    loss_fn=loss_fn)
 
     def test_local_batches(self) -> None:
