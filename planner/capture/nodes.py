@@ -78,10 +78,15 @@ def _module_path(node: fx.Node) -> str:
 @functools.lru_cache(maxsize=4096)
 def _location(trace: str) -> str:
     """File and line of the innermost user frame; layers share their traces.
+
+    Torch keeps frames of modules alone, of which a loss has none.
     """
     found = re.findall(r'File "([^"]+)", line (\d+)', trace)
     own = [
         f for f in found
         if "/torch/" not in f[0] and "/planner/capture/" not in f[0]
-    ] or found
-    return f"{own[-1][0]}:{own[-1][1]}" if own else ""
+    ]
+    if found and all("/planner/capture/" in f[0] for f in found):
+        return "in its loss"
+    place = (own or found)[-1:]
+    return f"{place[0][0]}:{place[0][1]}" if place else ""

@@ -202,6 +202,39 @@ def _grouped_product(graph: fx.Graph, node: fx.Node) -> None:
     node.args, node.kwargs = (*node.args, *node.kwargs.values()), {}
 
 
+def _sum_of_terms(graph: fx.Graph, node: fx.Node) -> None:
+    """Losses start at 0 or end as 1 minus a mean: a number is a term too.
+
+    A sum over the batch of which each rank has a part stays one with another
+    term that is a tensor, and with zero is that sum itself.
+    """
+    value, number = node.args[:2]
+    if (not isinstance(value, fx.Node) or isinstance(number, fx.Node)
+            or node.kwargs):
+        return
+    own, made = value.meta["val"], node.meta["val"]
+    name = _op_name(node)
+    if not own.is_floating_point() or own.dtype != made.dtype:
+        return
+    if number == 0 and name != "rsub":
+        become(node, _aten.alias.default, (value, ))
+        return
+    if own.ndim or own.dtype not in (torch.float32, torch.float64):
+        return
+    with graph.inserting_before(node):
+        term = add_call(graph,
+                        _aten.full.default, ([], float(number)), {
+                            "dtype": own.dtype,
+                            "device": own.device
+                        },
+                        like=node)
+    if name == "add":
+        become(node, _aten.add.Tensor, (value, term))
+    else:
+        pair = (term, value) if name == "rsub" else (value, term)
+        become(node, _aten.sub.Tensor, pair)
+
+
 def _named_dims(graph: fx.Graph, node: fx.Node) -> None:
     """Which dims ``squeeze`` removes must not depend on local sizes."""
     del graph
@@ -217,4 +250,7 @@ _REWRITES: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "as_strided": read_strided,
     "as_strided_scatter": write_strided,
     "squeeze": _named_dims,
+    "add": _sum_of_terms,
+    "sub": _sum_of_terms,
+    "rsub": _sum_of_terms,
 }

@@ -20,7 +20,7 @@ _REFUSED: dict[str, _Loss] = {
     "var": lambda o, y: F.mse_loss(o, y) + o.var(0).mean(),
     "topk": lambda o, y: (o - y).square().mean(-1).topk(4)[0].mean(),
     "max": lambda o, y: (o - y).square().max(),
-    "add": lambda o, y: F.mse_loss(o, y) + 3.0,
+    "exp": lambda o, y: F.mse_loss(o, y).exp() + 3.0,
 }
 
 
