@@ -138,7 +138,7 @@ class _Lowering:
                          ) if name else None
             for i, name in enumerate(self.program.outputs))
         mutations = {
-            b: self._converted(v, self.layout.at_rest[b])
+            b: self._written(b, v, is_stage)
             for b, v in self.program.mutations.items()
         }
         return RankProgram(kernels=self.kernels,
@@ -152,6 +152,15 @@ class _Lowering:
                            },
                            takes=tuple(self.program.specs),
                            is_stage=is_stage)
+
+    def _written(self, buffer: str, name: str, is_stage: bool) -> str:
+        """A buffer's new value, as it rests; that of a stage is held over
+        the micro-batches as they give it."""
+        rest = self.layout.at_rest[buffer]
+        if is_stage:
+            _, held = self.held[self.inputs.get(name, name)]
+            rest = (*rest[:-1], held[-1])
+        return self._converted(name, rest)
 
     def _output(self, name: str, sharded: bool) -> str:
         """What is returned of a value: all of it, or this rank's shard."""

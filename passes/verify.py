@@ -243,6 +243,9 @@ def _unmade_values(program: RankProgram) -> Iterator[str]:
 def _other_mutations(program: RankProgram) -> Iterator[str]:
     for buffer, name in program.mutations.items():
         one, other = program.layouts[buffer], program.layouts[name]
+        if program.is_stage:
+            # Over the micro-batches it is put together after the last.
+            one, other = one[:-1], other[:-1]
         if one != other:
             yield (f"{buffer} rests as {format_layout(one)} and {name} is "
                    f"{format_layout(other)}")

@@ -17,7 +17,8 @@ from planner.recipes import RECIPES
 from tests.e2e.equality import Subject
 from tests.e2e.pipelines import check_planned, joined
 from tests.model_zoo import example
-from tests.test_planner.test_pipeline.models import captured, laid_out, normed
+from tests.test_planner.test_pipeline.models import (Layer, captured, laid_out,
+                                                     normed)
 from tests.test_scaletorch.small import on_ranks, seeded, whole
 
 _COUNT = 4
@@ -41,6 +42,29 @@ class Balanced(nn.Module):
         return F.mse_loss(out * odds.amax(-1, keepdim=True), y) + 0.1 * balance
 
 
+class Averages(nn.Module):
+    """Buffers that other stages than that which writes them read, a count
+    that weights the loss, and sums over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer() for _ in range(4))
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("products", torch.zeros(8, 8))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x, total = x - self.mean, 0.0
+        self.steps += 1
+        for layer in self.layers:
+            x = layer(x)
+            total = total + self.steps * x.square().mean()
+        with torch.no_grad():
+            self.mean.lerp_(x.mean(0), 0.5)
+            self.products.mul_(0.9).add_(x.t() @ x)
+        return 1 - F.cosine_similarity(x, y).mean() + 0.1 * total
+
+
 def trained(model: nn.Module, inputs: Any, loss_fn: Any,
             parts: int) -> dict[str, torch.Tensor]:
     """Two steps in `parts` micro-batches, as a loop would run them."""
@@ -53,6 +77,16 @@ def trained(model: nn.Module, inputs: Any, loss_fn: Any,
         optimizer.step()
         optimizer.zero_grad()
     return {n: whole(t) for n, t in model.state_dict().items()}
+
+
+class TestBuffers(unittest.TestCase):
+
+    def test_written_in_one_stage_and_read_in_another(self) -> None:
+        subject = Subject(
+            example(lambda: (Averages(),
+                             (torch.randn(8, 8), torch.randn(8, 8)), None)))
+        recipe = RECIPES["pipeline"](microbatches=2) * RECIPES["ddp"]()
+        check_planned(self, subject, recipe, pp=2, dp=2)
 
 
 class TestMicrobatchStatistics(unittest.TestCase):

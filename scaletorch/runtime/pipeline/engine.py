@@ -50,7 +50,7 @@ class _Step:
     grads: dict[Key, torch.Tensor] = field(default_factory=dict)
     leaving: dict[Key, Pending] = field(default_factory=dict)
     outputs: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-    mutations: dict[str, torch.Tensor] = field(default_factory=dict)
+    mutations: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
     def let_go(self, *, everything: bool = False) -> None:
         """Drop what has been sent; at last wait for everything."""
@@ -111,7 +111,7 @@ class Engine:
     def run(
         self, feed: StageFeed, seed: int, *, keep: bool,
         tangents: Mapping[str, torch.Tensor], returned: set[str]
-    ) -> tuple[dict[str, list[torch.Tensor]], dict[str, torch.Tensor]]:
+    ) -> tuple[dict[str, list[torch.Tensor]], dict[str, list[torch.Tensor]]]:
         """Run a step's actions in order.
 
         Parameters
@@ -131,8 +131,9 @@ class Engine:
         -------
         outputs : dict of str to list of Tensor
             Of this rank's stages, a part for each micro-batch.
-        mutations : dict of str to Tensor
-            New buffer values after the last micro-batch.
+        mutations : dict of str to list of Tensor
+            New buffer values, a part for each micro-batch; of those that are
+            whole in each, the last.
         """
         step = _Step()
         for position, action in enumerate(self.actions):
@@ -187,7 +188,7 @@ class Engine:
         stage = self.stages[number]
         given = {
             **{
-                n: t
+                n: t[-1]
                 for n, t in step.mutations.items() if n in self.carried and n in stage.program.specs
             },
             **feed(number, part)
@@ -202,7 +203,12 @@ class Engine:
                                                                  given,
                                                                  own,
                                                                  keep=keep)
-        step.mutations.update(mutations)
+        written = self.executors[number].written
+        for name, value in mutations.items():
+            if written[name].is_replicated:
+                step.mutations[name] = [value]
+            else:
+                step.mutations.setdefault(name, []).append(value)
         for name, readers in stage.gives.items():
             for reader in readers:
                 step.values[_F, part, name, number, reader] = outputs[name]

@@ -25,6 +25,7 @@ from scaletorch.runtime.pipeline.results import (cut, joined, loss_tangent,
                                                  part_of, whole)
 from scaletorch.runtime.pipeline.stage import StageExecutor
 from scaletorch.runtime.pipeline.ties import Ties
+from scaletorch.runtime.pipeline.written import Written
 
 __all__ = ["Parts", "PipelineProgram", "values_of_stages"]
 
@@ -94,6 +95,8 @@ class PipelineProgram:
             self.reads |= parts.rehearsal.reads
         self._ties = Ties(parts.whole.stages, parts.infer.owner, place,
                           parts.infer.transport)
+        self._written = Written(parts.whole, parts.infer.owner,
+                                parts.executors, place, parts.infer.transport)
         own = self.reads | set(self._ties.held)
         self.state = tuple(
             n for n in program.specs
@@ -184,12 +187,13 @@ class PipelineProgram:
         engine = self._parts.train if keep else self._parts.infer
         assert engine is not None
         names = {self.program.outputs[i] for i in returned}
-        outputs, mutations = engine.run(
+        outputs, parts = engine.run(
             lambda stage, part: self._feed(stage, part, shares, early),
             seed,
             keep=keep,
             tangents=self._tangents(scale),
             returned=names)  # type: ignore
+        mutations = self._written.values(parts, local)
         grads: dict[str, torch.Tensor] = {}
         for number in sorted(self._parts.executors):
             executor = self._parts.executors[number]

@@ -35,6 +35,8 @@ def joined(parts: Sequence[torch.Tensor],
     """A value of the whole batch from those of its micro-batches."""
     if placement.is_shard:
         return torch.cat(list(parts), placement.dim)
+    if placement.is_partial and placement.reduce != "sum":
+        return getattr(torch.stack(list(parts)), f"a{placement.reduce}")(0)
     if placement.is_partial:
         # Narrow sums are kept in float32, as within one batch.
         narrow = parts[0].dtype in (torch.bfloat16, torch.float16)

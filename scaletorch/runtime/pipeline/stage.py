@@ -13,6 +13,7 @@ from passes.saved_memory import SavedMemory, saved_memory
 from passes.split_backward import SplitBlock
 from passes.split_weights import split_weights
 from passes.steps import RankProgram
+from planner.ir.layout import Placement
 from scaletorch.runtime.bind import BoundKernel
 from scaletorch.runtime.executor import BUCKET_BYTES, Executor, Tape
 from scaletorch.runtime.parameters import Feed, plan_units
@@ -95,6 +96,14 @@ class StageExecutor(Executor):
     def saved_memory(self, received: Collection[str]) -> SavedMemory:
         """What a micro-batch keeps, where these come from other stages."""
         return saved_memory(self.program, self.splits, received)
+
+    @property
+    def written(self) -> dict[str, Placement]:
+        """Over the micro-batches, how new values of buffers are held."""
+        return {
+            b: self.program.layouts[v][-1]
+            for b, v in self.program.mutations.items()
+        }
 
     def begin(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take the parameters, buffers and constants of a step."""
