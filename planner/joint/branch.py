@@ -19,7 +19,7 @@ from typing import Generic, Protocol, TypeVar, Union
 
 from planner.joint.bounds import CellBounds
 from planner.joint.optimistic import alone, parts
-from planner.joint.score import CellScores, Graphs, Score
+from planner.joint.score import CellScores, Score
 from planner.joint.space import AXES, Cell, Point, Space
 
 __all__ = ["Branching", "Priced"]
@@ -120,7 +120,6 @@ class Branching(Generic[Found]):
     _limit_s: float = float("inf")
     _heap: list[_Entry] = field(default_factory=list)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
-    _graphs: Graphs = field(default_factory=Graphs)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _splits: set[tuple[int, ...]] = field(default_factory=set)
 
@@ -234,7 +233,7 @@ class Branching(Generic[Found]):
             self._take_up(item)
         elif isinstance(item, Score):
             scores = self._scores_of(item.point)
-            simulated_s = scores.simulated_s(item.point, self._graphs)
+            simulated_s = scores.simulated_s(item.point)
             self._push(excess, max(bound_s, simulated_s), _Simulated(item))
         else:
             self._price(item.score)

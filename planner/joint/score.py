@@ -25,13 +25,13 @@ from planner.joint.space import Point
 from planner.joint.stages import StageCuts, StageSums, least_step_s
 from planner.joint.tables import BlockTable, BlockTimes
 from planner.pipeline.cuts import Piece
-from planner.schedule.graph import ActionGraph, build_graph
-from planner.schedule.named import make_schedule
+from planner.schedule.actions import chain
+from planner.schedule.checked import checked_graph
 from planner.schedule.once import delay_s, reductions
 from planner.schedule.simulation import simulate
 from planner.schedule.times import StageTimes
 
-__all__ = ["CellScores", "Graphs", "Score"]
+__all__ = ["CellScores", "Score"]
 
 Array = NDArray[np.float64]
 _Times = BlockTable | BlockTimes
@@ -66,23 +66,6 @@ class Score:
     point: Point
     time_s: float
     memory_bytes: float
-
-
-class Graphs:
-    """Named schedules, each made once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int, int], ActionGraph] = {}
-
-    def __call__(self, point: Point) -> ActionGraph:
-        key = (point.schedule, point.pp, point.microbatches, point.chunks)
-        if key not in self._known:
-            self._known[key] = build_graph(
-                make_schedule(point.schedule,
-                              ranks=point.pp,
-                              microbatches=point.microbatches,
-                              chunks=point.chunks))
-        return self._known[key]
 
 
 class CellScores:
@@ -234,14 +217,19 @@ class CellScores:
         return max(
             float(work_s.sum()) + self._links.interference * moved_s, moved_s)
 
-    def simulated_s(self, point: Point, graphs: Graphs) -> float:
+    def simulated_s(self, point: Point) -> float:
         """Seconds of a step, its schedule simulated; 0 where it is long."""
-        if (not point.is_staged
-                or point.pp * point.chunks * point.microbatches > _LONG):
+        count = point.pp * point.chunks
+        if not point.is_staged or count * point.microbatches > _LONG:
             return 0.0
         stages = self._stages(point)
         found = simulate(
-            graphs(point),
+            checked_graph(point.schedule,
+                          ranks=point.pp,
+                          microbatches=point.microbatches,
+                          chunks=point.chunks,
+                          stages=count,
+                          edges=chain(count)),
             StageTimes.in_parts(stages.forward_s.tolist(),
                                 stages.input_s.tolist(),
                                 stages.weight_s.tolist(),

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from planner.ir.mesh import MeshSpec
 
@@ -25,8 +26,7 @@ _MOST_PARTS = 32
 """Micro-batches for each stage, beyond which the bubble is small anyway."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Cell(NamedTuple):
     """What the layouts of blocks depend on.
 
     Parameters
@@ -154,6 +154,11 @@ class Space:
     schedules: tuple[tuple[str, int], ...] = _SCHEDULES
     recompute: bool = True
     staged: bool | None = None
+    _unlike: dict[tuple[int, ...], tuple[tuple[str, ...],
+                                         ...]] = field(default_factory=dict,
+                                                       init=False,
+                                                       repr=False,
+                                                       compare=False)
 
     def cells(self) -> Iterator[Cell]:
         """Those that have points, in a fixed order.
@@ -227,7 +232,8 @@ class Space:
     def in_orders(self, way: Point) -> Iterator[Point]:
         """A point with its axes in all orders."""
         for order in self._orders(way):
-            yield dataclasses.replace(way, order=order)
+            yield (way if order == way.order else dataclasses.replace(
+                way, order=order))
 
     def _schedules(self, split: Point) -> list[tuple[str, int]]:
         return [(name, chunks) for name, chunks in self.schedules if split.pp *
@@ -241,11 +247,14 @@ class Space:
             return self.orders[:1]
         if self.links is None:
             return self.orders
-        found: dict[Hashable, tuple[str, ...]] = {}
-        for order in self.orders:
-            found.setdefault(
-                self.links(dataclasses.replace(split, order=order)), order)
-        return tuple(found.values())
+        key = (split.pp, split.dp, *split.cell[:3])
+        if key not in self._unlike:
+            found: dict[Hashable, tuple[str, ...]] = {}
+            for order in self.orders:
+                found.setdefault(
+                    self.links(dataclasses.replace(split, order=order)), order)
+            self._unlike[key] = tuple(found.values())
+        return self._unlike[key]
 
 
 def divisors(n: int) -> list[int]:

@@ -234,9 +234,8 @@ def _longest_s(pieces: Sequence[Piece], starts: Sequence[int],
 
 def _even_s(pieces: Sequence[Piece], kinds: Sequence[int]) -> float:
     """Of each stage, if all are as long and work can be cut anywhere."""
-    rates = [0.0] * len(pieces[0].times_s)
-    for kind in kinds:
-        rates[kind] += 1 / max(1e-30, sum(p.times_s[kind] for p in pieces))
+    rates = (count / max(1e-30, sum(p.times_s[kind] for p in pieces))
+             for kind, count in Counter(kinds).items())
     return 1 / sum(rates)
 
 

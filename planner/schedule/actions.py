@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from typing import NamedTuple
 
 from planner.ir.errors import ScheduleError
 
@@ -25,8 +26,7 @@ Edges = tuple[tuple[int, int], ...]
 """Pairs (s, t) of stages, s < t: a value of stage s is read by stage t."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Action:
+class Action(NamedTuple):
     """What one stage does for one micro-batch.
 
     Parameters

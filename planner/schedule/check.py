@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from planner.ir.errors import ScheduleError
@@ -19,7 +18,7 @@ def check_schedule(schedule: Schedule,
                    edges: Sequence[tuple[int, int]] | None = None,
                    stages: int | None = None,
                    microbatches: int | None = None,
-                   inference: bool = False) -> None:
+                   inference: bool = False) -> ActionGraph:
     """Check a schedule before anything runs.
 
     Every stage is on one rank; each of its micro-batches has one ``F`` and,
@@ -37,6 +36,11 @@ def check_schedule(schedule: Schedule,
     inference : bool
         Whether the schedule is for forward only.
 
+    Returns
+    -------
+    ActionGraph
+        Its actions in an order in which they can run.
+
     Raises
     ------
     ScheduleError
@@ -45,14 +49,17 @@ def check_schedule(schedule: Schedule,
     Examples
     --------
     >>> from planner.schedule.text import parse_schedule
-    >>> check_schedule(parse_schedule("0F0 0B0"))
+    >>> len(check_schedule(parse_schedule("0F0 0B0")).actions)
+    2
     """
     _check_counts(schedule, stages, microbatches)
     _ = schedule.stage_rank
     _check_work(schedule, inference)
     for rank, row in enumerate(schedule.ranks):
         _check_row(rank, row)
-    _check_progress(build_graph(schedule, edges))
+    graph = build_graph(schedule, edges)
+    _check_progress(graph)
+    return graph
 
 
 def _check_counts(schedule: Schedule, stages: int | None,
@@ -72,14 +79,22 @@ def _check_counts(schedule: Schedule, stages: int | None,
 
 
 def _check_work(schedule: Schedule, inference: bool) -> None:
-    count = Counter(schedule.actions)
-    doubled = sorted(str(a) for a, times in count.items() if times > 1)
+    found = {
+        (s, m): set[str]()
+        for s in range(schedule.stages)
+        for m in range(schedule.microbatches)
+    }
+    doubled = set()
+    for action in schedule.actions:
+        kinds = found[action[1:]]
+        if action.kind in kinds:
+            doubled.add(str(action))
+        kinds.add(action.kind)
     if doubled:
-        raise ScheduleError(f"work is done twice: {_some(doubled)}")
+        raise ScheduleError(f"work is done twice: {_some(sorted(doubled))}")
     missing, clash = [], []
-    for stage in range(schedule.stages):
-        for microbatch in range(schedule.microbatches):
-            kinds = {k for k in KINDS if Action(k, stage, microbatch) in count}
+    for (stage, microbatch), kinds in found.items():
+        if kinds != _wanted(kinds, inference):
             if inference and kinds - {"F"}:
                 clash.append(f"{stage}{min(kinds - {'F'})}{microbatch}")
             elif {"B"} < kinds - {"F"}:

@@ -6,12 +6,12 @@ import functools
 
 from planner.schedule.actions import Edges
 from planner.schedule.check import check_schedule
-from planner.schedule.graph import ActionGraph, build_graph
+from planner.schedule.graph import ActionGraph
 from planner.schedule.named import is_path, make_schedule
 
 __all__ = ["checked_graph"]
 
-_KEPT = 16
+_KEPT = 64
 
 
 def checked_graph(name: str, *, ranks: int, microbatches: int, chunks: int,
@@ -46,8 +46,7 @@ def _made(name: str, ranks: int, microbatches: int, chunks: int, stages: int,
                              ranks=ranks,
                              microbatches=microbatches,
                              chunks=chunks)
-    check_schedule(schedule, edges=edges, stages=stages)
-    return build_graph(schedule, edges)
+    return check_schedule(schedule, edges=edges, stages=stages)
 
 
 _known = functools.lru_cache(maxsize=_KEPT)(_made)

@@ -16,7 +16,7 @@ from planner.cluster.spec import ClusterSpec, DeviceKind, Link, NodeGroup, Tier
 from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links
-from planner.joint.score import CellScores, Graphs
+from planner.joint.score import CellScores
 from planner.joint.space import Cell, Point, Space
 from planner.joint.tables import BlockTable, BlockTimes
 from planner.joint.ways import State
@@ -24,8 +24,6 @@ from planner.joint.ways import State
 __all__ = ["MadeUp", "Sum", "mixed_nodes", "scores_on", "search", "two_nodes"]
 
 Array = NDArray[np.float64]
-
-_GRAPHS = Graphs()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +114,7 @@ class Sum:
     @staticmethod
     def of(point: Point, scores: CellScores) -> Sum:
         score = scores.score(point)
-        time_s = (scores.simulated_s(point, _GRAPHS)
+        time_s = (scores.simulated_s(point)
                   if point.is_staged else score.time_s)
         return Sum(point=point, run_s=time_s, memory_bytes=score.memory_bytes)
 

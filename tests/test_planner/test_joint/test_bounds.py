@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from planner.joint.bounds import CellBounds
 from planner.joint.links import Links
 from planner.joint.optimistic import Optimistic, parts
-from planner.joint.score import Graphs
 from planner.joint.space import Cell
 from tests.test_planner.test_joint.made_up import MadeUp, scores_on, two_nodes
 from tests.test_planner.test_joint.test_branch import programs, spaces
@@ -28,7 +27,7 @@ class TestBounds(unittest.TestCase):
         """Knowing the table of one rank alone, or those of all cells."""
         space = spaces(program, ranks, 8)
         cluster = two_nodes(ranks, 1e9, alone_speedup=alone_speedup)
-        links, graphs = Links(cluster), Graphs()
+        links = Links(cluster)
         tables = [
             scores_on(program, cluster, links, c)
             for c in (Cell(rows=8), *space.cells())
@@ -53,7 +52,7 @@ class TestBounds(unittest.TestCase):
                     self.assertLessEqual(time_s, most_s)
                     self.assertLessEqual(closely, (over, most_s))
                     if point.is_staged:
-                        simulated_s = scores.simulated_s(point, graphs)
+                        simulated_s = scores.simulated_s(point)
                         self.assertLessEqual(score.time_s,
                                              simulated_s * (1 + 1e-9))
 
