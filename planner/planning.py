@@ -171,10 +171,12 @@ class Planning:
                fixed_rest: Mapping[str, Layout] | None = None,
                start: ProgramLayout | None = None,
                reverse: bool = False,
-               axes: tuple[int, ...] | None = None) -> LayoutSolution:
+               axes: tuple[int, ...] | None = None,
+               tolerance: float = 0.0) -> LayoutSolution:
         """Layouts under given policies; see :meth:`candidate`.
 
-        The mesh may have an axis of micro-batches.
+        The mesh may have an axis of micro-batches. With a tolerance they
+        may take longer by that part of their compute, on each axis.
         """
         pressure = MemoryPressure(
             price_s_per_byte=memory_price_s_per_byte,
@@ -198,6 +200,7 @@ class Planning:
                     pressure=pressure,
                     fixed_rest=fixed_rest or {},
                     until_s=self.until_s,
+                    tolerance=tolerance,
                     constraint=allowed if self.constraints.items else None))
 
     def candidate(

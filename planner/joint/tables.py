@@ -36,9 +36,13 @@ from planner.pipeline.stages import Stage, split_stages
 if TYPE_CHECKING:
     from planner.planning import Planning
 
-__all__ = ["BlockTable", "BlockTimes", "block_table"]
+__all__ = ["BlockTable", "BlockTimes", "TOLERANCE", "block_table"]
 
 Array = NDArray[np.float64]
+
+TOLERANCE = 5e-4
+"""By what part of its compute a cell's layouts may take longer than the best
+over an axis, where these take long to find."""
 
 _TIMES = ("forward_s", "input_s", "weight_s", "once_s")
 
@@ -253,6 +257,7 @@ def _layout(planning: Planning, cell: Cell, *, exact: bool,
                                  settle=False,
                                  cut=count > 1,
                                  alone=start,
+                                 tolerance=TOLERANCE,
                                  settled=settled and bool(start))
 
     start: dict[str, ProgramLayout] = {}

@@ -77,7 +77,8 @@ def with_microbatches(planning: Planning,
                       settle: bool = True,
                       cut: bool = True,
                       alone: Mapping[str, ProgramLayout] | None = None,
-                      settled: bool = False) -> ProgramLayout:
+                      settled: bool = False,
+                      tolerance: float = 0.0) -> ProgramLayout:
     """Layouts over the axes of a stage and, last, over the micro-batches.
 
     The micro-batches are cut first; then the axes of the stage are laid
@@ -107,6 +108,8 @@ def with_microbatches(planning: Planning,
         By the name of an axis, layouts to start from that have it.
     settled : bool
         Whether these stay as they are.
+    tolerance : float
+        As for `planner.planning.Planning.search`.
 
     Raises
     ------
@@ -125,6 +128,7 @@ def with_microbatches(planning: Planning,
         start.mesh, (*policies, policy),
         start=start,
         axes=None if settle else tuple(range(len(mesh.sizes) * (not settled))),
+        tolerance=tolerance,
         fixed_rest={
             n: (*lay, R)
             for n, lay in (fixed_rest or {}).items()

@@ -65,4 +65,4 @@ def _relaxed_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec, axis: int,
                           device=device,
                           compute_weight=weight,
                           work_share=1.0 / others)
-    return solve(draft_of(problem).graph(), tolerance=math.inf).bound
+    return solve(draft_of(problem).graph(), slack=math.inf).bound

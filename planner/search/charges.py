@@ -80,6 +80,7 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
     domain = draft.calls[variable]
     whole_s = count * sum(call.times_s(problem.device, share))
     times_s = count * _times_s(problem, name, call, domain, share)
+    draft.compute_s += float(times_s.min())
     if problem.policy.divide and call.work.forward_flops:
         times_s += np.where(domain.is_sharded, 0.0, UNDIVIDED_S * count)
         whole_s += UNDIVIDED_S * count

@@ -58,6 +58,9 @@ class AxisProblem:
         Part of the work that is left by axes the layout does not know of.
     until_s : float
         When to stop, by the monotonic clock.
+    tolerance : float
+        By what part of its compute the layouts may take longer than the
+        best, where finding these takes longer; 0 for the best.
     """
 
     facts: Facts
@@ -73,6 +76,7 @@ class AxisProblem:
     compute_weight: float = 1.0
     work_share: float = 1.0
     until_s: float = float("inf")
+    tolerance: float = 0.0
 
     @property
     def microbatches(self) -> int:
@@ -160,12 +164,16 @@ def _family(lowering: str | None) -> str:
 
 @dataclass(slots=True)
 class Draft:
-    """A factor graph on its way, and what the states stand for."""
+    """A factor graph on its way, and what the states stand for.
+
+    `compute_s` is what all calls take at least.
+    """
 
     placed: dict[str, Numbers] = field(default_factory=dict)
     calls: dict[str, CallDomain] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     factors: list[Factor] = field(default_factory=list)
+    compute_s: float = 0.0
 
     def place(self, name: str, numbers: Numbers) -> None:
         """A variable whose states are placements."""

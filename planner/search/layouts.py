@@ -66,6 +66,9 @@ class Request:
         Those that are solved; over the others layouts stay as they start.
     until_s : float
         When to stop, by the monotonic clock.
+    tolerance : float
+        By what part of its compute the layouts over an axis may take longer
+        than the best.
     """
 
     facts: Facts
@@ -80,6 +83,7 @@ class Request:
     reverse: bool = False
     axes: tuple[int, ...] | None = None
     until_s: float = float("inf")
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +200,8 @@ def _problem(request: Request, layout: ProgramLayout,
                        },
                        regather_axes=_regather_axes(request.policies),
                        constraint=_over(request.constraint, axis),
-                       until_s=request.until_s)
+                       until_s=request.until_s,
+                       tolerance=request.tolerance)
 
 
 def _over(constraint: Constraint | None,

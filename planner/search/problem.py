@@ -25,7 +25,8 @@ __all__ = ["AxisProblem", "draft_of", "solve_axis"]
 
 _SHARE = 0.1
 _TOLERANCE = 1e-3
-"""Relative gap of layouts whose graph is too wide to eliminate."""
+"""By what part of its compute layouts whose graph is too wide to eliminate
+may take longer than the best."""
 
 
 def draft_of(problem: AxisProblem) -> Draft:
@@ -44,8 +45,8 @@ def _share_of_time_s(problem: AxisProblem) -> float | None:
 
 
 def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
-    """The best layouts over one axis beside those over the others; as they
-    are where none is better.
+    """The best layouts over one axis beside those over the others, or with
+    a tolerance almost; as they are where none is better.
 
     Raises
     ------
@@ -54,8 +55,11 @@ def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
     """
     draft = draft_of(problem)
     graph = draft.graph()
+    relax = problem.tolerance > 0.0
     solution = solve(graph,
-                     tolerance=_TOLERANCE,
+                     slack=(problem.tolerance if relax else _TOLERANCE) *
+                     draft.compute_s,
+                     relax=relax,
                      time_limit_s=_share_of_time_s(problem))
     if may_stay(problem, draft, graph, solution):
         return problem.layout, solution

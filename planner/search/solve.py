@@ -41,7 +41,8 @@ def solve(graph: FactorGraph,
           *,
           max_table_entries: int = MAX_TABLE_ENTRIES,
           time_limit_s: float | None = None,
-          tolerance: float = 0.0) -> Solution:
+          slack: float = 0.0,
+          relax: bool = False) -> Solution:
     """Minimise a sum of factors.
 
     Parameters
@@ -53,10 +54,13 @@ def solve(graph: FactorGraph,
         For the MILP, to which a component also goes when eliminating it
         would take longer. The solution may then have a gap, and depend on
         the machine's speed.
-    tolerance : float
-        Relative gap at which a component that is too wide to eliminate is
-        good enough. With ``inf`` it is only relaxed, so that the value may
-        be infinite, for whom the bound is enough.
+    slack : float
+        By how much the value may be above its bound, in the unit of the
+        tables, where a component is too wide to eliminate. With ``inf`` it
+        is only relaxed, so that the value may be infinite, for whom the
+        bound is enough.
+    relax : bool
+        Whether that will do for other components, too.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def solve(graph: FactorGraph,
     (3.0, {'a': 1, 'b': 1}, True)
     """
     try:
-        return _solve(graph, max_table_entries, time_limit_s, tolerance)
+        return _solve(graph, max_table_entries, time_limit_s, slack, relax)
     except InfeasiblePlan as error:
         names = clashing(graph)
         if not names:
@@ -85,19 +89,19 @@ def solve(graph: FactorGraph,
 
 
 def _solve(graph: FactorGraph, max_table_entries: int,
-           time_limit_s: float | None, tolerance: float) -> Solution:
-    start = time.perf_counter()
+           time_limit_s: float | None, slack: float, relax: bool) -> Solution:
+    start, enough = time.perf_counter(), slack if relax else 0.0
     order = best_order(graph)
     if (order.total_entries <= _CHEAP_ENTRIES * len(graph.variables)
             and fits(order, max_table_entries)):
-        return _eliminated(graph, order, max_table_entries)
-    if math.isfinite(tolerance) and not fits(order, max_table_entries):
+        return _eliminated(graph, order, max_table_entries, enough)
+    if math.isfinite(slack) and not fits(order, max_table_entries):
         # Reducing takes longer, and this mostly does.
         rough = eliminate_relaxed(graph,
                                   order=order,
                                   max_table_entries=min(
                                       _ROUGH_ENTRIES[0], max_table_entries))
-        if rough.gap <= max(_ROUNDING, tolerance):
+        if _is_within(rough, slack):
             return rough
     reduced = reduce(graph)
     parts = []
@@ -106,7 +110,7 @@ def _solve(graph: FactorGraph, max_table_entries: int,
         if time_limit_s is not None:
             left_s = max(time_limit_s - (time.perf_counter() - start), 0.0)
         parts.append(
-            _component(component, max_table_entries, left_s, tolerance))
+            _component(component, max_table_entries, left_s, slack, enough))
     assignment = reduced.expand({
         name: state
         for part in parts
@@ -127,41 +131,55 @@ def _solve(graph: FactorGraph, max_table_entries: int,
         width=max((part.width for part in parts), default=-1))
 
 
-def _eliminated(graph: FactorGraph, order: Order,
-                max_table_entries: int) -> Solution:
-    """The exact minimum. A relaxation with small tables takes a fraction of
-    the time, and often meets its bound."""
+def _is_within(solution: Solution, slack: float) -> bool:
+    """Whether its value is that of its bound but for so much."""
+    if math.isinf(slack) or math.isinf(solution.value):
+        return math.isinf(slack)
+    return (solution.value - solution.bound
+            <= max(slack, _ROUNDING * abs(solution.value)))
+
+
+def _part_of(slack: float, value: float) -> float:
+    """As a relative gap, which is none where nothing is known."""
+    return slack / abs(value) if slack and math.isfinite(value) else 0.0
+
+
+def _eliminated(graph: FactorGraph, order: Order, max_table_entries: int,
+                slack: float) -> Solution:
+    """The minimum. A relaxation with small tables takes a fraction of the
+    time, and often meets its bound."""
     if order.total_entries > _MANY_ENTRIES:
         rough = eliminate_relaxed(graph,
                                   order=order,
                                   max_table_entries=_SMALL_ENTRIES)
-        if rough.gap <= _ROUNDING:
+        if _is_within(rough, slack):
             return dataclasses.replace(rough,
                                        bound=min(rough.bound, rough.value))
     return eliminate(graph, order=order, max_table_entries=max_table_entries)
 
 
 def _component(graph: FactorGraph, max_table_entries: int,
-               time_limit_s: float | None, tolerance: float) -> Solution:
+               time_limit_s: float | None, slack: float,
+               enough: float) -> Solution:
     order = best_order(graph)
     in_time = (time_limit_s is None
                or order.total_entries <= time_limit_s * _ENTRIES_PER_S)
     if in_time and fits(order, max_table_entries):
-        return _eliminated(graph, order, max_table_entries)
-    return _wide(graph, order, max_table_entries, time_limit_s, tolerance)
+        return _eliminated(graph, order, max_table_entries, enough)
+    return _wide(graph, order, max_table_entries, time_limit_s, slack)
 
 
 def _wide(graph: FactorGraph, order: Order, max_table_entries: int,
-          time_limit_s: float | None, tolerance: float) -> Solution:
+          time_limit_s: float | None, slack: float) -> Solution:
     """Branch and bound, with a relaxation in case time is short."""
     start = time.perf_counter()
     rough = _rough(graph, order, max_table_entries)
-    if rough.gap <= max(_ROUNDING, tolerance):
+    if _is_within(rough, slack):
         return rough
     try:
         found = solve_milp(_pruned(graph, rough.value),
                            time_limit_s=time_limit_s,
-                           tolerance=tolerance)
+                           tolerance=_part_of(slack, rough.value))
     except InfeasiblePlan:
         # With a legal assignment at hand, time was up.
         if math.isinf(rough.value):

@@ -68,15 +68,28 @@ class TestSolve(unittest.TestCase):
         self.assertEqual(solution.method, "milp")
         self.assertAlmostEqual(solution.value, eliminate(graph).value)
 
-    def test_wide_graphs_within_a_tolerance(self) -> None:
+    def test_wide_graphs_within_a_slack(self) -> None:
         graph = grid(4, 6)
         optimum = eliminate(graph).value
-        for tolerance in (0.0, 1e-3, 0.2, np.inf):
-            with self.subTest(tolerance=tolerance):
-                found = solve(graph, max_table_entries=36, tolerance=tolerance)
+        for slack in (0.0, 1e-3 * optimum, 0.2 * optimum, np.inf):
+            with self.subTest(slack=slack):
+                found = solve(graph, max_table_entries=36, slack=slack)
                 self.assertLessEqual(found.bound, optimum * (1 + 1e-9))
-                self.assertLessEqual(found.gap, tolerance + 1e-9)
+                self.assertLessEqual(found.value - found.bound, slack + 1e-9)
         self.assertEqual(found.method, "relaxation")
+
+    def test_what_could_be_eliminated_is_relaxed_where_that_is_enough(
+            self) -> None:
+        graph = grid(4, 6)
+        optimum = eliminate(graph).value
+        for slack, relax, method in ((np.inf, False, "elimination"),
+                                     (np.inf, True, "relaxation"),
+                                     (0.0, True, "elimination")):
+            with self.subTest(slack=slack, relax=relax), mock.patch.multiple(
+                    solving, _MANY_ENTRIES=0, _SMALL_ENTRIES=4):
+                found = solve(graph, slack=slack, relax=relax)
+                self.assertEqual(found.method, method)
+                self.assertLessEqual(found.bound, optimum * (1 + 1e-9))
 
     def test_high_prices_do_not_blunt_the_milp(self) -> None:
         graph = grid(4, 6)
