@@ -4,15 +4,17 @@ What a micro-batch takes in given layouts is concave in its rows: work is in
 proportion to them, kernels and messages take a while whatever their size,
 and of ways to communicate the quickest is taken. So is the least over all
 layouts, and layouts that are best for fewer rows and for more are so for the
-rows between; the time of a micro-batch then is no less than on the straight
-line between those two. What bends the other way is left out: devices whose
-caches are quicker for few bytes, and messages of a ring that are exposed only
-where there is little to compute.
+rows between; the time of a micro-batch is no less than on the straight line
+between those two, whatever its layouts. What bends the other way is left
+out: devices whose caches are quicker for few bytes, and, where an axis cuts
+sequences, layouts that are not the same at both ends, since a policy's fixed
+prices weigh less the more rows there are, and those of a ring, whose messages
+are exposed only where there is little to compute. Where a ring does not pay,
+it does not for fewer rows either.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,20 +36,23 @@ class Between:
     batch : int
         Rows of the whole batch, of which no part is a micro-batch: what is
         computed before micro-batches otherwise is computed in it.
+    may_bend : callable
+        Whether the times of some layouts of a cell are not concave.
     bends : callable
-        Whether the times of a cell's layouts may not be concave.
+        Whether those of given layouts are not.
     """
 
     batch: int
-    bends: Callable[[Cell], bool]
+    may_bend: Callable[[Cell], bool]
+    bends: Callable[[ProgramLayout], bool]
     _known: dict[Axes, dict[int, ProgramLayout]] = field(default_factory=dict)
     _alike: dict[tuple[Cell, Cell], bool] = field(default_factory=dict)
+    _bending: dict[tuple[Axes, int], bool] = field(default_factory=dict)
 
     def learn(self, cell: Cell, layout: ProgramLayout | None) -> None:
         """Take a cell's layouts into account, the micro-batches' axis last.
         """
-        if (layout is not None and cell.rows < self.batch
-                and not self.bends(cell)):
+        if layout is not None and cell.rows < self.batch:
             self._known.setdefault(_axes(cell), {})[cell.rows] = layout
 
     def instead(self, cell: Cell) -> Cell:
@@ -61,21 +66,38 @@ class Between:
             if n < self.batch and n % cell.ep == 0
         ]
         end = rows[-1] if cell.rows > max(known) else rows[0]
-        return dataclasses.replace(cell, rows=end)
+        return cell._replace(rows=end)
 
     def around(self, cell: Cell) -> tuple[Cell, Cell] | None:
-        """The cells of fewer and of more rows whose layouts are its own;
-        None where these are not known."""
+        """The nearest cells of fewer and of more rows that are known; None
+        where there are not both, or times may bend between them."""
         known = self._known.get(_axes(cell), {})
         fewer = max((n for n in known if n < cell.rows), default=0)
         more = min((n for n in known if n > cell.rows), default=0)
         if not fewer or not more:
             return None
-        pair = (dataclasses.replace(cell, rows=fewer),
-                dataclasses.replace(cell, rows=more))
+        pair = cell._replace(rows=fewer), cell._replace(rows=more)
+        if self.may_bend(cell) and (self._bends_at(cell, more)
+                                    or not self._are_alike(pair)):
+            return None
+        return pair
+
+    def settles(self, cell: Cell) -> bool:
+        """Whether these have the same layouts, which are its own then."""
+        pair = self.around(cell)
+        return pair is not None and self._are_alike(pair)
+
+    def _are_alike(self, pair: tuple[Cell, Cell]) -> bool:
         if pair not in self._alike:
-            self._alike[pair] = _are_alike(known[fewer], known[more])
-        return pair if self._alike[pair] else None
+            known = self._known[_axes(pair[0])]
+            self._alike[pair] = _are_alike(*(known[c.rows] for c in pair))
+        return self._alike[pair]
+
+    def _bends_at(self, cell: Cell, rows: int) -> bool:
+        key = (_axes(cell), rows)
+        if key not in self._bending:
+            self._bending[key] = self.bends(self._known[key[0]][rows])
+        return self._bending[key]
 
 
 def _axes(cell: Cell) -> Axes:

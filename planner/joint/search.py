@@ -34,7 +34,7 @@ from planner.joint.links import Links, place_of
 from planner.joint.optimistic import alone
 from planner.joint.score import CellScores
 from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
-from planner.joint.tables import BlockTable, BlockTimes, block_table
+from planner.joint.tables import TOLERANCE, BlockTable, BlockTimes, block_table
 from planner.joint.ways import State
 from planner.pipeline.candidate import pipeline_candidate
 from planner.pipeline.cuts import Piece, finer_pieces
@@ -117,7 +117,7 @@ def joint_candidates(
     branching.run()
     found = sorted(branching.found, key=planning.rank)
     return JointFound(candidates=tuple(found),
-                      bound_s=branching.bound_s,
+                      bound_s=branching.bound_s * (1 - TOLERANCE),
                       pruned=search.space.count() - len(found),
                       reason="" if search.is_cut else search.reason)
 
@@ -196,7 +196,7 @@ class JointSearch:
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
         self.laid_out: dict[Cell, ProgramLayout | None] = {}
-        self.between = Between(self.space.batch, self._bends)
+        self.between = Between(self.space.batch, self._may_bend, self._bends)
         self.devices = _devices(self.space, self.links)
         names = planning.repeated_classes()
         self.repeated = np.array(
@@ -206,22 +206,25 @@ class JointSearch:
                                  self.links.mean_limit_bytes(ranks),
                                  self._pieces, self.between)
 
-    def _bends(self, cell: Cell) -> bool:
+    def _may_bend(self, cell: Cell) -> bool:
         """Whether layouts of a cell may take times that are not concave in
         its rows."""
-        devices = self.planning.cluster.kinds()
-        return any(d.coefficient("cache_bytes", 0.0)
-                   for d in devices) or (cell.cp > 1 and self._may_ring)
+        return self._has_caches or cell.cp > 1
+
+    def _bends(self, layout: ProgramLayout) -> bool:
+        """Whether these layouts do."""
+        rings = set(RING_LOWERINGS)
+        return self._has_caches or any(o.lowering in rings
+                                       for cls in layout.classes.values()
+                                       for c in cls.calls.values()
+                                       for o in c.options)
 
     @functools.cached_property
-    def _may_ring(self) -> bool:
-        """Whether some attention may go round an axis."""
-        rings = set(RING_LOWERINGS)
-        calls = (c for cls in self.own.facts.classes.values()
-                 for c in cls.calls.values())
-        return (self.planning.constraints.allows_recipe("ring")
-                and any(o.lowering in rings for c in calls
-                        for o in c.options(1).options))
+    def _has_caches(self) -> bool:
+        """Whether some device is quicker for few bytes."""
+        return any(
+            d.coefficient("cache_bytes", 0.0)
+            for d in self.planning.cluster.kinds())
 
     def scores(self, cell: Cell) -> CellScores | None:
         """Of a cell; None where these rows can't be cut so."""
@@ -240,7 +243,6 @@ class JointSearch:
         return finer_pieces(self.own.facts, [table.call_times_s], stages)
 
     def _table(self, cell: Cell, *, exact: bool) -> BlockTable | None:
-        around = self.between.around(cell)
         try:
             table = block_table(self.own,
                                 cell,
@@ -248,7 +250,7 @@ class JointSearch:
                                 exact=exact,
                                 alone=self._alone(cell),
                                 like=self._like(cell),
-                                settled=around is not None)
+                                settled=self.between.settles(cell))
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
             return None
@@ -292,7 +294,7 @@ class JointSearch:
         known = {
             c.rows: layout
             for c, layout in self.laid_out.items()
-            if layout and dataclasses.replace(c, rows=cell.rows) == cell
+            if layout and c._replace(rows=cell.rows) == cell
         }
         if not known:
             return None

@@ -10,13 +10,15 @@ import numpy as np
 
 from planner.cluster import load_cluster
 from planner.cluster.device import Coefficient, DeviceKind
-from planner.constraints import Constraints, forbid
+from planner.ir.layout import R
+from planner.ir.layouts import ProgramLayout
 from planner.joint.between import Between
 from planner.joint.optimistic import Optimistic
 from planner.joint.search import JointSearch
 from planner.joint.space import Cell
 from planner.joint.tables import BlockTable
 from planner.planning import Planning
+from planner.rules.ring import RING_LOWERINGS
 from tests.test_planner.test_planning.programs import large_llama, planning_on
 
 _FEWER, _ROWS, _MORE = (Cell(tp=4, rows=n) for n in (2, 4, 8))
@@ -58,7 +60,7 @@ class TestBetween(unittest.TestCase):
                                    rtol=1e-9)
 
     def test_line_is_no_more_than_the_table(self) -> None:
-        between = Between(16, lambda cell: False)
+        between = straight(16)
         known = Optimistic(table(Cell(rows=16)), between)
         loose_s = known.table(_ROWS).work_s
         for cell in (_FEWER, _MORE):
@@ -71,38 +73,90 @@ class TestBetween(unittest.TestCase):
         self.assertGreater(found.work_s.sum(), 0.99 * own.work_s.sum())
 
     def test_ends_are_laid_out_first(self) -> None:
-        between = Between(16, lambda cell: False)
+        between = straight(16)
         self.assertEqual(between.instead(_ROWS), _ROWS)
         between.learn(_ROWS, table(_ROWS).layout)
-        rows = [
-            between.instead(dataclasses.replace(_ROWS, rows=n)).rows
-            for n in (2, 8)
-        ]
+        rows = [between.instead(_ROWS._replace(rows=n)).rows for n in (2, 8)]
         self.assertEqual(rows, [1, 8])
 
+    def test_line_of_other_layouts_is_no_more_either(self) -> None:
+        between = straight(16)
+        known = Optimistic(table(Cell(rows=16)), between)
+        for cell in (_FEWER, _MORE):
+            between.learn(cell, unlike(table(cell).layout, cell.rows))
+            known.learn(table(cell))
+        self.assertFalse(between.settles(_ROWS))
+        found, own = known.table(_ROWS), table(_ROWS)
+        self.assertTrue((found.work_s < own.work_s).all())
+        self.assertGreater(found.work_s.sum(), 0.98 * own.work_s.sum())
+
     def test_the_whole_batch_and_what_bends_are_left_out(self) -> None:
-        whole = Between(8, lambda cell: False)
-        bent = Between(16, lambda cell: True)
-        for between in (whole, bent):
+        for between in (straight(8), Between(16, _always, _always)):
             for cell in (_FEWER, _MORE):
                 between.learn(cell, table(cell).layout)
             self.assertIsNone(between.around(_ROWS))
 
+    def test_where_times_may_bend_layouts_are_the_same_at_both_ends(
+            self) -> None:
+        between = Between(16, _always, _never)
+        for cell in (_FEWER, _MORE):
+            between.learn(cell, table(cell).layout)
+        self.assertEqual(between.around(_ROWS), (_FEWER, _MORE))
+        between = Between(16, _always, _never)
+        for cell in (_FEWER, _MORE):
+            between.learn(cell, unlike(table(cell).layout, cell.rows))
+        self.assertIsNone(between.around(_ROWS))
+
     def test_what_bends(self) -> None:
-        search = searched()
-        self.assertFalse(search.between.bends(_ROWS))
-        ring = Cell(cp=2, rows=4)
-        self.assertTrue(search.between.bends(ring))
-        planning = Planning(large_llama(),
-                            search.planning.cluster,
-                            constraints=Constraints([forbid("ring")]))
-        self.assertFalse(JointSearch(planning, 8).between.bends(ring))
+        between = searched().between
+        self.assertFalse(between.may_bend(_ROWS))
+        self.assertTrue(between.may_bend(Cell(cp=2, rows=4)))
+        layout = table(_ROWS).layout
+        assert layout is not None
+        self.assertFalse(between.bends(layout))
+        self.assertTrue(between.bends(with_a_ring(layout)))
 
     def test_caches_bend(self) -> None:
         cluster = load_cluster("h100-sxm").resized(8)
         cached = dataclasses.replace(cluster, device=_cached(cluster.device))
         search = JointSearch(Planning(large_llama(), cached), 8)
-        self.assertTrue(search.between.bends(_ROWS))
+        self.assertTrue(search.between.may_bend(_ROWS))
+
+
+def _always(_: object) -> bool:
+    return True
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+def straight(batch: int) -> Between:
+    """Of cells none of which bends."""
+    return Between(batch, _never, _never)
+
+
+def unlike(layout: ProgramLayout | None, rows: int) -> ProgramLayout:
+    """The same with a value that only layouts for so many rows have."""
+    assert layout is not None
+    name, cls = next(iter(layout.classes.items()))
+    hubs = {**cls.hubs, f"of {rows}": (R, ) * len(layout.mesh.sizes)}
+    return dataclasses.replace(layout,
+                               classes={
+                                   **layout.classes, name:
+                                   dataclasses.replace(cls, hubs=hubs)
+                               })
+
+
+def with_a_ring(layout: ProgramLayout) -> ProgramLayout:
+    """The same with one call that goes round an axis."""
+    name, cls = next(iter(layout.classes.items()))
+    label, call = next(iter(cls.calls.items()))
+    ring = dataclasses.replace(call.options[0],
+                               lowering=sorted(RING_LOWERINGS)[0])
+    call = dataclasses.replace(call, options=(ring, *call.options[1:]))
+    cls = dataclasses.replace(cls, calls={**cls.calls, label: call})
+    return dataclasses.replace(layout, classes={**layout.classes, name: cls})
 
 
 def _cached(device: DeviceKind) -> DeviceKind:
