@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,16 @@ _FEW = 16
 
 _ROUNDED = 1 - 1e-9
 """Sums in another order are no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """A cell's scores at best, and these cut into stages, by how many there
+    are and whether blocks run again, as long as no more becomes known."""
+
+    changes: int
+    scores: CellScores
+    cut: dict[tuple[int, bool], list[CellScores]] = field(default_factory=dict)
 
 
 class CellBounds:
@@ -73,7 +84,7 @@ class CellBounds:
         self._optimistic: Optimistic | None = None
         self._row_s: dict[Cell, float] = {}
         self._ways: dict[Cell, Ways] = {}
-        self._guesses: dict[Cell, tuple[int, CellScores]] = {}
+        self._guesses: dict[Cell, _Guess] = {}
         self._cuts: dict[tuple[int, bytes], StageCuts] = {}
         self._every: dict[int, list[StageCuts]] = {}
 
@@ -132,20 +143,28 @@ class CellBounds:
     def closely(self, way: Point, limit_bytes: float) -> tuple[float, float]:
         """Bytes too many and seconds of a step, both at least, from the
         table of its cell at best; no seconds where it does not fit."""
-        scores = self._scores(way.cell)
-        if scores is None:
+        guess = self._guess(way.cell)
+        if guess is None:
             return 0.0, 0.0
         found = []
         for point in self._space.in_orders(way):
-            for cut in self._cut(scores, point):
+            for cut in self._cut(guess, point):
                 excess = cut.memory_bytes(point) * _ROUNDED - limit_bytes
                 found.append((excess,
                               0.0) if excess > 0.0 else (0.0,
                                                          cut.time_s(point)))
         return min(found)
 
-    def _cut(self, scores: CellScores, point: Point) -> list[CellScores]:
+    def _cut(self, guess: _Guess, point: Point) -> list[CellScores]:
         """Wherever stages may begin."""
+        if self._links.is_mixed:
+            return self._wherever(guess.scores, point)
+        key = (point.pp * point.chunks, point.recompute)
+        if key not in guess.cut:
+            guess.cut[key] = self._wherever(guess.scores, point)
+        return guess.cut[key]
+
+    def _wherever(self, scores: CellScores, point: Point) -> list[CellScores]:
         stages = point.pp * point.chunks
         if stages == 1:
             return [scores]
@@ -167,19 +186,21 @@ class CellBounds:
             self._cuts[key] = scores.even_cuts(parts, point)
         return self._cuts[key]
 
-    def _scores(self, cell: Cell) -> CellScores | None:
+    def _guess(self, cell: Cell) -> _Guess | None:
+        """What a cell's combinations take at best."""
         if self._optimistic is None:
             return None
-        changes, scores = self._guesses.get(cell, (-1, None))
-        if scores is None or changes != self._optimistic.changes(cell):
+        changes, guess = self._optimistic.changes(cell), self._guesses.get(
+            cell)
+        if guess is None or changes != guess.changes:
             table = self._optimistic.table(cell)
-            finer = self._finer and functools.partial(self._finer, table)
-            if scores is None:
+            if guess is None:
+                finer = self._finer and functools.partial(self._finer, table)
                 scores = CellScores(table, self._links, self._repeated, finer)
             else:
-                scores = scores.of_table(table)
-            self._guesses[cell] = self._optimistic.changes(cell), scores
-        return scores
+                scores = guess.scores.of_table(table)
+            self._guesses[cell] = guess = _Guess(changes, scores)
+        return guess
 
     def _work_s(self, cell: Cell) -> float:
         """Of a rank in a step, at least."""
