@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from unittest import TestCase
+from unittest import TestCase, mock
 
+import planner.meshes as meshes_module
 from planner.cluster import load_cluster
 from planner.constraints import Constraints, forbid, limit, pin
 from planner.ir.errors import InfeasiblePlan
@@ -56,6 +57,24 @@ class TestBest(TestCase):
         best, found = planning.best(meshes)
         for mesh in set(meshes) - {c.mesh for c in found}:
             self.assertGreater(planning.bound_s(mesh), best.price.time_s)
+
+    def test_recipes_on_the_quickest_mesh_even_where_it_does_not_fit(
+            self) -> None:
+        planning = Planning(zoo("llama"),
+                            slow_cluster(16, 1e9),
+                            memory_limit_bytes=1)
+        meshes = factorisations(16)
+        priced = mock.Mock(wraps=meshes_module._without_stages)
+        with mock.patch.object(meshes_module, "_without_stages", priced):
+            found = planning.candidates(meshes)
+        free = [
+            c for c in found
+            if c.is_free and not c.is_lighter and c.pipeline is None
+        ]
+        quickest = min(free, key=lambda c: c.run_s).mesh
+        looked_at = {call.args[1] for call in priced.call_args_list}
+        self.assertIn(quickest, looked_at)
+        self.assertLess(len(looked_at), len(meshes))
 
     def test_out_of_time(self) -> None:
         whole, short = _planning(), _planning(time_limit_s=0.0)
