@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from planner.capture.containers import (Container, containers, has_tensor,
+                                        holds_same, is_same, members, refill)
 from planner.capture.state import computed_before
 
 __all__ = ["Attributes"]
@@ -19,22 +19,35 @@ _TABLES = ("_parameters", "_buffers", "_modules")
 class Attributes:
     """Remembers what a module and those inside of it hold.
 
-    Also what is in dicts and lists that hang on them.
+    Also what is in lists, dicts and objects that hang on them, or that they
+    are `given`, and in lists and dicts of their classes and files.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, given: Any = ()) -> None:
         self._own = [(path, m.__dict__, dict(m.__dict__))
                      for path, m in module.named_modules()]
-        self._inner = [(f"{path}.{name}".removeprefix("."), value,
-                        value.copy()) for path, _, before in self._own
-                       for name, value in before.items()
-                       if isinstance(value, (dict, list))]
+        self._inner = [(path, container, container.copy())
+                       for path, container in containers(module, given)]
 
     def restore(self) -> None:
         """Put everything back."""
         for _, now, before in (*self._own, *self._inner):
-            now.clear()
-            (now.update if isinstance(now, dict) else now.extend)(before)
+            refill(now, before)
+
+    def changed(self) -> str:
+        """Where something else is now than before, or nothing.
+
+        Parameters, buffers and modules are not meant, nor a `forward` that
+        stands in for a module's own.
+        """
+        for path, now, before in self._own:
+            for name in {**before, **now}:
+                if name not in (*_TABLES, "forward") and not is_same(
+                        now.get(name), before.get(name)):
+                    return f"{path}.{name}".removeprefix(".")
+        return next((path for path, now, before in self._inner
+                     if not holds_same(now, before)
+                     and path.rpartition(".")[2] not in _TABLES), "")
 
     def left(self) -> tuple[str, ...]:
         """Where there are tensors now that were not there before.
@@ -52,19 +65,13 @@ class Attributes:
                   if path.rpartition(".")[2] not in _TABLES
                   for value in _new(now, before)]
         return tuple(
-            dict.fromkeys(path for path, value in named if any(
-                isinstance(x, torch.Tensor)
-                for x in pytree.tree_leaves(value))))
+            dict.fromkeys(path for path, value in named if has_tensor(value)))
 
 
 def _by_hooks(attributes: dict[str, Any]) -> set[str]:
     return computed_before(attributes["_forward_pre_hooks"].values())
 
 
-def _new(now: Any, before: Any) -> Iterator[Any]:
-    known = set(map(id, _members(before)))
-    return (x for x in _members(now) if id(x) not in known)
-
-
-def _members(container: Any) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container
+def _new(now: Container, before: Container) -> Iterator[Any]:
+    known = set(map(id, members(before)))
+    return (x for x in members(now) if id(x) not in known)

@@ -19,12 +19,13 @@ from planner.capture.gradients import DetachWithoutGrad
 from planner.capture.known_values import KnownValues
 from planner.capture.long_loops import LongLoops
 from planner.capture.state import AssignedState
+from planner.capture.statements import first_write
 from planner.capture.structures import flattened
 from planner.ir.errors import CaptureError
 
 __all__ = [
     "TENSOR", "Call", "Entry", "Output", "bind_inputs",
-    "default_example_inputs", "split_example"
+    "default_example_inputs", "note_of_left", "split_example"
 ]
 
 TENSOR = "<tensor>"
@@ -273,7 +274,8 @@ class Entry(nn.Module):
         state.settle()
         self.output.drawn = tuple(draws.names)
         self.output.notes = (*_changed(before, _numbers(self.model)),
-                             *map(_left, attributes.left()))
+                             *(note_of_left(self.model, n)
+                               for n in attributes.left()))
         return output
 
     def _ambient_autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -281,6 +283,10 @@ class Entry(nn.Module):
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast("cpu", dtype=self.autocast)
+
+    def tells(self, tensor: torch.Tensor) -> bool:
+        """Whether the model may ask for the values of a traced tensor."""
+        return self.known is not None and self.known.tells(tensor)
 
     @property
     def fixed_leaves(self) -> tuple[int, ...]:
@@ -335,10 +341,22 @@ def _changed(before: Mapping[str, int | float],
                  "the result depends on it" for name in names)
 
 
-def _left(name: str) -> str:
-    return (f"forward leaves tensors in {name}; the captured program does "
-            "not, so neither the next call nor anyone else finds them there: "
-            "return them, or register a buffer and write to it")
+def note_of_left(model: nn.Module, name: str) -> str:
+    """That a forward pass leaves tensors somewhere, and what to do."""
+    line = _written_at(dict(model.named_modules()), name)
+    where = f" (see {line})" if line else ""
+    return (
+        f"forward leaves tensors in {name}{where}; the captured program does "
+        "not, so neither the next call nor anyone else finds them there: "
+        "return them, or register a buffer and write to it")
+
+
+def _written_at(modules: Mapping[str, nn.Module], name: str) -> str:
+    parts = name.split(".")
+    owners = (i for i in reversed(range(len(parts)))
+              if ".".join(parts[:i]) in modules)
+    i = next(owners)
+    return first_write(type(modules[".".join(parts[:i])]), parts[i])
 
 
 def _find_loss(output: Any, flat: list[Any]) -> int | None:

@@ -71,6 +71,8 @@ class Settled(nn.Module):
     """A module whose assignments to buffers are settled after its call.
 
     Holds a copy without tensors, so that the user's module stays as it is.
+    Of a `whole` model its last call has left tensors in `left`, which nobody
+    reads within a call.
     """
 
     def __init__(self, module: nn.Module, *, whole: bool) -> None:
@@ -83,14 +85,18 @@ class Settled(nn.Module):
         self.whole = whole
         self.running = threading.RLock()
         self.generators = generators_of(self.module)
+        self.left: tuple[str, ...] = ()
 
     def forward(self, then: Callable[[Any], Ended], args: Any,
                 kwargs: Mapping[str, Any]) -> Ended:
         state = AssignedState(self.module)
-        with _kept(self.module, allowed=self.whole) as check:
+        with _kept(self.module, (args, kwargs)) as left:
             output = self.module(*args, **kwargs)
             state.settle()
-            check()
+            self.left = left()
+            if self.left and not self.whole:
+                raise NotIsolated(f"it leaves tensors in {self.left[0]}, for "
+                                  "others to read")
             return then(output)
 
     def run(self,
@@ -186,21 +192,15 @@ def _without_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _kept(module: nn.Module, *, allowed: bool) -> Iterator[Callable[[], None]]:
-    """Put back what the call leaves on modules: it runs again.
+def _kept(module: nn.Module,
+          given: Any) -> Iterator[Callable[[], tuple[str, ...]]]:
+    """Put back what the call leaves on modules and in what they are given.
 
-    Yields a check that it left no tensors there, which are for somebody who
-    reads them; unless `allowed`, which is where there is nobody else.
+    It runs again. Yields what tells where it left tensors.
     """
-    attributes = Attributes(module)
-
-    def check() -> None:
-        if not allowed and attributes.left():
-            raise NotIsolated("it leaves tensors on modules, for others "
-                              "to read")
-
+    attributes = Attributes(module, given)
     try:
-        yield check
+        yield attributes.left
     finally:
         attributes.restore()
 

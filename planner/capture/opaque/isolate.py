@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from planner.capture.entry import Entry
+from planner.capture.entry import Entry, note_of_left
 from planner.capture.known_values import KnownValues
 from planner.capture.nodes import strip_entry
 from planner.capture.opaque.call import NotIsolated
@@ -287,6 +287,9 @@ def _notes(entry: Entry, chosen: Mapping[str, Opaque],
         flops = sum(i.work.flops for i in items)
         tried = (", whose shapes were found by running it on made-up numbers"
                  if any(i.real for i in items) else "")
+        for item in items:
+            yield from (note_of_left(entry.model, n)
+                        for n in item.settled.left)
         yield (f"{where}{more} can't be captured ({reason}){tried}: it runs "
                "whole, as it is written, on every rank of every axis, and "
                "once more in the backward; no axis divides its "

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.attributes import Attributes
 from planner.capture.autocast import ambient_autocast
 from planner.capture.known_values import Examples
 from planner.capture.opaque.call import (LEAF, Ended, NotIsolated, OpaqueCall,
@@ -55,6 +56,7 @@ class Opaque:
         self.path = path
         self.examples = tuple(examples) if whole else ()
         self.examples_of = examples_of
+        self.before = Attributes(_holder(module))
         self.settled = Settled(module, whole=whole)
         self.state = state_names(self.settled.module)
         self.work = Work()
@@ -63,6 +65,9 @@ class Opaque:
         self._known: dict[Any, tuple[OpaqueCall, Work]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        changed = self.before.changed()
+        if changed:
+            raise NotIsolated(f"what runs before it changes {changed}")
         leaves, _ = flattened((args, kwargs))
         tensors = [self._held(n) for n in self.state]
         tensors += [x for x in leaves if isinstance(x, torch.Tensor)]
@@ -189,6 +194,12 @@ class Opaque:
         return pytree.tree_unflatten(
             [next(supply) if x == LEAF else x for x in call.leaves],
             call.result_tree)
+
+
+def _holder(module: nn.Module) -> nn.Module:
+    """On which hangs what its code may look at."""
+    owner = module.owner if isinstance(module, Function) else None
+    return module if owner is None else owner
 
 
 def _shape(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -1,0 +1,153 @@
+"""Lists, dicts and objects that hang on modules, which a call may fill."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from types import MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = [
+    "Container", "containers", "has_tensor", "holds_same", "is_same",
+    "members", "refill"
+]
+
+Container = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
+
+_Containers = Iterator[tuple[str, Container]]
+_KINDS = (list, dict, set, deque, OrderedDict, defaultdict)
+"""Themselves: a class made from one may do anything when it is read."""
+
+_CLOSED = (str, bytes, int, float, complex, torch.Tensor, type, ModuleType,
+           nn.Module, type(None))
+_LIBRARIES = ("torch", "numpy", "builtins", "functools", "logging",
+              "threading", "planner", "passes", "scaletorch")
+_TRACED = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
+_ROOTS = ("_parameters", "_buffers", "_modules")
+
+
+def containers(model: nn.Module, given: Any = ()) -> _Containers:
+    """All that a call may put something into, with where it is.
+
+    Of plain objects their attributes. Also lists and the like that belong
+    to a module's class or stand beside it in its file, but what these hold
+    is not looked into.
+
+    Parameters
+    ----------
+    model : nn.Module
+    given : object, optional
+        What it is called with, which it may fill as well.
+
+    Yields
+    ------
+    path, container
+    """
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for name, value in list(vars(module).items()):
+            yield from _within(f"{path}.{name}".removeprefix("."), value, seen)
+    yield from _within("its arguments", given, seen)
+    for path, value in _beside({type(m) for m in model.modules()}):
+        if type(value) in _KINDS and id(value) not in seen:
+            seen.add(id(value))
+            yield path, value
+
+
+def has_tensor(value: Any) -> bool:
+    """Whether a value is a tensor, or holds one however deep.
+
+    Also a number that a trace has of a tensor.
+    """
+    if isinstance(value, _TRACED):
+        return True
+    return any(
+        isinstance(x, _TRACED) for _, container in _within("", value, set())
+        for x in members(container))
+
+
+def members(container: Container | tuple[Any, ...]) -> Iterable[Any]:
+    """What a container holds, without keys."""
+    return (container.values()
+            if isinstance(container, dict) else list(container))
+
+
+def refill(container: Container, before: Container) -> None:
+    """Let it hold what it held before."""
+    if holds_same(container, before):
+        return
+    container.clear()
+    if isinstance(container, (dict, set)):
+        container.update(before)
+    else:
+        container.extend(before)
+
+
+def holds_same(one: Container, other: Container) -> bool:
+    """Whether two containers hold the same, in the same order."""
+    if isinstance(one, dict) and isinstance(other, dict) \
+            and list(one) != list(other):
+        return False
+    return len(one) == len(other) and all(
+        map(is_same, members(one), members(other)))
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two are one object, or equal numbers or names."""
+    return one is other or (type(one) is type(other)
+                            and isinstance(one,
+                                           (str, int, float)) and one == other)
+
+
+def _within(path: str, value: Any, seen: set[int]) -> _Containers:
+    waiting = [(path, value)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, tuple):
+            inner: Iterable[tuple[Any, Any]] = enumerate(value)
+        else:
+            container = _of(value)
+            if container is None or id(container) in seen:
+                continue
+            seen.add(id(container))
+            yield path, container
+            inner = (container.items()
+                     if isinstance(container, dict) else enumerate(container))
+        if path.rpartition(".")[2] not in _ROOTS:
+            waiting += [(f"{path}.{key}", x) for key, x in list(inner)
+                        if not isinstance(x, _CLOSED)]
+
+
+def _of(value: Any) -> Container | None:
+    """The container that a value is, or its attributes."""
+    if type(value) in _KINDS:
+        container: Container = value
+        return container
+    if isinstance(value, MethodType):
+        value = value.__self__
+    if isinstance(value, _CLOSED) or _is_library(type(value)):
+        return None
+    attributes = getattr(value, "__dict__", None)
+    return attributes if isinstance(attributes, dict) else None
+
+
+def _is_library(kind: type) -> bool:
+    """Whether its objects are no business of a model's author."""
+    return kind.__module__.partition(".")[0] in _LIBRARIES
+
+
+def _beside(kinds: Iterable[type]) -> Iterator[tuple[str, Any]]:
+    classes = dict.fromkeys(c for kind in kinds for c in kind.__mro__
+                            if not _is_library(c))
+    for kind in classes:
+        for name, value in list(vars(kind).items()):
+            yield f"{kind.__qualname__}.{name}", value
+    for name in dict.fromkeys(c.__module__ for c in classes):
+        module = sys.modules.get(name)
+        for key, value in list(vars(module).items()) if module else ():
+            if not key.startswith("__"):
+                yield f"{name}.{key}", value
