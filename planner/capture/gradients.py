@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from planner.ir.errors import CaptureError
 
-__all__ = ["DetachWithoutGrad", "NoForm", "writes_in_place"]
+__all__ = ["DetachWithoutGrad", "NoForm", "running_line", "writes_in_place"]
 
 _OURS = str(Path(__file__).parent)
 _GET_DATA = torch.Tensor.data.__get__
@@ -74,7 +74,7 @@ class DetachWithoutGrad(TorchFunctionMode):
                 self._require(*args, **kwargs)
             if name == "register_hook":
                 raise NoForm(
-                    f"a gradient hook is registered, at {_here()}, which a "
+                    f"a gradient hook is registered, at {running_line()}, which a "
                     "graph would lose; do in a custom "
                     "torch.autograd.Function what it does to gradients")
             if writes:
@@ -106,7 +106,7 @@ class DetachWithoutGrad(TorchFunctionMode):
         elif requires_grad and self.frozen.pop(
                 id(tensor), None) is None and not tensor.requires_grad:
             raise NoForm(
-                f"the forward pass thaws a frozen parameter, at {_here()}; "
+                f"the forward pass thaws a frozen parameter, at {running_line()}; "
                 "do it before the model is given to ScaleTorch")
 
     def _as_frozen(self, value: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ class DetachWithoutGrad(TorchFunctionMode):
         if not written.requires_grad and _memory(written) in self.carriers:
             raise CaptureError(
                 f"the memory of a value that carries a gradient is written "
-                f"({name}) behind autograd's back, at {_here()}; clone the "
+                f"({name}) behind autograd's back, at {running_line()}; clone the "
                 "value before it is written")
 
 
@@ -150,19 +150,19 @@ def _assign(tensor: torch.Tensor, value: torch.Tensor) -> None:
     """
     if tensor.requires_grad and not tensor.is_leaf:
         raise CaptureError(
-            f"{_here()} assigns to the .data of a value that carries a "
+            f"{running_line()} assigns to the .data of a value that carries a "
             "gradient, behind autograd's back; where the gradient is to pass "
             "as it does there write x = x + (value - x).detach()")
     if (tensor.shape, tensor.dtype) != (value.shape, value.dtype):
         raise CaptureError(
-            f"{_here()} assigns {tuple(value.shape)} of {value.dtype} to the "
+            f"{running_line()} assigns {tuple(value.shape)} of {value.dtype} to the "
             f".data of a tensor of {tuple(tensor.shape)} of {tensor.dtype}; a "
             "program has fixed shapes: make another tensor")
     with torch.no_grad():
         tensor.copy_(value.detach())
 
 
-def _here() -> str:
+def running_line() -> str:
     """The line of the model's code that is running."""
     frame = next(f for f in reversed(traceback.extract_stack())
                  if "/torch/" not in f.filename and _OURS not in f.filename)
@@ -175,5 +175,5 @@ def _check_written(value: Any, name: str) -> None:
         return
     raise CaptureError(
         f"a torch.no_grad block writes ({name}) into a value that carries "
-        f"a gradient, at {_here()}; "
+        f"a gradient, at {running_line()}; "
         "clone or detach the value before it is written")

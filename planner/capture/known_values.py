@@ -125,6 +125,10 @@ class KnownValues:
             self.buffers.pop(name, None)
         return any(n in names for n in told)
 
+    def tells(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor's values are known, and may be told."""
+        return self._watch is not None and self._watch.tells(tensor)
+
     def examples(self, tensors: Sequence[torch.Tensor]) -> Examples:
         """Values of traced tensors, where they are known, and other values.
 
@@ -299,6 +303,12 @@ class _Watch(TorchFunctionMode):
         known = isinstance(value,
                            torch.Tensor) and _memory(value) not in self.unknown
         return value if known else None
+
+    def tells(self, tensor: torch.Tensor) -> bool:
+        """Whether Python may ask for the values of a tensor of the trace."""
+        value = self.value(tensor)
+        return value is not None and self._may_tell(
+            self.sources[_memory(value)])
 
     def _remember(self, tensor: torch.Tensor, value: torch.Tensor,
                   sources: _Positions) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from planner.capture.attributes import Attributes
 from planner.capture.entry import Entry
 from planner.capture.explain import explained
 from planner.capture.export import trace_by_export
@@ -104,12 +105,15 @@ def _attempt(entry: Entry, export: Callable[[_Tensors], Traced], *,
     fakes = tuple(
         fake_like(t, mode).requires_grad_(t.requires_grad)
         for t in entry.call.tensors)
-    with prepared(entry, mode) as notes:
+    with prepared(entry, mode, entry.tells) as notes:
+        attributes = Attributes(entry)
         try:
             traced = export(fakes)
         except (CaptureError, NotAlike):
             raise
         except Exception as error:
+            # Export leaves copies of what hangs on modules.
+            attributes.restore()
             traced = _second_try(entry, fakes, error)
     try:
         parts = normalize(traced, opaque=opaque, inputs=entry.call.tensors)

@@ -14,7 +14,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from planner.capture.checkpointed import inlined_checkpoints
 from planner.capture.checks import checks_pass
 from planner.capture.experts import whole_experts
 from planner.capture.functions import kept_functions
+from planner.capture.module_dtypes import modules_stay
 from planner.capture.names import any_name
 from planner.capture.sizes import unknown_sizes_are_large
 
@@ -47,8 +48,19 @@ def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
+def prepared(
+    model: nn.Module,
+    mode: FakeTensorMode,
+    tells: Callable[[torch.Tensor], bool] = lambda tensor: False
+) -> Iterator[list[str]]:
     """Everything a trace needs around it.
+
+    Parameters
+    ----------
+    model : nn.Module
+    mode : FakeTensorMode
+    tells : callable, optional
+        Whether the model's code may ask for the values of a traced tensor.
 
     Yields
     ------
@@ -65,9 +77,9 @@ def prepared(model: nn.Module, mode: FakeTensorMode) -> Iterator[list[str]]:
         stack.enter_context(_fake_state(model, mode))
         stack.enter_context(inlined_checkpoints(model, notes))
         stack.enter_context(kept_functions(notes))
-        stack.enter_context(_modules_stay())
+        stack.enter_context(modules_stay(model))
         stack.enter_context(_masks_unread())
-        stack.enter_context(_masks_as_called())
+        stack.enter_context(_masks_as_called(tells))
         stack.enter_context(_tensors_of_tensors())
         stack.enter_context(any_name())
         stack.enter_context(checks_pass(notes))
@@ -162,42 +174,32 @@ def _distributions_unchecked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _modules_stay() -> Iterator[None]:
-    """``module.to(...)`` in a forward pass, where nothing is to change."""
-    original = nn.Module.to
-
-    def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-        dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
-        floating = (p for p in self.parameters() if p.is_floating_point())
-        if dtype is None or all(p.dtype == dtype for p in floating):
-            return self
-        return original(self, *args, **kwargs)
-
-    nn.Module.to = to  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        nn.Module.to = original  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def _masks_as_called() -> Iterator[None]:
+def _masks_as_called(tells: Callable[[torch.Tensor], bool]) -> Iterator[None]:
     """While a model is exported Hugging Face makes masks that hide nothing.
 
     An export may be for other lengths. This trace is for the shapes that it
     sees, so that the model goes the way that it goes when it is called: some
-    can't take another mask than none.
+    can't take another mask than none. So where a mask is traced whose values
+    are known, as those of one that the model makes itself are.
     """
-    module = sys.modules.get("transformers.masking_utils")
-    original = getattr(module, "is_torchdynamo_exporting", None)
-    if module is None or original is None:
+    module: Any = sys.modules.get("transformers.masking_utils")
+    names = "is_torchdynamo_exporting", "is_tracing"
+    if not all(hasattr(module, n) for n in names):
         yield
         return
-    setattr(module, "is_torchdynamo_exporting", lambda: False)
+    originals = [getattr(module, n) for n in names]
+
+    def is_tracing(tensor: Any = None) -> bool:
+        told = isinstance(tensor, torch.Tensor) and tells(tensor)
+        return not told and bool(originals[1](tensor))
+
+    module.is_torchdynamo_exporting = lambda: False
+    module.is_tracing = is_tracing
     try:
         yield
     finally:
-        setattr(module, "is_torchdynamo_exporting", original)
+        for name, original in zip(names, originals, strict=True):
+            setattr(module, name, original)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from planner.capture.known_values import Examples
 from planner.capture.opaque.call import Ended, NotIsolated
+from planner.capture.opaque.exporting import not_exporting
 
 __all__ = ["TRIALS", "TRIAL_BYTES", "Learnt", "Work", "made_up", "try_out"]
 
@@ -329,8 +330,8 @@ def _untraced() -> Iterator[None]:
     if kept is not None:
         del owner.apply
     try:
-        with _disable_current_modes(), torch._C.DisableTorchFunction(), \
-                torch.enable_grad():
+        with not_exporting(), _disable_current_modes(), \
+                torch._C.DisableTorchFunction(), torch.enable_grad():
             yield
     finally:
         if kept is not None:

@@ -12,8 +12,9 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from planner.capture.capture import capture
 from planner.capture.entry import bind_inputs
-from tests.model_zoo import MODELS, VOCABULARY
+from tests.model_zoo import MODELS, VOCABULARY, tokens
 from tests.test_planner.test_capture.eager import check_capture, doubled
+from tests.test_planner.test_capture.tiny import tiny_config
 
 
 class _Masked(nn.Module):
@@ -48,6 +49,18 @@ class TestHuggingFace(unittest.TestCase):
         model = _Masked(hf.BertConfig(attn_implementation="sdpa")).double()
         program = check_capture(self, model, (torch.ones(2, 4).double(), ))
         self.assertEqual(len(program.blocks), 1)
+
+    def test_values_of_a_mask_that_a_model_makes(self) -> None:
+        """Its landmarks can't take another mask than none."""
+        config = tiny_config(
+            hf.NystromformerConfig, {
+                "num_landmarks": 4,
+                "segment_means_seq_len": 16,
+                "num_hidden_layers": 1
+            })
+        model = hf.NystromformerModel(config).double()
+        program = check_capture(self, model, {"input_ids": tokens()})
+        self.assertEqual(program.notes, ())
 
     def test_embeddings_as_inputs(self) -> None:
         model, inputs, _ = MODELS["llama"]()
