@@ -2,7 +2,9 @@
 
 ``if not torch.isfinite(x).all(): x = torch.clamp(x, ...)`` asks for the
 value of a tensor, which a trace does not know. What such a statement does
-is a ``torch.where`` of what it assigns and what was there before.
+is a ``torch.where`` of what it assigns and what was there before; also of
+what it writes in places of a tensor without gradients
+(``if p < 1: mask[torch.rand(n) > p] = 1``).
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ _SAFE = frozenset(
     ("clamp", "clip", "clamp_min", "clamp_max", "nan_to_num", "masked_fill",
      "where", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like",
      "new_zeros", "new_ones", "new_full", "tensor", "detach", "finfo", "to",
-     "float", "sum", "mean"))
+     "float", "sum", "mean", "rand", "rand_like"))
 """Calls whose derivative is finite wherever they are computed."""
 
 _SAFE_NODES = (ast.Name, ast.Attribute, ast.Constant, ast.Call, ast.keyword,
                ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult,
-               ast.Tuple, ast.expr_context)
+               ast.Tuple, ast.Compare, ast.cmpop, ast.Subscript, ast.Slice,
+               ast.expr_context)
 _MISSING = object()
 
 
@@ -46,7 +49,8 @@ def merged_branch(frame: FrameType, statement: ast.stmt) -> bool:
         Whether it was done: the test may then be taken to be false.
     """
     if not isinstance(statement, ast.If) or statement.orelse \
-            or not all(map(_assigns_safely, statement.body)):
+            or not all(_assigns_safely(s) or _written(s)
+                       for s in statement.body):
         return False
     scope = dict(frame.f_locals)
     test = evaluated(statement.test, frame, scope)
@@ -54,9 +58,19 @@ def merged_branch(frame: FrameType, statement: ast.stmt) -> bool:
         return False
     test = test.reshape(()).bool()
     assigned: dict[str, Any] = {}
+    written: dict[str, torch.Tensor] = {}
     for step in statement.body:
-        name, value = _parts(step)
-        assigned[name] = scope[name] = evaluated(value, frame, scope)
+        target = _written(step)
+        if target:
+            if target in assigned or not _write(step, target, frame, scope,
+                                                written):
+                return False
+        elif written:
+            # It might read what is written, under another name.
+            return False
+        else:
+            name, value = _parts(step)
+            assigned[name] = scope[name] = evaluated(value, frame, scope)
     before = {n: frame.f_locals.get(n, _MISSING) for n in assigned}
     if not all(_alike(before[n], x) for n, x in assigned.items()):
         return False
@@ -64,6 +78,8 @@ def merged_branch(frame: FrameType, statement: ast.stmt) -> bool:
             any(t is x for x in (*before.values(), *assigned.values()))
             for t in _tensors(statement, frame, scope)):
         return False
+    for name, tensor in written.items():
+        tensor.copy_(torch.where(test, scope[name], tensor))
     assign(
         frame, {
             n:
@@ -81,13 +97,40 @@ def _assigns_safely(step: ast.stmt) -> bool:
             and all(map(_is_safe, ast.walk(step.value))))
 
 
+def _written(step: ast.stmt) -> str:
+    """The variable into whose places ``x[...] = y`` writes, if it does."""
+    if not isinstance(step, ast.Assign) or len(step.targets) != 1 \
+            or not all(map(_is_safe, ast.walk(step))):
+        return ""
+    place = step.targets[0]
+    if not isinstance(place, ast.Subscript):
+        return ""
+    root: ast.expr = place
+    while isinstance(root, ast.Subscript):
+        root = root.value
+    return root.id if isinstance(root, ast.Name) else ""
+
+
+def _write(step: ast.stmt, name: str, frame: FrameType, scope: dict[str, Any],
+           written: dict[str, torch.Tensor]) -> bool:
+    """Into a copy, which `scope` has then; not where gradients pass."""
+    value = scope.get(name)
+    if not isinstance(value, torch.Tensor):
+        return False
+    if name not in written:
+        written[name], scope[name] = value, value.detach().clone()
+    code = compile(ast.Module([step], []), frame.f_code.co_filename, "exec")
+    exec(code, frame.f_globals, scope)
+    return not (value.requires_grad or scope[name].requires_grad)
+
+
 def _is_safe(node: ast.AST) -> bool:
     if isinstance(node, ast.Call):
         called = node.func
         name = called.attr if isinstance(called, ast.Attribute) else getattr(
             called, "id", "")
         return name in _SAFE
-    return isinstance(node, _SAFE_NODES)
+    return isinstance(node, (ast.Assign, *_SAFE_NODES))
 
 
 def _parts(step: ast.stmt) -> tuple[str, ast.expr]:
@@ -142,7 +185,7 @@ def _tensors(statement: ast.If, frame: FrameType,
     derivatives might be infinite, and its gradients then not numbers.
     """
     found = []
-    for step in statement.body:
+    for step in filter(_assigns_safely, statement.body):
         for node in ast.walk(_parts(step)[1]):
             if isinstance(node, (ast.Name, ast.Attribute)) and not any(
                     isinstance(n, ast.Call) for n in ast.walk(node)):

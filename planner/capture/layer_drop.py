@@ -184,8 +184,16 @@ def _is_first(step: ast.stmt, name: str, several: str) -> bool:
 
 
 def _is_idle(step: ast.stmt, scope: Mapping[str, Any]) -> bool:
-    """``if flag:`` where the flag is down, as for what is not asked for."""
+    """``if flag:`` where the flag is down, as for what is not asked for.
+
+    Also ``if more is not None:`` where it is None.
+    """
     match step:
+        case ast.If(test=ast.Compare(left=ast.Name(id=name),
+                                     ops=[ast.IsNot()],
+                                     comparators=[ast.Constant(value=None)]),
+                    orelse=[]):
+            return scope.get(name, True) is None
         case ast.If(test=ast.Name(id=name), orelse=[]):
             value = scope.get(name, True)
             return value is False or value is None

@@ -43,6 +43,22 @@ def guarded(self: Any, x: torch.Tensor) -> torch.Tensor:
     return (x * kept).sum()
 
 
+def hidden(self: Any, x: torch.Tensor) -> torch.Tensor:
+    mask = x > 0
+    if x.sum() > 0:
+        few = x < 0.5
+        mask[:, 1:][few[:, 1:]] = 1
+        mask[0] = False
+    return (self.linear(x) * mask).sum()
+
+
+def scaled_rows(self: Any, x: torch.Tensor) -> torch.Tensor:
+    y = self.linear(x)
+    if x.sum() > 0:
+        y[0] = 0
+    return y.sum()
+
+
 def logarithm(self: Any, x: torch.Tensor) -> torch.Tensor:
     x = self.linear(x)
     if (x > 0).all():
@@ -73,6 +89,17 @@ class TestGuards(unittest.TestCase):
         program = capture(module(guarded), (rows(), ), opaque=False)
         (only, ) = program.classes.values()
         self.assertIn("where", str(only.graph))
+
+    def test_places_that_are_written(self) -> None:
+        for sign in (-1, 1):
+            x = rows() * sign
+            self.assertEqual(bool(x.sum() > 0), sign < 0)
+            check_capture(self, module(hidden), (x, ))
+        capture(module(hidden), (rows(), ), opaque=False)
+
+    def test_not_where_gradients_pass(self) -> None:
+        with self.assertRaisesRegex(CaptureError, "control flow"):
+            capture(module(scaled_rows), (rows(), ), opaque=False)
 
     def test_not_where_a_derivative_is_infinite(self) -> None:
         for branch in (logarithm, added, zeroed):

@@ -62,6 +62,18 @@ def flagged(self: Any, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def without_more(self: Any, x: torch.Tensor) -> torch.Tensor:
+    for layer, more in zip(self.layers, [None] * len(self.layers)):
+        dropped = False
+        if torch.rand([]) < self.p:
+            dropped = True
+        if not dropped:
+            x = layer(x)
+            if more is not None:
+                x = more(x)
+    return x
+
+
 class Several(nn.Linear):
     """A layer that returns more than what goes on."""
 
@@ -129,8 +141,8 @@ def by_value(self: Any, x: torch.Tensor) -> torch.Tensor:
 class TestLayerDrop(unittest.TestCase):
 
     def test_every_way_of_writing_it(self) -> None:
-        for forward in (unless_skipped, continued, flagged, first_of_several,
-                        first_of_several_continued):
+        for forward in (unless_skipped, continued, flagged, without_more,
+                        first_of_several, first_of_several_continued):
             with self.subTest(forward.__name__):
                 model = Layers(forward)
                 program = check_capture(self, model, (_X, ))
