@@ -50,13 +50,29 @@ def averages_by_count(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def kept_statistics(recomputed: Recomputed) -> Iterator[None]:
-    """Have batch norms update their statistics as often as eager does."""
+def kept_statistics(
+        recomputed: Recomputed,
+        on_two_modes: Callable[[_BatchNorm], None]) -> Iterator[None]:
+    """Have batch norms update their statistics as often as eager does.
+
+    Parameters
+    ----------
+    recomputed : Recomputed
+    on_two_modes : callable
+        Called with a batch norm that updates statistics by which an earlier
+        call, in evaluation, has a gradient.
+    """
     original = _BatchNorm.forward
+    evaluated: dict[int, _BatchNorm] = {}
 
     def forward(self: _BatchNorm, input: torch.Tensor) -> torch.Tensor:
+        if self.training and id(self) in evaluated:
+            on_two_modes(self)
         run = _by_count if averages_by_count(self) else _by_momentum
-        return run(self, input, original, recomputed.times)
+        result = run(self, input, original, recomputed.times)
+        if not self.training and result.requires_grad:
+            evaluated[id(self)] = self
+        return result
 
     _BatchNorm.forward = forward  # type: ignore[method-assign]
     try:

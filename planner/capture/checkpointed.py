@@ -36,6 +36,13 @@ def inlined_checkpoints(model: nn.Module, notes: list[str]) -> Iterator[None]:
         if text not in notes:
             notes.append(text)
 
+    def two_modes(norm: nn.Module) -> None:
+        name = next(n for n, m in model.named_modules() if m is norm)
+        note(f"forward calls the batch norm {strip_entry(name)} in evaluation "
+             "and then in training: the gradient of the first call is that "
+             "of the statistics which it used, where eager training takes "
+             "those that the second call leaves")
+
     @contextlib.contextmanager
     def region(*, reentrant: bool) -> Iterator[None]:
         note()
@@ -68,7 +75,7 @@ def inlined_checkpoints(model: nn.Module, notes: list[str]) -> Iterator[None]:
     for name, replacement in zip(_INNER, (Inlined, inlined), strict=True):
         setattr(module, name, replacement)
     try:
-        with kept_statistics(recomputed):
+        with kept_statistics(recomputed, two_modes):
             yield
     finally:
         for name, original in saved.items():

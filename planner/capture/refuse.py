@@ -37,13 +37,15 @@ def check_model(model: nn.Module) -> None:
         yet initialised, or already distributed, or when hooks change its
         backward.
     CaptureError
-        When a batch norm of the user's own kind averages by a count.
+        When a batch norm of the user's own kind averages by a count, or when
+        a module was made by ``torch.jit``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got "
                         f"{type(model).__name__}")
     for path, module in model.named_modules():
         _check_wrapper(path, module)
+        _check_script(path, module)
         _check_hooks(path, module)
         _check_momentum(path, module)
     _check_devices(model)
@@ -65,6 +67,16 @@ def _check_wrapper(path: str, module: nn.Module) -> None:
             f"{where} is wrapped in {found[0]}, which already spreads it "
             "over devices; give the plain module (its .module), the plan "
             "chooses how to spread it")
+
+
+def _check_script(path: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        where = f"the submodule {path}" if path else "the model"
+        raise CaptureError(
+            f"{where} was made by torch.jit ({module.original_name}), and its "
+            "parameters are not Python's, so that they can't be spread over "
+            "devices; give the module that it was made from (functions made by "
+            "torch.jit.script may stay)")
 
 
 def _check_momentum(path: str, module: nn.Module) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import unittest
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from planner.capture import reference
 from planner.capture.capture import capture
 from tests.test_planner.test_capture.eager import check_capture
 
@@ -36,6 +39,38 @@ class Checkpointed(nn.Module):
 def rows(requires_grad: bool) -> torch.Tensor:
     torch.manual_seed(0)
     return torch.randn(5, 4, dtype=torch.float64).requires_grad_(requires_grad)
+
+
+class Twice(nn.Module):
+    """A batch norm in evaluation, and then in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = self.norm.eval()(x).sum()
+        result: torch.Tensor = before + self.norm.train()(x).square().sum()
+        return result
+
+
+class TestTwoModes(unittest.TestCase):
+
+    def test_note_and_gradient(self) -> None:
+        model = Twice().double()
+        nn.init.constant_(model.norm.running_var, 4.0)
+        program = capture(model, (rows(True), ))
+        self.assertRegex(program.notes[0], "calls the batch norm norm in ev")
+        self.assertEqual(len(program.notes), 1)
+        values = reference.model_values(model)
+        x = rows(True)
+        outputs, _ = reference.run(program, values, (x, ))
+        outputs[0].backward()
+        y = rows(True)
+        first = (y / math.sqrt(4.0 + 1e-5)).sum()
+        second = F.batch_norm(y, None, None, training=True).square().sum()
+        (first + second).backward()
+        torch.testing.assert_close(x.grad, y.grad)
 
 
 class TestCheckpointed(unittest.TestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from planner.capture import reference
 from planner.capture.capture import capture
+from planner.capture.copies import copied
 from planner.capture.opaque.call import Ended, NotIsolated
 from planner.capture.opaque.trial import try_out
 from planner.cluster import load_cluster
@@ -160,11 +162,52 @@ class TestFunctions(unittest.TestCase):
         self.assertIn("the model (Closed) can't", program.notes[-1])
 
 
+def doubled_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(2 * x)
+
+
+class Scripted(nn.Module):
+    """Holds a compiled function, and may ask for a value."""
+
+    def __init__(self, *, asks: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        with warnings.catch_warnings(action="ignore"):  # It is deprecated.
+            self.functions = [torch.jit.script(doubled_sigmoid)]
+        self.asks = asks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count = 1 + int(x.sum().item() > 0) if self.asks else 2
+        for _ in range(count):
+            x = self.functions[0](self.linear(x))
+        return x.sum()
+
+
 class TestTrial(unittest.TestCase):
 
     def test_values_of_the_example(self) -> None:
         marks = torch.tensor([[0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 0, 0]])
         check_capture(self, Assigned().double(), (rows(), marks.bool()))
+
+    def test_functions_that_are_compiled(self) -> None:
+        for asks in (False, True):
+            model = Scripted(asks=asks).double()
+            program = check_capture(self, model, (rows(), ))
+            self.assertEqual(len(program.notes), asks)
+            self.assertIs(copied(model).functions[0], model.functions[0])
+
+    def test_as_where_nothing_is_exported(self) -> None:
+
+        class Asking(Branch):
+
+            def forward(self, x: torch.Tensor) -> Any:
+                if torch.compiler.is_exporting() \
+                        or torch.compiler.is_compiling():
+                    x = x[:1]
+                return super().forward(x)
+
+        check_capture(self, Asking().double(), (rows(), ))
+        self.assertFalse(torch.compiler.is_exporting())
 
     def test_mistakes_are_not_run_on_numbers(self) -> None:
         real: list[bool] = []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import unittest
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ from torch.nn import functional as F
 
 from planner.capture.capture import capture
 from planner.ir.errors import CaptureError
+from scaletorch.structure import skeleton
 from tests.test_planner.test_capture.test_traps import module, rows
 
 
@@ -65,6 +69,28 @@ class TestTraced(unittest.TestCase):
         self.check(
             module(forward), r"writes to the parameter linear.weight in "
             r"place \(what follows from inputs\); make it a buffer")
+
+    def test_converting_a_module(self) -> None:
+        casts: list[Callable[[nn.Module], nn.Module]] = [
+            lambda m: m.to(torch.float32), lambda m: m.float()
+        ]
+        for cast in casts:
+
+            def forward(self: Any, x: torch.Tensor, cast: Any = cast) -> Any:
+                return cast(self.linear)(x.float()).sum()
+
+            self.check(
+                module(forward), r"converts linear \(its weight\) from "
+                r"torch.float64 to torch.float32, at .*test_refused.py:\d+: "
+                r".*; do it before .*: model.linear.to\(torch.float32\)")
+
+    def test_modules_that_stay_as_they_are(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.linear.double().to("cpu")(x)
+            return y.sum()
+
+        self.assertEqual(capture(module(forward), (rows(), )).notes, ())
 
     def test_writing_to_an_input_that_is_given_twice(self) -> None:
         x = rows()
@@ -146,6 +172,22 @@ class TestModels(unittest.TestCase):
         model = nn.Linear(4, 4)
         model.weight = nn.Parameter(model.weight.detach().to_sparse())
         self.check(model, ValueError, "parameter weight is sparse .*to_dense")
+
+    def test_modules_made_by_jit(self) -> None:
+        with warnings.catch_warnings(action="ignore"):  # It is deprecated.
+            inner = torch.jit.script(nn.Linear(4, 4))
+        with self.assertRaisesRegex(
+                CaptureError, r"the submodule 0 was made by torch.jit "
+                r"\(Linear\).*; give the module that it was made from"):
+            capture(nn.Sequential(inner), (rows().float(), ))
+
+    def test_what_can_not_be_copied(self) -> None:
+        model = nn.Sequential(nn.Linear(4, 4))
+        model[0].lock = threading.Lock()
+        with self.assertRaisesRegex(
+                CaptureError, r"^0.lock can't be copied \(copy.deepcopy of a "
+                r"lock: .*; keep it elsewhere"):
+            skeleton(model)
 
     def test_hooks_of_the_backward(self) -> None:
         message = "the submodule 0 has a backward hook"
