@@ -19,7 +19,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.joint.held import Held, flying
+from planner.joint.cell_memory import CellMemory
+from planner.joint.held import flying
 from planner.joint.links import Links, Place, place_of
 from planner.joint.space import Point
 from planner.joint.stages import StageCuts, StageSums, least_step_s
@@ -98,9 +99,7 @@ class CellScores:
         self._moved: dict[tuple[str, Place], Array] = {}
         self._known: dict[tuple[object, ...], StageSums] = {}
         self._own: dict[tuple[object, ...], StageSums] = {}
-        self._of_blocks: dict[bool, Held] = {}
-        self._of_ranks: dict[tuple[StageCuts, int, bool, bool], Held] = {}
-        self._peaks: dict[bool, float] = {}
+        self._memory = CellMemory(table, links, repeated)
 
     def cut_at(self, cuts: StageCuts) -> CellScores:
         """The same of combinations with so many stages, cut there."""
@@ -146,9 +145,11 @@ class CellScores:
         """Of stages of which each rank has one; None where none fit, or
         where those of equal time do."""
         place = place_of(point, "pp")
-        sizes = self._held(point.recompute).at_once(point,
-                                                    flying(point)[:, None])
-        rooms = self._links.limit_bytes(place) - self._beside_bytes(point)
+        sizes = self._memory.of_blocks(point.recompute).at_once(
+            point,
+            flying(point)[:, None])
+        rooms = (self._links.limit_bytes(place) -
+                 self._memory.beside_bytes(point))
         equal = np.array([self._equal_cuts(point).sums(row) for row in sizes])
         if (equal.diagonal() <= rooms).all():
             return None
@@ -367,37 +368,9 @@ class CellScores:
 
     def memory_bytes(self, point: Point) -> float:
         """Of the rank with least room, as `Score` has it."""
-        key = (self.cuts(point), point.pp, point.schedule == "zbv",
-               point.recompute)
-        if key not in self._of_ranks:
-            self._of_ranks[key] = self._held(point.recompute).summed(
-                lambda of_blocks: self._of_rank(point, of_blocks))
-        total = self._of_ranks[key].at_once(point, flying(point))
-        if self._links.is_mixed:
-            total = total - self._links.spare_bytes(place_of(point, "pp"))
-        return float(total.max()) + self._beside_bytes(point)
-
-    def _held(self, recompute: bool) -> Held:
-        """What blocks hold in memory."""
-        if recompute not in self._of_blocks:
-            table, again = self.table, self._repeated & recompute
-            kept = np.where(again, table.kept_bytes, table.saved_bytes)
-            self._of_blocks[recompute] = Held(table.parameter_bytes,
-                                              table.gradient_bytes,
-                                              table.state_bytes, kept)
-        return self._of_blocks[recompute]
-
-    def _beside_bytes(self, point: Point) -> float:
-        """Peak of a block, and its parameters where they are gathered."""
-        table = self.table
-        if point.recompute not in self._peaks:
-            again = self._repeated & point.recompute
-            peak = table.transient_bytes + np.where(again, table.saved_bytes,
-                                                    0.0)
-            self._peaks[point.recompute] = float(peak.max())
-        gathered = (float(table.parameter_bytes.max())
-                    if point.sharding == "fsdp" else 0.0)
-        return gathered + self._peaks[point.recompute]
+        return self._memory.least_room_bytes(
+            point, self.cuts(point),
+            lambda of_blocks: self._of_rank(point, of_blocks))
 
 
 def _owners(point: Point) -> NDArray[np.int64]:

@@ -30,7 +30,7 @@ from planner.joint.space import Cell
 from planner.pipeline.cuts import call_times_s
 from planner.pipeline.early_values import without_early_values
 from planner.pipeline.microbatch import with_microbatches
-from planner.pipeline.price import KnownByClass, stage_cost, taken_bytes
+from planner.pipeline.stage_cost import KnownByClass, stage_cost, taken_bytes
 from planner.pipeline.stages import Stage, split_stages
 
 if TYPE_CHECKING:

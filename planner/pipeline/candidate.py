@@ -23,8 +23,8 @@ from planner.ir.program import Program
 from planner.pipeline.build import Pipelined, pipeline_layout, pipelined
 from planner.pipeline.devices import rank_devices, stage_devices
 from planner.pipeline.own_schedule import with_own_schedule
-from planner.pipeline.price import (PipelinePrice, StageCost, pipeline_price,
-                                    stage_costs)
+from planner.pipeline.price import PipelinePrice, pipeline_price
+from planner.pipeline.stage_cost import StageCost, stage_costs
 from planner.schedule.checked import checked_graph
 from planner.search.layouts import LayoutSolution
 from planner.search.policy import Policy

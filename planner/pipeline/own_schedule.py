@@ -9,7 +9,8 @@ from planner.cluster.axis import AxisInfo
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.pipeline import PipelineSpec
 from planner.pipeline.build import Pipelined
-from planner.pipeline.price import StageCost, message_times_s
+from planner.pipeline.price import message_times_s
+from planner.pipeline.stage_cost import StageCost
 from planner.schedule.space import placements
 from planner.schedule.synthesise import synthesise
 from planner.schedule.times import StageMemory, StageTimes

@@ -10,26 +10,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.cluster.axis import AxisInfo
-from planner.cost.calls import KnownCall, known_calls
 from planner.cost.collective import collective_time_s
-from planner.cost.conversion import ConversionCost
-from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
-                                          local_spec)
-from planner.cost.plan_price import Exposure, StageTime, StepTime
-from planner.cost.price import price
-from planner.cost.stage_time import sums_s
+from planner.cost.memory_estimate import MemoryEstimate
+from planner.cost.plan_price import Exposure, StepTime
 from planner.cost.timeline import Streams
-from planner.ir.layouts import ProgramLayout
-from planner.ir.pipeline import MICROBATCH
-from planner.ir.program import Program, value_kind
-from planner.ir.values import Value
-from planner.pipeline.alike import shape_of
 from planner.pipeline.build import Pipelined
-from planner.pipeline.stages import Stage
+from planner.pipeline.stage_cost import StageCost, wire_bytes
 from planner.schedule.actions import Schedule
 from planner.schedule.graph import ActionGraph, build_graph
 from planner.schedule.once import delay_s, reductions, start_s
@@ -37,47 +27,9 @@ from planner.schedule.simulation import Simulation, simulate
 from planner.schedule.times import StageMemory, StageTimes
 
 __all__ = [
-    "KnownByClass", "PipelinePrice", "StageCost", "delay_s", "message_times_s",
-    "pipeline_price", "reductions", "stage_cost", "stage_costs", "taken_bytes"
+    "PipelinePrice", "delay_s", "message_times_s", "pipeline_price",
+    "reductions"
 ]
-
-KnownByClass = dict[int, Sequence[KnownCall]]
-"""The calls of block classes, by the class object's id."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageCost:
-    """One stage on one rank.
-
-    Parameters
-    ----------
-    forward_s, input_s, weight_s : float
-        Of one micro-batch; a whole backward is both of its parts.
-    begin_s : float
-        Bringing parameters into use, once a step, before all else.
-    finish_s : float
-        Reducing their gradients after all else, and handing them over.
-    found : StageTime
-        What these are made of, by collective.
-    saved_bytes : int
-        What the backward of one micro-batch keeps.
-    memory : MemoryEstimate
-        With one micro-batch in flight.
-    """
-
-    forward_s: float
-    input_s: float
-    weight_s: float
-    begin_s: float
-    finish_s: float
-    found: StageTime
-    saved_bytes: int
-    memory: MemoryEstimate
-
-    @property
-    def once_s(self) -> float:
-        """What is done once a step."""
-        return self.begin_s + self.finish_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,128 +142,6 @@ def _mean_rank(exposures: Iterable[Exposure],
         for key, own in alike.items())
 
 
-def stage_costs(found: Pipelined, costs: Sequence[ConversionCost], *,
-                optimizer: str) -> tuple[StageCost, ...]:
-    """Price every stage, those that are alike once.
-
-    Parameters
-    ----------
-    found : Pipelined
-    costs : sequence of ConversionCost
-        Of the layouts' mesh, on the devices of each stage.
-    optimizer : str
-    """
-    known: KnownByClass = {}
-    whole = found.program
-    loss = None if whole.loss is None else whole.outputs[whole.loss]
-    alike: dict[Hashable, StageCost] = {}
-    priced = []
-    for stage, cost in zip(found.stages, costs, strict=True):
-        key = shape_of(stage, loss), id(cost)
-        if key not in alike:
-            alike[key] = stage_cost(stage, whole, cost, optimizer, known)
-        priced.append(alike[key])
-    return tuple(priced)
-
-
-def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
-               optimizer: str, known: KnownByClass) -> StageCost:
-    """Price one stage.
-
-    Parameters
-    ----------
-    stage : Stage
-    whole : Program
-        Of which it is a stage.
-    cost : ConversionCost
-    optimizer : str
-    known : KnownByClass
-        Filled with what is found.
-    """
-    loss = None if whole.loss is None else whole.outputs[whole.loss]
-    kept = tuple(n for n in stage.program.outputs if n == loss)
-    program = dataclasses.replace(stage.program,
-                                  outputs=kept,
-                                  output_constants=(None, ) * len(kept))
-    calls = {n: _calls(program, n, known) for n in program.classes}
-    parts = stage.layout.mesh.size(MICROBATCH)
-    device = cost.device
-    found = price(program, stage.layout, cost, device, calls=calls,
-                  stage=True).stage
-    assert found is not None
-    memory = estimate_memory(program,
-                             stage.layout,
-                             optimizer=optimizer,
-                             calls=calls)
-    memory = dataclasses.replace(memory,
-                                 gradients=max(
-                                     memory.gradients,
-                                     _unreduced_bytes(program, stage.layout)))
-    weight_s = min(found.backward_s,
-                   _weight_s(program, stage.layout, calls, cost))
-    # All gradients but the first are added to what there is.
-    sums_each_s = (sums_s(program, stage.layout, device) * (parts - 1) / parts)
-    trained = sum(program.specs[n].requires_grad for n in program.params)
-    handed_s = trained * device.coefficient("call_parameter_s", 0.0)
-    return StageCost(forward_s=found.forward_s,
-                     input_s=found.backward_s - weight_s,
-                     weight_s=weight_s + sums_each_s,
-                     begin_s=found.begin_s,
-                     finish_s=found.finish_s + handed_s,
-                     found=found,
-                     saved_bytes=memory.saved + taken_bytes(stage),
-                     memory=memory)
-
-
-def _calls(program: Program, name: str,
-           known: KnownByClass) -> Sequence[KnownCall]:
-    """The calls of a class, found once for all stages that have it."""
-    cls = program.classes[name]
-    if id(cls) not in known:
-        one = dataclasses.replace(program, classes={name: cls})
-        known[id(cls)] = known_calls(one)[name]
-    return known[id(cls)]
-
-
-def _weight_s(program: Program, layout: ProgramLayout,
-              calls: Mapping[str, Sequence[KnownCall]],
-              cost: ConversionCost) -> float:
-    """Gradients of weights: half of the backward of products with one."""
-    total = 0.0
-    for block in program.blocks:
-        chosen = layout.classes[block.block_class].calls
-        for call in calls[block.block_class]:
-            if not call.work.forward_flops or not any(v.bound_kind == "param"
-                                                      for v in call.operands):
-                continue
-            own, sizes = chosen[call.label], layout.mesh.sizes
-            _, backward_s = call.times_s(cost.device, own.share(sizes),
-                                         call.made(own.options, sizes))
-            total += backward_s / 2
-    return total
-
-
-def _unreduced_bytes(program: Program, layout: ProgramLayout) -> int:
-    """Gradients summed over micro-batches before they are reduced."""
-    found = {}
-    for block, node, name in program.uses():
-        spec = program.specs.get(name)
-        if value_kind(name) == "param" and spec and spec.requires_grad:
-            hub = layout.classes[block.block_class].hubs[Value(node).label]
-            found[name] = local_spec(spec, hub, layout.mesh.sizes).size_bytes
-    return sum(found.values())
-
-
-def taken_bytes(stage: Stage) -> int:
-    """Local bytes that a micro-batch takes from earlier stages."""
-    return sum(_wire_bytes(stage, name) for name in stage.takes)
-
-
-def _wire_bytes(stage: Stage, name: str) -> int:
-    return local_spec(stage.program.specs[name], stage.layout.at_rest[name],
-                      stage.layout.mesh.sizes).size_bytes
-
-
 def pipeline_price(found: Pipelined,
                    costs: Sequence[StageCost],
                    schedule: Schedule | ActionGraph,
@@ -417,7 +247,7 @@ def message_times_s(found: Pipelined,
     for number, stage in enumerate(found.stages):
         for name, made in stage.takes.items():
             edge = (made, number)
-            total[edge] = total.get(edge, 0) + _wire_bytes(stage, name)
+            total[edge] = total.get(edge, 0) + wire_bytes(stage, name)
     return {
         e: collective_time_s("send", float(n), link)
         for e, n in total.items()

@@ -20,8 +20,8 @@ from planner.ir.mesh import MeshSpec
 from planner.pipeline.alike import shape_of
 from planner.pipeline.build import pipelined
 from planner.pipeline.means import count_ahead
-from planner.pipeline.price import (PipelinePrice, pipeline_price, stage_cost,
-                                    stage_costs)
+from planner.pipeline.price import PipelinePrice, pipeline_price
+from planner.pipeline.stage_cost import stage_cost, stage_costs
 from planner.planning import Planning
 from planner.recipes import RECIPES
 from planner.schedule.named import make_schedule
