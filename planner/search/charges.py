@@ -81,7 +81,7 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
     whole_s = count * sum(call.times_s(problem.device, share))
     times_s = count * _times_s(problem, name, call, domain, share)
     draft.compute_s += float(times_s.min())
-    if problem.policy.divide and call.work.forward_flops:
+    if call.work.forward_flops and _should_divide(problem, name, call):
         times_s += np.where(domain.is_sharded, 0.0, UNDIVIDED_S * count)
         whole_s += UNDIVIDED_S * count
     draft.add((variable, ), times_s)
@@ -97,6 +97,16 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
         bad = misplaced(problem.policy, call, domain)
         draft.add((variable, ),
                   bad * (RELUCTANT_S * counts[name] + _MISPLACED * whole_s))
+
+
+def _should_divide(problem: AxisProblem, name: str, call: CallFacts) -> bool:
+    """Micro-batches are parts of the batch: products of weights alone (a
+    spectral norm, an adapter) are whole in each."""
+    if not problem.policy.sequential:
+        return problem.policy.divide
+    of_batch = problem.facts.of_inputs
+    return problem.policy.divide and any(
+        (name, v.label) in of_batch for v in call.operands)
 
 
 def _times_s(problem: AxisProblem, name: str, call: CallFacts,

@@ -79,7 +79,20 @@ def trained(model: nn.Module, inputs: Any, loss_fn: Any,
     return {n: whole(t) for n, t in model.state_dict().items()}
 
 
+def spectral() -> nn.Module:
+    """Layers whose weights are divided by what a power iteration finds."""
+    norm = nn.utils.parametrizations.spectral_norm
+    return nn.Sequential(*(nn.Sequential(norm(nn.Linear(8, 8)), nn.Tanh())
+                           for _ in range(2)))
+
+
 class TestBuffers(unittest.TestCase):
+
+    def test_made_of_weights_alone(self) -> None:
+        subject = Subject(
+            example(lambda: (spectral(), (torch.randn(8, 8), torch.randn(8, 8)
+                                          ), F.mse_loss)))
+        check_planned(self, subject, RECIPES["pipeline"](microbatches=2), pp=2)
 
     def test_written_in_one_stage_and_read_in_another(self) -> None:
         subject = Subject(
