@@ -206,8 +206,8 @@ class ParallelModule(AdoptedModule):
 
     def forward(self,
                 *args: Any,
-                inputs: str = "global",
-                outputs: str | None = None,
+                inputs: Any = "global",
+                outputs: Any = None,
                 **kwargs: Any) -> Any:
         """Run the model on a batch.
 
@@ -215,7 +215,8 @@ class ParallelModule(AdoptedModule):
         ----------
         *args, **kwargs
             What the single-device model takes (then the loss function's
-            targets).
+            targets). Arguments of its own that are called `inputs` or
+            `outputs` are told from the options by being no strings.
         inputs : {"global", "local"}
             Whether each rank passes the whole batch, or only its shard of
             it as the plan lays the inputs out.
@@ -236,6 +237,10 @@ class ParallelModule(AdoptedModule):
             When ranks pass inputs of different shapes or are in different
             modes, or for an unknown `inputs` or `outputs`.
         """
+        if not isinstance(inputs, str):
+            kwargs["inputs"], inputs = inputs, "global"
+        if outputs is not None and not isinstance(outputs, str):
+            kwargs["outputs"], outputs = outputs, None
         if outputs is None:
             outputs = "global" if self.plan.pipeline is None else "loss"
         given, call, signature, own = self._described(args, kwargs, inputs,

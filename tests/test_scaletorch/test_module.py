@@ -98,6 +98,18 @@ def outputs(model: nn.Module) -> dict[str, Any]:
     return found | {"gradient of the input": x.grad}
 
 
+class OwnNames(nn.Module):
+    """Whose arguments have the names of our options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(8, 4)
+
+    def forward(self, inputs: torch.Tensor,
+                outputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.mse_loss(self.project(inputs), outputs)
+
+
 class TestModule(unittest.TestCase):
 
     def test_refusals(self) -> None:
@@ -127,6 +139,13 @@ class TestModule(unittest.TestCase):
 
     def test_outputs(self) -> None:
         check_same(self, seeded(WithNone), (batch()[0], ), outputs, {"dp": 2},
+                   parallel.ddp())
+
+    def test_arguments_of_our_names(self) -> None:
+        x, y = batch()
+        inputs = {"inputs": x, "outputs": y}
+        check_same(self, seeded(OwnNames), inputs,
+                   lambda model: {"loss": model(**inputs).detach()}, {"dp": 2},
                    parallel.ddp())
 
     def test_loss_function(self) -> None:
