@@ -79,7 +79,8 @@ def _module_path(node: fx.Node) -> str:
 def _location(trace: str) -> str:
     """File and line of the innermost user frame; layers share their traces.
 
-    Torch keeps frames of modules alone, of which a loss has none.
+    Torch keeps frames of modules alone: a loss, or a model that is run as it
+    is, has none of its own.
     """
     found = re.findall(r'File "([^"]+)", line (\d+)', trace)
     own = [
@@ -87,6 +88,6 @@ def _location(trace: str) -> str:
         if "/torch/" not in f[0] and "/planner/capture/" not in f[0]
     ]
     if found and all("/planner/capture/" in f[0] for f in found):
-        return "in its loss"
+        return "in forward itself or in the loss"
     place = (own or found)[-1:]
     return f"{place[0][0]}:{place[0][1]}" if place else ""
