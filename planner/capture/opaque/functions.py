@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from planner.capture.copies import copied
-from planner.capture.opaque.call import is_constant, running_whole
+from planner.capture.opaque.call import is_constant, running_whole, state_names
 from planner.garbage import all_objects
 
 __all__ = ["Function", "functions_below", "stands_in"]
@@ -109,7 +109,17 @@ def functions_below(error: BaseException, module: nn.Module) -> list[Function]:
             frames.append(step.tb_frame)
         step = step.tb_next
     found = ((_function_of(f), _owner(f)) for f in frames if _is_given_all(f))
-    return [Function(f, owner) for f, owner in found if f is not None]
+    return [
+        Function(f, _traced_for(owner, module)) for f, owner in found
+        if f is not None
+    ]
+
+
+def _traced_for(owner: nn.Module | None,
+                module: nn.Module) -> nn.Module | None:
+    """The module for which a trace calls a proxy."""
+    return next((m for m in module.modules()
+                 if owner is not None and m.__dict__ is owner.__dict__), owner)
 
 
 def _calls(frame: FrameType, module: nn.Module) -> bool:
@@ -131,14 +141,17 @@ def _is_given_all(frame: FrameType) -> bool:
 
 
 def _owner(frame: FrameType) -> nn.Module | None:
-    """The module whose method runs, unless that is its call."""
+    """The module whose method runs, unless that is its call.
+
+    A call of one without parameters and buffers is a method like others.
+    """
     code = frame.f_code
     first = frame.f_locals.get(
         code.co_varnames[0]) if code.co_argcount else None
     if not isinstance(first, nn.Module) or code.co_name in (
-            "forward", "_call_impl", "_wrapped_call_impl", "__call__"):
+            "_call_impl", "_wrapped_call_impl", "__call__"):
         return None
-    return first
+    return None if code.co_name == "forward" and state_names(first) else first
 
 
 def _arguments(code: CodeType) -> int:

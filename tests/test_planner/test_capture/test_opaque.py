@@ -128,6 +128,44 @@ def matched(x: torch.Tensor,
     return costs.weight * torch.cat(found).mean()
 
 
+class Matcher(nn.Module):
+    """Without parameters, as detectors have it; its call is a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.power = 2.0
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        cost = torch.cdist(x, target)**self.power
+        return torch.from_numpy(
+            scipy.optimize.linear_sum_assignment(cost.numpy())[1])
+
+
+class Criterion(nn.Module):
+
+    def __init__(self, matcher: Matcher) -> None:
+        super().__init__()
+        self.matcher = matcher
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (x - target[self.matcher(x, target)]).abs().sum()
+
+
+class Detector(nn.Module):
+    """Has its matcher under two names, for which export makes proxies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.matcher = Matcher()
+        self.criterion = Criterion(self.matcher)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self.criterion(self.linear(x), target)
+        return loss
+
+
 class Closed(nn.Module):
     """The function finds a parameter elsewhere."""
 
@@ -156,6 +194,12 @@ class TestFunctions(unittest.TestCase):
             graphs = "".join(str(c.graph) for c in program.classes.values())
             self.assertEqual(graphs.count("aten.linear"), 2)
         self.assertEqual(before, (matched.__code__, matched.__kwdefaults__))
+
+    def test_a_module_without_parameters(self) -> None:
+        program = check_capture(self,
+                                Detector().double(), (rows(), rows().flip(0)))
+        (note, ) = program.notes
+        self.assertIn("the function Matcher.forward (", note)
 
     def test_what_it_finds_elsewhere_keeps_its_gradient(self) -> None:
         program = check_capture(self, Closed().double(), (rows(), ))
