@@ -161,6 +161,8 @@ def follow_gradients(parameter: torch.Tensor) -> None:
     """
 
     def follow(owner: torch.Tensor) -> None:
+        if owner.grad is None:
+            return  # autograd came by without one
         if getattr(owner.grad, "share", None) is None:
             assert isinstance(owner.grad, DTensor)
             owner.grad = stage_gradient(owner.grad, share_of(owner))

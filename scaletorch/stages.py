@@ -36,11 +36,14 @@ def rest_layouts(first: Compiled | PipelineProgram) -> Mapping[str, Layout]:
 
 def names_elsewhere(first: Compiled | PipelineProgram,
                     structure: nn.Module) -> frozenset[str]:
-    """Names of parameters and buffers that only other stages read."""
+    """Names of parameters and buffers that only other stages read.
+
+    What no stage reads is on all ranks, so that checkpoints have it.
+    """
     if isinstance(first, Compiled):
         return frozenset()
     own = {n.partition(":")[2] for n in first.state}
-    read = {n.partition(":")[2] for n in first.program.specs}
+    read = {n.partition(":")[2] for n in first.read_anywhere}
     names = [
         n for n, _ in (*structure.named_parameters(remove_duplicate=False),
                        *structure.named_buffers(remove_duplicate=False))

@@ -129,6 +129,11 @@ class PipelineProgram:
         self._ties.spread(local)
 
     @property
+    def read_anywhere(self) -> frozenset[str]:
+        """Global names of what any rank computes with."""
+        return frozenset(self._written.readers)
+
+    @property
     def stage_params(self) -> tuple[tuple[str, ...], ...]:
         """Global names of the parameters that each stage reads."""
         return tuple(s.params for s in self._parts.whole.stages)

@@ -29,6 +29,11 @@ class Written:
         Of this rank's stages.
     place : StageAxes
     transport : Transport
+
+    Attributes
+    ----------
+    readers : dict of str to set of int
+        What is computed with, to the ranks that do so.
     """
 
     def __init__(self, found: Pipelined, owner: Sequence[int],
@@ -36,14 +41,14 @@ class Written:
                  transport: Transport) -> None:
         self.rank = place.rank
         self.transport = transport
-        readers = readers_of(found, owner, place.pipeline.size())
+        self.readers = readers_of(found, owner, place.pipeline.size())
         self.makers = {
             name: owner[number]
             for number, stage in enumerate(found.stages)
             for name in stage.program.mutations
         }
         self.others = {
-            name: sorted(readers.get(name, set()) - {maker})
+            name: sorted(self.readers.get(name, set()) - {maker})
             for name, maker in sorted(self.makers.items())
         }
         self.placements: dict[str, Placement] = {}

@@ -39,6 +39,19 @@ class Trained(nn.Module):
         return {"loss": F.mse_loss(found, y), "found": found}
 
 
+class Idle(Trained):
+    """Has a gate that gets no gradient and a head that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(8, 8)
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor,
+                y: torch.Tensor) -> dict[str, torch.Tensor]:
+        return super().forward(x * self.gate(x).detach(), y)
+
+
 class _Noise(nn.Module):
 
     def __init__(self) -> None:
@@ -95,6 +108,22 @@ class TestLoop(unittest.TestCase):
             return {"norm": whole(norm), "again": whole(again)}
 
         self.check(body)
+
+    def test_parameters_without_gradients(self) -> None:
+
+        def body(model: nn.Module) -> dict[str, Any]:
+            model(*rows())["loss"].backward()
+            held = dict(model.named_parameters())
+            return {
+                "head":
+                whole(held["head.weight"]),
+                "none":
+                held["head.weight"].grad is None,
+                "gate":
+                "gate.weight" not in held or held["gate.weight"].grad is None
+            }
+
+        check_same(self, seeded(Idle), rows(), body, _STAGES, _PLAN)
 
     def test_without_gradients_every_rank_gets_all_outputs(self) -> None:
 
