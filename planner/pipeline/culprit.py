@@ -90,7 +90,8 @@ def _takes(option: Option, call: CallFacts, inside: _Inside,
     """Whether an option goes on with parts as they are.
 
     What is known of the whole batch may be wanted in any way beside parts
-    that are not.
+    that are not, and so may what is computed without the batch (a state of
+    zeros, a token for each sample), but for parameters themselves.
     """
     given = [(p, v) for p, v in zip(option.inputs, call.operands, strict=True)
              if v in inside]
@@ -98,7 +99,7 @@ def _takes(option: Option, call: CallFacts, inside: _Inside,
     if not all(p in inside[v] for p, v in parts):
         return False
     whole = (p for p, v in zip(option.inputs, call.operands, strict=True)
-             if v not in inside)
+             if v not in inside and v.bound_kind == "param")
     return not any(p.is_shard for p in whole)
 
 

@@ -36,6 +36,19 @@ class Normed(nn.Module):
         return self.head(self.norm(self.row(x)))
 
 
+class Started(nn.Module):
+    """Layers that start with a state of zeros and a token of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.layer = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        token = self.token.expand(len(x), -1, -1)
+        return self.layer(torch.cat([token, x[:, None]], 1))[0][:, -1]
+
+
 class TestCulprit(unittest.TestCase):
 
     def refused(self, model: nn.Module, loss_fn: _Loss) -> str:
@@ -50,6 +63,10 @@ class TestCulprit(unittest.TestCase):
         for name, loss_fn in _REFUSED.items():
             with self.subTest(name):
                 self.assertRegex(self.refused(Row(), loss_fn), rf"^{name} at ")
+
+    def test_what_each_sample_starts_with_is_not_named(self) -> None:
+        self.assertRegex(self.refused(Started(), _REFUSED["sqrt"]),
+                         "^sqrt at ")
 
     def test_inside_of_the_model(self) -> None:
         text = self.refused(Normed(), F.mse_loss)
