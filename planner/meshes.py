@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from planner.candidate import Candidate, Searched
@@ -79,6 +79,7 @@ class _Search:
         self.errors: list[InfeasiblePlan] = []
         self.bound_s, self.pruned = float("inf"), 0
         self.overlaps = False
+        self.done: set[MeshSpec] = set()
 
     @property
     def best(self) -> Candidate | None:
@@ -120,13 +121,16 @@ class _Search:
             self._joint(meshes[0].world_size)
             return
         priced = self._free(self._near(meshes))
+        if priced:
+            # Where it does not fit, lighter kin of it may be quickest, and
+            # leave the joint search less to look at.
+            quickest = min(priced, key=lambda m: priced[m].run_s)
+            if not self.planning.fits(priced[quickest]):
+                self._recipes(quickest, priced)
         made = self._joint(meshes[0].world_size)
         promising = {c.mesh for c in made.candidates if c.pipeline is None}
         if self.best is not None:
             promising.add(self.best.mesh)
-        if priced:
-            # Where it does not fit, lighter kin of it may be quickest, too.
-            promising.add(min(priced, key=lambda m: priced[m].run_s))
         if len(meshes) <= _FEW:
             promising |= set(meshes)
         promising |= {m for m in meshes if m.names == ("dp", )}
@@ -134,13 +138,20 @@ class _Search:
             if self.found and self._is_late():
                 break
             if mesh in promising or (made.reason and mesh in priced):
-                first = priced.get(mesh)
-                with self._noting():
-                    self.planning.check_mesh(mesh)
-                    own = _without_stages(self.planning, mesh, self._is_late,
-                                          first)
-                    self.found = [c
-                                  for c in self.found if c is not first] + own
+                self._recipes(mesh, priced)
+
+    def _recipes(self, mesh: MeshSpec, priced: Mapping[MeshSpec,
+                                                       Candidate]) -> None:
+        """All that has no stages on a mesh, the free layouts of which may be
+        priced; once."""
+        if mesh in self.done:
+            return
+        self.done.add(mesh)
+        first = priced.get(mesh)
+        with self._noting():
+            self.planning.check_mesh(mesh)
+            own = _without_stages(self.planning, mesh, self._is_late, first)
+            self.found = [c for c in self.found if c is not first] + own
 
     def _near(self, meshes: Sequence[MeshSpec]) -> list[MeshSpec]:
         """Those whose axes beside data parallelism stay inside of a node,
