@@ -263,6 +263,9 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
             errors.append(error)
     if not found:
         raise errors[0]
+    if len(found) == 1 and not any(map(_real_values, examples)):
+        raise NotIsolated("what it returns is not known: of the numbers that "
+                          f"it was tried on it takes some only ({errors[0]})")
     if not _alike(found):
         raise NotIsolated("what it returns (a shape, or a number) depends on "
                           "the values of tensors")
@@ -298,6 +301,11 @@ def _fill(given: Sequence[torch.Tensor],
                 and (example.shape, example.dtype) == (tensor.shape,
                                                        tensor.dtype):
             tensor.copy_(example.detach())
+
+
+def _real_values(examples: Sequence[torch.Tensor | None]) -> bool:
+    return any(x is not None and x.device.type != "meta"
+               and not isinstance(x, FakeTensor) for x in examples)
 
 
 def _differentiable(given: Sequence[torch.Tensor],

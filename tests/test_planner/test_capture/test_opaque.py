@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from planner.capture import reference
 from planner.capture.capture import capture
@@ -228,6 +229,29 @@ class Scripted(nn.Module):
 
 
 class TestTrial(unittest.TestCase):
+
+    def test_what_runs_for_one_kind_of_values_is_not_known(self) -> None:
+
+        def run(given: Sequence[torch.Tensor], trial: int) -> Ended:
+            del trial
+            x, mask = given
+            if isinstance(x, FakeTensor):
+                raise RuntimeError("only on numbers")
+            if mask.all():
+                raise ValueError("nothing is left")
+            rows = x[~mask].reshape(2, -1, 4)
+            return Ended(tensors=(rows, ),
+                         leaves=(None, ),
+                         tree=pytree.tree_structure(rows),
+                         buffers={},
+                         draws=False)
+
+        like = [torch.empty(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)]
+        with self.assertRaisesRegex(NotIsolated, "takes some only"):
+            try_out(run, like, [False, False])
+        marks = torch.tensor([[True, False, False]] * 2)
+        found = try_out(run, like, [False, False], examples=[[like[0], marks]])
+        self.assertEqual(tuple(found.ended.tensors[0].shape), (2, 2, 4))
 
     def test_values_of_the_example(self) -> None:
         marks = torch.tensor([[0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 0, 0]])
