@@ -20,7 +20,7 @@ class Attributes:
     """Remembers what a module and those inside of it hold.
 
     Also what is in lists, dicts and objects that hang on them, or that they
-    are `given`, and in lists and dicts of their classes and files.
+    are `given`, or that their methods know by a global name.
     """
 
     def __init__(self, module: nn.Module, given: Any = ()) -> None:

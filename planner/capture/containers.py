@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import functools
+import inspect
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
-from types import MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -27,15 +28,15 @@ _CLOSED = (str, bytes, int, float, complex, torch.Tensor, type, ModuleType,
 _LIBRARIES = ("torch", "numpy", "builtins", "functools", "logging",
               "threading", "planner", "passes", "scaletorch")
 _TRACED = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
+_TORCHS = frozenset(vars(nn.Module()))
 _ROOTS = ("_parameters", "_buffers", "_modules")
 
 
 def containers(model: nn.Module, given: Any = ()) -> _Containers:
     """All that a call may put something into, with where it is.
 
-    Of plain objects their attributes. Also lists and the like that belong
-    to a module's class or stand beside it in its file, but what these hold
-    is not looked into.
+    Of plain objects their attributes. Also what belongs to a module's class,
+    and what its methods, and functions that they call, know by a global name.
 
     Parameters
     ----------
@@ -52,10 +53,22 @@ def containers(model: nn.Module, given: Any = ()) -> _Containers:
         for name, value in list(vars(module).items()):
             yield from _within(f"{path}.{name}".removeprefix("."), value, seen)
     yield from _within("its arguments", given, seen)
-    for path, value in _beside({type(m) for m in model.modules()}):
-        if type(value) in _KINDS and id(value) not in seen:
-            seen.add(id(value))
-            yield path, value
+    for path, value in _beside({type(m): None for m in model.modules()}):
+        yield from _within(path, value, seen)
+
+
+def settings(model: nn.Module) -> list[Container]:
+    """Those in which a model's settings may be: not what torch keeps there.
+
+    Also not what stands beside its classes.
+    """
+    seen: set[int] = set()
+    return [
+        container for module in model.modules()
+        for name, value in list(vars(module).items())
+        if name not in _TORCHS and not isinstance(value, _CLOSED)
+        for _, container in _within(name, value, seen)
+    ]
 
 
 def has_tensor(value: Any) -> bool:
@@ -135,19 +148,46 @@ def _of(value: Any) -> Container | None:
     return attributes if isinstance(attributes, dict) else None
 
 
-def _is_library(kind: type) -> bool:
-    """Whether its objects are no business of a model's author."""
-    return kind.__module__.partition(".")[0] in _LIBRARIES
+def _is_library(kind: type | FunctionType) -> bool:
+    """Whether it, or its objects, are no business of a model's author."""
+    return (kind.__module__ or "").partition(".")[0] in _LIBRARIES
 
 
 def _beside(kinds: Iterable[type]) -> Iterator[tuple[str, Any]]:
-    classes = dict.fromkeys(c for kind in kinds for c in kind.__mro__
-                            if not _is_library(c))
-    for kind in classes:
+    for kind in dict.fromkeys(c for kind in kinds for c in kind.__mro__):
+        if _is_library(kind):
+            continue
         for name, value in list(vars(kind).items()):
-            yield f"{kind.__qualname__}.{name}", value
-    for name in dict.fromkeys(c.__module__ for c in classes):
-        module = sys.modules.get(name)
-        for key, value in list(vars(module).items()) if module else ():
-            if not key.startswith("__"):
-                yield f"{name}.{key}", value
+            if not name.startswith("__"):
+                yield f"{kind.__qualname__}.{name}", value
+        for path, known, name in _global_names(kind):
+            yield path, known.get(name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _global_names(kind: type) -> tuple[tuple[str, dict[str, Any], str], ...]:
+    """Those that its methods mention: path, the globals, and the name."""
+    waiting = [f for f in vars(kind).values() if isinstance(f, FunctionType)]
+    seen: set[CodeType] = set()
+    found: dict[str, tuple[str, dict[str, Any], str]] = {}
+    while waiting:
+        function = inspect.unwrap(waiting.pop())
+        if not isinstance(function, FunctionType) or _is_library(function) \
+                or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        for name in _mentioned(function.__code__):
+            value = function.__globals__.get(name)
+            path = f"{function.__module__}.{name}"
+            if isinstance(value, FunctionType):
+                waiting.append(value)
+            elif name in function.__globals__:
+                found[path] = path, function.__globals__, name
+    return tuple(found.values())
+
+
+def _mentioned(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _mentioned(constant)

@@ -1,18 +1,21 @@
 """What a captured program takes for granted, checked at every call.
 
 A trace bakes in whatever Python read from the modules: numbers, flags,
-plain tensors, which modules there are. A program must not outlive them.
+plain tensors, also in lists, dicts and objects that hang on them (a config),
+and which modules there are. A program must not outlive them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from planner.capture.containers import Container, members, settings
 
 __all__ = ["Settings", "digest"]
 
@@ -35,7 +38,7 @@ class Settings:
                           for path, m in modules]
         self._hooks = [(path, table, len(table)) for path, m in modules
                        for table in map(m.__dict__.__getitem__, _HOOKS)]
-        self._attributes = [m.__dict__ for m in structure.modules()]
+        self._structure = structure
         self._known: dict[tuple[Any, ...], int] = {}
         # The ids of tensors that are gone would be given to others.
         self._held: list[torch.Tensor] = []
@@ -67,18 +70,24 @@ class Settings:
                     f"the modules inside of {path or 'the model'} are not "
                     "those that were parallelised; change the single-device "
                     "model and call auto_parallelize again")
-        if self._last is None or not self._last.holds(self._attributes):
-            number, tensors = self._looked_through()
-            self._last = _Last(self._attributes, tensors, number)
+        if self._last is None or not self._last.holds():
+            held: list[Container] = [
+                m.__dict__ for m in self._structure.modules()
+            ]
+            held += settings(self._structure)
+            number, tensors = self._looked_through(held)
+            self._last = _Last(held, tensors, number)
         return self._last.number
 
-    def _looked_through(self) -> tuple[int, list[torch.Tensor]]:
+    def _looked_through(
+            self, held: Sequence[Container]) -> tuple[int, list[torch.Tensor]]:
         tensors: list[torch.Tensor] = []
         present = tuple(
-            _seen(value, tensors) for attributes in self._attributes
-            for key, value in attributes.items()
-            if key != "training" and isinstance(value, (*_PLAIN,
-                                                        torch.Tensor)))
+            tuple((key, _seen(value, tensors))
+                  for key, value in _items(container)
+                  if key != "training" and isinstance(value, (*_PLAIN,
+                                                              torch.Tensor)))
+            for container in held)
         if present not in self._known:
             self._known[present] = len(self._known)
             self._held += tensors
@@ -86,23 +95,33 @@ class Settings:
 
 
 class _Last:
-    """What the attributes were last time, to see at once that nothing was
-    assigned and no tensor written to since."""
+    """What was held last time, to see at once that nothing was assigned and
+    no tensor written to since."""
 
-    def __init__(self, attributes: Sequence[dict[str, Any]],
+    def __init__(self, held: Sequence[Container],
                  tensors: Sequence[torch.Tensor], number: int) -> None:
         self.number = number
-        self._values = [(tuple(a), tuple(a.values())) for a in attributes]
+        self._held = [(c, tuple(c), tuple(members(c))) for c in held]
         self._tensors = tensors
         self._versions = [_version(t) for t in tensors]
 
-    def holds(self, attributes: Sequence[dict[str, Any]]) -> bool:
-        return all(
-            tuple(now) == keys and all(map(operator.is_, values, now.values()))
-            for (keys, values
-                 ), now in zip(self._values, attributes, strict=True)) and [
-                     _version(t) for t in self._tensors
-                 ] == self._versions
+    def holds(self) -> bool:
+        versions = [_version(t) for t in self._tensors]
+        return versions == self._versions and all(
+            _holds(now, keys, values) for now, keys, values in self._held)
+
+
+def _holds(now: Container, keys: tuple[Any, ...], values: tuple[Any,
+                                                                ...]) -> bool:
+    if isinstance(now, dict) and tuple(now) != keys:
+        return False
+    return len(now) == len(keys) and all(
+        map(operator.is_, values, members(now)))
+
+
+def _items(container: Container) -> Iterable[tuple[Any, Any]]:
+    return (container.items()
+            if isinstance(container, dict) else enumerate(container))
 
 
 def _seen(value: Any, tensors: list[torch.Tensor]) -> Any:

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.capture.containers import has_tensor
 from planner.capture.copies import copied
 from planner.capture.opaque.call import is_constant, running_whole, state_names
 from planner.garbage import all_objects
@@ -181,7 +182,7 @@ def _function_of(frame: FrameType) -> FunctionType | None:
     if len(holders) != 1:
         return None
     held = (frame.f_globals.get(n) for n in frame.f_code.co_names)
-    state = any(isinstance(x, (nn.Module, nn.Parameter)) for x in held)
+    state = any(isinstance(x, nn.Module) or has_tensor(x) for x in held)
     return None if state else next(iter(holders.values()))
 
 

@@ -81,6 +81,33 @@ class Boxed(nn.Module):
         return loss
 
 
+_SHARED = Box()
+
+
+def shared_scale() -> Any:
+    return _SHARED.scale
+
+
+class GlobalPart(Part):
+
+    def forward(self, x: torch.Tensor, given: Box | None = None) -> Any:
+        x = super().forward(x, given or Box())
+        return x * shared_scale()
+
+
+class GlobalBox(nn.Module):
+    """Leaves something for its part where both know it by a global name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = GlobalPart(Box())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _SHARED.scale = x.exp().mean()
+        y: torch.Tensor = self.part(x)
+        return y.sum()
+
+
 class TestAttributes(unittest.TestCase):
 
     def test_notes_name_what_is_left(self) -> None:
@@ -132,6 +159,14 @@ class TestAttributes(unittest.TestCase):
                              (torch.randn(2, 4), )))
                 self.assertIn("the model (Boxed) can't be captured",
                               program.notes[-1])
+
+    def test_global_names(self) -> None:
+        program = check_capture(self,
+                                *doubled(GlobalBox(), (torch.randn(2, 4), )))
+        self.assertIn("the model (GlobalBox) can't be captured",
+                      program.notes[-1])
+        self.assertIn(f"leaves tensors in {__name__}._SHARED;",
+                      program.notes[0])
 
     def test_notes_of_what_a_model_leaves_that_is_not_traced(self) -> None:
 

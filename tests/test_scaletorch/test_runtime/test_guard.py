@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from tests.test_scaletorch.small import (Mlp, batch, check_same, on_ranks,
 
 
 class Scaled(nn.Module):
-    """Reads a number, a flag and a plain tensor off itself."""
+    """Reads numbers, a flag and a plain tensor off itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,9 +26,12 @@ class Scaled(nn.Module):
         self.scale = 1.0
         self.squared = False
         self.inner.offset = torch.zeros((), dtype=torch.float64)
+        self.weights = {"main": [1.0]}
+        self.config = SimpleNamespace(bias=0.0)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         loss = self.inner(x, y)["loss"] * self.scale + self.inner.offset
+        loss = loss * self.weights["main"][0] + self.config.bias
         return loss.square() if self.squared else loss
 
 
@@ -49,6 +53,10 @@ def turned(model: Any) -> dict[str, Any]:
     step("tensor written to")
     model.inner.offset = torch.ones((), dtype=torch.float64)
     step("tensor replaced")
+    model.weights["main"][0] = 0.5
+    step("number in a list")
+    model.config.bias = 1.0
+    step("number on an object")
     model.inner.dropout.p = 0.5
     model.eval()
     step("eval")
