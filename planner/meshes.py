@@ -105,6 +105,9 @@ class _Search:
                 self.bound_s = planning.bound_s(mesh)
             elif set(mesh.names) <= set(AXES):
                 self._joint(mesh.world_size, mesh)
+                if not self.found:
+                    # There are fewer blocks than stages, which cut inside.
+                    self.found += pipeline_candidates(planning, mesh)
             else:
                 self.found += pipeline_candidates(planning, mesh)
 

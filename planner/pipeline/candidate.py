@@ -15,7 +15,7 @@ from planner.cluster.spec import DeviceKind
 from planner.cost.plan_price import PlanPrice
 from planner.cost.price import price
 from planner.cost.timeline import Streams
-from planner.ir.errors import LayoutError, ScheduleError
+from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
@@ -223,7 +223,14 @@ def pipeline_candidates(planning: Planning,
     Products of recipes for the other axes and the free search, a few
     numbers of micro-batches, and the named schedules; what the program or
     the schedule does not allow is passed over.
+
+    Raises
+    ------
+    InfeasiblePlan
+        When that is all of them, with the first reason.
     """
+    errors: list[ValueError] = []
+    found = None
     inner = inner_mesh(mesh, "pp")
     policies = [
         *recipe_policies(inner, planning.constraints),
@@ -235,21 +242,25 @@ def pipeline_candidates(planning: Planning,
             spec = PipelineSpec(schedule=name,
                                 microbatches=count,
                                 chunks=chunks)
-            found = _candidate_if_legal(planning, spec, chosen, mesh)
-            if found is not None:
+            try:
+                found = _candidate(planning, spec, chosen, mesh)
+            except (LayoutError, ScheduleError) as error:
+                errors.append(error)
+            else:
                 yield found
+    if found is None and errors:
+        raise InfeasiblePlan(f"no pipeline runs on {mesh}: {errors[0]}")
 
 
-def _candidate_if_legal(planning: Planning, pipeline: PipelineSpec,
-                        policies: Sequence[Policy],
-                        mesh: MeshSpec) -> Candidate | None:
+def _candidate(planning: Planning, pipeline: PipelineSpec,
+               policies: Sequence[Policy], mesh: MeshSpec) -> Candidate:
     """With micro-batches that stand for the batch where they must and may."""
     allowed = planning.constraints.allows_batch_statistics()
-    for statistics in ("exact", "microbatch")[:1 + allowed]:
-        spec = dataclasses.replace(pipeline, batch_statistics=statistics)
+    if allowed:
         with contextlib.suppress(LayoutError, ScheduleError):
-            return pipeline_candidate(planning, spec, policies, mesh)
-    return None
+            return pipeline_candidate(planning, pipeline, policies, mesh)
+        pipeline = dataclasses.replace(pipeline, batch_statistics="microbatch")
+    return pipeline_candidate(planning, pipeline, policies, mesh)
 
 
 def _part_counts(rows: int, mesh: MeshSpec) -> list[int]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest import TestCase
+
+from torch.nn import functional as F
 
 from planner.cluster import load_cluster
 from planner.constraints import Constraints, forbid
 from planner.infeasible import fitting_changes, tightest_rank, why_not
+from planner.ir.errors import InfeasiblePlan
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
 from planner.recipes import ddp, fsdp, pipeline
 from planner.variation import like, repriced
+from tests.test_planner.test_pipeline.models import captured, plain
 from tests.test_planner.test_planning.programs import zoo
 
 _LINE = MeshSpec(("dp", ), (2, ))
@@ -21,6 +26,27 @@ def _planning(*constraints: object, limit: int | None = None) -> Planning:
                     load_cluster("h100-sxm").resized(4),
                     constraints=Constraints(constraints),
                     memory_limit_bytes=limit)
+
+
+class TestStages(TestCase):
+    """A mesh with a pipeline's axis, of a model that is one block."""
+
+    def of_one_block(self, loss_fn: Any) -> Planning:
+        model, batch, _ = plain()
+        return Planning(captured((model, batch, loss_fn)),
+                        load_cluster("cpu-gloo").resized(2))
+
+    def test_cut_inside(self) -> None:
+        planning = self.of_one_block(F.mse_loss)
+        best, _ = planning.best([MeshSpec(("pp", ), (2, ))])
+        assert best.pipeline is not None
+        self.assertIn(":", best.pipeline.cuts[0])
+
+    def test_without_any(self) -> None:
+        planning = self.of_one_block(lambda o, y: F.mse_loss(o, y).sqrt())
+        with self.assertRaisesRegex(InfeasiblePlan,
+                                    "no pipeline runs on pp=2: sqrt at "):
+            planning.best([MeshSpec(("pp", ), (2, ))])
 
 
 class TestChanges(TestCase):
