@@ -43,7 +43,15 @@ TRIALS = 3
 _MISTAKES = (AttributeError, NameError)
 """What is raised on numbers too."""
 
+_DRAWN = (None, 0.0, 1 - 2**-24)
+"""What it draws then: a layer that is seldom left out is so in one of them."""
+
+_SAME_DRAWS = 1000
+"""How often."""
+
 _aten = torch.ops.aten
+_UNIFORM = frozenset(
+    (_aten.rand.default, _aten.rand_like.default, _aten.uniform_.default))
 
 
 @dataclass(slots=True)
@@ -73,13 +81,17 @@ class _Meter(TorchDispatchMode):
     """Counts work, and answers with `answer` when a value is asked for.
 
     Stops a run whose operators give more than `most_bytes`, which autograd
-    may keep all.
+    may keep all. Numbers that are drawn from a range are the one that lies
+    `drawn` of the way from its least to its largest, if that is given; not
+    without end, for loops that draw until they get another.
     """
 
     answer: bool | None = None
+    drawn: float | None = None
     most_bytes: float = math.inf
     work: Work = field(default_factory=Work)
     asked: int = 0
+    draws: int = 0
     made_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -96,6 +108,12 @@ class _Meter(TorchDispatchMode):
                 raise RuntimeError("its Python asks for values without end")
             return _VALUES[func](args[0], self.answer)
         out = func(*args, **(kwargs or {}))
+        if self.drawn is not None and func in _UNIFORM \
+                and self.draws < _SAME_DRAWS:
+            self.draws += 1
+            least, largest = _range(*args, **(kwargs or {})) \
+                if func is _aten.uniform_.default else (0, 1)
+            out.fill_(least + self.drawn * (largest - least))
         self._count(func, args, kwargs or {}, out)
         return out
 
@@ -113,6 +131,14 @@ class _Meter(TorchDispatchMode):
             raise NotIsolated(
                 "fake tensors do not tell what it returns, and on numbers it "
                 f"makes more than {self.most_bytes / 2**30:.0f} GiB of them")
+
+
+def _range(tensor: torch.Tensor,
+           least: float = 0,
+           largest: float = 1,
+           **_: Any) -> tuple[float, float]:
+    del tensor
+    return least, largest
 
 
 def _size_bytes(tree: Any) -> int:
@@ -248,7 +274,8 @@ def _on_numbers(run: Make, shapes: Sequence[_Shape], wants: Sequence[bool], *,
     found: list[Learnt] = []
     errors: list[Exception] = []
     for number in range(TRIALS):
-        meter = _Meter(most_bytes=_TIMES_LARGER * TRIAL_BYTES)
+        meter = _Meter(drawn=_DRAWN[number],
+                       most_bytes=_TIMES_LARGER * TRIAL_BYTES)
         try:
             given = [made_up(*shape, number) for shape in shapes]
             if number < len(examples):

@@ -167,6 +167,22 @@ class Detector(nn.Module):
         return loss
 
 
+class SeldomLonger(nn.Module):
+    """Leaves something out by chance that shortens what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chance = torch.rand([]) if self.training else torch.empty(
+            ()).uniform_(0, 1)
+        if chance < 1e-6:
+            return x
+        y: torch.Tensor = self.linear(x)
+        return y[::2]
+
+
 class Closed(nn.Module):
     """The function finds a parameter elsewhere."""
 
@@ -276,6 +292,25 @@ class TestTrial(unittest.TestCase):
 
         check_capture(self, Asking().double(), (rows(), ))
         self.assertFalse(torch.compiler.is_exporting())
+
+    def test_draws_at_the_ends_of_their_range(self) -> None:
+        for training in (True, False):
+            model = module(lambda self, x: self.inner(x).mean())
+            model.inner = SeldomLonger().double().train(training)
+            program = capture(model, (rows(), ))
+            self.assertIn("the model (Function) can't", program.notes[-1])
+
+    def test_loops_that_draw_until_they_get_another(self) -> None:
+
+        def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+            drawn = torch.rand(())
+            while drawn < 0.25 or drawn > 0.75:
+                drawn = torch.rand(())
+            result: torch.Tensor = self.linear(x).sum() * drawn
+            return result
+
+        program = capture(module(forward), (rows(), ))
+        self.assertIn("runs whole", program.notes[-1])
 
     def test_mistakes_are_not_run_on_numbers(self) -> None:
         real: list[bool] = []
