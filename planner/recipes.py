@@ -129,6 +129,8 @@ def expert() -> Recipe:
 def megatron(sequence_parallel: bool = False) -> Recipe:
     """Tensor parallelism: products sharded by columns, then by rows.
 
+    Tables of embeddings are divided as well, by rows.
+
     Parameters
     ----------
     sequence_parallel : bool

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from planner.cost.flops import op_name
 from planner.ir.layout import Layout, R
 from planner.ir.program import value_kind
 from planner.ir.values import Value
@@ -84,6 +85,10 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
     if call.work.forward_flops and _should_divide(problem, name, call):
         times_s += np.where(domain.is_sharded, 0.0, UNDIVIDED_S * count)
         whole_s += UNDIVIDED_S * count
+    if problem.policy.divide and problem.policy.shard_weights and op_name(
+            call.call.target) == "embedding":
+        # A table is divided too, though looking it up whole is quicker.
+        times_s += np.where(domain.input(0) < len(PLAIN), UNDIVIDED_S, 0.0)
     draft.add((variable, ), times_s)
     for extra in (inside_s(problem, name, call,
                            domain), unwanted_s(problem, domain)):

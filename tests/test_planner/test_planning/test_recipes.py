@@ -111,6 +111,15 @@ class TestMegatron(TestCase):
                 for kind in ("all_gather", "reduce_scatter")
             })
 
+    def test_tables_are_divided_beside_any_data_parallelism(self) -> None:
+        program, mesh = _plain_transformer(), MeshSpec(("dp", "tp"), (4, 2))
+        for name in ("ddp", "zero1", "fsdp"):
+            with self.subTest(name):
+                found = planning_on(program, 8).from_recipe(
+                    RECIPES[name]() * RECIPES["megatron"](), mesh)
+                table = found.layout.at_rest["param:embed.weight"]
+                self.assertEqual(str(table[1]), "S(0)")
+
     def test_divides_every_product_of_gpt2(self) -> None:
         found = _run(large_gpt2(), RECIPES["megatron"](), "tp")
         self.assertEqual([
