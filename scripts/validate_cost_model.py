@@ -146,7 +146,9 @@ def _print_tables(found: Sequence[Prediction]) -> None:
         "step time of what was captured, so and with the run's software, "
         "against the formulas", captured, "captured_own_s", "predicted_s")
     for guess, how in (("predicted_peak_bytes", "by the formulas"),
-                       ("captured_peak_bytes", "as the search estimates it")):
+                       ("captured_peak_bytes", "as the search estimates it"),
+                       ("captured_own_peak_bytes",
+                        "so and with the run's software")):
         _print_table(f"peak memory of what was captured, {how}", captured,
                      guess, "measured_peak_bytes")
 

@@ -21,7 +21,7 @@ from planner.recipes import RECIPES, Recipe
 from scripts.published.batch import product_dtype
 from scripts.published.built import facts_of
 from scripts.published.case import Case, Unreadable
-from scripts.published.otherwise import otherwise_s
+from scripts.published.otherwise import otherwise_bytes, otherwise_s
 
 __all__ = ["CapturedPrice", "captured_price"]
 
@@ -35,7 +35,7 @@ class CapturedPrice:
     Parameters
     ----------
     time_s, peak_bytes : float or None
-    otherwise_s : float or None
+    otherwise_s, otherwise_bytes : float or None
         What the row's software adds to that (:mod:`scripts.published.
         otherwise`).
     plan : str
@@ -46,6 +46,7 @@ class CapturedPrice:
     time_s: float | None = None
     peak_bytes: float | None = None
     otherwise_s: float | None = None
+    otherwise_bytes: float | None = None
     plan: str = ""
     reason: str | None = None
 
@@ -60,6 +61,7 @@ def captured_price(case: Case) -> CapturedPrice:
     return CapturedPrice(time_s=found.time_s,
                          peak_bytes=float(found.memory.total),
                          otherwise_s=otherwise_s(case),
+                         otherwise_bytes=otherwise_bytes(case),
                          plan=found.name)
 
 

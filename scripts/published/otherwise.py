@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from planner.cost.analytic.configurations import FSDP, Configurations
 from planner.cost.analytic.hardware import Rates
 from planner.cost.analytic.step import step_time
 from scripts.published.batch import Batch
 from scripts.published.case import Case
 
-__all__ = ["as_here", "otherwise_s"]
+__all__ = ["as_here", "otherwise_bytes", "otherwise_s"]
 
 _MOMENTS_BYTES = 4
 """Of both of a parameter's, as wide as it is."""
+_GRADIENT_BYTES = 2
+_LOSS_BYTES = 14
+"""Of each logit: itself, in 32 bits, its log-softmax and its gradient."""
 
 
 def as_here(plan: Configurations) -> Configurations:
@@ -25,8 +30,9 @@ def as_here(plan: Configurations) -> Configurations:
 
     Recomputation stops where the backward has what it reads, sums over tp
     run beside gradients of weights, gradients are added up in one pass and
-    scattered, moments are as wide as parameters; in parts of a batch they
-    are reduced after the last, else beside the backward.
+    scattered, they and moments are as wide as parameters; in parts of a
+    batch they are reduced after the last, else beside the backward. The loss
+    is that of eager kernels.
 
     Examples
     --------
@@ -42,12 +48,19 @@ def as_here(plan: Configurations) -> Configurations:
                    copied_accumulation=False,
                    fused_accumulation=False,
                    whole_sums=False,
+                   exchange_overlap=False,
                    whole_tensors=False,
                    copied_gathers=False,
                    fused_kernels=True,
                    host_factor=1.0,
                    step_host_s=0.0,
                    master_bytes=_MOMENTS_BYTES,
+                   gradient_bytes=_GRADIENT_BYTES,
+                   held_gradient_bytes=0,
+                   fresh_gradient_bytes=_GRADIENT_BYTES,
+                   bucket_bytes=0,
+                   loss_bytes=_LOSS_BYTES,
+                   whole_logits=False,
                    overlap=plan.sharding == FSDP or not parts)
 
 
@@ -58,11 +71,29 @@ def otherwise_s(case: Case) -> float:
     ----------
     case : Case
     """
-    here = replace(case, plan=as_here(case.plan))
-    own, other = Batch.of([case]), Batch.of([here])
+    own, other = _both(case)
     hardware = replace(other.hardware, rates=_aligned(other.hardware.rates))
     plain_s = step_time(other.models, other.plans, hardware).time_s
     return float((own.times().time_s - plain_s)[0])
+
+
+def otherwise_bytes(case: Case) -> float:
+    """By how many bytes a run's software takes more than tensors do here.
+
+    Parameters
+    ----------
+    case : Case
+        Of a process, its context and its allocator's gaps are among them.
+    """
+    own, other = _both(case)
+    return float(
+        np.ravel(own.peak_bytes() - other.memory().total_bytes).item())
+
+
+def _both(case: Case) -> tuple[Batch, Batch]:
+    """A run as it was, and as it would be here."""
+    here = replace(case, plan=as_here(case.plan))
+    return Batch.of([case]), Batch.of([here])
 
 
 def _aligned(rates: Rates) -> Rates:

@@ -61,6 +61,14 @@ class Prediction:
         """The memory as the search estimates it."""
         return self.captured.peak_bytes if self.captured else None
 
+    @property
+    def captured_own_peak_bytes(self) -> float | None:
+        """That, and what the row's software takes otherwise."""
+        if self.captured_peak_bytes is None or self.captured is None:
+            return None
+        return self.captured_peak_bytes + (self.captured.otherwise_bytes
+                                           or 0.0)
+
     def as_json(self) -> dict[str, Any]:
         """The fields that ``--json`` prints; errors are relative."""
         return {
@@ -104,6 +112,10 @@ class Prediction:
             self.captured_peak_bytes,
             "captured_peak_error":
             _error(self.captured_peak_bytes, self.measured_peak_bytes),
+            "captured_own_peak_bytes":
+            self.captured_own_peak_bytes,
+            "captured_own_peak_error":
+            _error(self.captured_own_peak_bytes, self.measured_peak_bytes),
             "captured_plan":
             self.captured.plan,
             "captured_reason":

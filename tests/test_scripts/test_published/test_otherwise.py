@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from planner.cost.analytic.configurations import Configurations
 from scripts.published.case import Case
-from scripts.published.otherwise import as_here, otherwise_s
+from scripts.published.otherwise import as_here, otherwise_bytes, otherwise_s
 from scripts.published.read import read_case
 from tests.test_scripts.rows import row
 
@@ -60,6 +60,20 @@ class TestOtherwise(unittest.TestCase):
 
     def test_a_host_that_waits_once(self) -> None:
         self.assertAlmostEqual(otherwise_s(_case(step_host_s=0.04)), 0.04)
+
+    def test_wide_sums_and_moments_take_more_memory(self) -> None:
+        held = 24 * (12 * 2048**2 + 4 * 2048) + 50000 * 2048
+        more = _case(gradient_bytes=4, master_bytes=12)
+        self.assertAlmostEqual(
+            (otherwise_bytes(more) - otherwise_bytes(_case())) / (10 * held),
+            1,
+            delta=0.01)
+
+    def test_a_process_takes_more_than_tensors(self) -> None:
+        found = otherwise_bytes(_case())
+        self.assertGreater(found, 1.5 * 2**30)
+        tensors = replace(_case(), reserved=False)
+        self.assertEqual(otherwise_bytes(tensors), 0.0)
 
     def test_gradients_go_beside_a_backward_of_the_whole_batch(self) -> None:
         whole, parts = (as_here(Configurations(dp=2, num_microbatches=n))
