@@ -19,6 +19,9 @@ _LOGGED_S = 0.0384
 Megatron-LM's tests of 12 layers and a width of 512, whose kernels take a
 tenth of the step."""
 _ALL_WIDE = "Rebalancing layers"
+_RACKS = ("GB200", "GB300")
+_NODE = 8
+_OVERLAPPED = (26, 6)
 
 
 def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
@@ -59,8 +62,12 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         str(parallel.get("sharding")).lower() == "fsdp2",
         "linear_bits":
         _linear_bits(row),
+        "row_scales":
+        "rowwise" in str(row.get("dtype")).lower(),
         "dedicated_exchange":
         recent,
+        "exchange_overlap":
+        _exchange_overlap(row),
         "loss_bytes":
         _loss_bytes(row, eager or plain_fsdp),
         "dropout":
@@ -290,6 +297,29 @@ def _backward_overlap(row: Mapping[str, Any]) -> bool:
     return bool(row["parallel"].get("sequence_parallel")
                 or row.get("transformer_impl")
                 or row.get("recompute") == "selective")
+
+
+def _exchange_overlap(row: Mapping[str, Any]) -> bool:
+    """Whether rows travel to experts beside another micro-batch.
+
+    Megatron Core can where ranks of a pipeline have several chunks. Recipes
+    of Megatron-Bridge do so where experts lie on several nodes, and from the
+    release of June 2026 on where racks of Blackwell devices multiply in 8
+    bits.
+    """
+    parallel, hardware = row["parallel"], row["hardware"]
+    experts = int(parallel.get("ep") or 1)
+    gpu = str(hardware.get("gpu")).upper()
+    rack = gpu.startswith(_RACKS)
+    release = re.match(r"(\d\d)\.(\d\d)\b",
+                       str((row.get("source") or {}).get("table")))
+    if rack or gpu.startswith("B300"):
+        return bool(experts > 1 and _linear_bits(row) < 16 and release
+                    and (int(release[1]), int(release[2])) >= _OVERLAPPED)
+    chunks = int(parallel.get("vpp") or 1)
+    node = int(hardware.get("gpus_per_node") or _NODE)
+    return (row["model"].get("family") is None and chunks > 1
+            and experts > node)
 
 
 def _linear_bits(row: Mapping[str, Any]) -> int:

@@ -81,9 +81,16 @@ class Configurations:
         Whether gradients are reduced while the backward runs.
     linear_bits : int
         Width of what linear layers multiply: 16, 8 or 4.
+    row_scales : bool
+        Whether operands in 8 bits have a scale for each row of a product and
+        not one for all: what a second product sums over the other dim is cast
+        again, with the scales of that.
     dedicated_exchange : bool
         Whether rows travel to their experts by an exchange that sends a
         row once to each node, however many of its experts are there.
+    exchange_overlap : bool
+        Whether rows travel to their experts and back while another
+        micro-batch is computed.
     gradient_bytes : int
         Of one element of the gradient that is reduced.
     fused_accumulation : bool
@@ -144,7 +151,9 @@ class Configurations:
     step_host_s: Number = 0.0
     overlap: Number = True
     linear_bits: Number = 16
+    row_scales: Number = False
     dedicated_exchange: Number = False
+    exchange_overlap: Number = False
     gradient_bytes: Number = 4
     fused_accumulation: Number = False
     copied_accumulation: Number = False

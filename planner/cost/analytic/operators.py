@@ -95,7 +95,8 @@ def _linear(name: str, tokens: Number, weight: Number, width: Number,
     `width` is how much one row reads and writes, `inner` the local width
     of the weight, `summed` how much one row reads. For products in 8 bits
     what comes in, and in the backward its gradient, is read in 16 and
-    written twice in 8, the second time transposed.
+    written twice in 8, the second time transposed. With a scale for each
+    row both are casts of their own, after the largest of each row is found.
     """
     few = np.less(plan.linear_bits, 16)
     made = width - summed
@@ -103,7 +104,8 @@ def _linear(name: str, tokens: Number, weight: Number, width: Number,
     moved = (operand * (weight + tokens * summed) + _ELEMENT * tokens * made)
     backward = (operand * (weight + tokens * (made + width)) + _ELEMENT *
                 (weight + tokens * summed))
-    cast = np.where(few, (_ELEMENT + 2) * tokens, 0.0)
+    each = np.where(plan.row_scales, 2 * (2 * _ELEMENT + 1), _ELEMENT + 2)
+    cast = np.where(few, each * tokens, 0.0)
     return Operator(name=name,
                     kind="linear",
                     flops=2 * tokens * weight,

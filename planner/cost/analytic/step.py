@@ -307,7 +307,8 @@ class _Parts:
     def expert_s(self) -> Number:
         """Rows to their experts and back, forward and backward.
 
-        Before the forward ranks tell each other how many they send.
+        Before the forward ranks tell each other how many they send. Beside
+        another micro-batch it hides as far as layers of that take as long.
         """
         model, plan = self.model, self.plan
         if not np.any(model.expert_layers):
@@ -318,8 +319,12 @@ class _Parts:
         each_s = self.hardware.ep.time_s("all_to_all", rows * once)
         counts_s = self.hardware.ep.time_s("all_to_all",
                                            COUNT_BYTES * model.experts)
-        return self.routed * ((2 + self.again) * 2 * each_s +
-                              (1 + self.again) * counts_s)
+        moved_s = self.routed * ((2 + self.again) * 2 * each_s +
+                                 (1 + self.again) * counts_s)
+        if not np.any(plan.exchange_overlap):
+            return moved_s
+        return np.where(plan.exchange_overlap,
+                        self._exposed_s(moved_s, self.layers_s()), moved_s)
 
     def send_s(self) -> Number:
         """Activations or gradients of a micro-batch to the next stage."""

@@ -45,6 +45,39 @@ class TestCase(unittest.TestCase):
             self.assertEqual(case.plan.copied_accumulation, copied)
             self.assertEqual(case.plan.whole_sums, copied)
 
+    def test_recipes_hide_the_exchange_of_rows(self) -> None:
+        model = {**row()["model"], "experts": 64, "top_k": 4}
+
+        def hidden(gpu: str, release: str, dtype: str, **sizes: int) -> bool:
+            hardware = {"gpu": gpu, "count": 64, "gpus_per_node": 8}
+            source = {"name": "a summary", "table": release}
+            found = read_case(
+                row(hardware=hardware,
+                    model=model,
+                    dtype=dtype,
+                    global_batch=128,
+                    source=source,
+                    parallel={
+                        "pp": 2,
+                        "dp": 32,
+                        **sizes
+                    }))
+            return bool(found.plan.exchange_overlap)
+
+        # Several chunks, and experts on several nodes.
+        self.assertTrue(hidden("H100", "", "bf16", vpp=2, ep=16))
+        self.assertFalse(hidden("H100", "", "bf16", vpp=2, ep=8))
+        self.assertFalse(hidden("H100", "", "bf16", vpp=1, ep=16))
+        # Racks in 8 bits, of newer releases.
+        self.assertTrue(hidden("GB200", "26.06 NeMo", "MXFP8", ep=16))
+        self.assertFalse(hidden("GB200", "26.04 NeMo", "MXFP8", vpp=2, ep=16))
+        self.assertFalse(hidden("GB200", "26.06 NeMo", "BF16", vpp=2, ep=16))
+
+    def test_the_name_of_a_precision_tells_its_scales(self) -> None:
+        for dtype, rows in (("float8-rowwise", True), ("float8", False)):
+            plan = read_case(row(dtype=dtype)).plan
+            self.assertEqual((plan.linear_bits, plan.row_scales), (8, rows))
+
     def test_deepspeed_holds_gradients_as_its_tables_say(self) -> None:
         notes = "Megatron-DeepSpeed, ZeRO-1 + bf16 optimizer unless noted"
         sharded = {**row()["parallel"], "sharding": "zero1"}

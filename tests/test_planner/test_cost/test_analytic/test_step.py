@@ -412,6 +412,34 @@ class TestTerms(unittest.TestCase):
             narrow.in_backward[1], weight + 2 * rows_out + rows_in + 2 *
             (weight + rows_in) + 4 * rows_out)
 
+    def test_a_scale_for_each_row_casts_operands_twice(self) -> None:
+        model, tokens = llama_8b(), float(llama_8b().seq)
+        one, each = (next(o for o in dense_layer(
+            model, Configurations(linear_bits=8, row_scales=r))
+                          if o.name == "mlp down") for r in (False, True))
+        # Both times 4 bytes are read and 1 is written, and not 2 and 2 once.
+        self.assertEqual(each.size_bytes - one.size_bytes,
+                         6 * tokens * model.ffn)
+        self.assertEqual(each.in_backward[1] - one.in_backward[1],
+                         6 * tokens * model.hidden)
+
+    def test_rows_travel_beside_another_micro_batch(self) -> None:
+        model = llama_8b(experts=64,
+                         top_k=2,
+                         expert_ffn=2048,
+                         expert_layers=32)
+        choices = {"pp": 2, "dp": 32, "ep": 32, "num_microbatches": 4}
+        alone, beside = (step_time(model, plan, Hardware.of(
+            _CLUSTER,
+            plan)) for plan in (Configurations(**choices, exchange_overlap=o)
+                                for o in (False, True)))
+        rates = Hardware.of(_CLUSTER, Configurations(**choices)).rates
+        # Layers take longer than the exchange here, and get slower by it.
+        self.assertGreater(alone.compute_s, alone.expert_s)
+        np.testing.assert_allclose(beside.expert_s,
+                                   rates.interference * alone.expert_s)
+        self.assertEqual(beside.compute_s, alone.compute_s)
+
     def test_host_and_device_wait_for_each_other(self) -> None:
         self.assertAlmostEqual(float(queued_s(3.0, 4.0, 2.0)), 5.0)
         self.assertAlmostEqual(float(queued_s(4.0, 0.0, 2.0)), 4.0)
