@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planner.cost.beside import Beside
 from planner.cost.elementwise import function_name
 from planner.cost.experts import expert_sizes
 from planner.cost.flops import (Contraction, attention_flops, contraction,
@@ -67,14 +68,16 @@ def _experts(call: OpCall) -> Work:
     matrices = sum(s.size_bytes for s in call.inputs[3:])
     return Work(kind="matmul",
                 forward_flops=sizes.flops,
-                forward_bytes=matrices + sizes.moved_bytes,
+                forward_bytes=matrices + sizes.product_bytes,
                 forward_kernels=_EXPERT_KERNELS,
                 backward_flops=2 * sizes.flops if taken else 0.0,
-                backward_bytes=kept_bytes + given +
-                2 * sizes.moved_bytes if taken else 0,
+                backward_bytes=matrices + given +
+                2 * sizes.product_bytes if taken else 0,
                 backward_kernels=2 * _EXPERT_KERNELS if taken else 0,
                 saved=kept,
-                saved_bytes=kept_bytes)
+                saved_bytes=kept_bytes,
+                forward_beside=sizes.forward_beside,
+                backward_beside=sizes.backward_beside if taken else Beside())
 
 
 def _opaque(call: OpCall) -> Work:

@@ -11,7 +11,7 @@ import functools
 import torch
 
 from planner.cluster.spec import DeviceKind
-from planner.cost.roofline import roofline_s
+from planner.cost.roofline import beside_s, roofline_s
 from planner.cost.tiles import WHOLE, Parts, unfilled
 from planner.cost.work import Work
 
@@ -65,5 +65,7 @@ def time_s(work: Work,
                             function=f"{work.function}_backward",
                             backward=True)
     view_s = device.coefficient("view_s", 0.0)
-    return (forward_s + work.forward_views * view_s,
-            backward_s + work.backward_views * view_s)
+    return (forward_s + beside_s(work.forward_beside, device, share) +
+            work.forward_views * view_s,
+            backward_s + beside_s(work.backward_beside, device, share) +
+            work.backward_views * view_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.cost.beside import Beside
 from planner.rules.registry import OpCall, Option
 
 __all__ = ["COUNT_BYTES", "ExpertSizes", "expert_sizes", "is_uneven"]
@@ -29,6 +30,8 @@ class ExpertSizes:
         Of what the first product gives and of what the second takes.
     itemsize : int
         Bytes of a number.
+    activation : str
+        What is evaluated between the products.
     """
 
     rows: int
@@ -36,6 +39,7 @@ class ExpertSizes:
     outer: int
     inner: int
     itemsize: int
+    activation: str = "silu"
 
     @property
     def flops(self) -> float:
@@ -48,11 +52,37 @@ class ExpertSizes:
         return self.rows * self.width * self.itemsize
 
     @property
-    def moved_bytes(self) -> int:
-        """Rows read and written by the forward beside the matrices: picked,
-        both products, the gate between them, weighted sums."""
-        return self.rows * self.itemsize * (6 * self.width + 2 * self.outer +
-                                            2 * self.inner)
+    def product_bytes(self) -> int:
+        """Rows read and written by both products forward."""
+        return self.rows * self.itemsize * (2 * self.width + self.outer +
+                                            self.inner)
+
+    @property
+    def forward_beside(self) -> Beside:
+        """What :mod:`planner.ops.experts` does around the products: rows are
+        picked, weighted, put back and summed for each token, and between the
+        products the activation and the gate are computed."""
+        numbers = self.rows * (8 * self.width + self._gate(2, 5) * self.inner)
+        return Beside(size_bytes=self.itemsize * numbers,
+                      evaluated=((self.activation, self._inner_bytes(2)), ))
+
+    @property
+    def backward_beside(self) -> Beside:
+        """Gradients are picked, weighted and put back, the activation and its
+        derivative computed, and the weights' gradients summed."""
+        numbers = self.rows * (8 * self.width +
+                               self._gate(11, 26) * self.inner)
+        again = self._gate(2, 4)
+        return Beside(size_bytes=self.itemsize * numbers,
+                      evaluated=((self.activation, self._inner_bytes(again)),
+                                 (f"{self.activation}_backward",
+                                  self._inner_bytes(3))))
+
+    def _gate(self, plain: int, gated: int) -> int:
+        return gated if self.outer > self.inner else plain
+
+    def _inner_bytes(self, times: int) -> int:
+        return times * self.rows * self.inner * self.itemsize
 
     @property
     def kept_bytes(self) -> int:
@@ -68,7 +98,13 @@ def expert_sizes(call: OpCall) -> ExpertSizes:
                        width=hidden.shape[1],
                        outer=gate_up.shape[2 if transposed else 1],
                        inner=down.shape[1 if transposed else 2],
-                       itemsize=hidden.dtype.itemsize)
+                       itemsize=hidden.dtype.itemsize,
+                       activation=_function(call.arg(7, "activation", "silu")))
+
+
+def _function(activation: str) -> str:
+    """The name of what takes as long: both kinds of GELU are one."""
+    return "gelu" if activation.startswith("gelu") else activation
 
 
 def is_uneven(options: Sequence[Option]) -> bool:

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from planner.cluster.spec import DeviceKind
+from planner.cost.beside import Beside
 
 __all__ = [
-    "attention_flops_per_s", "memory_time_s", "overlapped_s", "roofline_s"
+    "attention_flops_per_s", "beside_s", "memory_time_s", "overlapped_s",
+    "roofline_s"
 ]
 
 
@@ -68,6 +70,15 @@ def memory_time_s(size_bytes: float,
     """
     return (_moved_s(size_bytes, device, kernels) +
             size_bytes * device.coefficient(f"{function}_s_per_byte", 0.0))
+
+
+def beside_s(beside: Beside, device: DeviceKind, share: float) -> float:
+    """Time of kernels beside a call's products, of a share of them."""
+    evaluated_s = sum(size_bytes *
+                      device.coefficient(f"{name}_s_per_byte", 0.0)
+                      for name, size_bytes in beside.evaluated)
+    return share * evaluated_s + memory_time_s(share * beside.size_bytes,
+                                               device)
 
 
 def _moved_s(size_bytes: float, device: DeviceKind, kernels: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planner.cost.beside import Beside
 from planner.cost.saved import Saved
 
 __all__ = ["Work"]
@@ -39,6 +40,8 @@ class Work:
     results : tuple of int
         Elements of what its kernels make: of the product, then of the
         gradient of each factor, 0 for one that has none.
+    forward_beside, backward_beside : Beside
+        Of kernels that run before and after its products, where it has such.
     """
 
     kind: str = "memory"
@@ -55,3 +58,5 @@ class Work:
     backward_views: int = 0
     factors: tuple[int, ...] = ()
     results: tuple[int, ...] = ()
+    forward_beside: Beside = Beside()
+    backward_beside: Beside = Beside()

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from planner.cost.call_work import work
 from planner.cost.moved import bytes_moved
+from planner.cost.work import Work
 from tests.test_planner.test_cost.calls import call_of
 
 aten = torch.ops.aten
@@ -110,6 +111,38 @@ class TestFlops(unittest.TestCase):
         self.assertEqual(found.backward_bytes - plain.backward_bytes,
                          3 * 4 * 4 + 4 * 4)
         self.assertEqual(found.backward_flops, plain.backward_flops)
+
+
+class TestExperts(unittest.TestCase):
+
+    def _work(self, gate: str) -> Work:
+        tokens, index = _rand(6, 8), torch.zeros(6, 2, dtype=torch.long)
+        outer = 4 if gate == "none" else 8
+        return work(
+            call_of(torch.ops.scaletorch.experts.default, tokens, index,
+                    _rand(6, 2), _rand(3, outer, 8), _rand(3, 8, 4), None,
+                    None, "silu", gate))
+
+    def test_kernels_beside_the_products_by_hand(self) -> None:
+        found, rows = self._work("halves"), 12
+        self.assertEqual(found.forward_flops, 2 * rows * 8 * (8 + 4))
+        # Picked, weighted, put into zeros and summed; between the products
+        # the activation is read and written, and multiplied by the value.
+        self.assertEqual(found.forward_beside.size_bytes,
+                         4 * rows * (8 * 8 + 5 * 4))
+        self.assertEqual(found.forward_beside.evaluated,
+                         (("silu", 4 * rows * 2 * 4), ))
+        self.assertEqual(dict(found.backward_beside.evaluated), {
+            "silu": 4 * rows * 4 * 4,
+            "silu_backward": 4 * rows * 3 * 4
+        })
+
+    def test_without_a_gate_less_is_between_them(self) -> None:
+        plain, gated = (self._work(g) for g in ("none", "halves"))
+        for name in ("forward_beside", "backward_beside"):
+            self.assertLess(
+                getattr(plain, name).size_bytes,
+                getattr(gated, name).size_bytes)
 
 
 class TestBytes(unittest.TestCase):

@@ -6,6 +6,7 @@ import unittest
 import torch
 
 from planner.cluster import Coefficient, DeviceKind
+from planner.cost.beside import Beside
 from planner.cost.call_work import work
 from planner.cost.compute import time_s
 from planner.cost.work import Work
@@ -63,6 +64,21 @@ class TestTime(unittest.TestCase):
                    function="gelu")
         self.assertEqual(time_s(job, device, torch.float32), (13.0, 14.0))
         self.assertEqual(time_s(job, self.device, torch.float32), (11.0, 11.0))
+
+    def test_what_is_beside_products_is_not_hidden(self) -> None:
+        device = dataclasses.replace(self.device,
+                                     coefficients=(Coefficient(
+                                         name="silu_s_per_byte",
+                                         value=0.02,
+                                         source="test"), ))
+        beside = Beside(size_bytes=100, evaluated=(("silu", 50), ))
+        job = Work(kind="matmul",
+                   forward_flops=1000,
+                   forward_kernels=1,
+                   forward_beside=beside)
+        self.assertEqual(time_s(job, device, torch.float32), (3 + 10 + 1, 0.0))
+        self.assertEqual(time_s(job, device, torch.float32, share=0.5),
+                         (2 + 5 + 0.5, 0.0))
 
     def test_share_divides_work_and_not_launches(self) -> None:
         job = Work(kind="matmul", forward_flops=1000, forward_kernels=1)
