@@ -54,6 +54,8 @@ class Bucket:
         collectives among the latter.
     waits : bool
         Whether the rank waits for it at once.
+    is_local : bool
+        Whether nothing is sent, so that it waits for no message before it.
     """
 
     what: str
@@ -65,6 +67,7 @@ class Bucket:
     before_s: float = 0.0
     after_s: float = 0.0
     waits: bool = False
+    is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +281,8 @@ class StateMoves:
                       count=1,
                       time_s=sum(
                           self._cost.move_time_s(w, n, a) for w, a, n in ways),
-                      waits=True)
+                      waits=True,
+                      is_local=not how.is_collective)
 
     def _copied_s(self, size_bytes: float, count: int) -> float:
         device = self._cost.device

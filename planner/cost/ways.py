@@ -77,13 +77,17 @@ class Writer:
         self.compute(bucket.before_s)
         number = len(self.buckets)
         self.buckets.append((bucket, direction))
-        self.actions.append(Start(number, bucket.time_s))
+        self.actions.append(
+            Compute(bucket.time_s) if bucket.
+            is_local else Start(number, bucket.time_s))
         return number
 
     def wait(self, number: int) -> None:
         """Until a bucket is there and unpacked."""
-        self.actions.append(Wait(number))
-        self.compute(self.buckets[number][0].after_s)
+        bucket, _ = self.buckets[number]
+        if not bucket.is_local:
+            self.actions.append(Wait(number))
+        self.compute(bucket.after_s)
 
 
 class Feed:
@@ -144,6 +148,6 @@ def exposed_buckets(buckets: Sequence[tuple[Bucket, str]],
                  direction=direction,
                  size_bytes=b.size_bytes,
                  time_s=times * b.time_s,
-                 exposed_s=times * exposed_s[number],
+                 exposed_s=times * exposed_s.get(number, b.time_s),
                  count=times) for number, (b, direction) in enumerate(buckets)
     ]

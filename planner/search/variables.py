@@ -14,7 +14,7 @@ from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
 from planner.search.draft import AxisProblem, CallDomain, Draft
 from planner.search.facts import ClassFacts
-from planner.search.placed import PLAIN, Numbers, numbered
+from planner.search.placed import PLAIN, Numbers, numbered, placement_of
 
 __all__ = ["add_variables"]
 
@@ -98,7 +98,9 @@ def _hub(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
         domain = {0 if n == 1 else n for n in domain}
     hubs = problem.layout.classes[name].hubs
     if not problem.policy.use_shards and value.bound_kind == "param":
-        domain = {n for n in domain if n < len(PLAIN)}
+        # A shard is gathered, with others in a bucket: padded with zeros it
+        # would have to be summed by itself, wherever it is read.
+        domain = {n for n in domain if placement_of(n).is_replicated}
     # Shards first: of two that cost the same, values stay divided.
     numbers = np.array(sorted(domain, key=lambda n: (n < len(PLAIN), n)),
                        np.intp)

@@ -13,7 +13,9 @@ from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.cluster.spec import ClusterSpec, Coefficient
 from planner.cost.conversion import ConversionCost
-from planner.cost.state_moves import StateMoves
+from planner.cost.state_moves import Bucket, StateMoves
+from planner.cost.timeline import Streams, run
+from planner.cost.ways import Writer, exposed_buckets
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
 from planner.recipes import RECIPES
@@ -59,6 +61,27 @@ class TestBuckets(unittest.TestCase):
                           candidate.layout,
                           cost,
                           bucket_bytes=bucket_bytes)
+
+    def test_what_stays_on_a_rank_waits_for_no_message(self) -> None:
+        sent, local = (Bucket(what="parameters",
+                              kind=kind,
+                              axis=0,
+                              size_bytes=1.0,
+                              count=1,
+                              time_s=time_s,
+                              is_local=kind == "mask")
+                       for kind, time_s in (("all_gather", 5.0), ("mask",
+                                                                  1.0)))
+        writer = Writer()
+        first = writer.start(sent, "forward")
+        writer.wait(writer.start(local, "forward"))
+        writer.compute(2.0)
+        writer.wait(first)
+        found = run(writer.actions, Streams())
+        self.assertEqual((found.time_s, found.exposed_s), (5.0, {0: 2.0}))
+        shown = exposed_buckets(writer.buckets, found.exposed_s,
+                                MeshSpec(("tp", ), (4, )))
+        self.assertEqual([e.exposed_s for e in shown], [2.0, 1.0])
 
     def test_gradients_travel_together(self) -> None:
         own = _WIDTH * _WIDTH * 4

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from planner.candidate import Candidate
 from planner.capture.capture import capture
+from planner.cluster import load_cluster
 from planner.ir.layout import R
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
+from planner.planning import Planning
 from planner.recipes import RECIPES, Recipe, policies_for
 from tests.test_planner.test_planning.programs import (large_gpt2, large_llama,
                                                        planning_on)
@@ -66,6 +68,24 @@ class _Transformer(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.head(x)
+
+
+class _Norm(nn.Module):
+    """As Gemma has it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, x.shape[-1:]) * (1.0 + self.weight.float())
+
+
+def _plain_norm() -> Program:
+    with torch.device("meta"):
+        model = _Norm(5376).to(torch.bfloat16)
+        x = torch.zeros(128, 5376)
+    return capture(model, (x, x), loss_fn=F.mse_loss)
 
 
 def _plain_transformer() -> Program:
@@ -157,6 +177,19 @@ class TestData(TestCase):
             ("forward", "all_gather"): 9,
             ("backward", "reduce_scatter"): 9
         })
+
+    def test_weights_of_norms_are_gathered_not_summed(self) -> None:
+        """A small collective costs its latency, which is less for a sum
+        than for a ring; but gathers are packed."""
+        planning = Planning(_plain_norm(), load_cluster("h100-sxm:16x8"))
+        mesh = MeshSpec(("dp", ), (128, ))
+        for name in ("zero1", "fsdp"):
+            found = planning.from_recipe(RECIPES[name](), mesh)
+            # The loss is summed, too.
+            kinds = {(c.direction, c.kind)
+                     for c in found.price.collectives if c.size_bytes > 1e3}
+            self.assertIn(("forward", "all_gather"), kinds)
+            self.assertNotIn(("forward", "all_reduce"), kinds)
 
 
 class TestExpert(TestCase):
