@@ -4,7 +4,8 @@
 (rows, features), multiply the rows with a weight, and view the product as
 (sequence, batch, features) again. Of joined dims only the first can be
 sharded. A product takes any number of leading dims, and so do the
-operators that compute each element or row by itself.
+operators that compute each element or row by itself. Mixtures that compute
+every expert for all rows repeat these, and view the copies as a dim again.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def part_joined_rows(graph: fx.Graph, kept: Collection[fx.Node]) -> None:
         source = node.args[0] if op_label(node) in _VIEWS else None
         if source in leads and _parts(node, leads[source]):
             above = _above(source, leads)
-            if any(op_label(n) in _PRODUCTS for n in above):
+            if above == {source} or any(
+                    op_label(n) in (*_PRODUCTS, "repeat") for n in above):
                 lifted |= above
                 exits.append(node)
     apart: dict[fx.Node, fx.Node] = {}
@@ -86,7 +88,10 @@ def _leads(graph: fx.Graph) -> dict[fx.Node, _Lead]:
 
 
 def _joined(node: fx.Node) -> _Lead:
-    """The dims that a view joins to its first; () if it joins none."""
+    """The dims that a view, or a repetition of all rows, joins to its first;
+    () if it joins none."""
+    if op_label(node) == "repeat":
+        return _repeated(node)
     if op_label(node) not in _VIEWS:
         return ()
     source = node.args[0].meta["val"]  # type: ignore[union-attr]
@@ -102,6 +107,16 @@ def _joined(node: fx.Node) -> _Lead:
         rows //= size
     lead += [rows] if rows > 1 else []
     return tuple(lead) if sum(n > 1 for n in lead) > 1 else ()
+
+
+def _repeated(node: fx.Node) -> _Lead:
+    """Times and rows, where nothing but rows is repeated."""
+    source: Any = node.args[0]
+    times, *others = node.args[1]  # type: ignore[misc]
+    shape = source.meta["val"].shape
+    if len(others) != len(shape) - 1 or set(others) - {1}:
+        return ()
+    return (times, shape[0]) if times > 1 and shape[0] > 1 else ()
 
 
 def _by_rows(node: fx.Node, joined: list[fx.Node]) -> bool:
@@ -212,7 +227,12 @@ def _lift(node: fx.Node, leads: dict[fx.Node, _Lead],
                        add(_aten.view.default, source, shape))
         return
     args: Any = fx.node.map_arg(node.args, lambda n: apart.get(n, n))
-    if name == "addmm":
+    if name == "repeat":
+        source = node.args[0]
+        apart[node] = add(_aten.expand.default,
+                          add(_aten.unsqueeze.default, source, 0),
+                          [*leads[node], *source.meta["val"].shape[1:]])
+    elif name == "addmm":
         bias, x, weight = args
         apart[node] = add(_aten.linear.default, x, add(_aten.t.default,
                                                        weight), bias)

@@ -14,6 +14,7 @@ from planner.ir.values import calls_of
 from tests.test_planner.test_capture.eager import check_capture, doubled
 
 LENGTH, BATCH, WIDTH = 6, 4, 8
+EXPERTS = 5
 
 Rows = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
@@ -122,6 +123,33 @@ class TestJoinedRows(unittest.TestCase):
                 LENGTH, BATCH, -1), 2)
         self.check(
             lambda m, x: m.first(x.flatten(0, 1)).view(3, -1, 2 * WIDTH), 2)
+
+    def test_copies_for_experts_are_a_dim(self) -> None:
+
+        def mixture(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            rows = x.flatten(0, 1)
+            scores = m.first(rows)[:, :EXPERTS].sigmoid()
+            copies = rows.repeat(EXPERTS, 1) * scores.t().reshape(-1, 1)
+            made = torch.bmm(copies.view(EXPERTS, -1, WIDTH),
+                             m.matrix.expand(EXPERTS, -1, -1))
+            joined = made.view(-1, 2 * WIDTH)
+            return joined.reshape(EXPERTS, -1, 2 * WIDTH).sum(0)
+
+        program = self.capture(Of(mixture))
+        rows = {
+            tuple(node.meta["spec"].shape)[0]
+            for cls in program.classes.values()
+            for node in calls_of(cls.graph)
+            if hasattr(node.meta["spec"], "shape") and node.meta["spec"].ndim
+        }
+        self.assertNotIn(EXPERTS * LENGTH * BATCH, rows)
+
+    def test_other_repetitions_are_left(self) -> None:
+        for times in ((2, 3), (2, 1, 1)):
+            with self.subTest(times=times):
+                self.capture(
+                    Of(lambda m, x: x.flatten(0, 1).repeat(*times).view(
+                        2, -1, WIDTH)))
 
     def test_attention_of_torch(self) -> None:
         for batch_first in (False, True):
