@@ -101,6 +101,11 @@ def _hub(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
         # A shard is gathered, with others in a bucket: padded with zeros it
         # would have to be summed by itself, wherever it is read.
         domain = {n for n in domain if placement_of(n).is_replicated}
+    if (problem.policy.shard_weights and value.bound_kind == "value"
+            and value.spec.ndim > 1):
+        # Blocks hand each other sums, not summands: what is added to these
+        # in every block would be rounded on each rank by itself.
+        domain = {n for n in domain if not placement_of(n).is_partial}
     # Shards first: of two that cost the same, values stay divided.
     numbers = np.array(sorted(domain, key=lambda n: (n < len(PLAIN), n)),
                        np.intp)
