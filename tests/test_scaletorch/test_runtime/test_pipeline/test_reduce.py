@@ -22,6 +22,7 @@ class _Logged:
 
     def __init__(self, number: int, log: list[str]) -> None:
         self.number, self.log = number, log
+        self.written: dict[str, Any] = {}
 
     def forward_part(self, microbatch: int, *_: Any, keep: bool) -> Any:
         self.log.append(f"{self.number}F{microbatch}")
