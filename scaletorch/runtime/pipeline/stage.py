@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,7 +98,7 @@ class StageExecutor(Executor):
         """What a micro-batch keeps, where these come from other stages."""
         return saved_memory(self.program, self.splits, received)
 
-    @property
+    @functools.cached_property
     def written(self) -> dict[str, Placement]:
         """Over the micro-batches, how new values of buffers are held."""
         return {
