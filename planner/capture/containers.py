@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 __all__ = [
-    "Container", "containers", "has_tensor", "holds_same", "is_same",
-    "members", "refill"
+    "Container", "containers", "has_tensor", "holds_same", "is_same", "items",
+    "members", "refill", "settings"
 ]
 
 Container = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
@@ -89,6 +89,12 @@ def members(container: Container | tuple[Any, ...]) -> Iterable[Any]:
             if isinstance(container, dict) else list(container))
 
 
+def items(container: Container | tuple[Any, ...]) -> Iterable[tuple[Any, Any]]:
+    """What a container holds, with keys or places."""
+    return (container.items()
+            if isinstance(container, dict) else enumerate(container))
+
+
 def refill(container: Container, before: Container) -> None:
     """Let it hold what it held before."""
     if holds_same(container, before):
@@ -120,18 +126,14 @@ def _within(path: str, value: Any, seen: set[int]) -> _Containers:
     waiting = [(path, value)]
     while waiting:
         path, value = waiting.pop()
-        if isinstance(value, tuple):
-            inner: Iterable[tuple[Any, Any]] = enumerate(value)
-        else:
-            container = _of(value)
-            if container is None or id(container) in seen:
-                continue
-            seen.add(id(container))
-            yield path, container
-            inner = (container.items()
-                     if isinstance(container, dict) else enumerate(container))
+        held = value if isinstance(value, tuple) else _of(value)
+        if held is None or id(held) in seen:
+            continue
+        if not isinstance(held, tuple):
+            seen.add(id(held))
+            yield path, held
         if path.rpartition(".")[2] not in _ROOTS:
-            waiting += [(f"{path}.{key}", x) for key, x in list(inner)
+            waiting += [(f"{path}.{key}", x) for key, x in list(items(held))
                         if not isinstance(x, _CLOSED)]
 
 

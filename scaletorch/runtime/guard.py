@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from planner.capture.containers import Container, members, settings
+from planner.capture.containers import Container, items, members, settings
 
 __all__ = ["Settings", "digest"]
 
@@ -84,7 +84,7 @@ class Settings:
         tensors: list[torch.Tensor] = []
         present = tuple(
             tuple((key, _seen(value, tensors))
-                  for key, value in _items(container)
+                  for key, value in items(container)
                   if key != "training" and isinstance(value, (*_PLAIN,
                                                               torch.Tensor)))
             for container in held)
@@ -117,11 +117,6 @@ def _holds(now: Container, keys: tuple[Any, ...], values: tuple[Any,
         return False
     return len(now) == len(keys) and all(
         map(operator.is_, values, members(now)))
-
-
-def _items(container: Container) -> Iterable[tuple[Any, Any]]:
-    return (container.items()
-            if isinstance(container, dict) else enumerate(container))
 
 
 def _seen(value: Any, tensors: list[torch.Tensor]) -> Any:
