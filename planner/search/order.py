@@ -121,14 +121,40 @@ def _fill_order(links: _Links) -> Order:
             continue
         del fills[name]
         names.append(name)
-        touched = set(adjacent[name])
-        for other, joined in _eliminate(adjacent, name).items():
-            if joined:
-                touched |= adjacent[other]
-        for other in touched:
-            fills[other] = _fill(adjacent, sizes, other)
+        for other in _refill(adjacent, sizes, fills, name):
             heapq.heappush(heap, (fills[other], other))
     return _dry_run(links, tuple(names))
+
+
+def _refill(adjacent: dict[str, set[str]], sizes: Mapping[str, int],
+            fills: dict[str, int], name: str) -> set[str]:
+    """Take a variable out, and bring the fills around it up to date; whose
+    these are.
+
+    By what changes: hubs have many neighbours, of which few are concerned.
+    """
+    around = adjacent.pop(name)
+    for other in around:
+        mine = adjacent[other]
+        mine.discard(name)
+        fills[other] -= sizes[name] * _weight(sizes, mine - around - {other})
+    touched = set(around)
+    for one in around:
+        for other in around - adjacent[one] - {one}:
+            both = sizes[one] * sizes[other]
+            shared = adjacent[one] & adjacent[other]
+            for between in shared:
+                fills[between] -= both
+            touched |= shared
+            for a, b in ((one, other), (other, one)):
+                fills[a] += sizes[b] * _weight(sizes, adjacent[a] - shared)
+            adjacent[one].add(other)
+            adjacent[other].add(one)
+    return touched
+
+
+def _weight(sizes: Mapping[str, int], names: set[str]) -> int:
+    return sum(map(sizes.__getitem__, names))
 
 
 def _adjacency(links: _Links) -> dict[str, set[str]]:

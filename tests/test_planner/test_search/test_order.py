@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import unittest
 
+import networkx as nx
 import numpy as np
 from hypothesis import given, settings
 
 from planner.search.factors import Factor, FactorGraph, Variable
 from planner.search.order import best_order, fill_order, table_order
 from tests.test_planner.test_search.graphs import chain, grid, random_graphs
+
+
+def _by_definition(graph: FactorGraph) -> tuple[str, ...]:
+    """Least fill next, each found anew: what links would be made."""
+    sizes, links = graph.sizes, nx.Graph()
+    links.add_nodes_from(sizes)
+    for factor in graph.factors:
+        links.add_edges_from(itertools.combinations(factor.scope, 2))
+    names = []
+    while links:
+
+        def missing(name: str) -> list[tuple[str, str]]:
+            return [
+                pair for pair in itertools.combinations(links[name], 2)
+                if not links.has_edge(*pair)
+            ]
+
+        chosen = min(links,
+                     key=lambda n:
+                     (sum(sizes[a] * sizes[b] for a, b in missing(n)), n))
+        links.add_edges_from(missing(chosen))
+        links.remove_node(chosen)
+        names.append(chosen)
+    return tuple(names)
 
 
 class TestOrder(unittest.TestCase):
@@ -39,6 +65,11 @@ class TestOrder(unittest.TestCase):
         graph = grid(7, 3)
         totals = [o(graph).total_entries for o in (table_order, fill_order)]
         self.assertEqual(best_order(graph).total_entries, min(totals))
+
+    @given(random_graphs())
+    @settings(deadline=None, derandomize=True)
+    def test_least_fill_next(self, graph: FactorGraph) -> None:
+        self.assertEqual(fill_order(graph).names, _by_definition(graph))
 
     @given(random_graphs())
     @settings(deadline=None, derandomize=True)
