@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from planner.ir.program import Program
 from scaletorch.runtime.compiled import Compiled
 from scaletorch.runtime.executor import Tape
+from scaletorch.runtime.retained import graph_is_retained
 from scaletorch.sharding import from_local
 
 __all__ = ["run_call"]
@@ -124,7 +125,8 @@ class _Call(torch.autograd.Function):
         pairs = list(zip(names, ctx.tensors, strict=True))
         _refuse_changed(ctx.versions, _versions(names, ctx.tensors))
         wanted = [n for n, t in pairs if t.requires_grad]
-        local = compiled.executor.backward(ctx.tape, tangents, wanted)
+        tape = ctx.tape.copied() if graph_is_retained() else ctx.tape
+        local = compiled.executor.backward(tape, tangents, wanted)
         found = [
             _like(local.get(n), t) if t.requires_grad else None
             for n, t in pairs
@@ -160,10 +162,10 @@ def _versions(names: Sequence[str],
 def _refuse_again(ctx: Any) -> None:
     if ctx.tape is None or ctx.tape.used:
         raise RuntimeError(
-            "the backward pass of this call has run already: a parallel "
-            "module frees what it saved (retain_graph does not keep it); "
-            "add up the losses and call backward once, or call the model "
-            "again")
+            "the backward pass of this call has run already, and freed what "
+            "the call had saved; give all but the last backward pass of a "
+            "call retain_graph=True, or add up the losses and call backward "
+            "once")
     if torch.is_grad_enabled():
         raise RuntimeError(
             "gradients of gradients (create_graph=True) do not go through a "

@@ -36,6 +36,12 @@ class Tape:
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     used: bool = False
 
+    def copied(self) -> Tape:
+        """Another one for a backward pass that is not the last."""
+        return Tape(seed=self.seed,
+                    saved=list(self.saved),
+                    state=dict(self.state))
+
 
 class GradientSink(Protocol):
     """What takes the gradients of parameters that move."""

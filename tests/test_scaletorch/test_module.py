@@ -29,7 +29,7 @@ def refused(model: nn.Module) -> dict[str, str]:
     """What a module can't do, and says so."""
     found = {"pickle": message(lambda: pickle.dumps(model))}
     loss = model(*batch())["loss"]
-    loss.backward(retain_graph=True)
+    loss.backward()
     found["twice"] = message(loss.backward)
     output = model(*batch())
     found["foreign"] = message(
@@ -98,6 +98,33 @@ def outputs(model: nn.Module) -> dict[str, Any]:
     return found | {"gradient of the input": x.grad}
 
 
+def several_backwards(model: nn.Module) -> dict[str, Any]:
+    """A gradient of each loss of one call, and the first one's again."""
+    found, wanted = model(batch()[0]), batch()[1]
+    losses = (found - wanted).square().mean(), found.sin().sum()
+    grads: dict[str, Any] = {}
+    for turn, loss in enumerate((*losses, losses[0])):
+        model.zero_grad()
+        loss.backward(retain_graph=turn < 2)
+        grads |= {
+            f"{turn} {n}": whole(p.grad)
+            for n, p in model.named_parameters()
+        }
+    return grads
+
+
+def one_loss_again(model: nn.Module) -> dict[str, Any]:
+    """Gradients of a loss added to those that it left before."""
+    loss = model(*batch())["loss"]
+    loss.backward(retain_graph=True)
+    loss.backward(retain_graph=True)
+    (3 * loss).backward()
+    return {
+        n: whole(p.grad)
+        for n, p in model.named_parameters() if p.grad is not None
+    }
+
+
 class OwnNames(nn.Module):
     """Whose arguments have the names of our options."""
 
@@ -136,6 +163,20 @@ class TestModule(unittest.TestCase):
                    casts_and_modes, {"dp": 2},
                    parallel.fsdp(),
                    close=2e-2)
+
+    def test_graphs_that_are_retained(self) -> None:
+
+        def model() -> nn.Module:
+            return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+
+        check_same(self, seeded(model), (batch()[0], ), several_backwards,
+                   {"dp": 2}, parallel.fsdp())
+        expected = one_loss_again(seeded(Mlp))
+        parts = on_ranks(seeded(Mlp), batch(), one_loss_again, {"pp": 2},
+                         parallel.pipeline(microbatches=2))
+        self.assertEqual({*parts[0], *parts[1]}, {*expected})
+        for name, grad in (*parts[0].items(), *parts[1].items()):
+            torch.testing.assert_close(grad, expected[name])
 
     def test_outputs(self) -> None:
         check_same(self, seeded(WithNone), (batch()[0], ), outputs, {"dp": 2},

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from scaletorch.pipeline_share import share_of
 from scaletorch.runtime.pipeline.not_returned import NotReturned
 from scaletorch.runtime.pipeline.program import PipelineProgram
+from scaletorch.runtime.retained import graph_is_retained
 from scaletorch.sharding import from_local
 from scaletorch.stage_gradients import stage_gradient
 
@@ -122,13 +123,15 @@ class _Call(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
         if ctx.grads is None:
             raise RuntimeError(
-                "the backward pass of this call has run already: a pipeline "
-                "hands its gradients out once; add up the losses and call "
-                "backward once, or call the model again")
+                "the backward pass of this call has run already, and handed "
+                "out its gradients; give all but the last backward pass of "
+                "a call retain_graph=True, or call the model again")
         if torch.is_grad_enabled():
             raise RuntimeError("gradients of gradients (create_graph=True) "
                                "do not go through a parallel module")
-        given, ctx.grads = ctx.grads, None
+        given, retained = ctx.grads, graph_is_retained()
+        if not retained:
+            ctx.grads = None
         tangent = grads[ctx.position]
         if tangent is None:
             return (None, ) * (5 + len(ctx.tensors))
@@ -139,7 +142,8 @@ class _Call(torch.autograd.Function):
         found = []
         for name, tensor in zip(ctx.names, ctx.tensors, strict=True):
             grad = given.get(name) if tensor.requires_grad else None
-            if grad is not None and factor != 1.0:
+            if grad is not None and (factor != 1.0 or retained):
+                # Autograd adds to what it is given, which is wanted again.
                 grad = grad * factor
             if grad is not None and isinstance(tensor, DTensor):
                 grad = stage_gradient(from_local(grad, tensor),
