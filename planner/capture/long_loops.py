@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from planner.capture.opaque.call import running_whole
 from planner.ir.errors import CaptureError
 
-__all__ = ["MOST_STEPS", "LongLoops"]
+__all__ = ["MOST_STEPS", "LongLoop", "LongLoops"]
 
 MOST_STEPS = 400
 """How often one instruction of a running function may be traced."""
@@ -30,12 +30,16 @@ _MODE = "__torch_function__"
 _OURS = str(Path(__file__).parents[1])
 
 
+class LongLoop(CaptureError):
+    """A loop that no trace is to unroll, whatever else is known."""
+
+
 class LongLoops(TorchFunctionMode):
     """Counts how often each instruction of a running function calls torch.
 
     Raises
     ------
-    CaptureError
+    LongLoop
         From inside of the loop.
     """
 
@@ -70,7 +74,7 @@ class LongLoops(TorchFunctionMode):
             self.steps.popitem(last=False)
         steps[frame.f_lasti] += 1
         if steps[frame.f_lasti] > MOST_STEPS and not running_whole():
-            raise CaptureError(
+            raise LongLoop(
                 f"a loop runs more than {MOST_STEPS} times, at "
                 f"{frame.f_code.co_filename}:{frame.f_lineno} in "
                 f"{frame.f_code.co_name}; a graph has each step by itself, "

@@ -19,6 +19,7 @@ from torch import nn
 
 from planner.capture.entry import Entry, note_of_left
 from planner.capture.known_values import KnownValues
+from planner.capture.long_loops import LongLoop
 from planner.capture.nodes import strip_entry
 from planner.capture.opaque.call import NotIsolated
 from planner.capture.opaque.functions import Function, functions_below
@@ -69,8 +70,11 @@ def _isolated(entry: Entry, error: CaptureError,
     name: str | None = None
     blamed: frozenset[int] = frozenset()
     latest = error
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         try:
+            if not attempt and isinstance(error, LongLoop):
+                # No values that are known now make it any shorter.
+                raise error
             with replaced(chosen):
                 traced = trace(entry)
         except CaptureError as again:

@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from planner.capture import long_loops
+from planner.capture import ladder, long_loops
 from planner.capture.capture import capture
 from planner.ir.program import Program
 from tests.test_planner.test_capture import eager
@@ -69,6 +69,16 @@ class TestLongLoops(unittest.TestCase):
         self.assertTrue(opaque_nodes(program))
         self.assertIn("the function scan (", program.notes[-1])
         self.assertIn("a loop runs more than 20 times", program.notes[-1])
+
+    def test_it_is_unrolled_once_and_then_known(self) -> None:
+        x = torch.randn(2, 30, 4, dtype=torch.float64)
+        with mock.patch.object(ladder, "_traced",
+                               wraps=ladder._traced) as traced:
+            program = with_few_steps(self.model, (x, ))
+        self.assertEqual(traced.call_count, 2)
+        # A product and a sum each, zeros to begin with and a stack.
+        *_, kernels = opaque_nodes(program)[0].args
+        self.assertEqual(kernels, 30 * 2 + 2)
 
     def test_short_ones_are_traced(self) -> None:
         self.assertEqual(opaque_nodes(self.check(12)), [])
