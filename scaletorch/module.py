@@ -24,6 +24,7 @@ from planner.pipeline.means import count_ahead
 from planner.pipeline.refine import has_cuts
 from planner.steady import STEADY
 from scaletorch.adopted import AdoptedModule
+from scaletorch.assigned import AssignedData
 from scaletorch.mesh import mesh_device, mesh_rank
 from scaletorch.rewritten import refuse_in_stages, rewrite
 from scaletorch.runtime.agree import Agreement
@@ -145,6 +146,8 @@ class ParallelModule(AdoptedModule):
         """The structure's modules and tensors, but for those elsewhere."""
         self._absent = Absent(structure, elsewhere)
         self._adopt(structure)
+        self._assigned = AssignedData()
+        self._assigned.check(self._places)
         if isinstance(self._first, PipelineProgram):
             join_stages(self._first, [
                 table[key] for table, key in map(self._places.__getitem__,
@@ -323,6 +326,7 @@ class ParallelModule(AdoptedModule):
                 raise ValueError('inputs must be "global" or "local", got '
                                  f"{inputs!r}")
             self._check_outputs(outputs)
+            self._assigned.check(self._places)
             given = bind_inputs(self._structure, args, kwargs, self._loss_fn)
             # Micro-batches, a pipeline's last axis, are cut from the shard.
             axes = len(self.layout.mesh.sizes) - (self.plan.pipeline

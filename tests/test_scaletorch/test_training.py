@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor.experimental import implicit_replication
 from torch.nn import functional as F
 
 import scaletorch
@@ -132,6 +133,17 @@ def regularised(model: nn.Module) -> dict[str, Any]:
     return {n: whole(p.grad) for n, p in model.named_parameters()}
 
 
+def held_near(model: nn.Module) -> dict[str, Any]:
+    """A loop whose term has an ordinary tensor beside a parameter."""
+    loss = model(*batch())["loss"]
+    weight = model.get_parameter("up.weight")
+    before = torch.ones(weight.shape, dtype=weight.dtype)
+    with implicit_replication():
+        loss = loss + (weight - before).square().mean()
+    loss.backward()
+    return {n: whole(p.grad) for n, p in model.named_parameters()}
+
+
 class TestOptimizers(unittest.TestCase):
 
     def test_term_of_the_parameters(self) -> None:
@@ -140,6 +152,11 @@ class TestOptimizers(unittest.TestCase):
             "tp": 2
         },
                    parallel.fsdp() * parallel.megatron())
+
+    def test_term_with_an_ordinary_tensor(self) -> None:
+        # What lets them meet is one switch for all ranks that are threads.
+        check_same(self, seeded(Mlp), batch(), held_near, {"dp": 1},
+                   parallel.fsdp())
 
     def test_fused(self) -> None:
         """It goes through parameters and gradients side by side."""
