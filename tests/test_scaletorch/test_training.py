@@ -134,13 +134,12 @@ def regularised(model: nn.Module) -> dict[str, Any]:
 
 
 def held_near(model: nn.Module) -> dict[str, Any]:
-    """A loop whose term has an ordinary tensor beside a parameter."""
-    loss = model(*batch())["loss"]
-    weight = model.get_parameter("up.weight")
+    """A loss of outputs, and a term with an ordinary tensor beside it."""
+    weight = model.get_parameter("mix.weight")
     before = torch.ones(weight.shape, dtype=weight.dtype)
     with implicit_replication():
-        loss = loss + (weight - before).square().mean()
-    loss.backward()
+        loss = F.cross_entropy(model(ids()).flatten(0, 1), ids().flatten())
+        (loss + (weight - before).square().mean()).backward()
     return {n: whole(p.grad) for n, p in model.named_parameters()}
 
 
@@ -155,7 +154,7 @@ class TestOptimizers(unittest.TestCase):
 
     def test_term_with_an_ordinary_tensor(self) -> None:
         # What lets them meet is one switch for all ranks that are threads.
-        check_same(self, seeded(Mlp), batch(), held_near, {"dp": 1},
+        check_same(self, seeded(TiedLM), (ids(), ), held_near, {"dp": 1},
                    parallel.fsdp())
 
     def test_fused(self) -> None:
