@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from planner.capture.containers import (Container, containers, has_tensor,
-                                        holds_same, is_same, members, refill)
+from planner.capture.containers import (Container, classes_of, containers,
+                                        has_tensor, holds_same, is_same,
+                                        members, refill)
 from planner.capture.state import computed_before
 
 __all__ = ["Attributes"]
 
+_PYTHONS = ("__", "_abc_")
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
 class Attributes:
     """Remembers what a module and those inside of it hold.
 
-    Also what is in lists, dicts and objects that hang on them, or that they
-    are `given`, or that their methods know by a global name.
+    Also what their classes hold, and what is in lists, dicts and objects that
+    hang on them, or that they are `given`, or that their methods know by a
+    global name.
     """
 
     def __init__(self, module: nn.Module, given: Any = ()) -> None:
         self._own = [(path, m.__dict__, dict(m.__dict__))
                      for path, m in module.named_modules()]
+        self._classes = [(kind, dict(vars(kind)))
+                         for kind in classes_of(module)]
         self._inner = [(path, container, container.copy())
                        for path, container in containers(module, given)]
 
@@ -33,6 +38,12 @@ class Attributes:
         """Put everything back."""
         for _, now, before in (*self._own, *self._inner):
             refill(now, before)
+        for kind, before in self._classes:
+            for name in _assigned(kind, before):
+                if name in before:
+                    setattr(kind, name, before[name])
+                else:
+                    delattr(kind, name)
 
     def changed(self) -> str:
         """Where something else is now than before, or nothing.
@@ -45,6 +56,9 @@ class Attributes:
                 if name not in (*_TABLES, "forward") and not is_same(
                         now.get(name), before.get(name)):
                     return f"{path}.{name}".removeprefix(".")
+        for kind, before in self._classes:
+            for name in _assigned(kind, before):
+                return f"{kind.__qualname__}.{name}"
         return next((path for path, now, before in self._inner
                      if not holds_same(now, before)
                      and path.rpartition(".")[2] not in _TABLES), "")
@@ -61,11 +75,23 @@ class Attributes:
             if name not in (*_TABLES,
                             *_by_hooks(now)) and value is not before.get(name)
         ]
+        named += [(f"{kind.__qualname__}.{name}", vars(kind).get(name))
+                  for kind, before in self._classes
+                  for name in _assigned(kind, before)]
         named += [(path, value) for path, now, before in self._inner
                   if path.rpartition(".")[2] not in _TABLES
                   for value in _new(now, before)]
         return tuple(
             dict.fromkeys(path for path, value in named if has_tensor(value)))
+
+
+def _assigned(kind: type, before: Mapping[str, Any]) -> list[str]:
+    """What a class has otherwise now, but for what Python keeps there."""
+    now = vars(kind)
+    return [
+        n for n in dict.fromkeys((*before, *now)) if not n.startswith(_PYTHONS)
+        and not (n in now and n in before and is_same(now[n], before[n]))
+    ]
 
 
 def _by_hooks(attributes: dict[str, Any]) -> set[str]:

@@ -6,15 +6,16 @@ import functools
 import inspect
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import (CodeType, FunctionType, MappingProxyType, MethodType,
+                   ModuleType)
 from typing import Any
 
 import torch
 from torch import nn
 
 __all__ = [
-    "Container", "containers", "has_tensor", "holds_same", "is_same", "items",
-    "members", "refill", "settings"
+    "Container", "classes_of", "containers", "has_tensor", "holds_same",
+    "is_same", "items", "members", "refill", "settings"
 ]
 
 Container = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
@@ -27,6 +28,7 @@ _CLOSED = (str, bytes, int, float, complex, torch.Tensor, type, ModuleType,
            nn.Module, type(None))
 _LIBRARIES = ("torch", "numpy", "builtins", "functools", "logging",
               "threading", "planner", "passes", "scaletorch")
+_NAMED = (dict, MappingProxyType)
 _TRACED = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
 _TORCHS = frozenset(vars(nn.Module()))
 _ROOTS = ("_parameters", "_buffers", "_modules")
@@ -53,14 +55,22 @@ def containers(model: nn.Module, given: Any = ()) -> _Containers:
         for name, value in list(vars(module).items()):
             yield from _within(f"{path}.{name}".removeprefix("."), value, seen)
     yield from _within("its arguments", given, seen)
-    for path, value in _beside({type(m): None for m in model.modules()}):
+    for path, value in _beside(classes_of(model)):
         yield from _within(path, value, seen)
+
+
+def classes_of(model: nn.Module) -> list[type]:
+    """The classes of a model's modules and those that they are made from,
+    but for libraries'."""
+    kinds = {type(m): None for m in model.modules()}
+    every = dict.fromkeys(c for kind in kinds for c in kind.__mro__)
+    return [c for c in every if not _is_library(c)]
 
 
 def settings(model: nn.Module) -> list[Container]:
     """Those in which a model's settings may be: not what torch keeps there.
 
-    Also not what stands beside its classes.
+    Also not what its classes hold.
     """
     seen: set[int] = set()
     return [
@@ -83,16 +93,20 @@ def has_tensor(value: Any) -> bool:
         for x in members(container))
 
 
-def members(container: Container | tuple[Any, ...]) -> Iterable[Any]:
-    """What a container holds, without keys."""
+def members(
+    container: Container | tuple[Any, ...] | MappingProxyType[str, Any]
+) -> Iterable[Any]:
+    """What a container holds, or a class, without keys."""
     return (container.values()
-            if isinstance(container, dict) else list(container))
+            if isinstance(container, _NAMED) else list(container))
 
 
-def items(container: Container | tuple[Any, ...]) -> Iterable[tuple[Any, Any]]:
-    """What a container holds, with keys or places."""
+def items(
+    container: Container | tuple[Any, ...] | MappingProxyType[str, Any]
+) -> Iterable[tuple[Any, Any]]:
+    """What a container holds, or a class, with keys or places."""
     return (container.items()
-            if isinstance(container, dict) else enumerate(container))
+            if isinstance(container, _NAMED) else enumerate(container))
 
 
 def refill(container: Container, before: Container) -> None:
@@ -156,9 +170,7 @@ def _is_library(kind: type | FunctionType) -> bool:
 
 
 def _beside(kinds: Iterable[type]) -> Iterator[tuple[str, Any]]:
-    for kind in dict.fromkeys(c for kind in kinds for c in kind.__mro__):
-        if _is_library(kind):
-            continue
+    for kind in kinds:
         for name, value in list(vars(kind).items()):
             if not name.startswith("__"):
                 yield f"{kind.__qualname__}.{name}", value

@@ -1,8 +1,9 @@
 """What a captured program takes for granted, checked at every call.
 
 A trace bakes in whatever Python read from the modules: numbers, flags,
-plain tensors, also in lists, dicts and objects that hang on them (a config),
-and which modules there are. A program must not outlive them.
+plain tensors, also in lists, dicts and objects that hang on them (a config)
+and on their classes, and which modules there are. A program must not outlive
+them.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from planner.capture.containers import Container, items, members, settings
+from planner.capture.containers import (Container, classes_of, items, members,
+                                        settings)
 
 __all__ = ["Settings", "digest"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks",
           "_backward_pre_hooks")
+_Held = Container | MappingProxyType[str, Any]
 _PLAIN = (bool, int, float, complex, str, type(None))
 
 
@@ -39,6 +43,7 @@ class Settings:
         self._hooks = [(path, table, len(table)) for path, m in modules
                        for table in map(m.__dict__.__getitem__, _HOOKS)]
         self._structure = structure
+        self._kinds = classes_of(structure)
         self._known: dict[tuple[Any, ...], int] = {}
         # The ids of tensors that are gone would be given to others.
         self._held: list[torch.Tensor] = []
@@ -71,16 +76,15 @@ class Settings:
                     "those that were parallelised; change the single-device "
                     "model and call auto_parallelize again")
         if self._last is None or not self._last.holds():
-            held: list[Container] = [
-                m.__dict__ for m in self._structure.modules()
-            ]
+            held: list[_Held] = [m.__dict__ for m in self._structure.modules()]
             held += settings(self._structure)
+            held += map(vars, self._kinds)
             number, tensors = self._looked_through(held)
             self._last = _Last(held, tensors, number)
         return self._last.number
 
     def _looked_through(
-            self, held: Sequence[Container]) -> tuple[int, list[torch.Tensor]]:
+            self, held: Sequence[_Held]) -> tuple[int, list[torch.Tensor]]:
         tensors: list[torch.Tensor] = []
         present = tuple(
             tuple((key, _seen(value, tensors))
@@ -98,8 +102,8 @@ class _Last:
     """What was held last time, to see at once that nothing was assigned and
     no tensor written to since."""
 
-    def __init__(self, held: Sequence[Container],
-                 tensors: Sequence[torch.Tensor], number: int) -> None:
+    def __init__(self, held: Sequence[_Held], tensors: Sequence[torch.Tensor],
+                 number: int) -> None:
         self.number = number
         self._held = [(c, tuple(c), tuple(members(c))) for c in held]
         self._tensors = tensors
@@ -111,9 +115,8 @@ class _Last:
             _holds(now, keys, values) for now, keys, values in self._held)
 
 
-def _holds(now: Container, keys: tuple[Any, ...], values: tuple[Any,
-                                                                ...]) -> bool:
-    if isinstance(now, dict) and tuple(now) != keys:
+def _holds(now: _Held, keys: tuple[Any, ...], values: tuple[Any, ...]) -> bool:
+    if isinstance(now, (dict, MappingProxyType)) and tuple(now) != keys:
         return False
     return len(now) == len(keys) and all(
         map(operator.is_, values, members(now)))

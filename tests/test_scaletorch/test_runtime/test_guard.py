@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from planner.capture.capture import capture
 from scaletorch import parallel
 from scaletorch.runtime.guard import digest
 from scaletorch.runtime.ranks import run_ranks
@@ -67,7 +68,40 @@ def turned(model: Any) -> dict[str, Any]:
     return found
 
 
+class Lifted(Mlp):
+    """Reads a tensor off its class, and counts its calls there."""
+
+    lift: Any = None
+    calls = 0
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        type(self).calls += 1
+        return super().forward(x, y)["loss"] * type(self).lift
+
+
+def lifted(model: Any) -> dict[str, Any]:
+    """Losses while what the class holds changes."""
+    found = {}
+    for number in (1.0, 2.0, 1.0):
+        Lifted.lift = torch.tensor(number, dtype=torch.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found[f"{len(found)}"] = model(*batch()).detach()
+    return found
+
+
 class TestSettings(unittest.TestCase):
+
+    def test_what_classes_hold_takes_effect(self) -> None:
+        Lifted.lift = torch.ones((), dtype=torch.float64)
+        # Ranks that are threads would change one class at different times.
+        check_same(self, seeded(Lifted), batch(), lifted, {"dp": 1},
+                   parallel.fsdp())
+
+    def test_a_capture_leaves_classes_as_they_are(self) -> None:
+        Lifted.lift, Lifted.calls = 1.0, 5
+        capture(seeded(Lifted), batch())
+        self.assertEqual(Lifted.calls, 5)
 
     def test_attributes_take_effect(self) -> None:
         check_same(self, seeded(Scaled), batch(), turned, {"dp": 2},
