@@ -40,6 +40,9 @@ from planner.shares import and_shared, shared_candidate
 
 __all__ = ["Candidate", "Planning", "Searched", "factorisations"]
 
+_ASIDE = 0.1
+"""Of the time limit, for what is asked beside a search."""
+
 
 class Planning:
     """Plans one program on one cluster.
@@ -129,8 +132,12 @@ class Planning:
                cluster: ClusterSpec | None = None,
                constraints: Constraints | None = None,
                memory_limit_bytes: int | None = None) -> Planning:
-        """The same settings but for what is given."""
-        return Planning(program or self.program,
+        """The same settings but for what is given.
+
+        Under a time limit layouts that are searched with it, beside those
+        of a whole search, have a part of that.
+        """
+        made = Planning(program or self.program,
                         cluster or self.cluster,
                         constraints=constraints or self.constraints,
                         optimizer=self.optimizer,
@@ -140,6 +147,9 @@ class Planning:
                         expert_imbalance=self.expert_imbalance,
                         observer=self.observer,
                         time_limit_s=self.time_limit_s)
+        if self.time_limit_s is not None:
+            made.until_s = time.monotonic() + _ASIDE * self.time_limit_s
+        return made
 
     @property
     def memory_limit_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from unittest import TestCase, mock
 
 import planner.meshes as meshes_module
@@ -84,6 +85,12 @@ class TestBest(TestCase):
             self.assertEqual(len(short.candidates(meshes)), 1)
             least_s = min(c.summed_s for c in (best, quick))
             self.assertLessEqual(short.searched.bound_s, least_s)
+
+    def test_what_is_asked_beside_a_search_has_little_time(self) -> None:
+        limited = _planning(time_limit_s=100.0)
+        beside = limited.copied(cluster=limited.cluster.resized(8))
+        self.assertLessEqual(beside.until_s - time.monotonic(), 10.0)
+        self.assertEqual(_planning().copied().until_s, float("inf"))
 
     def test_time_does_not_depend_on_depth(self) -> None:
         planning = planning_on(large_llama(), 8)
