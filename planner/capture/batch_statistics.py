@@ -5,6 +5,9 @@ once more where the backward computes the region again. A trace computes the
 region once; so the norm's second update is put beside the first. One with
 ``momentum=None`` weights the batches by their number, the value of a buffer,
 which a trace can't read as a number but can divide by.
+
+``nn.SyncBatchNorm`` is traced as the batch norm that it is on one device: the
+batch of a program is the one of all ranks.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Recomputed", "averages_by_count", "kept_statistics"]
+__all__ = ["Recomputed", "averages_by_count", "kept_statistics", "torchs_own"]
+
+_KINDS: tuple[Any, ...] = (_BatchNorm, nn.SyncBatchNorm)
 
 
 class Recomputed:
@@ -49,6 +54,11 @@ def averages_by_count(module: nn.Module) -> bool:
             and module.num_batches_tracked is not None)
 
 
+def torchs_own(module: nn.Module) -> bool:
+    """Whether a batch norm's forward pass is one that is replaced here."""
+    return any(type(module).forward is kind.forward for kind in _KINDS)
+
+
 @contextlib.contextmanager
 def kept_statistics(
         recomputed: Recomputed,
@@ -62,23 +72,25 @@ def kept_statistics(
         Called with a batch norm that updates statistics by which an earlier
         call, in evaluation, has a gradient.
     """
-    original = _BatchNorm.forward
+    originals = [kind.forward for kind in _KINDS]
     evaluated: dict[int, _BatchNorm] = {}
 
     def forward(self: _BatchNorm, input: torch.Tensor) -> torch.Tensor:
         if self.training and id(self) in evaluated:
             on_two_modes(self)
         run = _by_count if averages_by_count(self) else _by_momentum
-        result = run(self, input, original, recomputed.times)
+        result = run(self, input, originals[0], recomputed.times)
         if not self.training and result.requires_grad:
             evaluated[id(self)] = self
         return result
 
-    _BatchNorm.forward = forward  # type: ignore[method-assign]
+    for kind in _KINDS:
+        kind.forward = forward
     try:
         yield
     finally:
-        _BatchNorm.forward = original  # type: ignore[method-assign]
+        for kind, own in zip(_KINDS, originals, strict=True):
+            kind.forward = own
 
 
 def _by_momentum(norm: _BatchNorm, x: torch.Tensor,

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from planner.capture.batch_statistics import averages_by_count
+from planner.capture.batch_statistics import averages_by_count, torchs_own
 from planner.ir.errors import CaptureError
 
 __all__ = ["check_loss", "check_model", "unwrap"]
@@ -80,8 +79,7 @@ def _check_script(path: str, module: nn.Module) -> None:
 
 
 def _check_momentum(path: str, module: nn.Module) -> None:
-    if averages_by_count(module) \
-            and type(module).forward is not _BatchNorm.forward:
+    if averages_by_count(module) and not torchs_own(module):
         where = f"the submodule {path}" if path else "the model"
         raise CaptureError(
             f"{where} is a {type(module).__name__} with momentum=None and a "

@@ -139,5 +139,18 @@ class TestAveragesByCount(unittest.TestCase):
         check_capture(self, model, (x, ))
 
 
+class TestSynchronised(unittest.TestCase):
+
+    def test_it_is_a_batch_norm_of_the_whole_batch(self) -> None:
+        for momentum in (0.1, None):
+            model = nn.Sequential(nn.Conv1d(4, 3, 1),
+                                  nn.BatchNorm1d(3, momentum=momentum))
+            inputs = (torch.randn(5, 4, 6), )
+            expected = str(capture(model, inputs))
+            converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            self.assertIsInstance(converted[1], nn.SyncBatchNorm)
+            self.assertEqual(str(capture(converted, inputs)), expected)
+
+
 if __name__ == "__main__":
     unittest.main()
