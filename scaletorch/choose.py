@@ -18,6 +18,7 @@ from planner.ir.program import Program
 from planner.ir.values import calls_of
 from planner.ir.verify_shares import verify_shares
 from planner.pipeline.build import pipeline_layout
+from planner.pipeline.fewer import possible_counts
 from planner.pipeline.means import count_ahead
 from planner.planning import Candidate, Planning, factorisations
 from planner.recipes import Recipe
@@ -182,12 +183,22 @@ class Replan:
 
     def _pipeline_layout(self, program: Program,
                          keep_inputs: bool) -> ProgramLayout:
+        """Of a batch that does not divide, with fewer micro-batches."""
         plan = self.chosen.plan
         assert plan.pipeline is not None
+        planning = self.planning.of_program(program)
         fixed = {n: lay[:-1] for n, lay in self._fixed(keep_inputs).items()}
-        return pipeline_layout(self.planning.of_program(program),
-                               plan.pipeline, self.chosen.policies, plan.mesh,
-                               fixed).layout
+        refused: LayoutError | None = None
+        for count in possible_counts(planning.facts.batch_rows,
+                                     plan.pipeline.microbatches):
+            spec = dataclasses.replace(plan.pipeline, microbatches=count)
+            try:
+                return pipeline_layout(planning, spec, self.chosen.policies,
+                                       plan.mesh, fixed).layout
+            except LayoutError as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
 
     def _recompute(self, program: Program) -> list[str]:
         """Of the chosen classes, those that this program has too."""

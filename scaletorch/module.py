@@ -20,6 +20,7 @@ from planner.ir.pipeline import PipelineSpec
 from planner.ir.plan import Plan
 from planner.ir.program import Program
 from planner.pipeline.cuts import cuts_by_parameters
+from planner.pipeline.fewer import with_fewer
 from planner.pipeline.means import count_ahead
 from planner.pipeline.refine import has_cuts
 from planner.steady import STEADY
@@ -125,16 +126,20 @@ class ParallelModule(AdoptedModule):
                 '"loss"')
         return pipeline_program(program,
                                 layout,
-                                self._pipeline(program),
+                                self._pipeline(program, layout),
                                 self._mesh,
                                 compile=self._compile,
                                 local_inputs=inputs == "local")
 
-    def _pipeline(self, program: Program) -> PipelineSpec:
-        """The plan's pipeline; in a program of other blocks (as under
-        autocast) stages follow their parameters."""
+    def _pipeline(self, program: Program,
+                  layout: ProgramLayout) -> PipelineSpec:
+        """The plan's pipeline, for as many micro-batches as the layout has;
+        in a program of other blocks (as under autocast) stages follow their
+        parameters."""
         pipeline, first = self.plan.pipeline, self.__dict__.get("_first")
         assert pipeline is not None
+        pipeline = with_fewer(pipeline, self.plan.mesh.size(pipeline.axis),
+                              layout.mesh.sizes[-1])
         if not isinstance(first, PipelineProgram) or has_cuts(
                 program, pipeline.cuts):
             return pipeline

@@ -81,7 +81,8 @@ def pipeline_layout(
                                policies,
                                pipeline.microbatches,
                                fixed_rest,
-                               exact=pipeline.is_exact)
+                               exact=pipeline.is_exact,
+                               cut=pipeline.microbatches > 1)
     if not pipeline.cuts:
         ranks = rank_devices(planning.cluster, pipeline, mesh)
         cuts = equal_cuts(planning.facts, layout,
