@@ -212,9 +212,9 @@ class Engine:
         for name, readers in stage.gives.items():
             for reader in readers:
                 step.values[_F, part, name, number, reader] = outputs[name]
-        for name in stage.outputs.values():
-            if name in returned:
-                step.outputs.setdefault(name, []).append(outputs[name])
+        # A model may return one value at several places.
+        for name in returned.intersection(stage.outputs.values()):
+            step.outputs.setdefault(name, []).append(outputs[name])
 
     def _backward(self, step: _Step, action: Action,
                   tangents: Mapping[str, torch.Tensor]) -> None:

@@ -84,6 +84,17 @@ def rows(count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
+class Repeating(Trained):
+    """Returns values at several places, as logs and lists of states do."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
+        found = super().forward(x, y)
+        return {
+            **found, "log": found["loss"].detach(),
+            "states": [found["found"]]
+        }
+
+
 def on_stages(body: Callable[[Any], Any],
               plan: Any = _PLAN,
               **options: Any) -> list[Any]:
@@ -124,6 +135,20 @@ class TestLoop(unittest.TestCase):
             }
 
         check_same(self, seeded(Idle), rows(), body, _STAGES, _PLAN)
+
+    def test_values_at_several_places(self) -> None:
+
+        def body(module: nn.Module) -> dict[str, Any]:
+            options = {} if isinstance(module, Repeating) else {
+                "outputs": "global"
+            }
+            found = module(*rows(), **options)
+            found["loss"].backward()
+            norm = scaletorch.clip_grad_norm_(module.parameters(), 1e3)
+            (state, ) = found.pop("states")
+            return found | {"state": state, "norm": whole(norm)}
+
+        check_same(self, seeded(Repeating), rows(), body, _STAGES, _PLAN)
 
     def test_batches_that_do_not_divide(self) -> None:
 
