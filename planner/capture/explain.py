@@ -37,7 +37,7 @@ def explained(model: nn.Module,
         "tensor operations of fixed shape")
     if _is_data_dependent(error):
         reason = "control flow or a shape depends on the values of a tensor"
-        advice = ("use torch.where, a mask of fixed shape or torch.cond; for "
+        advice = ("use torch.where or a mask of fixed shape; for "
                   "a mixture of experts a grouped or batched product; for "
                   "checks of values torch._check or none")
     text = (f"cannot capture {type(model).__name__}: {reason}; at "

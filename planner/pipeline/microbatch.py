@@ -10,10 +10,11 @@ move between micro-batches is found out before anything runs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import fx
 
 from planner.ir.convert import gradient_move, move
@@ -28,6 +29,7 @@ from planner.ir.values import (Value, calls_of, operands_of, outputs_of,
                                value_of)
 from planner.pipeline.axes import extended, with_axis
 from planner.pipeline.culprit import first_undivided
+from planner.rules.registry import Option
 from planner.search.facts import Facts
 from planner.search.layouts import replicated_layout
 from planner.search.policy import Policy
@@ -221,14 +223,36 @@ def _undivided(facts: Facts, node: fx.Node, policy: Policy,
     found = first_undivided(facts, count, policy.lowerings or (),
                             lambda name, v: (name, v.label) in of_parameters)
     node = found or node
+    where = f"{node.meta['label']} at {source_of(node)}"
+    if node.target is torch.ops.scaletorch.opaque.default:
+        return LayoutError(
+            f"{where} runs as it is written, on the whole batch, so that the "
+            "step can't be cut into micro-batches: the program's notes say "
+            "why it can't be captured; mend that, or run this model without "
+            "a pipeline")
+    if node.target.namespace != "aten" and not any(
+            o.is_sharded for o in _options(facts, node, count)):
+        return LayoutError(
+            f"{where} is an operator ({node.target}) of which nothing is "
+            "known, so that it runs on the whole batch and the step can't be "
+            "cut into micro-batches; say how it may be divided by a rule "
+            "(planner.rules.registry.register, for a torch.library."
+            "custom_op), or run this model without a pipeline")
     return LayoutError(
-        f"{node.meta['label']} at {source_of(node)} can't be computed for a "
+        f"{where} can't be computed for a "
         "part of the batch, so that the step can't be cut into "
         "micro-batches; run this model without a pipeline, let the batch be "
         "the first dim throughout and the loss a sum or mean of the samples' "
         "own, or, where batch norm or the like is the reason, let each "
         "micro-batch stand for the batch: "
         'pipeline(batch_statistics="microbatch")')
+
+
+def _options(facts: Facts, node: fx.Node, count: int) -> Iterable[Option]:
+    """What a call can do over micro-batches."""
+    return next(
+        call.options(count).options for cls in facts.classes.values()
+        for call in cls.calls.values() if call.node is node)
 
 
 def _varying(program: Program, layout: ProgramLayout) -> ProgramLayout:

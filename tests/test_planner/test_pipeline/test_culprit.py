@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,6 +52,23 @@ class Started(nn.Module):
         return self.row(found[:, -1])
 
 
+class _Doubled(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return 2 * grad
+
+
+def _branching(o: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if o.mean() > 0:
+        return F.mse_loss(o, y)
+    return F.l1_loss(o, y)
+
+
 class TestCulprit(unittest.TestCase):
 
     def refused(self, model: nn.Module, loss_fn: _Loss) -> str:
@@ -74,6 +92,17 @@ class TestCulprit(unittest.TestCase):
         text = self.refused(Normed(), F.mse_loss)
         self.assertRegex(text, r"^norm\.\S*batch_norm\S* at norm ")
         self.assertIn('batch_statistics="microbatch"', text)
+
+    def test_operators_that_nothing_is_known_of(self) -> None:
+        text = self.refused(Row(),
+                            lambda o, y: F.mse_loss(_Doubled.apply(o), y))
+        self.assertIn("of which nothing is known", text)
+        self.assertIn("planner.rules.registry.register", text)
+
+    def test_what_runs_as_it_is_written(self) -> None:
+        text = self.refused(Row(), _branching)
+        self.assertIn("runs as it is written, on the whole batch", text)
+        self.assertIn("notes say why", text)
 
     def test_counts_of_the_batch_are_known_before(self) -> None:
 
