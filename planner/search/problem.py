@@ -10,6 +10,7 @@ exact price of the full layouts.
 
 from __future__ import annotations
 
+import functools
 import time
 
 from planner.ir.layouts import ProgramLayout
@@ -19,6 +20,7 @@ from planner.search.factors import Solution
 from planner.search.readback import read_back
 from planner.search.solve import solve
 from planner.search.unmoved import may_stay
+from planner.search.unrolled import iterations
 from planner.search.variables import add_variables
 
 __all__ = ["AxisProblem", "draft_of", "solve_axis"]
@@ -60,7 +62,8 @@ def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
                      slack=(problem.tolerance if relax else _TOLERANCE) *
                      draft.compute_s,
                      relax=relax,
-                     time_limit_s=_share_of_time_s(problem))
+                     time_limit_s=_share_of_time_s(problem),
+                     alike=functools.partial(iterations, problem, draft))
     if may_stay(problem, draft, graph, solution):
         return problem.layout, solution
     return read_back(problem, draft, solution.assignment), solution

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import networkx as nx
 import numpy as np
@@ -23,6 +23,7 @@ from planner.search.factors import Factor, FactorGraph, Solution, Variable
 from planner.search.milp import solve_milp
 from planner.search.order import Order, best_order
 from planner.search.reduce import reduce
+from planner.search.tied import Alike
 
 __all__ = ["solve"]
 
@@ -30,9 +31,10 @@ _ENTRIES_PER_S = 1e8  # of elimination, on the slow side
 _CHEAP_ENTRIES = 50_000  # a variable; reducing takes about as long
 _MANY_ENTRIES = 2**20  # more are relaxed first, to tables of these at most:
 _SMALL_ENTRIES = 2**16
-_ROUGH_ENTRIES = (2**14, 2**12, 2**16, 2**18)
+_ROUGH_ENTRIES = (2**14, 2**12, 2**16, 2**18, 2**20)
 """Of a table of the relaxation, which takes milliseconds. Larger tables bound
 more closely as a rule, though not always; each may find the best assignment."""
+_MOST_COLUMNS = 2**17  # more take the MILP minutes
 _ROUNDING = 1e-12  # relative
 _NAMED = 8  # variables that an error lists
 
@@ -42,7 +44,8 @@ def solve(graph: FactorGraph,
           max_table_entries: int = MAX_TABLE_ENTRIES,
           time_limit_s: float | None = None,
           slack: float = 0.0,
-          relax: bool = False) -> Solution:
+          relax: bool = False,
+          alike: Callable[[], Alike] | None = None) -> Solution:
     """Minimise a sum of factors.
 
     Parameters
@@ -61,6 +64,10 @@ def solve(graph: FactorGraph,
         bound is enough.
     relax : bool
         Whether that will do for other components, too.
+    alike : callable, optional
+        Gives variables that may be taken for one choice in a graph that is
+        too wide to eliminate. Where there are any, the MILP is left out if it
+        would be large, and the solution has the gap that it has.
 
     Raises
     ------
@@ -79,7 +86,8 @@ def solve(graph: FactorGraph,
     (3.0, {'a': 1, 'b': 1}, True)
     """
     try:
-        return _solve(graph, max_table_entries, time_limit_s, slack, relax)
+        return _solve(graph, max_table_entries, time_limit_s, slack, relax,
+                      alike)
     except InfeasiblePlan as error:
         names = clashing(graph)
         if not names:
@@ -89,7 +97,8 @@ def solve(graph: FactorGraph,
 
 
 def _solve(graph: FactorGraph, max_table_entries: int,
-           time_limit_s: float | None, slack: float, relax: bool) -> Solution:
+           time_limit_s: float | None, slack: float, relax: bool,
+           alike: Callable[[], Alike] | None) -> Solution:
     start, enough = time.perf_counter(), slack if relax else 0.0
     order = best_order(graph)
     if (order.total_entries <= _CHEAP_ENTRIES * len(graph.variables)
@@ -103,6 +112,12 @@ def _solve(graph: FactorGraph, max_table_entries: int,
                                       _ROUGH_ENTRIES[0], max_table_entries))
         if _is_within(rough, slack):
             return rough
+        same = alike() if alike is not None else None
+        if same is not None and same.first:
+            rough = _laid_out_alike(graph, same, rough, max_table_entries,
+                                    time_limit_s, slack)
+            if _is_within(rough, slack) or _columns(graph) > _MOST_COLUMNS:
+                return rough
     reduced = reduce(graph)
     parts = []
     for component in _components(reduced.graph):
@@ -129,6 +144,33 @@ def _solve(graph: FactorGraph, max_table_entries: int,
         method="+".join(methods),
         visited=sum(part.visited for part in parts),
         width=max((part.width for part in parts), default=-1))
+
+
+def _laid_out_alike(graph: FactorGraph, alike: Alike, rough: Solution,
+                    max_table_entries: int, time_limit_s: float | None,
+                    slack: float) -> Solution:
+    """The better of what a relaxation has found and the best in which such
+    variables are one choice; the bound is the relaxation's."""
+    try:
+        tied = _solve(alike.tied(graph), max_table_entries, time_limit_s,
+                      slack, False, None)
+    except InfeasiblePlan:
+        return rough
+    assignment = alike.expanded(tied.assignment,
+                                (v.name for v in graph.variables))
+    value = graph.value(assignment)
+    if value >= rough.value:
+        return rough
+    return dataclasses.replace(rough,
+                               value=value,
+                               bound=min(rough.bound, value),
+                               seconds=rough.seconds + tied.seconds,
+                               assignment=assignment)
+
+
+def _columns(graph: FactorGraph) -> int:
+    """Of the MILP, but for those of the variables' states."""
+    return sum(f.table.size for f in graph.factors if len(f.scope) > 1)
 
 
 def _is_within(solution: Solution, slack: float) -> bool:
