@@ -21,6 +21,7 @@ from planner.capture.joined_rows import part_joined_rows
 from planner.capture.known_values import unknown_sizes
 from planner.capture.masked_loss import ignore_masked_rows
 from planner.capture.masked_rows import compute_all_rows
+from planner.capture.masked_targets import keep_targets_in_rows
 from planner.capture.masks import simplify_masks
 from planner.capture.merged import part_merged_dims
 from planner.capture.nodes import source_in_model
@@ -70,6 +71,7 @@ def normalize(traced: Traced, *, opaque: bool,
             _clean(graph, node, kept)
     drop_unused(graph)
     ignore_masked_rows(graph)
+    keep_targets_in_rows(graph)
     compute_all_rows(graph)
     drop_unused(graph)
     notes = (isolate_unknown_shapes(graph, _known(traced, inputs))

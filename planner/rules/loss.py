@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+import planner.ops  # noqa: F401 (registers an operator)
 from planner.ir.layout import P, Placement, R, S
 from planner.rules.elementwise import aligned
 from planner.rules.factors import number, place
@@ -109,15 +110,11 @@ def row_loss(call: OpCall) -> Iterable[Option]:
                    for i in range(len(call.inputs)) if i != weight}, reduction)
 
 
-@register(aten.ctc_loss.Tensor)
+@register(torch.ops.scaletorch.ctc_loss.default)
 def ctc_loss(call: OpCall) -> Iterable[Option]:
     """The batch dim, where targets are rows of a matrix."""
-    if call.inputs[0].ndim == 3 and call.inputs[1].ndim == 2:
-        rows: dict[int | None, Placement] = {i: S(0) for i in range(1, 4)}
-        yield _reduced_loss(call, {
-            0: S(1),
-            **rows
-        }, call.arg(5, "reduction", _MEAN))
+    if call.inputs[1].ndim == 2:
+        yield place(call, {0: S(1), **{i: S(0) for i in range(1, 4)}}, S(0))
 
 
 def _reduced_loss(call: OpCall,

@@ -120,10 +120,11 @@ _ROW_LOSSES = tuple(c for reduction in range(3) for c in (
     case(aten.triplet_margin_loss.default, normal(6, 4), positive(6, 4),
          normal(4, 6).detach().mT.contiguous().requires_grad_(), 1.0, 2.0,
          1e-6, False, reduction),
-    case(aten.ctc_loss.Tensor,
-         normal(12, 6, 5).detach().log_softmax(-1).requires_grad_(),
-         ints(4, 6, 3) + 1, torch.full((
-             6, ), 12), torch.tensor([3, 2, 3, 1, 2, 3]), 0, reduction),
 ))
 
-CASES = _RECURRENT + _SPECTRAL + _DISTANCES + _ROW_LOSSES
+_CTC = (case(torch.ops.scaletorch.ctc_loss.default,
+             normal(12, 6, 5).detach().log_softmax(-1).requires_grad_(),
+             ints(4, 6, 3) + 1, torch.full((6, ), 12),
+             torch.tensor([3, 2, 3, 1, 2, 3]), 0, False), )
+
+CASES = _RECURRENT + _SPECTRAL + _DISTANCES + _ROW_LOSSES + _CTC
