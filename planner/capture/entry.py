@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from planner.capture.attributes import Attributes
+from planner.capture.branches import plain_branches
 from planner.capture.ctc import WholeCtc
 from planner.capture.draws import watched
 from planner.capture.gradients import DetachWithoutGrad
@@ -268,7 +269,8 @@ class Entry(nn.Module):
         before, attributes = _numbers(self.model), Attributes(self.model)
         with DetachWithoutGrad(), self._ambient_autocast(), \
                 watched(self, refuse=self.refuse_draws) as draws, \
-                self._known_values(tensors), WholeCtc(), LongLoops():
+                self._known_values(tensors), plain_branches(), WholeCtc(), \
+                LongLoops():
             output = self.model(*args, **kwargs)
             if self.loss_fn is not None:
                 output = self.loss_fn(output, *targets)

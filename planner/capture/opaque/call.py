@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from planner.capture.attributes import Attributes
+from planner.capture.branches import plain_branches
 from planner.capture.copies import copied
 from planner.capture.opaque.autograd import above_autograd
 from planner.capture.opaque.writes import Watched
@@ -90,7 +91,7 @@ class Settled(nn.Module):
     def forward(self, then: Callable[[Any], Ended], args: Any,
                 kwargs: Mapping[str, Any]) -> Ended:
         state = AssignedState(self.module)
-        with _kept(self.module, (args, kwargs)) as left:
+        with _kept(self.module, (args, kwargs)) as left, plain_branches():
             output = self.module(*args, **kwargs)
             state.settle()
             self.left = left()
