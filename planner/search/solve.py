@@ -34,7 +34,7 @@ _SMALL_ENTRIES = 2**16
 _ROUGH_ENTRIES = (2**14, 2**12, 2**16, 2**18, 2**20)
 """Of a table of the relaxation, which takes milliseconds. Larger tables bound
 more closely as a rule, though not always; each may find the best assignment."""
-_MOST_COLUMNS = 2**17  # more take the MILP minutes
+_MOST_COLUMNS = 2**15  # more take the MILP many seconds
 _ROUNDING = 1e-12  # relative
 _NAMED = 8  # variables that an error lists
 
