@@ -168,7 +168,7 @@ def _same(known: Formulas, node: fx.Node) -> Formula:
     return known.of(node.args[0])
 
 
-@_rule("_to_copy", "type_as", "to")
+@_rule("_to_copy", "to")
 def _cast(known: Formulas, node: fx.Node) -> Formula:
     old, dtype = node.args[0].meta["val"].dtype, node.meta["val"].dtype
     formula = known.of(node.args[0])

@@ -21,6 +21,7 @@ from planner.capture.joined_rows import part_joined_rows
 from planner.capture.known_values import unknown_sizes
 from planner.capture.masked_loss import ignore_masked_rows
 from planner.capture.masked_rows import compute_all_rows
+from planner.capture.masked_sums import sum_all_rows
 from planner.capture.masked_targets import keep_targets_in_rows
 from planner.capture.masks import simplify_masks
 from planner.capture.merged import part_merged_dims
@@ -72,6 +73,7 @@ def normalize(traced: Traced, *, opaque: bool,
     drop_unused(graph)
     ignore_masked_rows(graph)
     keep_targets_in_rows(graph)
+    sum_all_rows(graph)
     compute_all_rows(graph)
     drop_unused(graph)
     notes = (isolate_unknown_shapes(graph, _known(traced, inputs))
@@ -192,6 +194,16 @@ def _cast_instead_of_copy(graph: fx.Graph, node: fx.Node) -> None:
     become(node, target, (value, *args), kwargs)
 
 
+def _cast_as_other(graph: fx.Graph, node: fx.Node) -> None:
+    """``x.type_as(y)`` reads of `y` no more than its type."""
+    del graph
+    value, dtype = node.args[0], node.meta["val"].dtype
+    if value.meta["val"].dtype == dtype:
+        become(node, _aten.alias.default, (value, ))
+    else:
+        become(node, _aten._to_copy.default, (value, ), {"dtype": dtype})
+
+
 def _grouped_product(graph: fx.Graph, node: fx.Node) -> None:
     """Hugging Face's stand-in for compilers, where the operator exists.
 
@@ -248,6 +260,7 @@ def _named_dims(graph: fx.Graph, node: fx.Node) -> None:
 
 _REWRITES: dict[str, Callable[[fx.Graph, fx.Node], None]] = {
     "copy": _cast_instead_of_copy,
+    "type_as": _cast_as_other,
     "grouped_mm_fallback": _grouped_product,
     "as_strided": read_strided,
     "as_strided_scatter": write_strided,

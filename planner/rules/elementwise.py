@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from planner.ir.layout import P, R, S
-from planner.rules.factors import partial, place
+from planner.rules.factors import partial
 from planner.rules.registry import OpCall, Option, TensorSpec, register
 
 __all__ = ["NAMED", "aligned", "pointwise"]
@@ -128,14 +128,3 @@ def to_copy(call: OpCall) -> Iterable[Option]:
     kinds = [s.dtype.is_floating_point for s in call.inputs + call.outputs]
     if all(kinds) or call.inputs[0].dtype == call.outputs[0].dtype:
         yield partial(call)
-
-
-@register(aten.type_as.default)
-def like_other(call: OpCall) -> Iterable[Option]:
-    """The second input gives only its dtype or shape."""
-    if call.inputs[0].shape != call.outputs[0].shape:
-        return
-    other = call.inputs[1]
-    for dim in range(call.outputs[0].ndim):
-        same = other.shape == call.outputs[0].shape
-        yield place(call, {0: S(dim), 1: S(dim) if same else R}, S(dim))

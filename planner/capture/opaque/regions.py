@@ -1,6 +1,6 @@
 """Parts of a traced graph whose shapes depend on values: run as they are.
 
-``loss = (x[mask] - y[mask]).mean()`` is traced, but how many rows there are
+``loss = (x[mask] / y[mask]).mean()`` is traced, but how many rows there are
 is not known. What such rows lead to, up to where shapes are known again, is
 a graph of its own; it becomes one operator, as a module does that no trace
 can hold.

@@ -147,6 +147,32 @@ def text(program: Program) -> str:
     return "\n".join(lines)
 
 
+class Cast(nn.Module):
+    """Casts to the types of others, of which one has another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x).float()
+        return x.type_as(self.layer.bias).type_as(x.double())
+
+
+class TestCasts(unittest.TestCase):
+
+    def test_of_others_only_the_type_is_read(self) -> None:
+        torch.manual_seed(0)
+        rows = torch.randn(3, 4, dtype=torch.float64)
+        program = check_capture(self, Cast().double(), (rows, ))
+        calls = [
+            n.target for c in program.classes.values() for n in c.graph.nodes
+            if n.op == "call_function"
+        ]
+        self.assertEqual(calls.count(torch.ops.aten._to_copy.default), 2)
+        self.assertEqual(len(calls), 4)
+
+
 class TestText(unittest.TestCase):
 
     def test_a_small_program(self) -> None:

@@ -102,8 +102,6 @@ _SPECIAL = (
     case(aten.to.dtype, normal(6, 4), torch.float64, False, True, least=3),
     case(aten.to.dtype_layout, normal(6, 4), dtype=torch.float64, least=3),
     case(aten.to.device, normal(6, 4), "cpu", torch.float64, least=3),
-    case(aten.type_as.default, normal(6, 4), normal(6, 4), least=2),
-    case(aten.type_as.default, normal(6, 4), normal(5), least=2),
     case(aten.fake_quantize_per_tensor_affine.default,
          normal(6, 4),
          0.1,
