@@ -43,6 +43,9 @@ class AxisInfo(HashedOnce):
         links between those. None: there are no such members.
     num_units : int
         Over how many of those units a group is spread.
+    num_islands : int
+        Over how many parts a group is spread inside of which links are
+        quicker than between them; where all are alike, its ranks.
     """
 
     size: int
@@ -53,6 +56,7 @@ class AxisInfo(HashedOnce):
     num_sharing: int = 1
     inner: Link | None = None
     num_units: int = 1
+    num_islands: int = 1
 
     __hash__ = HashedOnce.__hash__
 
@@ -135,6 +139,7 @@ def _axis_info(cluster: ClusterSpec, groups: np.ndarray) -> AxisInfo:
     size = groups.shape[1]
     tier, sharing, num_units = cluster.tiers[0], 1, 1
     ring, point, exchange_s = math.inf, math.inf, 0.0
+    num_islands, quickest = size, math.inf
     inner: Link | None = None
     for level, unit in zip(cluster.tiers, (1, *cluster.unit_sizes())):
         units = groups // unit
@@ -146,6 +151,8 @@ def _axis_info(cluster: ClusterSpec, groups: np.ndarray) -> AxisInfo:
         inside, members = _members(units[crossing])
         tier, sharing = level, int(np.bincount(inside).max())
         rate = _rate_of_active(level.link, unit, groups)
+        if rate < quickest:
+            num_islands, quickest = _most_units(units), rate
         # A group leaves a unit by the links of its own members there.
         ring = min(ring, rate * int(members.min()))
         point = min(point, rate)
@@ -164,7 +171,8 @@ def _axis_info(cluster: ClusterSpec, groups: np.ndarray) -> AxisInfo:
                     tier=tier.name,
                     num_sharing=sharing,
                     inner=inner,
-                    num_units=num_units)
+                    num_units=num_units,
+                    num_islands=num_islands)
 
 
 def _rate_of_active(link: Link, unit: int, groups: np.ndarray) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from planner.cost.beside import Beside
 from planner.cost.elementwise import function_name
 from planner.cost.experts import expert_sizes
-from planner.cost.flops import (Contraction, attention_flops, contraction,
-                                op_name)
+from planner.cost.flops import (Contraction, attention_flops, attention_keys,
+                                contraction, op_name)
 from planner.cost.moved import (backward_bytes_moved, bytes_moved,
                                 gradient_bytes)
 from planner.cost.opaque import BACKWARD_RUNS, opaque_sizes
@@ -56,7 +56,8 @@ def _attention(call: OpCall) -> Work:
                 backward_bytes=kept_bytes + taken + given if taken else 0,
                 backward_kernels=1 if taken else 0,
                 saved=kept,
-                saved_bytes=kept_bytes)
+                saved_bytes=kept_bytes,
+                keys=attention_keys(call))
 
 
 def _experts(call: OpCall) -> Work:

@@ -55,6 +55,7 @@ def time_s(work: Work,
                            device,
                            dtype,
                            kind=work.kind,
+                           keys=work.keys,
                            function=work.function)
     backward_s = roofline_s(work.backward_flops * share + backward_more,
                             work.backward_bytes * share,
@@ -62,6 +63,7 @@ def time_s(work: Work,
                             device,
                             dtype,
                             kind=work.kind,
+                            keys=work.keys,
                             function=f"{work.function}_backward",
                             backward=True)
     view_s = device.coefficient("view_s", 0.0)

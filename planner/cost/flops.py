@@ -10,7 +10,8 @@ from typing import Any
 from planner.rules.registry import Arg, OpCall
 
 __all__ = [
-    "Contraction", "attention_flops", "causal_share", "contraction", "op_name"
+    "Contraction", "attention_flops", "attention_keys", "causal_share",
+    "contraction", "op_name"
 ]
 
 
@@ -130,6 +131,14 @@ def causal_share(queries: int, keys: int) -> float:
     return kept / max(queries * keys, 1)
 
 
+def attention_keys(call: OpCall) -> float:
+    """How many keys a query of scaled_dot_product_attention meets, in the
+    mean."""
+    q, k = (call.inputs[i].shape for i in _operands(*call.args[:2]))
+    causal = call.arg(5, "is_causal", False)
+    return float(k[-2] * (causal_share(q[-2], k[-2]) if causal else 1.0))
+
+
 def attention_flops(call: OpCall) -> tuple[float, float]:
     """Forward and backward flops of scaled_dot_product_attention.
 
@@ -137,8 +146,6 @@ def attention_flops(call: OpCall) -> tuple[float, float]:
     computes them again (5 products, forward 2), and a causal kernel skips
     what is masked.
     """
-    q, k, v = (call.inputs[i].shape for i in _operands(*call.args[:3]))
-    pairs = float(math.prod(q[:-1]) * k[-2])
-    if call.arg(5, "is_causal", False):
-        pairs *= causal_share(q[-2], k[-2])
+    q, _, v = (call.inputs[i].shape for i in _operands(*call.args[:3]))
+    pairs = math.prod(q[:-1]) * attention_keys(call)
     return (2 * pairs * (q[-1] + v[-1]), 2 * pairs * (3 * q[-1] + 2 * v[-1]))

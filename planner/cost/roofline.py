@@ -11,8 +11,8 @@ from planner.cluster.spec import DeviceKind
 from planner.cost.beside import Beside
 
 __all__ = [
-    "attention_flops_per_s", "beside_s", "memory_time_s", "overlapped_s",
-    "roofline_s"
+    "attention_flops_per_s", "attention_longer", "beside_s", "memory_time_s",
+    "overlapped_s", "roofline_s"
 ]
 
 
@@ -44,6 +44,23 @@ def attention_flops_per_s(device: DeviceKind, dtype: torch.dtype, *,
     share = (device.coefficient("attention_backward", 1.0)
              if backward else 1.0)
     return device.peak(dtype) * device.efficiency(name, dtype) * share
+
+
+def attention_longer(keys: Any, half_keys: Any) -> Any:
+    """How many times as long fused attention takes as with many keys.
+
+    A kernel fills and drains for each block of queries, as if it met
+    `half_keys` more keys than there are: with so many it has half of its
+    rate.
+
+    Parameters
+    ----------
+    keys : float or array
+        That a query meets in the mean: half of a sequence with a causal mask.
+    half_keys : float or array
+        A coefficient of the device.
+    """
+    return 1 + half_keys / np.maximum(keys, 1.0)
 
 
 def memory_time_s(size_bytes: float,
@@ -98,6 +115,7 @@ def roofline_s(flops: float,
                dtype: torch.dtype,
                *,
                kind: str = "matmul",
+               keys: float = 0.0,
                function: str = "",
                backward: bool = False) -> float:
     """Time of kernels that do `flops` and move `size_bytes`.
@@ -112,6 +130,8 @@ def roofline_s(flops: float,
         Of the product's operands.
     kind : str
         Name of the efficiency of the flops.
+    keys : float
+        As :func:`attention_longer` takes them; 0 for no attention.
     function : str
         As :func:`memory_time_s` takes it.
     backward : bool
@@ -121,6 +141,9 @@ def roofline_s(flops: float,
     if flops and kind == "attention":
         compute_s = flops / attention_flops_per_s(
             device, dtype, backward=backward)
+        if keys:
+            compute_s *= float(
+                attention_longer(keys, device.coefficient("half_keys", 0.0)))
     elif flops:
         compute_s = flops / (device.peak(dtype) *
                              device.efficiency(kind, dtype))

@@ -30,6 +30,8 @@ class Work:
         What the backward keeps, by position.
     saved_bytes : int
         Bytes of that.
+    keys : float
+        Of attention: how many keys a query meets in the mean.
     function : str
         What is evaluated at every element, see :func:`function_name`.
     forward_views, backward_views : int
@@ -53,6 +55,7 @@ class Work:
     backward_kernels: int = 0
     saved: Saved = Saved()
     saved_bytes: int = 0
+    keys: float = 0.0
     function: str = ""
     forward_views: int = 0
     backward_views: int = 0

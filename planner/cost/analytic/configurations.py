@@ -91,6 +91,14 @@ class Configurations:
     exchange_overlap : bool
         Whether rows travel to their experts and back while another
         micro-batch is computed.
+    expert_biases : bool
+        Whether experts have biases, each added to its expert's rows by eager
+        kernels in 32 bits, and gates that are clamped first, as GPT-OSS has.
+    fused_experts : bool
+        Whether the products of experts evaluate the gate between them before
+        they write.
+    attention_bits : int
+        Width of what attention multiplies, 16 or 8.
     gradient_bytes : int
         Of one element of the gradient that is reduced.
     fused_accumulation : bool
@@ -154,6 +162,9 @@ class Configurations:
     row_scales: Number = False
     dedicated_exchange: Number = False
     exchange_overlap: Number = False
+    expert_biases: Number = False
+    fused_experts: Number = False
+    attention_bits: Number = 16
     gradient_bytes: Number = 4
     fused_accumulation: Number = False
     copied_accumulation: Number = False

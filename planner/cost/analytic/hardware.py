@@ -44,6 +44,7 @@ class AxisArrays:
     point: LinkArrays
     inner: LinkArrays
     num_units: Number
+    num_islands: Number
 
     @classmethod
     def of(cls, axes: Sequence[AxisInfo]) -> Self:
@@ -54,7 +55,8 @@ class AxisArrays:
                    point=_links(axes, lambda a: a.point or a.link),
                    inner=_links(axes, lambda a: a.inner or a.link),
                    num_units=np.array(
-                       [a.num_units if a.inner else 0 for a in axes]))
+                       [a.num_units if a.inner else 0 for a in axes]),
+                   num_islands=np.array([a.num_islands for a in axes]))
 
     def time_s(self, kind: str, buffer_bytes: Number) -> Number:
         """As :func:`planner.cost.collective.collective_time_s`."""
@@ -81,10 +83,10 @@ class AxisArrays:
                 for name, part in shares.items()
             })
 
-    def distinct_units(self, copies: Number) -> Number:
-        """Share of the bytes to other units that is left when a row goes
+    def distinct_islands(self, copies: Number) -> Number:
+        """Share of the bytes to other islands that is left when a row goes
         once to each, and `copies` of it are spread evenly."""
-        units = np.maximum(self.num_units, 1)
+        units = np.maximum(self.num_islands, 1)
         reached = (units - 1) * (1 - (1 - 1 / units)**copies)
         plain = np.maximum(copies * (units - 1) / units, 1e-9)
         return np.where(units > 1, np.minimum(reached / plain, 1.0), 1.0)
@@ -139,6 +141,12 @@ class Rates:
         Share of the shorter of compute and memory that is not hidden.
     attention_backward : float
         Rate of fused attention's backward, as a share of its forward's.
+    half_keys : float
+        Of how many keys for a query fused attention has half of its rate:
+        kernels fill and drain for each block of queries.
+    exponentials : float
+        Which share of fused attention's time goes with the exponentials and
+        not with the products, of heads of 128 elements.
     interference : float
         Share of overlapped communication by which compute gets slower.
     """
@@ -159,6 +167,8 @@ class Rates:
     exposed: Number
     interference: Number
     attention_backward: Number = 1.0
+    half_keys: Number = 0.0
+    exponentials: Number = 0.0
 
     @classmethod
     def of(cls,
@@ -194,7 +204,9 @@ class Rates:
                    exposed=device.coefficient("exposed", 0.0),
                    interference=device.coefficient("interference", 0.0),
                    attention_backward=device.coefficient(
-                       "attention_backward", 1.0))
+                       "attention_backward", 1.0),
+                   half_keys=device.coefficient("half_keys", 0.0),
+                   exponentials=device.coefficient("exponentials", 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +273,7 @@ def _axis_arrays(cluster: ClusterSpec, devices: np.ndarray, size: np.ndarray,
     few = AxisArrays.of(axes)
     return AxisArrays(size=few.size[where],
                       num_units=few.num_units[where],
+                      num_islands=few.num_islands[where],
                       **{
                           name: _taken(getattr(few, name), where)
                           for name in ("link", "exchange", "point", "inner")

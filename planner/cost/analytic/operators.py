@@ -12,7 +12,7 @@ import numpy as np
 from planner.cost.analytic.configurations import FIRST, SECOND, Configurations
 from planner.cost.analytic.hardware import Rates
 from planner.cost.analytic.transformer import Transformer
-from planner.cost.roofline import overlapped_s
+from planner.cost.roofline import attention_longer, overlapped_s
 from planner.cost.tiles import unfilled_flops
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
 
 Number = Any
 _ELEMENT = 2  # bytes of an activation
+_HEAD_WIDTH = 128
 _ALIGNED = 3
 """Halvings of 64 that leave 8 elements, 16 bytes."""
 
@@ -48,6 +49,9 @@ class Operator:
         where a product fills the device however it is divided.
     weighted : bool
         Whether half of the backward makes the gradient of a weight.
+    keys, head_width : number or array
+        Of attention: how many keys a query meets in the mean, and the width
+        of its heads, keys and values taken together.
     """
 
     name: str
@@ -62,6 +66,8 @@ class Operator:
     summed: Number = 0
     backward_summed: Number = 0
     weighted: bool = False
+    keys: Number = np.inf
+    head_width: Number = _HEAD_WIDTH
 
     @property
     def in_backward(self) -> tuple[Number, Number, Number]:
@@ -139,6 +145,8 @@ def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
     rows = _tokens(model, plan) * heads
     width = model.qk_dim + model.v_dim
     masked = np.where(model.causal, 0.5, 1.0)
+    keys = masked * model.seq / plan.cp
+    attended = masked * model.attended
     fused = np.asarray(plan.fused_attention, dtype=float)
     products = 2 * rows * model.seq * width
     scores = rows * model.seq
@@ -150,10 +158,12 @@ def attention_core(model: Transformer, plan: Configurations) -> list[Operator]:
     return [
         Operator(name="fused attention",
                  kind="attention",
-                 flops=fused * products * masked,
+                 flops=fused * products * attended,
                  size_bytes=fused * operands,
                  kernels=fused,
-                 backward_flops=fused * products * masked * 2.5),
+                 backward_flops=fused * products * attended * 2.5,
+                 keys=keys,
+                 head_width=width / 2),
         Operator(name="score and value products",
                  kind="matmul",
                  flops=(1 - fused) * products,
@@ -228,6 +238,21 @@ def _mlp(name: str, tokens: Number, inner: Number, model: Transformer,
     ]
 
 
+def _experts(mlp: Sequence[Operator], plan: Configurations) -> list[Operator]:
+    """The products of experts and the gate between them, which the products
+    may evaluate themselves before they write."""
+    first, gate, second = mlp
+    fused = np.asarray(plan.fused_experts, dtype=bool)
+    _, backward_bytes, _ = gate.in_backward
+    return [
+        first,
+        dataclasses.replace(gate,
+                            size_bytes=np.where(fused, 0, gate.size_bytes),
+                            backward_bytes=np.where(fused, 0, backward_bytes),
+                            kernels=np.where(fused, 0, gate.kernels)), second
+    ]
+
+
 def _divided(operator: Operator, parts: Number,
              extra_bytes: Number) -> Operator:
     """A product that is many, each with its own weight and last tiles."""
@@ -264,6 +289,8 @@ def expert_layer(model: Transformer, plan: Configurations) -> list[Operator]:
     permuted = rows * model.hidden / plan.tp
     # Eager code loops over experts, grouped products take all at once.
     loops = np.where(plan.fused_kernels, 1, local)
+    biased = np.asarray(plan.expert_biases, dtype=float)
+    inner = model.expert_ffn / plan.tp
     return [
         *_attention(model, plan),
         _linear("router", tokens / plan.stored_tp,
@@ -273,9 +300,13 @@ def expert_layer(model: Transformer, plan: Configurations) -> list[Operator]:
               tokens / plan.stored_tp * np.maximum(model.experts, 1), 4, 12),
         *_launched([
             _pass("permutation", permuted, 6, 6),
-            *_mlp("experts", rows, model.expert_ffn / plan.tp, model, plan,
-                  local)
+            *_experts(_mlp("experts", rows, inner, model, plan, local), plan)
         ], loops),
+        # Both halves of the gate are clamped and put together again.
+        _pass("clamped gates", biased * rows * inner, 8, 4 * biased),
+        # Times the row's weight, plus the rows, all put together and cast.
+        _pass("expert biases", biased * permuted, 14,
+              2 * biased * (local + 1)),
         *_mlp("shared expert", tokens, shared, model, plan, 1),
     ]
 
@@ -350,6 +381,18 @@ def _flops_per_s(rates: Rates, plan: Configurations, *,
     }
 
 
+def _attention_longer(operator: Operator, rates: Rates,
+                      plan: Configurations) -> Number:
+    """How many times as long attention takes as with many keys, heads of
+    128 elements and 16 bits: in 8 bits its products take half as long, of
+    narrow heads it has more exponentials for as many flops."""
+    products = np.where(np.less(plan.attention_bits, 16), 0.5, 1.0)
+    exponentials = _HEAD_WIDTH / operator.head_width
+    return attention_longer(operator.keys, rates.half_keys) * (
+        (1 - rates.exponentials) * products +
+        rates.exponentials * exponentials)
+
+
 def time_s(operators: Sequence[Operator], rates: Rates, plan: Configurations,
            *, backward: bool) -> Number:
     """Time of operators on the device, one after the other."""
@@ -365,9 +408,11 @@ def time_s(operators: Sequence[Operator], rates: Rates, plan: Configurations,
                           1.0) if (backward and operator.weighted) else 1.0
         rate = np.where(operator.unaligned, rates.unaligned_flops_per_s,
                         flops_per_s[operator.kind])
+        longer = (_attention_longer(operator, rates, plan)
+                  if operator.kind == "attention" else 1.0)
         total_s = total_s + halved * (
             overlapped_s(flops / rate *
-                         (1 + rates.misaligned * operator.halvings),
+                         (1 + rates.misaligned * operator.halvings) * longer,
                          size_bytes / rates.memory_bytes_per_s,
                          exposed=rates.exposed) + count * rates.launch_s)
     return total_s

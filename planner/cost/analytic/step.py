@@ -315,7 +315,7 @@ class _Parts:
             return 0.0
         rows = self._activation_bytes() * model.top_k / plan.tp
         once = np.where(plan.dedicated_exchange,
-                        self.hardware.ep.distinct_units(model.top_k), 1.0)
+                        self.hardware.ep.distinct_islands(model.top_k), 1.0)
         each_s = self.hardware.ep.time_s("all_to_all", rows * once)
         counts_s = self.hardware.ep.time_s("all_to_all",
                                            COUNT_BYTES * model.experts)

@@ -38,6 +38,10 @@ class Transformer:
         Of an encoder with a decoder: tokens of the decoder, per token of
         the encoder, which `seq` counts.
     causal : bool
+    attended : float
+        Share of the keys that come before a query, or of all, that it
+        attends to, in the mean over layers: less than 1 where some have
+        windows.
     tied : bool
         Whether the head shares the embedding's matrix.
     qk_dim, v_dim : int
@@ -66,6 +70,7 @@ class Transformer:
     cross_layers: Number = 0
     target_share: Number = 1.0
     causal: Number = True
+    attended: Number = 1.0
     tied: Number = False
 
     def layer_tokens(self, tokens: Number) -> Number:

@@ -6,6 +6,7 @@ import unittest
 from planner.cluster import (AxisInfo, ClusterSpec, Coefficient, DeviceKind,
                              Link, Tier, axis_link)
 from planner.cluster.axis import step_link
+from planner.cluster.load import load_cluster
 
 
 def _cluster() -> ClusterSpec:
@@ -94,6 +95,13 @@ class TestAxisLink(unittest.TestCase):
         assert whole.inner is not None
         self.assertEqual(whole.inner.rate_bytes_per_s, 100.0)
         self.assertEqual(whole.num_units, 4)
+
+    def test_islands_have_quicker_links_inside(self) -> None:
+        self.assertEqual(axis_link(_cluster(), (32, ), 0).num_islands, 4)
+        self.assertEqual(axis_link(_cluster(), (4, 8), 1).num_islands, 8)
+        # In a rack the links of a node are no quicker than those between.
+        rack = load_cluster("gb300-nvl72:72")
+        self.assertEqual(axis_link(rack, (72, ), 0).num_islands, 72)
 
     def test_devices_share_a_card_only_when_both_are_busy(self) -> None:
         cluster = _cluster()

@@ -118,6 +118,19 @@ class TestTime(unittest.TestCase):
         job = Work(kind="attention", forward_flops=1000, backward_flops=2000)
         self.assertEqual(time_s(job, device, torch.float32), (2.0, 5.0))
 
+    def test_attention_has_half_of_its_rate_at_few_keys(self) -> None:
+        device = dataclasses.replace(
+            self.device,
+            efficiencies=(Coefficient(name="attention",
+                                      value=1.0,
+                                      source="test"), ),
+            coefficients=(Coefficient(name="half_keys",
+                                      value=10.0,
+                                      source="test"), ))
+        for keys, longer in ((0.0, 1.0), (10.0, 2.0), (20.0, 1.5)):
+            job = Work(kind="attention", forward_flops=1000, keys=keys)
+            self.assertEqual(time_s(job, device, torch.float32)[0], longer)
+
     def test_more_work_takes_no_less_time(self) -> None:
         for width in (1, 8, 64):
             with self.subTest(width):

@@ -397,6 +397,30 @@ class TestTerms(unittest.TestCase):
         np.testing.assert_allclose(
             operators.time_s([core], rates, plan, backward=False), [4, 2, 1])
 
+    def test_attention_takes_longer_of_few_keys_and_narrow_heads(self) -> None:
+        rates = dataclasses.replace(Rates.of(_CLUSTER.device),
+                                    attention_flops_per_s=1e14,
+                                    half_keys=256.0,
+                                    exponentials=0.6,
+                                    launch_s=0.0)
+        core = Operator(name="core",
+                        kind="attention",
+                        flops=1e14,
+                        size_bytes=0.0)
+
+        def time_s(bits: int = 16, **sizes: float) -> float:
+            return float(
+                operators.time_s([dataclasses.replace(core, **sizes)],
+                                 rates,
+                                 Configurations(attention_bits=bits),
+                                 backward=False))
+
+        self.assertAlmostEqual(time_s(), 1.0)
+        self.assertAlmostEqual(time_s(keys=256.0), 2.0)
+        # Twice the exponentials for as many flops, and half of the rest.
+        self.assertAlmostEqual(time_s(head_width=64.0), 0.4 + 2 * 0.6)
+        self.assertAlmostEqual(time_s(8), 0.4 / 2 + 0.6)
+
     def test_operands_of_8_bits_are_written_twice(self) -> None:
         model, tokens = llama_8b(), float(llama_8b().seq)
         wide, narrow = (next(
@@ -498,8 +522,15 @@ class TestTerms(unittest.TestCase):
         plan = Configurations(dp=64, ep=64)
         axis = Hardware.of(_CLUSTER, plan).ep
         # 8 nodes, 8 copies: 7 (1 - (7/8)^8) of 7 go out.
-        self.assertAlmostEqual(float(axis.distinct_units(8)[0]),
+        self.assertAlmostEqual(float(axis.distinct_islands(8)[0]),
                                1 - (7 / 8)**8)
+
+    def test_rows_go_once_to_each_rank_of_a_rack(self) -> None:
+        plan = Configurations(dp=32, ep=32)
+        axis = Hardware.of(load_cluster("gb300-nvl72:32"), plan).ep
+        # All links of 8 nodes are alike: 31 (1 - (31/32)^8) of 8 31/32 go out.
+        self.assertAlmostEqual(float(axis.distinct_islands(8)[0]),
+                               32 * (1 - (31 / 32)**8) / 8)
 
     def test_experts_take_ranks_of_tp_where_they_need_them(self) -> None:
         plan = Configurations(tp=2, dp=4, ep=8)
