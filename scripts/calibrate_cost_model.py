@@ -29,7 +29,7 @@ import yaml
 from scripts.published.batch import Batch
 from scripts.published.case import Case, Unreadable
 from scripts.published.errors import held_out, summarise
-from scripts.published.fit import fit, parameters_of, times_with
+from scripts.published.fit import fit, of_preset, parameters_of, times_with
 from scripts.published.host import fit_host, host_cases
 from scripts.published.predict import DOUBTED
 from scripts.published.presets import with_numbers
@@ -169,7 +169,7 @@ def _presets(fitted: Mapping[str, Mapping[str, float]], *, write: bool) -> int:
                     resources.files("planner.cluster").joinpath(
                         "presets", f"{name}.yaml")))
             text = path.read_text(encoding="utf-8")
-            new = with_numbers(text, values, source)
+            new = with_numbers(text, of_preset(values, name), source)
             if new != text:
                 stale += 1
                 sys.stdout.write(f"{name}: other numbers\n")

@@ -21,7 +21,8 @@ from planner.cost.analytic.step import step_time
 from scripts.published.batch import Batch, product_dtype
 
 __all__ = [
-    "Parameter", "SHARED", "fit", "parameters_of", "softened", "times_with"
+    "Parameter", "SHARED", "fit", "of_preset", "parameters_of", "softened",
+    "times_with"
 ]
 
 
@@ -65,6 +66,14 @@ SHARED = tuple(
         ("launch_overhead_s", 3e-6, 0.3, 1e-5),
         ("dispatch_s", 4.5e-5, 0.3, 2e-4),
         ("queue_order", 5.0, 0.5, 20.0),
+        # FlashAttention-2 on an A100 and -3 on an H100 do as if they needed
+        # 270 to 330 keys to get to half of their rate (Dao 2023, Shah et
+        # al. 2024: causal, by length).
+        ("half_keys", 250.0, 0.3, 3000.0),
+        # FlashAttention-3 has 0.7 of the rate at heads of 64 elements that
+        # it has at 128, kernels for Blackwell little more than half; earlier
+        # ones nearly all of it.
+        ("exponentials", 0.4, 0.2, 1.0),
         ("exposed", 0.3, 0.4, 1.0),
         # A third less where only 8 elements divide a width: what suits
         # BigScience's runs best of 0.05 to 0.25, and nothing else says.
@@ -86,7 +95,8 @@ _OWN: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "matmul": (0.8, 0.1)
     },
     "Blackwell": {
-        "attention": (0.4, 0.3),
+        "attention": (0.48, 0.1),
+        "exponentials": (0.7, 0.1),
         "first_attention": (0.09, 0.15),
         "second_attention": (0.15, 0.1),
         "matmul": (0.72, 0.03),
@@ -109,10 +119,20 @@ _OWN: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "matmul": (0.75, 0.05)
     },
 }
+_CLOCKED: Mapping[str, tuple[str, ...]] = {
+    "Blackwell": ("b200-sxm", "b300-sxm", "gb200-nvl72", "gb300-nvl72")
+}
+"""Devices of one kind that get from 1000 to 1400 W, and so keep different
+shares of their clock while they multiply."""
+_CLOCK = Parameter(name="clock", usual=1.0, spread=0.3, most=1.5)
+_PRODUCTS = ("matmul", "matmul8", "matmul4", "attention", "first_attention",
+             "second_attention")
 _WELL_KNOWN = ("A100", "H100")
 """Families that several sources measured, libraries' authors among them."""
 _OTHER_KERNELS = ("Ascend 910B", "V100")
 """Families that FlashAttention's kernels are not written for."""
+_EVEN_HEADS = ("A100", *_OTHER_KERNELS)
+"""Families with as much of exponentials as of products, and more."""
 _PULL = 1.5
 _SYSTEMATIC = 0.08  # how far a source is off as a whole
 _ONE_STEP = 0.5  # weight of a row that is the time of a single step
@@ -128,9 +148,27 @@ def parameters_of(family: str) -> tuple[Parameter, ...]:
     for p in SHARED:
         if family in _OTHER_KERNELS and p.name.endswith("_attention"):
             continue
+        if family in _EVEN_HEADS and p.name == "exponentials":
+            continue
         usual, spread = own.get(p.name, (p.usual, p.spread))
         found.append(replace(p, usual=usual, spread=wider * spread))
-    return tuple(found)
+    clocks = [
+        replace(_CLOCK, name=_clock(n)) for n in _CLOCKED.get(family, ())
+    ]
+    return (*found, *clocks)
+
+
+def _clock(preset: str) -> str:
+    return f"{_CLOCK.name} {preset}"
+
+
+def of_preset(values: Mapping[str, float], preset: str) -> dict[str, float]:
+    """The numbers of one preset's device: rates of products by its clock."""
+    clock = values.get(_clock(preset), 1.0)
+    return {
+        name: float(f"{value * clock:.3g}") if name in _PRODUCTS else value
+        for name, value in values.items() if not name.startswith(_CLOCK.name)
+    }
 
 
 def _hardware(batch: Batch, values: Mapping[str, float]) -> Hardware:
@@ -139,10 +177,13 @@ def _hardware(batch: Batch, values: Mapping[str, float]) -> Hardware:
                for c in batch.cases]
     longer = slowest(np.array([c.cluster.num_devices for c in batch.cases]),
                      values["variation"])
-    peak = np.array([d.peak(dtype) for d, dtype in devices]) / longer
+    clock = np.array([values.get(_clock(c.preset), 1.0) for c in batch.cases])
+    peak = np.array([d.peak(dtype) for d, dtype in devices]) * clock / longer
     peaks = [dict(d.peak_flops_per_s) for d, _ in devices]
-    eight = np.array([p.get("float8_e4m3fn", 0.0) for p in peaks]) / longer
-    four = np.array([p.get("float4_e2m1fn_x2", 0.0) for p in peaks]) / longer
+    eight = np.array([p.get("float8_e4m3fn", 0.0)
+                      for p in peaks]) * clock / longer
+    four = np.array([p.get("float4_e2m1fn_x2", 0.0)
+                     for p in peaks]) * clock / longer
     single = np.array([p["float32"] for p in peaks]) / longer
     matmul = peak * values["matmul"]
     linear8 = np.where(eight > 0, eight * values["matmul8"], matmul)
@@ -168,6 +209,8 @@ def _hardware(batch: Batch, values: Mapping[str, float]) -> Hardware:
                   misaligned=values["misaligned"],
                   unaligned_flops_per_s=single * values["unaligned"],
                   interference=values["interference"],
+                  half_keys=values["half_keys"],
+                  exponentials=values.get("exponentials", 0.0),
                   attention_backward=plain.rates.attention_backward)
     return replace(plain, rates=rates).slowed(values["collective_share"],
                                               point=values["point_share"])

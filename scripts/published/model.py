@@ -74,9 +74,16 @@ def model_of(raw: Mapping[str, Any]) -> Transformer:
                        cross_layers=decoder,
                        target_share=_TARGET_SHARE if decoder else 1.0,
                        causal=str(raw.get("family")) != "bert",
+                       attended=_attended(get.whole("window"), seq),
                        tied=_tied(raw, name),
                        **_heads(raw, hidden, heads, kv_heads,
                                 get.whole("head_dim") or hidden / heads))
+
+
+def _attended(window: int, seq: int) -> float:
+    """Share of the earlier tokens that are attended to where every second
+    layer has a window, 0 for none."""
+    return (1 + min(2 * window / seq, 1)) / 2 if window else 1.0
 
 
 def _joined(name: str) -> str:

@@ -10,7 +10,9 @@ from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
                                                   NONE, SELECTIVE, ZERO1,
                                                   ZERO2, Configurations)
 from scripts.published.case import Unreadable
-from scripts.published.software import is_plain, software_of, test_name
+from scripts.published.recipes import repeats_a_layer
+from scripts.published.software import is_plain, software_of
+from scripts.published.words import test_name
 
 __all__ = ["plan_of", "world_size"]
 
@@ -172,7 +174,8 @@ def _stated(known: Mapping[str, int], table: Mapping[str, Any], name: str,
 def _recompute(row: Mapping[str, Any]) -> int:
     """As stated; a selection that PyTorch's own sharding goes with is that
     of its examples, every second product."""
-    found = _stated(_RECOMPUTE, row, "recompute", NONE)
+    usual = FULL if repeats_a_layer(row) else NONE
+    found = _stated(_RECOMPUTE, row, "recompute", usual)
     return ALTERNATE if found == SELECTIVE and is_plain(row) else found
 
 

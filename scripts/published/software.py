@@ -7,21 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.cost.analytic.configurations import FIRST, FSDP, OWN, SECOND
+from scripts.published.recipes import (BLACKWELL, has_narrow_attention,
+                                       has_plain_exchange, is_gpt_oss,
+                                       is_graphed, is_unfused)
+from scripts.published.words import gpu_of, linear_bits, test_name
 
-__all__ = ["is_plain", "software_of", "test_name"]
+__all__ = ["is_plain", "software_of"]
 
 _BUCKET_BYTES = 2 * 5 * 10**8
 """Of DeepSpeed: half a billion elements of 16 bits, one to reduce and one to
 gather."""
-_CORE_FACTOR = 1.99
-_LOGGED_S = 0.0384
+_CORE_FACTOR = 2.0
+_LOGGED_S = 0.0382
 """Both as ``scripts.calibrate_cost_model --host`` fits them on the times of
 Megatron-LM's tests of 12 layers and a width of 512, whose kernels take a
 tenth of the step."""
 _ALL_WIDE = "Rebalancing layers"
-_RACKS = ("GB200", "GB300")
 _NODE = 8
-_OVERLAPPED = (26, 6)
 
 
 def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
@@ -61,13 +63,19 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         "copied_gathers":
         str(parallel.get("sharding")).lower() == "fsdp2",
         "linear_bits":
-        _linear_bits(row),
+        linear_bits(row),
         "row_scales":
         "rowwise" in str(row.get("dtype")).lower(),
         "dedicated_exchange":
-        recent,
+        recent and not has_plain_exchange(row),
         "exchange_overlap":
         _exchange_overlap(row),
+        "expert_biases":
+        is_gpt_oss(row) and not is_graphed(row),
+        "fused_experts":
+        is_graphed(row),
+        "attention_bits":
+        8 if has_narrow_attention(row) else 16,
         "loss_bytes":
         _loss_bytes(row, eager or plain_fsdp),
         "dropout":
@@ -116,6 +124,8 @@ def _gradients(row: Mapping[str, Any], partitioned: bool, eager: bool,
 def _host(row: Mapping[str, Any]) -> dict[str, float]:
     """How long the host takes. Megatron Core's modules take longer than
     those of the Megatron-LM of 2021, and its tests log every step."""
+    if is_graphed(row):
+        return {"host_factor": 0.0}
     if row["model"].get("family") is None:
         return {}
     return {"host_factor": _CORE_FACTOR, "step_host_s": _LOGGED_S}
@@ -138,12 +148,6 @@ def is_plain(row: Mapping[str, Any]) -> bool:
     sharding = str(row["parallel"].get("sharding")).lower()
     return (sharding.startswith(("fsdp", "hsdp"))
             and not (row.get("transformer_impl") or row.get("task")))
-
-
-def test_name(row: Mapping[str, Any]) -> str:
-    """The name of a row's model; tests of Megatron-LM have no such name but
-    one of what they test."""
-    return str(row["model"].get("name"))
 
 
 def _overlap(parallel: Mapping[str, Any], usual: bool) -> bool:
@@ -234,7 +238,7 @@ def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
     if stated in ("unfused", "local"):
         return False
     library = row.get("transformer_impl")
-    if _is_old_container(row):
+    if _is_old_container(row) or is_unfused(row):
         return False
     if library is not None:
         return library == "transformer_engine"
@@ -270,7 +274,7 @@ def _fused_kernels(row: Mapping[str, Any], sharding: int, gated: bool) -> bool:
     compiled = row.get("torch_compile")
     if compiled is not None:
         return bool(compiled)
-    if _linear_bits(row) < 16:
+    if linear_bits(row) < 16:
         return True
     eager = sharding == FSDP or row["parallel"].get("zero1_group")
     return not (eager and gated) or "JAX" in str(row.get("notes"))
@@ -303,27 +307,13 @@ def _exchange_overlap(row: Mapping[str, Any]) -> bool:
     """Whether rows travel to experts beside another micro-batch.
 
     Megatron Core can where ranks of a pipeline have several chunks. Recipes
-    of Megatron-Bridge do so where experts lie on several nodes, and from the
-    release of June 2026 on where racks of Blackwell devices multiply in 8
-    bits.
+    of Megatron-Bridge do so where experts lie on several nodes, and those
+    for Blackwell devices in 8 bits.
     """
     parallel, hardware = row["parallel"], row["hardware"]
-    experts = int(parallel.get("ep") or 1)
-    gpu = str(hardware.get("gpu")).upper()
-    rack = gpu.startswith(_RACKS)
-    release = re.match(r"(\d\d)\.(\d\d)\b",
-                       str((row.get("source") or {}).get("table")))
-    if rack or gpu.startswith("B300"):
-        return bool(experts > 1 and _linear_bits(row) < 16 and release
-                    and (int(release[1]), int(release[2])) >= _OVERLAPPED)
+    if gpu_of(row).startswith(BLACKWELL):
+        return is_graphed(row)
     chunks = int(parallel.get("vpp") or 1)
     node = int(hardware.get("gpus_per_node") or _NODE)
     return (row["model"].get("family") is None and chunks > 1
-            and experts > node)
-
-
-def _linear_bits(row: Mapping[str, Any]) -> int:
-    dtype = str(row.get("dtype")).lower()
-    if "fp4" in dtype:
-        return 4
-    return 8 if "fp8" in dtype or "float8" in dtype else 16
+            and int(parallel.get("ep") or 1) > node)

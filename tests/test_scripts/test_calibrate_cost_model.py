@@ -11,7 +11,7 @@ from scripts.calibrate_cost_model import FAMILIES, cases_of, unseen_times
 from scripts.published.batch import Batch
 from scripts.published.case import Case
 from scripts.published.errors import held_out
-from scripts.published.fit import fit, parameters_of, times_with
+from scripts.published.fit import fit, of_preset, parameters_of, times_with
 from scripts.published.host import fit_host, host_cases
 from scripts.published.presets import with_numbers
 from scripts.published.read import read_case
@@ -114,6 +114,17 @@ class TestFit(unittest.TestCase):
         self.assertEqual(
             device.coefficient("wave_elements", 0.0),
             from_yaml(text).device.coefficient("wave_elements", 1.0))
+
+    def test_a_preset_has_its_own_clock(self) -> None:
+        values = {p.name: p.usual for p in parameters_of("Blackwell")}
+        values |= {"clock b200-sxm": 0.9, "clock gb300-nvl72": 1.1}
+        slow, quick = (of_preset(values, n)
+                       for n in ("b200-sxm", "gb300-nvl72"))
+        self.assertAlmostEqual(slow["matmul8"] / quick["matmul8"],
+                               0.9 / 1.1,
+                               places=2)
+        self.assertEqual(slow["memory"], quick["memory"])
+        self.assertFalse([n for n in slow if "clock" in n])
 
     def test_rows_that_say_too_little_are_not_fitted(self) -> None:
         long = {**row()["model"], "seq": 65536}
