@@ -12,7 +12,7 @@ from planner.rules.factors import (broadcast_letters, einsum_options, number,
                                    place, shard)
 from planner.rules.registry import OpCall, Option, register
 
-__all__ = ["batched", "bilinear", "cdist", "meshgrid", "row_distance"]
+__all__ = ["batched", "bilinear", "cdist", "meshgrid", "row_distance", "solve"]
 
 aten = torch.ops.aten
 
@@ -104,10 +104,21 @@ def feature_dropout(call: OpCall) -> Iterable[Option]:
 
 @register(aten.inverse.default, aten.linalg_inv.default, aten.det.default,
           aten.linalg_det.default, aten.linalg_cholesky.default,
-          aten.linalg_matrix_exp.default)
+          aten.linalg_matrix_exp.default, aten.linalg_eigh.default,
+          aten.linalg_eigvalsh.default, aten.linalg_qr.default,
+          aten.linalg_svdvals.default)
 def batched(call: OpCall) -> Iterable[Option]:
     """Batch dims of matrices."""
     yield from keep(call, range(call.inputs[0].ndim - 2))
+
+
+@register(aten.linalg_solve.default)
+def solve(call: OpCall) -> Iterable[Option]:
+    """Batch dims of matrices and of as many right-hand sides."""
+    a, b = (s.shape for s in call.inputs)
+    if len(a) == len(b) and a[:-2] == b[:-2]:
+        for dim in range(len(a) - 2):
+            yield shard(call, (dim, dim), dim)
 
 
 @register(aten.multinomial.default)

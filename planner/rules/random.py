@@ -29,7 +29,8 @@ def factory(call: OpCall) -> Iterable[Option]:
           aten.rand_like.default, aten.randn_like.default,
           aten.randint_like.default, aten.randint_like.low_dtype,
           aten.bernoulli.default, aten.bernoulli.p,
-          aten.normal_functional.default)
+          aten.normal_functional.default, aten.normal.Tensor_float,
+          aten.exponential.default)
 def like(call: OpCall) -> Iterable[Option]:
     """Any dim, as the input's."""
     for dim in range(call.outputs[0].ndim):

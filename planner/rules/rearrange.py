@@ -20,11 +20,12 @@ __all__ = ["cat", "pad", "repeat"]
 aten = torch.ops.aten
 
 
-@register(aten.cat.default)
+@register(aten.cat.default, aten.hstack.default)
 def cat(call: OpCall) -> Iterable[Option]:
     """Every dim but the joined one; empty vectors are skipped by torch."""
     ndim = call.outputs[0].ndim
-    dim = wrap(call.arg(1, "dim", 0), ndim)
+    default = int(call.target is aten.hstack.default and ndim > 1)
+    dim = wrap(call.arg(1, "dim", default), ndim)
     joined = [
         i for i, s in enumerate(call.inputs) if ndim == 1 or s.shape != (0, )
     ]

@@ -114,10 +114,12 @@ _DIM_POSITION = {
     aten.std.correction: 1,
     aten.std.dim: 1,
     aten.std_mean.correction: 1,
+    aten.std_mean.dim: 1,
     aten.topk.default: 2,
     aten.var.correction: 1,
     aten.var.dim: 1,
     aten.var_mean.correction: 1,
+    aten.var_mean.dim: 1,
 }
 """Operators whose dims must be whole, and where these are named."""
 

@@ -10,7 +10,7 @@ from planner.rules.dims import keep, others
 from planner.rules.factors import partial
 from planner.rules.registry import OpCall, Option, register
 
-__all__ = ["complex_view", "transform"]
+__all__ = ["complex_view", "transform", "windowed"]
 
 aten = torch.ops.aten
 
@@ -49,6 +49,14 @@ def transform(call: OpCall) -> Iterable[Option]:
         named = (dims, ) if isinstance(dims, int) else tuple(dims)
         yield from keep(call, others(call, *named))
     yield partial(call)
+
+
+@register(aten.stft.default, aten.istft.default)
+def windowed(call: OpCall) -> Iterable[Option]:
+    """Each signal of a batch by itself; the window is whole."""
+    inverse = call.target is aten.istft.default
+    if call.inputs[0].ndim == 2 + inverse:
+        yield from keep(call, (0, ))
 
 
 @register(aten.view_as_complex.default, aten.view_as_real.default,

@@ -32,6 +32,8 @@ CASES = (
     case(aten.bernoulli.default, positive(6, 4).detach(), values=False),
     case(aten.bernoulli.p, _X, 0.5, values=False, least=2),
     case(aten.normal_functional.default, _X, values=False, least=2),
+    case(aten.normal.Tensor_float, _X, 2.0, values=False, least=2),
+    case(aten.exponential.default, _X, 2.0, values=False, least=2),
     case(aten.new_empty.default, _X, [12], values=False, least=4),
     case(aten.new_full.default, _X, [12, 6], 2.0, least=6),
     case(aten.new_ones.default, _X, [12], least=5),

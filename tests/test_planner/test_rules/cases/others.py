@@ -15,6 +15,12 @@ _MATRICES = torch.eye(3, dtype=torch.float64) * 4 + positive(6, 3, 3).detach()
 _SYMMETRIC = (_MATRICES + _MATRICES.mT).requires_grad_()
 _COMPLEX = torch.complex(_X.detach(), _Y.detach()).requires_grad_()
 _STEPS = normal(5, 6, 4)
+_WINDOW = torch.hann_window(8, dtype=torch.float64)
+_SPECTRUM = torch.stft(normal(6, 24).detach(),
+                       8,
+                       4,
+                       window=_WINDOW,
+                       return_complex=True).requires_grad_()
 
 
 def _weights(gates: int, bias: bool = True) -> list[torch.Tensor]:
@@ -64,6 +70,17 @@ _SPECTRAL = (
     case(aten._fft_c2r.default, _COMPLEX, [1], 0, 6, least=3),
     case(aten._fft_r2c.default, _X, [1], 0, True, least=3),
     case(aten.fft_fftshift.default, _X, [1], least=3),
+    case(aten.stft.default,
+         normal(6, 24),
+         8,
+         4,
+         8,
+         _WINDOW,
+         False,
+         True,
+         True,
+         least=1),
+    case(aten.istft.default, _SPECTRUM, 8, 4, 8, _WINDOW, least=1),
     case(aten.fft_ifftshift.default, _X, [1], least=3),
     case(aten.view_as_complex.default, normal(6, 4, 2), least=3),
     case(aten.view_as_real.default, _COMPLEX, least=4),
@@ -107,6 +124,12 @@ _DISTANCES = (
     case(aten.linalg_det.default, _SYMMETRIC),
     case(aten.linalg_cholesky.default, _SYMMETRIC),
     case(aten.linalg_matrix_exp.default, _SYMMETRIC),
+    case(aten.linalg_eigh.default, _SYMMETRIC),
+    case(aten.linalg_eigvalsh.default, _SYMMETRIC),
+    case(aten.linalg_qr.default, _SYMMETRIC),
+    case(aten.linalg_svdvals.default, _SYMMETRIC),
+    case(aten.linalg_solve.default, _SYMMETRIC, normal(6, 3, 2)),
+    case(aten.linalg_solve.default, _SYMMETRIC, normal(6, 3), least=0),
     case(aten.multinomial.default, positive(6, 4).detach(), 2, values=False),
 )
 

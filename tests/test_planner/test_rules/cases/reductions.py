@@ -64,5 +64,7 @@ CASES = (
     case(aten.var.correction, _X, [0], correction=0, least=2),
     case(aten.var.dim, _X, [1], least=2),
     case(aten.var_mean.correction, _X, [1], least=2),
+    case(aten.var_mean.dim, _X, [1], least=2),
+    case(aten.std_mean.dim, _X, [1], least=2),
     case(aten.sum.default, ints(5, 6), least=2),
 )

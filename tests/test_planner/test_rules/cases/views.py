@@ -64,6 +64,8 @@ CASES = (
     case(aten.cat.default, [_X, normal(6, 3, 12)], 1, least=3),
     case(aten.cat.default, [normal(0), normal(6, 4)], 1, least=2),
     case(aten.cat.default, [normal(0), normal(6)]),
+    case(aten.hstack.default, [_X, _X], least=3),
+    case(aten.hstack.default, [normal(6), normal(6)]),
     case(aten.stack.default, [normal(6, 4), normal(6, 4)], 1, least=3),
     case(aten.flip.default, _X, [1], least=3),
     case(aten.roll.default, _X, [1, 2], [0, 2], least=2),
