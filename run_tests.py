@@ -31,12 +31,6 @@ __all__ = ["Outcomes", "main", "test_modules"]
 
 ROOT = Path(__file__).resolve().parent
 OURS = r"(planner|passes|scaletorch|scripts|tests|examples)(\.|$)"
-_PRELOAD = [
-    "torch", "torch.distributed.checkpoint", "torch.distributed.tensor",
-    "torch.export", "torch._dynamo", "transformers.modeling_utils", "networkx",
-    "scipy.optimize", "yaml"
-]
-"""What nearly every module imports, and what is not ours."""
 
 
 class Outcomes(unittest.TestResult):
@@ -233,9 +227,9 @@ def _prepare(modules: Sequence[str], options: argparse.Namespace,
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     if len(modules) > 1:
-        # Every module's process is then forked from one that has them.
+        # Every module's process is then forked from one that has it.
         multiprocessing.get_context("forkserver").set_forkserver_preload(
-            _PRELOAD)
+            ["tests.preload"])
 
 
 def _report(jobs: Sequence[Job], seconds: float) -> int:
