@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import fx
@@ -15,6 +14,7 @@ from passes.collectives import AxisRef
 from passes.conversions import conversion_nodes
 from passes.differentiate import differentiate
 from passes.insert_collectives import insert_collectives
+from passes.kernel_cache import kernel_of
 from passes.localize_shapes import localize_shapes
 from passes.merge_collectives import merge_collectives
 from passes.overlap import overlap
@@ -30,30 +30,11 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.program import BlockClass
 from planner.rules.registry import TensorSpec
 
-__all__ = ["PASS_ORDER", "KernelBuilder", "KernelCache"]
+__all__ = ["PASS_ORDER", "KernelBuilder"]
 
 PASS_ORDER = ("insert_collectives", "localize_shapes", "differentiate",
               "merge_collectives", "split_forward", "split_backward")
 """The printed stages of a kernel, in order."""
-
-
-class KernelCache:
-    """Kernels of block classes that several stages of a rank share."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, list[tuple[BlockClass, Any, Kernel]]] = {}
-
-    def find(self, block_class: BlockClass, key: Any) -> Kernel | None:
-        """The kernel of the very same class, lowered alike."""
-        for _, other, kernel in self._found.get(id(block_class), ()):
-            if other == key:
-                return kernel
-        return None
-
-    def keep(self, block_class: BlockClass, key: Any, kernel: Kernel) -> None:
-        """Note a kernel; the class is held, so that its id stays its own."""
-        self._found.setdefault(id(block_class), []).append(
-            (block_class, key, kernel))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +52,6 @@ class KernelBuilder:
         Folder for the printed graphs.
     recompute : frozenset of str
         Block classes whose forward runs again in the backward.
-    known : KernelCache, optional
-        Kernels of other programs of the same rank and device.
     """
 
     mesh: MeshSpec
@@ -80,7 +59,6 @@ class KernelBuilder:
     device: torch.device
     dump_dir: Path | None = None
     recompute: frozenset[str] = frozenset()
-    known: KernelCache | None = None
 
     def of_class(self, block_class: BlockClass, layout: ClassLayout,
                  arrives: Mapping[str,
@@ -96,14 +74,15 @@ class KernelBuilder:
         live : collection of int
             Results that a gradient may reach.
         """
-        key = (layout, dict(arrives), frozenset(live))
-        found = self.known and self.known.find(block_class, key)
-        if found:
-            return found
-        kernel = self._of_class(block_class, layout, arrives, live)
-        if self.known is not None:
-            self.known.keep(block_class, key, kernel)
-        return kernel
+        if self.dump_dir is not None:
+            return self._of_class(block_class, layout, arrives, live)
+        name = block_class.name
+        key = (name, name in self.recompute, layout, dict(arrives),
+               frozenset(live), self.mesh, self.device)
+        return kernel_of(
+            block_class.graph, key, self.axes,
+            lambda axes: dataclasses.replace(self, axes=axes)._of_class(
+                block_class, layout, arrives, live))
 
     def _of_class(self, block_class: BlockClass, layout: ClassLayout,
                   arrives: Mapping[str,

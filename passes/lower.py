@@ -14,7 +14,7 @@ import torch
 
 from passes.collectives import AxisRef
 from passes.hoist_parameters import hoist_parameters
-from passes.kernels import KernelBuilder, KernelCache
+from passes.kernels import KernelBuilder
 from passes.shard_parameters import ParameterMove, parameter_move
 from passes.steps import Kernel, RankProgram, RankStep
 from passes.text import spec_text
@@ -43,8 +43,7 @@ def lower(program: Program,
           sharded_outputs: bool = False,
           differentiated: Sequence[int] | None = None,
           is_stage: bool = False,
-          dump_dir: Path | None = None,
-          known: KernelCache | None = None) -> RankProgram:
+          dump_dir: Path | None = None) -> RankProgram:
     """Lower a program for one rank.
 
     Parameters
@@ -69,8 +68,6 @@ def lower(program: Program,
         are held.
     dump_dir : Path, optional
         Folder to which every pass writes its printed graphs.
-    known : KernelCache, optional
-        Kernels of other programs of the same rank; these are added to it.
 
     Raises
     ------
@@ -96,8 +93,7 @@ def lower(program: Program,
                             axes=axes,
                             device=device,
                             dump_dir=dump_dir,
-                            recompute=layout.recompute,
-                            known=known)
+                            recompute=layout.recompute)
     tangents = (_output_tangents(program)
                 if differentiated is None else tuple(differentiated))
     lowered = _Lowering(program, layout, builder,

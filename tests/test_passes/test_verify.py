@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import unittest
 from collections.abc import Callable
@@ -144,12 +145,17 @@ def node_of(graph: fx.Graph, target: Any) -> fx.Node:
     return next(n for n in graph.nodes if n.target is target)
 
 
+def own_kernel(text: str) -> Kernel:
+    """One to spoil: lowering gives the same one to all who ask."""
+    return copy.deepcopy(lowered(text).kernels["Perceptron"])
+
+
 class TestKernel(Rows):
 
     table = KERNEL
 
     def setUp(self) -> None:
-        self.kernel = lowered(SEQUENCE).kernels["Perceptron"]
+        self.kernel = own_kernel(SEQUENCE)
 
     def forward(self) -> fx.Graph:
         return self.kernel.train.forward
@@ -265,7 +271,9 @@ class TestRanks(Rows):
 
     def test_other_collectives(self) -> None:
         one, other = lowered(MEGATRON, 0), lowered(MEGATRON, 1)
-        graph = other.kernels["Perceptron"].train.forward
+        kernel = own_kernel(MEGATRON)
+        other = dataclasses.replace(other, kernels={"Perceptron": kernel})
+        graph = kernel.train.forward
         wait = node_of(graph, OPS.wait_tensor.default)
         reduced = wait.args[0]
         wait.replace_all_uses_with(reduced.args[0])

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from passes.kernels import KernelCache
 from passes.lower import lower
 from planner.ir.layout import local_shape
 from planner.ir.layouts import ProgramLayout
@@ -61,10 +60,9 @@ def pipeline_program(program: Program, layout: ProgramLayout,
     train, infer = _schedules(pipeline, ranks, found)
     halves = any(a.kind == "I" for a in train.actions)
     wires = _wires(found, layout)
-    known = KernelCache()
     executors = {
         number:
-        StageExecutor(_lowered(stage, found, place, program, known),
+        StageExecutor(_lowered(stage, found, place, program),
                       place.axes,
                       place.names,
                       place.groups,
@@ -112,10 +110,9 @@ def _rehearsal(found: Pipelined, schedule: Schedule, pipeline: PipelineSpec,
             tuple(a for a in row if a.stage < len(found.stages))
             for row in schedule.ranks))
     check_schedule(schedule, edges=found.edges, inference=True)
-    known = KernelCache()
     executors = {
         number:
-        StageExecutor(_lowered(stage, found, place, found.program, known),
+        StageExecutor(_lowered(stage, found, place, found.program),
                       place.axes,
                       place.names,
                       place.groups,
@@ -178,7 +175,7 @@ def _schedules(pipeline: PipelineSpec, ranks: int,
 
 
 def _lowered(stage: Stage, found: Pipelined, place: StageAxes,
-             program: Program, known: KernelCache) -> Any:
+             program: Program) -> Any:
     loss = None if program.loss is None else program.outputs[program.loss]
     outputs = stage.program.outputs
     return lower(stage.program,
@@ -187,7 +184,6 @@ def _lowered(stage: Stage, found: Pipelined, place: StageAxes,
                  device=place.device,
                  local_inputs=True,
                  is_stage=True,
-                 known=known,
                  differentiated=[
                      i for i, n in enumerate(outputs)
                      if n in stage.gives or n == loss
