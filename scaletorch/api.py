@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from planner.batches import best_batch, search_batches, with_rows
+from planner.capture.autocast import ambient_autocast
 from planner.capture.capture import capture_call
 from planner.capture.entry import (Call, bind_inputs, default_example_inputs,
                                    split_example)
@@ -36,6 +37,7 @@ from scaletorch.mesh import device_mesh, reshaped, spec_of
 from scaletorch.module import ParallelModule
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.compiled import TRACING
+from scaletorch.runtime.ranks import made_once
 from scaletorch.structure import skeleton
 from scaletorch.tune import quickest
 
@@ -212,15 +214,22 @@ class _Given:
         # Tracing changes what it traces for a while, and ranks that are
         # threads may share the model.
         with TRACING:
-            program = capture_call(skeleton(self.model),
-                                   self.call(rows),
-                                   loss_fn=self.loss_fn,
-                                   opaque=self.constraints.allows_opaque())
+            program = self._captured(self.call(rows))
         return Planning(program,
                         self.cluster,
                         constraints=self.constraints,
                         optimizer=self.optimizer,
                         memory_limit_bytes=self.memory_limit_bytes)
+
+    def _captured(self, call: Call) -> Program:
+        opaque = self.constraints.allows_opaque()
+        return made_once((call.paths, call.tree, call.targets, opaque,
+                          ambient_autocast(), torch.is_grad_enabled()),
+                         (self.model, self.loss_fn, *call.leaves),
+                         lambda: capture_call(skeleton(self.model),
+                                              call,
+                                              loss_fn=self.loss_fn,
+                                              opaque=opaque))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,17 @@ change.
 from __future__ import annotations
 
 import collections
+import operator
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed import multi_threaded_pg
 
-__all__ = ["Mailbox", "mailbox", "run_ranks"]
+__all__ = ["Mailbox", "made_once", "mailbox", "run_ranks"]
 
 Result = TypeVar("Result")
 
@@ -81,6 +82,51 @@ def mailbox() -> Mailbox | None:
     return getattr(_OF_THREAD, "mailbox", None)
 
 
+class _Made:
+    """What the ranks of one run have asked :func:`made_once` for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._first: dict[int, tuple[Any, tuple[object, ...], Any]] = {}
+
+    def ask(self, number: int, key: Any, of: tuple[object, ...],
+            make: Callable[[], Result]) -> Result:
+        """What the first rank made in its request of this number."""
+        with self._lock:
+            if number in self._first:
+                other, objects, made = self._first[number]
+                if other == key and len(objects) == len(of) and all(
+                        map(operator.is_, objects, of)):
+                    return made
+            result = make()
+            self._first.setdefault(number, (key, of, result))
+            return result
+
+
+def made_once(key: Any, of: Sequence[object],
+              make: Callable[[], Result]) -> Result:
+    """What all ranks make of the same, made by the first of a run's threads.
+
+    Every rank must ask for the same things in the same order, and none may
+    change what they are made of before all have asked. Ranks that are
+    processes, or that ask for something else, make their own.
+
+    Parameters
+    ----------
+    key : Any
+        What must be equal.
+    of : sequence of object
+        What must be the very same objects.
+    make : callable
+        Must not wait for other ranks.
+    """
+    made: _Made | None = getattr(_OF_THREAD, "made", None)
+    if made is None:
+        return make()
+    number, _OF_THREAD.asked = _OF_THREAD.asked, _OF_THREAD.asked + 1
+    return made.ask(number, key, tuple(of), make)
+
+
 def run_ranks(world_size: int, function: Callable[..., Result], *args:
               Any) -> list[Result]:
     """Run ``function(rank, *args)`` on every rank at once.
@@ -98,10 +144,11 @@ def run_ranks(world_size: int, function: Callable[..., Result], *args:
     store = dist.HashStore()
     results: list[Any] = [None] * world_size
     failures: list[tuple[int, str, BaseException]] = []
-    box = Mailbox()
+    box, made = Mailbox(), _Made()
 
     def work(rank: int) -> None:
         _OF_THREAD.mailbox = box
+        _OF_THREAD.made, _OF_THREAD.asked = made, 0
         try:
             dist.init_process_group("threaded",
                                     rank=rank,
