@@ -1,7 +1,7 @@
 """Real processes with gloo: a function on every rank, its results back.
 
-A fork server that has torch loaded makes a launch cost little. The ranks
-meet through a file, so no port has to be free.
+A fork server that has loaded what they need makes a launch cost little. The
+ranks meet through a file, so no port has to be free.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ import torch.distributed as dist
 
 __all__ = ["LaunchError", "launch"]
 
-_PRELOAD = [
-    "torch", "torch.distributed.tensor", "scaletorch", "tests.model_zoo"
-]
+_PRELOAD = ["tests.preload", "tests.model_zoo"]
 
 
 class LaunchError(RuntimeError):

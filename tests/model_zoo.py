@@ -328,7 +328,9 @@ class RecurrentLM(nn.Module):
 
 @_listed
 def lstm() -> Example:
-    return RecurrentLM(), (tokens(), tokens()), _token_loss
+    # Every step of the sequence is traced on its own.
+    ids = tokens(sequence=8)
+    return RecurrentLM(), (ids, tokens(sequence=8)), _token_loss
 
 
 class Recommender(nn.Module):
