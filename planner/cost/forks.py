@@ -7,6 +7,7 @@ first, which no call of the forward stands for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -14,9 +15,11 @@ from planner.cluster.device import DeviceKind
 from planner.cost.block_order import BlockOrder, Called, Moved
 from planner.cost.memory_estimate import local_spec
 from planner.cost.roofline import memory_time_s
+from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import BlockClass
 from planner.ir.values import Value, consumers_of, outputs_of, value_of
+from planner.rules.registry import TensorSpec
 
 __all__ = ["add_fork_sums", "fork_sums_s"]
 
@@ -28,7 +31,9 @@ def fork_sums_s(
         divisors: Sequence[int | Fraction] | None = None) -> dict[str, float]:
     """Seconds of the additions of one run of a block, by value.
 
-    Two gradients are read and their sum is written.
+    Two gradients are read and their sum is written. Those of readers that
+    take the value in one layout are added in it, since it is brought there
+    once for all of them; then those of all layouts are, as it is held.
 
     Parameters
     ----------
@@ -39,23 +44,34 @@ def fork_sums_s(
         What divides values along each axis; the sizes of the axes if left
         out.
     """
-    hubs = layout.classes[cls.name].hubs
+    chosen = layout.classes[cls.name]
     returned = {value_of(node) for node in cls.results}
+    sizes = divisors or layout.mesh.sizes
     found = {}
     for value, readers in consumers_of(cls.graph).items():
-        if not value.spec.requires_grad or value.label not in hubs:
+        if not value.spec.requires_grad or value.label not in chosen.hubs:
             continue
-        count = len({
-            node
-            for node, _ in readers if any(v.spec.requires_grad
-                                          for v in outputs_of(node))
-        }) + (value in returned)
-        if count > 1:
-            own = local_spec(value.spec, hubs[value.label], divisors
-                             or layout.mesh.sizes)
-            found[value.label] = (count - 1) * (memory_time_s(
-                3 * own.size_bytes, device) + device.launch_overhead_s)
+        wanted = {
+            node: chosen.calls[node.meta["label"]].input(number)
+            for node, number in reversed(readers)
+            if any(v.spec.requires_grad for v in outputs_of(node))
+        }
+        groups = Counter(wanted.values())
+        additions = groups - Counter(groups.keys())
+        additions[chosen.hubs[value.label]] += max(
+            len(groups) + (value in returned) - 1, 0)
+        if additions.total():
+            found[value.label] = sum(
+                count * _addition_s(value.spec, held, sizes, device)
+                for held, count in additions.items())
     return found
+
+
+def _addition_s(spec: TensorSpec, layout: Layout,
+                sizes: Sequence[int | Fraction], device: DeviceKind) -> float:
+    own = local_spec(spec, layout, sizes)
+    return (memory_time_s(3 * own.size_bytes, device) +
+            device.launch_overhead_s)
 
 
 def add_fork_sums(order: BlockOrder, cls: BlockClass,
