@@ -7,7 +7,7 @@ from planner.cluster.spec import ClusterSpec, DeviceKind, Link
 from planner.cost.conversion import ConversionCost
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH
-from planner.search.tables import Array, ConversionTables
+from planner.search.tables import ConversionTables, Known
 
 __all__ = ["MeshPrices"]
 
@@ -32,8 +32,7 @@ class MeshPrices:
         self._expert_imbalance = expert_imbalance
         self._axes: dict[tuple[MeshSpec, MeshSpec | None], _Axes] = {}
         self._tables: dict[tuple[MeshSpec, _Axes], ConversionTables] = {}
-        self._whole: dict[tuple[DeviceKind, int, _Axes],
-                          dict[tuple[object, ...], Array]] = {}
+        self._whole: dict[tuple[DeviceKind, int, _Axes], Known] = {}
 
     def tables(self,
                mesh: MeshSpec,

@@ -30,7 +30,7 @@ from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
 from planner.ir.values import Value
 
-__all__ = ["stage_time", "sums_s"]
+__all__ = ["stage_time", "summed_bytes", "sums_s"]
 
 _FLOAT_BYTES = 4
 
@@ -158,9 +158,6 @@ def sums_s(program: Program, layout: ProgramLayout,
            device: DeviceKind) -> float:
     """Adding the gradients of one micro-batch to those of others.
 
-    A gradient and its sum are read, the sum is written, in 32 bits where
-    gradients have 16.
-
     Parameters
     ----------
     program : Program
@@ -174,11 +171,15 @@ def sums_s(program: Program, layout: ProgramLayout,
         if value_kind(name) == "param" and spec and spec.requires_grad:
             hub = layout.classes[block.block_class].hubs[Value(node).label]
             held = local_spec(spec, hub, layout.mesh.sizes)
-            moved[name] = float(held.size_bytes + 2 * _sum_bytes(held.dtype) *
-                                (held.size_bytes // held.dtype.itemsize))
+            moved[name] = summed_bytes(held.dtype, held.size_bytes)
     return (memory_time_s(sum(moved.values()), device, kernels=len(moved)) +
             len(moved) * device.launch_overhead_s)
 
 
-def _sum_bytes(dtype: torch.dtype) -> int:
-    return max(dtype.itemsize, _FLOAT_BYTES)
+def summed_bytes(dtype: torch.dtype, size_bytes: float) -> float:
+    """What is moved to add a gradient of `size_bytes` to a sum of others.
+
+    Both are read, the sum is written, in 32 bits where gradients have 16.
+    """
+    elements = size_bytes / dtype.itemsize
+    return size_bytes + 2 * elements * max(dtype.itemsize, _FLOAT_BYTES)

@@ -6,11 +6,10 @@ and of ways to communicate the quickest is taken. So is the least over all
 layouts, and layouts that are best for fewer rows and for more are so for the
 rows between; the time of a micro-batch is no less than on the straight line
 between those two, whatever its layouts. What bends the other way is left
-out: devices whose caches are quicker for few bytes, and, where an axis cuts
-sequences, layouts that are not the same at both ends, since a policy's fixed
-prices weigh less the more rows there are, and those of a ring, whose messages
-are exposed only where there is little to compute. Where a ring does not pay,
-it does not for fewer rows either.
+out: devices whose caches are quicker for few bytes, and layouts of a ring,
+whose messages are exposed only where there is little to compute. Where a ring
+does not pay, it does not for fewer rows either. What policies add to times
+outweighs these however many rows there are, so that it moves no layouts.
 """
 
 from __future__ import annotations
@@ -36,14 +35,11 @@ class Between:
     batch : int
         Rows of the whole batch, of which no part is a micro-batch: what is
         computed before micro-batches otherwise is computed in it.
-    may_bend : callable
-        Whether the times of some layouts of a cell are not concave.
     bends : callable
-        Whether those of given layouts are not.
+        Whether the times of given layouts are not concave.
     """
 
     batch: int
-    may_bend: Callable[[Cell], bool]
     bends: Callable[[ProgramLayout], bool]
     _known: dict[Axes, dict[int, ProgramLayout]] = field(default_factory=dict)
     _alike: dict[tuple[Cell, Cell], bool] = field(default_factory=dict)
@@ -76,11 +72,9 @@ class Between:
         more = min((n for n in known if n > cell.rows), default=0)
         if not fewer or not more:
             return None
-        pair = cell._replace(rows=fewer), cell._replace(rows=more)
-        if self.may_bend(cell) and (self._bends_at(cell, more)
-                                    or not self._are_alike(pair)):
+        if self._bends_at(cell, more):
             return None
-        return pair
+        return cell._replace(rows=fewer), cell._replace(rows=more)
 
     def settles(self, cell: Cell) -> bool:
         """Whether these have the same layouts, which are its own then."""

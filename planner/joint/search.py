@@ -196,7 +196,7 @@ class JointSearch:
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
         self.laid_out: dict[Cell, ProgramLayout | None] = {}
-        self.between = Between(self.space.batch, self._may_bend, self._bends)
+        self.between = Between(self.space.batch, self._bends)
         self.devices = _devices(self.space, self.links)
         names = planning.repeated_classes()
         self.repeated = np.array(
@@ -206,13 +206,8 @@ class JointSearch:
                                  self.links.mean_limit_bytes(ranks),
                                  self._pieces, self.between)
 
-    def _may_bend(self, cell: Cell) -> bool:
-        """Whether layouts of a cell may take times that are not concave in
-        its rows."""
-        return self._has_caches or cell.cp > 1
-
     def _bends(self, layout: ProgramLayout) -> bool:
-        """Whether these layouts do."""
+        """Whether the times of some layouts are not concave in the rows."""
         rings = set(RING_LOWERINGS)
         return self._has_caches or any(o.lowering in rings
                                        for cls in layout.classes.values()

@@ -7,17 +7,20 @@ import math
 import numpy as np
 
 from planner.cost.flops import op_name
+from planner.cost.roofline import memory_time_s
+from planner.cost.stage_time import summed_bytes
 from planner.ir.layout import Layout, R
 from planner.ir.program import value_kind
 from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
-from planner.search.draft import AxisProblem, CallDomain, Draft
+from planner.search.domain import CallDomain
+from planner.search.draft import AxisProblem, Draft
 from planner.search.facts import CallFacts, ClassFacts
 from planner.search.fan_out import FanOut, Reader
 from planner.search.inside import inside_s, unwanted_s
 from planner.search.misplaced import misplaced
 from planner.search.placed import PLAIN, Numbers, numbered
-from planner.search.policy import FORBIDDEN_S, RELUCTANT_S, UNDIVIDED_S
+from planner.search.policy import RELUCTANT_S, UNDIVIDED_S
 from planner.search.pressure import local_bytes
 from planner.search.tables import Array, penalties
 
@@ -72,36 +75,64 @@ def _class_charges(problem: AxisProblem, draft: Draft, name: str,
 def _compute(problem: AxisProblem, draft: Draft, name: str,
              call: CallFacts) -> None:
     variable = f"call {name} {call.label}"
+    domain = draft.calls[variable]
+    computing = (problem.device, problem.work_share, problem.compute_weight)
+    if computing not in domain.charges:
+        domain.charges[computing] = _computing_s(problem, name, call, domain)
+    times_s = domain.charges[computing]
+    draft.compute_s += float(times_s.min())
+    key = (*computing, problem.policy)
+    if key not in domain.charges:
+        domain.charges[key] = times_s + _reluctance_s(problem, name, call,
+                                                      domain)
+    draft.add((variable, ), domain.charges[key])
+    inside = inside_s(problem, name, call, domain)
+    if inside is not None:
+        draft.add((variable, ), inside)
+
+
+def _computing_s(problem: AxisProblem, name: str, call: CallFacts,
+                 domain: CallDomain) -> Array:
+    """What all runs of a call compute for in each of its states."""
+    count = problem.facts.counts[name] * problem.compute_weight
+    return count * _times_s(problem, name, call, domain,
+                            _share(problem, name, call))
+
+
+def _share(problem: AxisProblem, name: str, call: CallFacts) -> float:
+    """What the other axes leave of its work to a rank."""
     share = problem.work_share
     current = problem.layout.classes[name].calls[call.label]
     for other, option in enumerate(current.options):
         if other != problem.axis and option.is_sharded:
             share /= problem.sizes[other]
-    count = problem.facts.counts[name] * problem.compute_weight
-    domain = draft.calls[variable]
-    whole_s = count * sum(call.times_s(problem.device, share))
-    times_s = count * _times_s(problem, name, call, domain, share)
-    draft.compute_s += float(times_s.min())
+    return share
+
+
+def _reluctance_s(problem: AxisProblem, name: str, call: CallFacts,
+                  domain: CallDomain) -> Array:
+    """What a policy adds to the states of a call."""
+    policy, counts = problem.policy, problem.facts.counts
+    found = np.zeros(len(domain.legal))
+    if policy.is_free:
+        return found
+    count = counts[name] * problem.compute_weight
+    whole_s = count * sum(
+        call.times_s(problem.device, _share(problem, name, call)))
     if call.work.forward_flops and _should_divide(problem, name, call):
-        times_s += np.where(domain.is_sharded, 0.0, UNDIVIDED_S * count)
+        found += np.where(domain.is_sharded, 0.0, UNDIVIDED_S * count)
         whole_s += UNDIVIDED_S * count
-    if problem.policy.divide and problem.policy.shard_weights and op_name(
+    if policy.divide and policy.shard_weights and op_name(
             call.call.target) == "embedding":
         # A table is divided too, though looking it up whole is quicker.
-        times_s += np.where(domain.input(0) < len(PLAIN), UNDIVIDED_S, 0.0)
-    draft.add((variable, ), times_s)
-    for extra in (inside_s(problem, name, call,
-                           domain), unwanted_s(problem, domain)):
-        if extra is not None:
-            draft.add((variable, ), extra)
-    if problem.policy.lowerings is not None and domain.options.has_lowerings:
-        draft.add((variable, ), _strange(problem.policy.lowerings, domain))
-    counts = problem.facts.counts
+        found += np.where(domain.inputs[0] < len(PLAIN), UNDIVIDED_S, 0.0)
+    if domain.options.has_lowerings:
+        found += unwanted_s(policy, domain)
     if call.work.forward_flops and counts[name] >= min(2, max(
             counts.values())):
-        bad = misplaced(problem.policy, call, domain)
-        draft.add((variable, ),
-                  bad * (RELUCTANT_S * counts[name] + _MISPLACED * whole_s))
+        found += misplaced(policy, call, domain) * (
+            RELUCTANT_S * counts[name] + _MISPLACED * whole_s)
+    return found
 
 
 def _should_divide(problem: AxisProblem, name: str, call: CallFacts) -> bool:
@@ -116,7 +147,7 @@ def _should_divide(problem: AxisProblem, name: str, call: CallFacts) -> bool:
 
 def _times_s(problem: AxisProblem, name: str, call: CallFacts,
              domain: CallDomain, share: float) -> Array:
-    """What a run of a call computes for in each of its states."""
+    """Of one run."""
     device, part = problem.device, share / problem.size
     if not (call.work.results and device.coefficient("wave_elements", 0.0)):
         part_s, whole_s = (sum(call.times_s(device, s)) for s in (part, share))
@@ -134,15 +165,6 @@ def _times_s(problem: AxisProblem, name: str, call: CallFacts,
     return np.array(found)
 
 
-def _strange(known: frozenset[str], domain: CallDomain) -> Array:
-    """The price of lowerings that a policy does not have."""
-    return np.array([
-        FORBIDDEN_S if lowering and lowering not in known else 0.0
-        for lowering in (domain.option(i).lowering
-                         for i in range(len(domain.legal)))
-    ])
-
-
 def _saved(problem: AxisProblem, draft: Draft, name: str, call: CallFacts,
            kept: set[Value]) -> None:
     """Activations that the backward of a call is the first to keep."""
@@ -154,9 +176,9 @@ def _saved(problem: AxisProblem, draft: Draft, name: str, call: CallFacts,
     current = problem.layout.classes[name].calls[call.label]
     size = np.zeros(len(domain.legal))
     keeps = call.work.saved
-    pairs = [(call.operands[i], current.input(i), domain.input(i))
+    pairs = [(call.operands[i], current.input(i), domain.inputs[i])
              for i in keeps.inputs]
-    pairs += [(call.outputs[i], current.output(i), domain.output(i))
+    pairs += [(call.outputs[i], current.output(i), domain.outputs[i])
               for i in keeps.outputs]
     for value, layout, own in pairs:
         if value not in kept and value.bound_kind == "value":
@@ -186,7 +208,7 @@ def _made(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
                  kind="value",
                  spec=value.spec,
                  source=variable,
-                 made=draft.calls[variable].output(number),
+                 made=draft.calls[variable].outputs[number],
                  layout=layout,
                  count=problem.facts.counts[name])
     if facts.has_hub(value):
@@ -221,7 +243,7 @@ def _readers(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
     calls = problem.layout.classes[name].calls
     return [
         Reader(f"call {name} {label}",
-               draft.calls[f"call {name} {label}"].input(number),
+               draft.calls[f"call {name} {label}"].inputs[number],
                calls[label].input(number))
         for label, number in facts.readers.get(value, ())
     ]
@@ -248,7 +270,22 @@ def _state_edge(problem: AxisProblem, draft: Draft, name: str,
     if value_kind(name) == "param":
         table = table + _kept_or_again(problem, value.spec, before, after,
                                        made, wanted)
+        sums_s = _sums_s(problem, value.spec, after, wanted)
+        draft.add((target, ), count * sums_s)
     draft.add((source, target), table * count / problem.microbatches)
+
+
+def _sums_s(problem: AxisProblem, spec: TensorSpec, layout: Layout,
+            wanted: Numbers) -> Array:
+    """Adding the gradient of a micro-batch to that of all before."""
+    parts = problem.microbatches
+    if parts == 1 or not spec.requires_grad:
+        return np.zeros(len(wanted))
+    held = local_bytes(spec, layout, problem.axis, wanted, problem.sizes)
+    return np.array([
+        memory_time_s(summed_bytes(spec.dtype, size), problem.device)
+        for size in held
+    ]) * ((parts - 1) / parts)
 
 
 def _kept_or_again(problem: AxisProblem, spec: TensorSpec, before: Layout,

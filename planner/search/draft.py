@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,24 +10,21 @@ import numpy.typing as npt
 
 from planner.cluster.spec import DeviceKind
 from planner.ir.layout import Layout, Placement
-from planner.ir.layouts import CallLayout, ProgramLayout
+from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import MICROBATCH
-from planner.rules.registry import Option, TensorSpec
-from planner.rules.ring import RING_LOWERINGS
+from planner.rules.registry import TensorSpec
+from planner.search.domain import CallDomain
 from planner.search.factors import Factor, FactorGraph, Variable
-from planner.search.facts import CallFacts, CallOptions, Facts
+from planner.search.facts import Facts
 from planner.search.placed import Numbers, fits
 from planner.search.policy import Policy
 from planner.search.pressure import MemoryPressure
 from planner.search.tables import ConversionTables
 
-__all__ = ["AxisProblem", "CallDomain", "Draft", "RestFilter"]
+__all__ = ["AxisProblem", "Draft", "RestFilter"]
 
 RestFilter = Callable[[str, TensorSpec, Placement], bool]
 """(parameter, spec, placement) to whether it may rest so."""
-
-_FAMILIES = ("cross_entropy", "expert_")
-"""How the names of lowerings begin that one function computes together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,70 +93,6 @@ class AxisProblem:
              numbers: Numbers) -> npt.NDArray[np.bool_]:
         """Which placements divide beside the other axes'."""
         return fits(spec.shape, layout, self.axis, self.sizes, numbers)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CallDomain:
-    """The states of one call: which of its options are legal."""
-
-    options: CallOptions
-    legal: Numbers
-
-    def input(self, number: int) -> Numbers:
-        return self.options.inputs[number][self.legal]
-
-    def output(self, number: int) -> Numbers:
-        return self.options.outputs[number][self.legal]
-
-    @property
-    def is_sharded(self) -> npt.NDArray[np.bool_]:
-        return self.options.is_sharded[self.legal]
-
-    def option(self, state: int) -> Option:
-        return self.options.options[self.legal[state]]
-
-    @staticmethod
-    def of(problem: AxisProblem, call: CallFacts,
-           current: CallLayout) -> CallDomain:
-        """The options that go with those over the other axes."""
-        found = call.options(problem.size)
-        legal = np.ones(len(found.options), dtype=bool)
-        for i, spec in enumerate(call.call.inputs):
-            legal &= problem.fits(spec, current.input(i), found.inputs[i])
-        for i, spec in enumerate(call.call.outputs):
-            legal &= problem.fits(spec, current.output(i), found.outputs[i])
-        others = [(o, n) for a, (
-            o,
-            n) in enumerate(zip(current.options, problem.sizes, strict=True))
-                  if a != problem.axis and (o.lowering or o.units)]
-        if others:
-            legal &= [
-                _goes_with(o, problem.size, others) for o in found.options
-            ]
-        return CallDomain(found, np.flatnonzero(legal))
-
-
-def _goes_with(option: Option, size: int,
-               others: Sequence[tuple[Option, int]]) -> bool:
-    """Lowerings of one family compose, and units are cut by all axes."""
-    families = {
-        _family(o.lowering)
-        for o in (option, *(o for o, _ in others)) if o.lowering
-    }
-    if option.lowering in RING_LOWERINGS and families == {
-            option.lowering
-    } and any(o.lowering for o, _ in others):
-        # Keys go round one axis.
-        return False
-    ranks = size
-    for other, ranks_there in others:
-        ranks *= ranks_there if other.units else 1
-    return len(families) <= 1 and option.units % ranks == 0
-
-
-def _family(lowering: str | None) -> str:
-    name = str(lowering)
-    return next((f for f in _FAMILIES if name.startswith(f)), name)
 
 
 @dataclass(slots=True)

@@ -7,58 +7,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from planner.cluster.spec import DeviceKind
 from planner.cost.calls import KnownCall, KnownCalls
+from planner.ir.layouts import CallLayout
 from planner.ir.program import BlockClass, Program, value_kind
 from planner.ir.reached import reached_from
 from planner.ir.values import Value, calls_of, value_of
-from planner.rules import options
-from planner.rules.registry import OpCall, Option
+from planner.search.domain import CallDomain, CallOptions
 from planner.search.edges import StateEdge, ValueEdge, state_edges, value_edges
-from planner.search.placed import Numbers, numbered
 
-__all__ = ["CallFacts", "CallOptions", "ClassFacts", "Facts"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CallOptions:
-    """The options of one call on an axis of some size, as arrays.
-
-    Parameters
-    ----------
-    options : tuple of Option
-    inputs, outputs : tuple of int arrays
-        For every tensor, its placement's number under each option.
-    is_sharded : array of bool
-    lowerings : tuple of (str or None)
-    """
-
-    options: tuple[Option, ...]
-    inputs: tuple[Numbers, ...]
-    outputs: tuple[Numbers, ...]
-    is_sharded: npt.NDArray[np.bool_]
-    lowerings: tuple[str | None, ...]
-
-    @property
-    def has_lowerings(self) -> bool:
-        """Whether some option needs one."""
-        return any(self.lowerings)
-
-    @staticmethod
-    def of(call: OpCall, size: int) -> CallOptions:
-        found = options(call, size)
-        return CallOptions(options=found,
-                           inputs=tuple(
-                               numbered(o.inputs[i] for o in found)
-                               for i in range(len(call.inputs))),
-                           outputs=tuple(
-                               numbered(o.outputs[i] for o in found)
-                               for i in range(len(call.outputs))),
-                           is_sharded=np.array([o.is_sharded for o in found]),
-                           lowerings=tuple(o.lowering for o in found))
+__all__ = ["CallFacts", "ClassFacts", "Facts"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,12 +24,35 @@ class CallFacts(KnownCall):
     """One call of a block class, with its options by axis size."""
 
     _options: dict[int, CallOptions] = field(default_factory=dict)
+    _domains: dict[tuple[object, ...],
+                   CallDomain] = field(default_factory=dict)
 
     def options(self, size: int) -> CallOptions:
         """Its options on an axis of `size` ranks."""
         if size not in self._options:
             self._options[size] = CallOptions.of(self.call, size)
         return self._options[size]
+
+    def domain(self, axis: int, sizes: tuple[int, ...],
+               current: CallLayout) -> CallDomain:
+        """Those over one axis that go with what is chosen over the others,
+        found once.
+
+        Parameters
+        ----------
+        axis : int
+        sizes : tuple of int
+            Of all axes.
+        current : CallLayout
+            What it says of `axis` does not count.
+        """
+        chosen = current.options
+        key = (axis, sizes, chosen[:axis], chosen[axis + 1:])
+        if key not in self._domains:
+            self._domains[key] = CallDomain.of(self.call,
+                                               self.options(sizes[axis]), axis,
+                                               sizes, current)
+        return self._domains[key]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

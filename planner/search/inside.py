@@ -9,9 +9,10 @@ import numpy as np
 from planner.cost.lowering import (lowering_moves, lowering_time_s,
                                    moving_lowerings, unevenness)
 from planner.rules.registry import Option
-from planner.search.draft import AxisProblem, CallDomain
+from planner.search.domain import CallDomain
+from planner.search.draft import AxisProblem
 from planner.search.facts import CallFacts
-from planner.search.policy import FORBIDDEN_S, UNDIVIDED_S
+from planner.search.policy import FORBIDDEN_S, UNDIVIDED_S, Policy
 from planner.search.tables import Array
 
 __all__ = ["inside_s", "unwanted_s"]
@@ -63,14 +64,15 @@ def _uneven_s(problem: AxisProblem, call: CallFacts,
     return uneven_s - even_s
 
 
-def unwanted_s(problem: AxisProblem, domain: CallDomain) -> Array | None:
-    """A price on lowerings that are not the policy's, and on options beside
+def unwanted_s(policy: Policy, domain: CallDomain) -> Array:
+    """A price on lowerings that are not a policy's, and on options beside
     those that are."""
-    policy = problem.policy
-    if policy.is_free or not domain.options.has_lowerings:
-        return None
     own = [domain.option(s).lowering for s in range(len(domain.legal))]
     has = np.array([lowering in policy.preferred for lowering in own])
     found = np.where(has | ~has.any(), 0.0, UNDIVIDED_S)
-    found += [FORBIDDEN_S * (o in policy.avoided) for o in own]
-    return found if found.any() else None
+    known = policy.lowerings
+    for state, lowering in enumerate(own):
+        strange = lowering and known is not None and lowering not in known
+        if strange or lowering in policy.avoided:
+            found[state] += FORBIDDEN_S
+    return found

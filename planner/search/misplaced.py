@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.ir.values import Value, operands_of
-from planner.search.draft import CallDomain
+from planner.search.domain import CallDomain
 from planner.search.facts import CallFacts
 from planner.search.placed import PLAIN
 from planner.search.policy import Policy
@@ -26,7 +26,7 @@ def misplaced(policy: Policy, call: CallFacts, domain: CallDomain) -> Flags:
     bad = np.zeros(len(domain.legal), dtype=bool)
     if policy.input_dim and call.call.outputs[0].ndim > 2:
         # Where the sequence is to be sharded the batch is not.
-        made = domain.output(0)
+        made = domain.outputs[0]
         bad |= (made >= len(PLAIN)) & (made < len(PLAIN) + policy.input_dim)
     if policy.shard_weights:
         bad |= _weight_is_whole(call, domain)
@@ -43,7 +43,7 @@ def _weight_is_whole(call: CallFacts, domain: CallDomain) -> Flags:
         return np.zeros(len(domain.legal), dtype=bool)
     cut = np.zeros(len(domain.legal), dtype=bool)
     for number in weights:
-        cut |= domain.input(number) >= len(PLAIN)
+        cut |= domain.inputs[number] >= len(PLAIN)
     return domain.is_sharded & ~cut
 
 

@@ -20,13 +20,13 @@ from planner.rules.ring import RING_LOWERINGS
 
 __all__ = ["FORBIDDEN_S", "Policy", "RELUCTANT_S", "UNDIVIDED_S"]
 
-FORBIDDEN_S = 1e3
+FORBIDDEN_S = 1e5
 """Price in seconds of a move that a policy disallows."""
 
-RELUCTANT_S = 0.1
+RELUCTANT_S = 10.0
 """Price in seconds of what a policy does only where it must."""
 
-UNDIVIDED_S = 1.0
+UNDIVIDED_S = 100.0
 """Price in seconds of a product that a recipe's axis doesn't divide."""
 
 

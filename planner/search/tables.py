@@ -18,9 +18,12 @@ from planner.search.placed import (PLAIN, Numbers, placement_of, placements,
                                    with_own)
 from planner.search.policy import Policy
 
-__all__ = ["ConversionTables", "penalties"]
+__all__ = ["ConversionTables", "Known", "penalties"]
 
 Array = npt.NDArray[np.float64]
+
+Known = dict[tuple[object, ...], tuple[Array, bool]]
+"""Tables, and whether all of their entries are known."""
 
 
 @dataclass(slots=True)
@@ -39,8 +42,8 @@ class ConversionTables:
 
     cost: ConversionCost
     parts: int = -1
-    whole: dict[tuple[object, ...], Array] = field(default_factory=dict)
-    _all: dict[tuple[object, ...], Array] = field(default_factory=dict)
+    whole: Known = field(default_factory=dict)
+    _all: Known = field(default_factory=dict)
     _moves: AxisMoves = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,18 +81,19 @@ class ConversionTables:
                target[:axis], target[axis + 1:])
         known = self._all if self._divides(axis, source,
                                            target) else self.whole
-        table = known.get(key)
-        if table is None:
-            table = known[key] = self._empty(what, spec, axis, source, target)
+        if key not in known:
+            known[key] = self._empty(what, spec, axis, source, target)
+        table, is_full = known[key]
         try:
             found = table[made[:, None], wanted]
         except IndexError:
             # By parts: rare, and numbered far behind.
             most = int(max(made.max(), wanted.max()))
-            table = known[key] = np.pad(table, (0, most + 1 - len(table)),
-                                        constant_values=np.nan)
+            table, is_full = np.pad(table, (0, most + 1 - len(table)),
+                                    constant_values=np.nan), False
+            known[key] = table, is_full
             found = table[made[:, None], wanted]
-        if np.isnan(found).any():
+        if not is_full and np.isnan(found).any():
             for i in set(made.tolist()):
                 for j in set(wanted.tolist()):
                     if np.isnan(table[i, j]):
@@ -105,13 +109,13 @@ class ConversionTables:
             source[self.parts].is_shard or target[self.parts].is_shard)
 
     def _empty(self, what: str, spec: TensorSpec, axis: int, source: Layout,
-               target: Layout) -> Array:
+               target: Layout) -> tuple[Array, bool]:
         """To be filled, or full where the other axes stay as they are."""
         if with_own(source, axis, R) == with_own(target, axis, R):
             forward, backward = self._moves.times_s(spec, axis, source)
-            return forward + backward if what == "both" else forward
+            return forward + backward if what == "both" else forward, True
         count = len(PLAIN) + spec.ndim
-        return np.full((count, count), np.nan)
+        return np.full((count, count), np.nan), False
 
 
 def penalties(policy: Policy, kind: str, spec: TensorSpec, made: Numbers,

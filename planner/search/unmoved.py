@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from planner.ir.layout import Placement
 from planner.rules.registry import Option
-from planner.search.draft import AxisProblem, CallDomain, Draft
+from planner.search.domain import CallDomain
+from planner.search.draft import AxisProblem, Draft
 from planner.search.factors import FactorGraph, Solution
 from planner.search.placed import Numbers, numbered
 from planner.search.tables import Array

@@ -16,7 +16,8 @@ import numpy as np
 from torch import fx
 
 from planner.ir.program import source_of
-from planner.search.draft import AxisProblem, CallDomain, Draft
+from planner.search.domain import CallDomain
+from planner.search.draft import AxisProblem, Draft
 from planner.search.facts import ClassFacts
 from planner.search.tied import Alike, States
 
@@ -77,10 +78,8 @@ def _line(node: fx.Node) -> Hashable:
 
 
 def _meanings(domain: CallDomain) -> list[Hashable]:
-    options = domain.options
     columns: list[Sequence[Any]] = [
-        *(domain.input(i).tolist() for i in range(len(options.inputs))),
-        *(domain.output(i).tolist() for i in range(len(options.outputs))),
-        [options.lowerings[i] for i in domain.legal]
+        *(numbers.tolist() for numbers in (*domain.inputs, *domain.outputs)),
+        [domain.options.lowerings[i] for i in domain.legal]
     ]
     return list(zip(*columns, strict=True))

@@ -12,7 +12,7 @@ from planner.ir.layout import Placement, R
 from planner.ir.program import source_of, value_kind
 from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
-from planner.search.draft import AxisProblem, CallDomain, Draft
+from planner.search.draft import AxisProblem, Draft
 from planner.search.facts import ClassFacts
 from planner.search.placed import PLAIN, Numbers, numbered, placement_of
 
@@ -75,7 +75,7 @@ def _class_variables(problem: AxisProblem, draft: Draft, name: str,
                      facts: ClassFacts) -> None:
     current = problem.layout.classes[name]
     for label, call in facts.calls.items():
-        domain = CallDomain.of(problem, call, current.calls[label])
+        domain = call.domain(problem.axis, problem.sizes, current.calls[label])
         assert len(domain.legal), f"{name}: {label} at " + str(
             source_of(call.outputs[0].node))
         draft.call(f"call {name} {label}", domain)
@@ -84,7 +84,7 @@ def _class_variables(problem: AxisProblem, draft: Draft, name: str,
     for label, call in facts.calls.items():
         for number, value in enumerate(call.outputs):
             if facts.has_hub(value):
-                made = draft.calls[f"call {name} {label}"].output(number)
+                made = draft.calls[f"call {name} {label}"].outputs[number]
                 _hub(problem, draft, name, facts, value, (0, *made))
 
 
@@ -93,7 +93,7 @@ def _hub(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
     domain = set(map(int, start))
     for label, number in facts.readers.get(value, ()):
         domain.update(
-            draft.calls[f"call {name} {label}"].input(number).tolist())
+            draft.calls[f"call {name} {label}"].inputs[number].tolist())
     if not value.spec.requires_grad:
         domain = {0 if n == 1 else n for n in domain}
     hubs = problem.layout.classes[name].hubs

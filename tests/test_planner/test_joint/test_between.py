@@ -72,6 +72,18 @@ class TestBetween(unittest.TestCase):
         self.assertGreater(found.work_s.sum(), loose_s.sum())
         self.assertGreater(found.work_s.sum(), 0.99 * own.work_s.sum())
 
+    def test_line_over_an_axis_that_cuts_sequences(self) -> None:
+        fewer, rows, more = (Cell(cp=2, tp=2, rows=n) for n in (1, 4, 8))
+        between = straight(16)
+        known = Optimistic(table(Cell(rows=16)), between)
+        for cell in (fewer, more):
+            between.learn(cell, table(cell).layout)
+            known.learn(table(cell))
+        self.assertTrue(known.knows(rows))
+        found, own = known.table(rows), table(rows)
+        self.assertLessEqual(found.work_s.sum(), own.work_s.sum() * (1 + 1e-9))
+        self.assertGreater(found.work_s.sum(), 0.98 * own.work_s.sum())
+
     def test_ends_are_laid_out_first(self) -> None:
         between = straight(16)
         self.assertEqual(between.instead(_ROWS), _ROWS)
@@ -91,26 +103,13 @@ class TestBetween(unittest.TestCase):
         self.assertGreater(found.work_s.sum(), 0.98 * own.work_s.sum())
 
     def test_the_whole_batch_and_what_bends_are_left_out(self) -> None:
-        for between in (straight(8), Between(16, _always, _always)):
+        for between in (straight(8), Between(16, _always)):
             for cell in (_FEWER, _MORE):
                 between.learn(cell, table(cell).layout)
             self.assertIsNone(between.around(_ROWS))
 
-    def test_where_times_may_bend_layouts_are_the_same_at_both_ends(
-            self) -> None:
-        between = Between(16, _always, _never)
-        for cell in (_FEWER, _MORE):
-            between.learn(cell, table(cell).layout)
-        self.assertEqual(between.around(_ROWS), (_FEWER, _MORE))
-        between = Between(16, _always, _never)
-        for cell in (_FEWER, _MORE):
-            between.learn(cell, unlike(table(cell).layout, cell.rows))
-        self.assertIsNone(between.around(_ROWS))
-
     def test_what_bends(self) -> None:
         between = searched().between
-        self.assertFalse(between.may_bend(_ROWS))
-        self.assertTrue(between.may_bend(Cell(cp=2, rows=4)))
         layout = table(_ROWS).layout
         assert layout is not None
         self.assertFalse(between.bends(layout))
@@ -120,7 +119,9 @@ class TestBetween(unittest.TestCase):
         cluster = load_cluster("h100-sxm").resized(8)
         cached = dataclasses.replace(cluster, device=_cached(cluster.device))
         search = JointSearch(Planning(large_llama(), cached), 8)
-        self.assertTrue(search.between.may_bend(_ROWS))
+        layout = table(_ROWS).layout
+        assert layout is not None
+        self.assertTrue(search.between.bends(layout))
 
 
 def _always(_: object) -> bool:
@@ -133,7 +134,7 @@ def _never(_: object) -> bool:
 
 def straight(batch: int) -> Between:
     """Of cells none of which bends."""
-    return Between(batch, _never, _never)
+    return Between(batch, _never)
 
 
 def unlike(layout: ProgramLayout | None, rows: int) -> ProgramLayout:
