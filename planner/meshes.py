@@ -17,6 +17,7 @@ from planner.joint.search import JointFound, joint_candidates
 from planner.joint.space import AXES
 from planner.lighter import lighter
 from planner.pipeline.candidate import pipeline_candidates
+from planner.search.layouts import replicated_layout
 
 if TYPE_CHECKING:
     from planner.planning import Planning
@@ -123,7 +124,9 @@ class _Search:
         if self.staged:
             self._joint(meshes[0].world_size)
             return
-        priced = self._free(self._near(meshes))
+        priced: dict[MeshSpec, Candidate] = {}
+        if len(meshes) <= _FEW or _may_fit(self.planning, meshes[0]):
+            priced = self._free(self._near(meshes))
         if priced:
             # Where it does not fit, lighter kin of it may be quickest, and
             # leave the joint search less to look at.
@@ -131,6 +134,8 @@ class _Search:
             if not self.planning.fits(priced[quickest]):
                 self._recipes(quickest, priced)
         made = self._joint(meshes[0].world_size)
+        if made.reason and not priced:
+            priced = self._free(self._near(meshes))
         promising = {c.mesh for c in made.candidates if c.pipeline is None}
         if self.best is not None:
             promising.add(self.best.mesh)
@@ -232,6 +237,18 @@ class _Search:
                                pruned=self.pruned,
                                seconds=time.monotonic() - self.start_s,
                                bound_s=bound_s)
+
+
+def _may_fit(planning: Planning, mesh: MeshSpec) -> bool:
+    """Whether something may that has no stages and runs nothing again: what
+    one rank would hold of the whole batch, divided evenly among all."""
+    if len(planning.cluster.kinds()) > 1:
+        # Stronger devices may hold more.
+        return True
+    one = MeshSpec(("dp", ), (1, ))
+    held = planning.memory_of(replicated_layout(planning.facts, one))
+    kept = held.parameters + held.gradients + held.optimizer + held.saved
+    return kept <= planning.memory_limit_bytes * mesh.world_size
 
 
 def _without_stages(planning: Planning,

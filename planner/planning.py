@@ -271,7 +271,7 @@ class Planning:
                                   self.tables(mesh).cost,
                                   self._prices.device(mesh),
                                   calls=self.facts.known_calls),
-                      memory=self._memory(solution.layout),
+                      memory=self.memory_of(solution.layout),
                       bound_s=self.bound_s(mesh)))
 
     def noted(self, candidate: Candidate) -> Candidate:
@@ -296,7 +296,8 @@ class Planning:
             for memory, device in zip(candidate.rank_memory,
                                       self.limits.devices(candidate)))
 
-    def _memory(self, layout: ProgramLayout) -> MemoryEstimate:
+    def memory_of(self, layout: ProgramLayout) -> MemoryEstimate:
+        """What each rank holds under layouts without stages."""
         return estimate_memory(self.program,
                                layout,
                                optimizer=self.optimizer,

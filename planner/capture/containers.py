@@ -53,7 +53,9 @@ def containers(model: nn.Module, given: Any = ()) -> _Containers:
     seen: set[int] = set()
     for path, module in model.named_modules():
         for name, value in list(vars(module).items()):
-            yield from _within(f"{path}.{name}".removeprefix("."), value, seen)
+            if not isinstance(value, _CLOSED):
+                yield from _within(f"{path}.{name}".removeprefix("."), value,
+                                   seen)
     yield from _within("its arguments", given, seen)
     for path, value in _beside(classes_of(model)):
         yield from _within(path, value, seen)

@@ -31,12 +31,8 @@ _MANY_CALLS = 1000
 def lower_bound_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec) -> float:
     """No layouts of the program on `mesh` take less, in the cost model."""
     axes = range(len(mesh.sizes))
-    alone = [_relaxed_s(facts, mesh, cluster, a, 1.0) for a in axes]
-    if len(mesh.sizes) == 1:
-        return alone[0]
     share = 1.0 / len(mesh.sizes)
-    shared = sum(_relaxed_s(facts, mesh, cluster, a, share) for a in axes)
-    return max(*alone, shared)
+    return sum(_relaxed_s(facts, mesh, cluster, a, share) for a in axes)
 
 
 def quick_bound_s(facts: Facts, mesh: MeshSpec, cluster: ClusterSpec) -> float:

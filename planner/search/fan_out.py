@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from planner.search.draft import AxisProblem, Draft
 from planner.search.placed import Numbers
 from planner.search.tables import Array, penalties
 
-__all__ = ["FanOut", "Reader"]
+__all__ = ["Charges", "FanOut", "Reader"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +34,29 @@ class Reader:
     wanted: Numbers
     layout: Layout
     kind: str = ""
+
+
+@dataclass(slots=True)
+class Charges:
+    """Factors over a value's readers, copies and source, by number: the
+    readers first, the source last.
+
+    Parameters
+    ----------
+    readers : int
+    copies : list of int
+        States of each variable of copies.
+    factors : list of (tuple of int, array)
+    """
+
+    readers: int
+    copies: list[int] = field(default_factory=list)
+    factors: list[tuple[tuple[int, ...], Array]] = field(default_factory=list)
+
+    def add_copy(self, states: int) -> int:
+        """The number of a new variable of copies."""
+        self.copies.append(states)
+        return self.readers + len(self.copies) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,19 +95,54 @@ class FanOut:
         `held_elsewhere` says that the hub's layout has a use beside these
         readers, as for what leaves the block.
         """
-        groups: dict[Layout, list[Reader]] = {}
-        for reader in readers:
-            groups.setdefault(self._others(reader.layout), []).append(reader)
-        for layout, group in groups.items():
+        found = self._charges(readers, held_elsewhere)
+        names = [r.variable for r in readers]
+        for states in found.copies:
+            names.append(self._copy(states))
+        names.append(self.source)
+        for scope, table in found.factors:
+            self.draft.add(tuple([names[i] for i in scope]), table)
+
+    def _copy(self, states: int) -> str:
+        """Declare a variable of copies."""
+        # A value has readers in its block and others, charged apart.
+        names = (f"copy {self.source} {n}" for n in itertools.count())
+        name = next(n for n in names if n not in self.draft.sizes)
+        self.draft.sizes[name] = states
+        return name
+
+    def _charges(self, readers: list[Reader], held_elsewhere: bool) -> Charges:
+        """Found once for all problems of a mesh that ask the same."""
+        problem = self.problem
+        known = problem.tables.fan_outs
+        key = (problem.axis, problem.policy, self.kind, self.spec, self.count,
+               self.made.tobytes(), self._but_own(self.layout), held_elsewhere,
+               *[(r.wanted.tobytes(), self._but_own(r.layout), r.kind)
+                 for r in readers])
+        if key not in known:
+            known[key] = self._found(readers, held_elsewhere)
+        return known[key]
+
+    def _but_own(self, layout: Layout) -> Layout:
+        axis = self.problem.axis
+        return layout[:axis] + layout[axis + 1:]
+
+    def _found(self, readers: list[Reader], held_elsewhere: bool) -> Charges:
+        found = Charges(len(readers))
+        groups: dict[Layout, list[int]] = {}
+        for number, reader in enumerate(readers):
+            groups.setdefault(self._others(reader.layout), []).append(number)
+        for layout, numbers in groups.items():
+            group = [readers[n] for n in numbers]
             shares = len(group) > 1 and (len(readers) > 2 or held_elsewhere or
                                          layout != self._others(self.layout))
             copies = self._copies(group) if shares else []
             if copies:
-                self._with_copies(group, copies)
+                self._add_copies(found, numbers, group, copies)
             else:
-                for reader in group:
-                    self.draft.add((self.source, reader.variable),
-                                   self._alone_s(reader))
+                for number, reader in zip(numbers, group):
+                    found.factors.append(((-1, number), self._alone_s(reader)))
+        return found
 
     def _alone_s(self, reader: Reader) -> Array:
         return self._prices_s(reader.wanted, reader.layout, reader.kind
@@ -119,17 +177,15 @@ class FanOut:
             if (column > 0).any()
         ]
 
-    def _with_copies(self, group: list[Reader], copies: list[int]) -> None:
-        # A value has readers in its block and others, charged apart.
-        names = (f"copy {self.source} {n}" for n in itertools.count())
-        name = next(n for n in names if n not in self.draft.sizes)
-        numbers = np.array(copies, np.intp)
-        self.draft.sizes[name] = 1 + len(copies)
-        prices = self._prices_s(numbers, group[0].layout, self.kind)
+    def _add_copies(self, found: Charges, numbers: list[int],
+                    group: list[Reader], copies: list[int]) -> None:
+        placements = np.array(copies, np.intp)
+        name = found.add_copy(1 + len(copies))
+        prices = self._prices_s(placements, group[0].layout, self.kind)
         none = np.zeros((len(self.made), 1))
-        self.draft.add((self.source, name), np.hstack([none, prices]))
-        for reader in group:
+        found.factors.append(((-1, name), np.hstack([none, prices])))
+        for number, reader in zip(numbers, group):
             alone = self._alone_s(reader)
             table = np.repeat(alone[:, None, :], 1 + len(copies), axis=1)
-            table[:, 1:, :][:, numbers[:, None] == reader.wanted] = 0.0
-            self.draft.add((self.source, name, reader.variable), table)
+            table[:, 1:, :][:, placements[:, None] == reader.wanted] = 0.0
+            found.factors.append(((-1, name, number), table))

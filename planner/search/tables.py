@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +39,14 @@ class ConversionTables:
     whole : dict
         Of what micro-batches do not divide, which is the same for any number
         of them.
+    fan_outs : dict
+        What :class:`planner.search.fan_out.FanOut` found.
     """
 
     cost: ConversionCost
     parts: int = -1
     whole: Known = field(default_factory=dict)
+    fan_outs: dict[tuple[object, ...], Any] = field(default_factory=dict)
     _all: Known = field(default_factory=dict)
     _moves: AxisMoves = field(init=False)
 
