@@ -5,8 +5,9 @@ of gloo ranks the machine is profiled once (what the cache has is not measured
 again), then models run under several plans that take turns, a few training
 steps each time: forward, backward and a fused AdamW, as in a loop, without a
 barrier between them. It prints each pair, says whether the plan that is
-predicted to be the quickest is within 3% of the one that is, and compares the
-peak of tensor memory on the rank that takes most.
+predicted to be the quickest is within 3% of the one that is, compares the peak
+of tensor memory on the rank that takes most, and tells how far the machine has
+drifted since it was profiled.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,8 +38,12 @@ from planner.capture.capture import capture
 from planner.cluster.spec import ClusterSpec
 from planner.planning import Candidate, Planning
 from planner.profile.job import Job
+from planner.profile.measure import measure_points
+from planner.profile.operations import OPERATIONS
+from planner.profile.point import Point
 from planner.profile.points import Sizes as PointSizes
 from planner.profile.run import profile
+from planner.profile.store import Measured
 from planner.recipes import Recipe
 from scaletorch import auto_parallelize, parallel
 
@@ -60,11 +65,15 @@ _QUICK_POINTS = PointSizes(products=(64, 128),
                            messages=(2**12, 2**16),
                            dtypes=("float32", ))
 _NEAR = 0.03
+_MEASURED_AGAIN = 12
+"""Kernels of the profile, to see how the machine has drifted since."""
+_AGAIN_S = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One model under one plan."""
+    """One model under one plan; `pace`: what kernels took when it had run,
+    over what they did when the machine was profiled."""
 
     ranks: int
     model: str
@@ -73,6 +82,7 @@ class Row:
     measured_s: float
     predicted_bytes: int = 0
     measured_bytes: int = 0
+    pace: float = 1.0
 
     @property
     def error(self) -> float:
@@ -224,10 +234,20 @@ def accuracy(arguments: argparse.Namespace) -> list[Row]:
     if arguments.models:
         every = {**_MODELS, **_OTHER_MODELS}
         models = {name: every[name] for name in arguments.models}
-    return [
+    rows = [
         row for name, sizes in models.items()
         for row in _measured(name, sizes, made.cluster, arguments)
     ]
+    pace = _pace(job, made.outcome.known)
+    return [replace(row, pace=pace) for row in rows]
+
+
+def _pace(job: Job, known: Mapping[Point, Measured]) -> float:
+    """How much longer kernels take now, the median of some of a profile."""
+    kernels = sorted((p for p in known if p.kind in OPERATIONS), key=str)
+    some = kernels[::max(len(kernels) // _MEASURED_AGAIN, 1)]
+    now = measure_points(some, job, None, budget_s=_AGAIN_S).known
+    return statistics.median(now[p].median / known[p].median for p in now)
 
 
 def _rank(rank: int, ranks: int, arguments: argparse.Namespace,
@@ -282,6 +302,13 @@ def format_rows(rows: Sequence[Row]) -> str:
         lines.append(f"{what}: median error "
                      f"{100 * statistics.median(errors):.1f}%, largest "
                      f"{100 * max(errors):.1f}% of {len(rows)} pairs")
+    lines += [
+        f"{ranks} rank{'s' * (ranks > 1)}: kernels took {pace:.2f} of what "
+        "they did when profiled" for ranks, pace in {
+            r.ranks: r.pace
+            for r in rows
+        }.items()
+    ]
     near = within(rows)
     for name, good in near.items():
         verdict = "" if good else "not "

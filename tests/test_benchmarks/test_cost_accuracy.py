@@ -17,14 +17,16 @@ def _row(plan: str,
          predicted_s: float,
          measured_s: float,
          *,
-         ranks: int = 2) -> Row:
+         ranks: int = 2,
+         pace: float = 1.0) -> Row:
     return Row(ranks=ranks,
                model="small",
                plan=plan,
                predicted_s=predicted_s,
                measured_s=measured_s,
                predicted_bytes=3 * 2**20,
-               measured_bytes=4 * 2**20)
+               measured_bytes=4 * 2**20,
+               pace=pace)
 
 
 class TestTable(TestCase):
@@ -32,8 +34,8 @@ class TestTable(TestCase):
     def test_table(self) -> None:
         rows = [
             _row("searched", 0.010, 0.008, ranks=1),
-            _row("ddp", 0.010, 0.0202),
-            _row("megatron", 0.012, 0.020)
+            _row("ddp", 0.010, 0.0202, pace=1.5),
+            _row("megatron", 0.012, 0.020, pace=1.5)
         ]
         check_golden(
             self, format_rows(rows), """
@@ -43,6 +45,8 @@ class TestTable(TestCase):
                 2  small     megatron          12.00 ms    20.00 ms   -40.0%     4.0 MiB   -25.0%
             time: median error 40.0%, largest 50.5% of 3 pairs
             memory: median error 25.0%, largest 25.0% of 3 pairs
+            1 rank: kernels took 1.00 of what they did when profiled
+            2 ranks: kernels took 1.50 of what they did when profiled
             small on 2: the predicted best is within 3% of the measured best
             predicted best within 3%: 1 of 1
             """)
@@ -79,6 +83,7 @@ class TestQuick(TestCase):
             self.assertEqual(mine.predicted_s, theirs.predicted_s)
             self.assertGreater(mine.predicted_s, 0)
             self.assertGreater(mine.measured_s, 0)
+            self.assertGreater(mine.pace, 0)
 
     def test_quick_keeps_out_of_the_user_s_cache(self) -> None:
         err = io.StringIO()
