@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from planner.cost.flops import op_name
@@ -101,12 +99,10 @@ def _computing_s(problem: AxisProblem, name: str, call: CallFacts,
 
 def _share(problem: AxisProblem, name: str, call: CallFacts) -> float:
     """What the other axes leave of its work to a rank."""
-    share = problem.work_share
+    sizes, axis = problem.sizes, problem.axis
     current = problem.layout.classes[name].calls[call.label]
-    for other, option in enumerate(current.options):
-        if other != problem.axis and option.is_sharded:
-            share /= problem.sizes[other]
-    return share
+    return problem.work_share * current.share(
+        (*sizes[:axis], 1, *sizes[axis + 1:]))
 
 
 def _reluctance_s(problem: AxisProblem, name: str, call: CallFacts,
@@ -185,19 +181,11 @@ def _saved(problem: AxisProblem, draft: Draft, name: str, call: CallFacts,
             kept.add(value)
             size += local_bytes(value.spec, layout, problem.axis, own,
                                 problem.sizes)
-    size += _extra_bytes(problem, call, name) / np.where(
-        domain.is_sharded, problem.size, 1)
+    extra = call.work.saved.extra_bytes * _share(problem, name, call)
+    size += extra / np.where(domain.is_sharded, problem.size, 1)
     draft.add(
         (variable, ),
         size * problem.facts.counts[name] * problem.pressure.price_s_per_byte)
-
-
-def _extra_bytes(problem: AxisProblem, call: CallFacts, name: str) -> float:
-    current = problem.layout.classes[name].calls[call.label]
-    return call.work.saved.extra_bytes / math.prod(
-        size for a, (size, option) in enumerate(
-            zip(problem.sizes, current.options, strict=True))
-        if a != problem.axis and option.is_sharded)
 
 
 def _made(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,

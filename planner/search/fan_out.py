@@ -161,9 +161,9 @@ class FanOut:
 
     def _others(self, layout: Layout) -> Layout:
         """Over the other axes, as far as it makes a difference."""
-        others = (p for a, p in enumerate(layout) if a != self.problem.axis)
+        others = self._but_own(layout)
         if self.spec.requires_grad:
-            return tuple(others)
+            return others
         return tuple(R if p.is_replicated else p for p in others)
 
     def _copies(self, group: list[Reader]) -> list[int]:
