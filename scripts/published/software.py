@@ -84,7 +84,7 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
         "master_bytes":
         _master_bytes(row, eager),
         "fused_accumulation":
-        recent,
+        recent or (_is_megatron_of_2022(row) and not eager),
         "copied_accumulation":
         copied,
         "whole_sums":
@@ -290,12 +290,16 @@ def _tensor_overlap(parallel: Mapping[str, Any], usual: bool) -> bool:
 def _backward_overlap(row: Mapping[str, Any]) -> bool:
     """Whether products hide collectives behind their backward's halves.
 
-    Megatron-LM's do since it has sequence parallelism and selective
-    recomputation, and so do FlashAttention's, which InternEvo has;
-    Megatron-DeepSpeed is older.
+    Megatron-LM's do since 2022, and so do FlashAttention's, which InternEvo
+    has.
     """
-    if row["parallel"].get("zero1_group"):
-        return True
+    return (bool(row["parallel"].get("zero1_group"))
+            or _is_megatron_of_2022(row))
+
+
+def _is_megatron_of_2022(row: Mapping[str, Any]) -> bool:
+    """Whether it is Megatron-LM since that has sequence parallelism and
+    selective recomputation; Megatron-DeepSpeed is older."""
     if is_plain(row) or "DeepSpeed" in str(row.get("notes")):
         return False
     return bool(row["parallel"].get("sequence_parallel")

@@ -108,7 +108,7 @@ class TestCase(unittest.TestCase):
         case = read_case(row(source={"name": "Alpa"}, parallel=parallel))
         self.assertEqual(case.plan.sharding, ZERO2)
 
-    def test_newer_megatron_hides_sums_in_the_backward(self) -> None:
+    def test_newer_megatron_hides_sums_and_adds_gradients(self) -> None:
         split = {**row()["parallel"], "sequence_parallel": True}
         for changes, hidden in (({}, False), ({
                 "parallel": split
@@ -120,6 +120,7 @@ class TestCase(unittest.TestCase):
         }, False)):
             case = read_case(row(**changes))
             self.assertEqual(case.plan.backward_overlap, hidden)
+            self.assertEqual(case.plan.fused_accumulation, hidden)
 
     def test_adapters_leave_weights_frozen(self) -> None:
         flops = float(read_case(row()).model.model_flops(1))
