@@ -27,8 +27,13 @@ from planner.profile.store import Measured, Store
 
 __all__ = ["Outcome", "measure_points"]
 
+_ROUNDS = 8
+"""In each of which all points have their turn: a moment in which others keep
+the machine busy is then not the whole of what is known of a point."""
+_TRIMMED = 0.2
+"""Share of the rounds that is left out at either end."""
 _FEWEST, _MOST = 3, 30
-"""Samples of a point."""
+"""Samples of a point in a round."""
 _MOST_CALLS = 2000
 _TURNS = 6
 """Collectives that one sample has at least."""
@@ -36,9 +41,9 @@ _LONG_S = 0.1
 """From here on a point is not measured more often than it must be."""
 _SHARE = 0.7
 """Of the budget for samples; the rest is for making operands, warming up."""
-_SLOWEST_S = 0.3
+_SLOWEST_S = 1.0
 _QUICKEST_S = 0.004
-"""Bounds of the time that the samples of one point take."""
+"""Bounds of the time that the samples of one point take in all rounds."""
 _ALLOCATOR_ELEMENTS = 2**22
 
 
@@ -67,7 +72,7 @@ def measure_points(points: Sequence[Point],
                    *,
                    budget_s: float,
                    refresh: bool = False) -> Outcome:
-    """Measure what is not known yet, in order, until the time is over.
+    """Measure what is not known yet, in rounds, until the time is over.
 
     Parameters
     ----------
@@ -91,8 +96,9 @@ def measure_points(points: Sequence[Point],
     left = [p for p in points if p not in known]
     each_s = min(max(_SHARE * budget_s / max(len(left), 1), _QUICKEST_S),
                  _SLOWEST_S)
-    meter = _Meter(job, each_s)
-    with tqdm(left,
+    meter = _Meter(job, each_s / _ROUNDS)
+    rounds: dict[Point, list[Measured]] = {p: [] for p in left}
+    with tqdm(left * _ROUNDS,
               desc="measuring",
               unit=" points",
               file=sys.stderr,
@@ -102,17 +108,30 @@ def measure_points(points: Sequence[Point],
             # Ranks must stop at the same point.
             if job.largest(time.monotonic() - start) > budget_s:
                 break
+            if point in refused:
+                continue
             if not bar.disable:
                 bar.set_postfix_str(str(point), refresh=False)
             try:
-                known[point] = meter.measured(point)
+                rounds[point].append(meter.measured(point))
             except _Refused as error:
                 refused[point] = str(error)
                 continue
+            known[point] = _mean(rounds[point])
             if store is not None:
                 store.put(point, known[point])
     missing = tuple(p for p in points if p not in known and p not in refused)
     return Outcome(known=known, missing=missing, refused=refused)
+
+
+def _mean(rounds: Sequence[Measured]) -> Measured:
+    """What a step of many kernels takes of each: neither the best moments
+    alone nor the usual ones."""
+    found = sorted(m.median for m in rounds)
+    left_out = int(_TRIMMED * len(found))
+    kept = found[left_out:len(found) - left_out]
+    return Measured(median=statistics.mean(kept),
+                    count=sum(m.count for m in rounds))
 
 
 class _Refused(Exception):

@@ -23,8 +23,9 @@ class Measured:
     Parameters
     ----------
     median : float
-        Seconds per call on the slowest rank; for ``allocator``, reserved
-        over allocated bytes.
+        Seconds per call on the slowest rank: of the samples of a round the
+        median, of several rounds the trimmed mean. For ``allocator``,
+        reserved over allocated bytes.
     count : int
         Samples.
     """

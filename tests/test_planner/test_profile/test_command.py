@@ -17,6 +17,7 @@ from planner.profile.job import Job
 from planner.profile.point import Point
 from planner.profile.points import Sizes
 from planner.profile.run import POINTS_FILE, profile
+from planner.profile.store import Measured
 from tests.launch import launch
 
 _FEW = [
@@ -90,6 +91,26 @@ class TestCommand(_InFolder):
         self.assertEqual([k for k, _ in self._rows()], ["mm", "add"])
         self.assertEqual(self._run("--budget-s", "5")[0], 0)
         self.assertEqual(len(self._rows()), 3)
+
+    def test_points_take_turns_and_bad_moments_do_not_count(self) -> None:
+        order: list[str] = []
+
+        def measured(_: measure._Meter, point: Point) -> Measured:
+            order.append(point.kind)
+            slow = 100.0 if len(order) in (4, 8) else 0.0
+            return Measured(median=len(order) + slow, count=2)
+
+        with mock.patch.object(measure._Meter, "measured", measured):
+            found = measure.measure_points(_FEW,
+                                           Job.joined("cpu", {}),
+                                           None,
+                                           budget_s=5)
+        rounds = len(order) // 3
+        self.assertEqual(order, [p.kind for p in _FEW] * rounds)
+        # Of turns 1, 104, 7, 10, ... without the least and the most.
+        self.assertEqual([found.known[p].median for p in _FEW],
+                         [14.5, 15.0, 13.5])
+        self.assertEqual(found.known[_FEW[0]].count, 2 * rounds)
 
     def test_too_little_time(self) -> None:
         code, _, err = self._run("--budget-s", "1e-9")
