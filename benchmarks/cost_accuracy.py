@@ -33,6 +33,8 @@ if __package__ in (None, ""):
 
 from benchmarks.contenders import (Sizes, Step, build, keep_memory, timed_s,
                                    training_step)
+from benchmarks.named_plans import NamedPlan, staged_plans, usual_plans
+from benchmarks.predictions import Row, format_rows
 from benchmarks.tensor_memory import peak_bytes, storage_bytes
 from planner.capture.capture import capture
 from planner.cluster.spec import ClusterSpec
@@ -44,12 +46,9 @@ from planner.profile.point import Point
 from planner.profile.points import Sizes as PointSizes
 from planner.profile.run import profile
 from planner.profile.store import Measured
-from planner.recipes import Recipe
-from scaletorch import auto_parallelize, parallel
+from scaletorch import auto_parallelize
 
-__all__ = [
-    "Row", "accuracy", "format_rows", "main", "parse_arguments", "within"
-]
+__all__ = ["accuracy", "main", "parse_arguments"]
 
 _MODELS = {
     "narrow": Sizes(width=128, sequence=64),
@@ -64,92 +63,15 @@ _QUICK_POINTS = PointSizes(products=(64, 128),
                            sequences=(16, ),
                            messages=(2**12, 2**16),
                            dtypes=("float32", ))
-_NEAR = 0.03
 _MEASURED_AGAIN = 12
 """Kernels of the profile, to see how the machine has drifted since."""
 _AGAIN_S = 6.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One model under one plan; `pace`: what kernels took when it had run,
-    over what they did when the machine was profiled."""
-
-    ranks: int
-    model: str
-    plan: str
-    predicted_s: float
-    measured_s: float
-    predicted_bytes: int = 0
-    measured_bytes: int = 0
-    pace: float = 1.0
-
-    @property
-    def error(self) -> float:
-        """Predicted over measured, less one."""
-        return self.predicted_s / self.measured_s - 1
-
-    @property
-    def memory_error(self) -> float:
-        """The same of the peak of memory."""
-        return self.predicted_bytes / max(self.measured_bytes, 1) - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Named:
-    """A recipe and the mesh it is for; None: search, on any mesh."""
-
-    name: str
-    recipe: Recipe | None = None
-    axes: tuple[tuple[str, int], ...] = ()
-
-
-def _plans(ranks: int, quick: bool) -> list[_Named]:
-    searched = _Named(name="searched")
-    if ranks == 1:
-        return [searched]
-    data, tensor = (("dp", ranks), ), (("tp", ranks), )
-    found = [searched, _Named(name="ddp", recipe=parallel.ddp(), axes=data)]
-    if quick:
-        return found
-    found += [
-        _Named(name="fsdp", recipe=parallel.fsdp(), axes=data),
-        _Named(name="zero1", recipe=parallel.zero1(), axes=data),
-        _Named(name="megatron", recipe=parallel.megatron(), axes=tensor),
-        _Named(name="megatron-sp",
-               recipe=parallel.megatron(sequence_parallel=True),
-               axes=tensor),
-    ]
-    if ranks >= 4:
-        found.append(
-            _Named(name="ddp * megatron",
-                   recipe=parallel.ddp() * parallel.megatron(),
-                   axes=(("dp", ranks // 2), ("tp", 2))))
-    return found
-
-
-def _with_stages(ranks: int) -> list[_Named]:
-    """Not among all: stages on neighbouring halves of the ranks."""
-    pipeline = parallel.pipeline(schedule="1f1b", microbatches=4)
-    if ranks == 2:
-        return [_Named(name="pipeline", recipe=pipeline, axes=(("pp", 2), ))]
-    if ranks < 4:
-        return []
-    half = ranks // 2
-    return [
-        _Named(name="pipeline * ddp",
-               recipe=pipeline * parallel.ddp(),
-               axes=(("pp", 2), ("dp", half))),
-        _Named(name="pipeline * megatron",
-               recipe=pipeline * parallel.megatron(),
-               axes=(("pp", 2), ("tp", half))),
-    ]
-
-
-def _wanted(ranks: int, arguments: argparse.Namespace) -> list[_Named]:
+def _wanted(ranks: int, arguments: argparse.Namespace) -> list[NamedPlan]:
     if not arguments.plans:
-        return _plans(ranks, arguments.quick)
-    every = [*_plans(ranks, quick=False), *_with_stages(ranks)]
+        return usual_plans(ranks, quick=arguments.quick)
+    every = [*usual_plans(ranks, quick=False), *staged_plans(ranks)]
     return [p for p in every if p.name in arguments.plans]
 
 
@@ -157,14 +79,14 @@ def _wanted(ranks: int, arguments: argparse.Namespace) -> list[_Named]:
 class _Made:
     """A plan that is ready to run, with what was predicted."""
 
-    named: _Named
+    named: NamedPlan
     step: Step
     candidate: Candidate
     module: torch.nn.Module
     batch: tuple[torch.Tensor, ...]
 
 
-def _made(named: _Named, sizes: Sizes, planning: Planning,
+def _made(named: NamedPlan, sizes: Sizes, planning: Planning,
           spec: ClusterSpec) -> _Made:
     model, batch = build(sizes)
     names, counts = zip(*named.axes or (("", dist.get_world_size()), ))
@@ -261,63 +183,6 @@ def _rank(rank: int, ranks: int, arguments: argparse.Namespace,
         path.write_text(json.dumps([asdict(r) for r in rows]),
                         encoding="utf-8")
     dist.destroy_process_group()
-
-
-def within(rows: Sequence[Row], near: float = _NEAR) -> dict[str, bool]:
-    """Per model and ranks: is the plan that is predicted best near the best?
-
-    Plans with one prediction, to the last digit, are one program under
-    several names, and count by the mean of their times. Sets of one plan
-    are left out.
-    """
-    sets: dict[str, list[Row]] = {}
-    for row in rows:
-        sets.setdefault(f"{row.model} on {row.ranks}", []).append(row)
-    found = {}
-    for name, own in sets.items():
-        times_s: dict[float, list[float]] = {}
-        for row in own:
-            times_s.setdefault(row.predicted_s, []).append(row.measured_s)
-        means_s = {p: statistics.mean(each) for p, each in times_s.items()}
-        if len(means_s) > 1:
-            chosen_s = means_s[min(means_s)]
-            found[name] = chosen_s <= (1 + near) * min(means_s.values())
-    return found
-
-
-def format_rows(rows: Sequence[Row]) -> str:
-    """Each pair, the median error, and how good the predicted best is."""
-    lines = [
-        "ranks  model     plan             predicted    measured    error"
-        "   memory    error"
-    ]
-    lines += [
-        f"{r.ranks:5d}  {r.model:8s}  {r.plan:14s}  "
-        f"{1e3 * r.predicted_s:7.2f} ms  {1e3 * r.measured_s:7.2f} ms  "
-        f"{100 * r.error:+6.1f}%  {r.measured_bytes / 2**20:6.1f} MiB  "
-        f"{100 * r.memory_error:+6.1f}%" for r in rows
-    ]
-    for what, errors in (("time", [abs(r.error) for r in rows]),
-                         ("memory", [abs(r.memory_error) for r in rows])):
-        lines.append(f"{what}: median error "
-                     f"{100 * statistics.median(errors):.1f}%, largest "
-                     f"{100 * max(errors):.1f}% of {len(rows)} pairs")
-    lines += [
-        f"{ranks} rank{'s' * (ranks > 1)}: kernels took {pace:.2f} of what "
-        "they did when profiled" for ranks, pace in {
-            r.ranks: r.pace
-            for r in rows
-        }.items()
-    ]
-    near = within(rows)
-    for name, good in near.items():
-        verdict = "" if good else "not "
-        lines.append(f"{name}: the predicted best is {verdict}within 3% of "
-                     "the measured best")
-    if near:
-        lines.append(f"predicted best within 3%: {sum(near.values())} of "
-                     f"{len(near)}")
-    return "\n".join(lines) + "\n"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -23,7 +23,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 if __package__ in (None, ""):
     sys.path.insert(0, str(_ROOT))
 
-from benchmarks.cost_accuracy import Row, within  # noqa: E402
+from benchmarks.predictions import Row, within  # noqa: E402
 
 __all__ = ["Shaped", "format_links", "main"]
 

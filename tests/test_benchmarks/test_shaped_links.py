@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unittest import TestCase
 
-from benchmarks.cost_accuracy import Row
+from benchmarks.predictions import Row
 from benchmarks.shaped_links import Shaped, format_links
 from tests.golden import check_golden
 
