@@ -7,7 +7,8 @@ steps each time: forward, backward and a fused AdamW, as in a loop, without a
 barrier between them. It prints each pair, says whether the plan that is
 predicted to be the quickest is within 3% of the one that is, compares the peak
 of tensor memory on the rank that takes most, and tells how far the machine has
-drifted since it was profiled.
+drifted since it was profiled: some of the profile's kernels have a turn among
+the steps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ from planner.profile.measure import measure_points
 from planner.profile.operations import OPERATIONS
 from planner.profile.point import Point
 from planner.profile.points import Sizes as PointSizes
-from planner.profile.run import profile
+from planner.profile.run import Profile, profile
 from planner.profile.store import Measured
 from scaletorch import auto_parallelize
 
@@ -65,7 +66,9 @@ _QUICK_POINTS = PointSizes(products=(64, 128),
                            dtypes=("float32", ))
 _MEASURED_AGAIN = 12
 """Kernels of the profile, to see how the machine has drifted since."""
-_AGAIN_S = 6.0
+_AGAIN_S = 1.5
+_AGAIN_EVERY = 3
+"""Rounds of steps."""
 
 
 def _wanted(ranks: int, arguments: argparse.Namespace) -> list[NamedPlan]:
@@ -118,15 +121,19 @@ def _memory_bytes(made: _Made) -> int:
     return int(found)
 
 
-def _measured(model: str, sizes: Sizes, spec: ClusterSpec,
+def _measured(model: str, sizes: Sizes, profiled: Profile, job: Job,
               arguments: argparse.Namespace) -> list[Row]:
-    """All plans of a model, in turns."""
+    """All plans of a model, in turns, and kernels between them."""
     torch.manual_seed(0)
+    spec = profiled.cluster
     planning = Planning(capture(*build(sizes)), spec)
     plans = _wanted(dist.get_world_size(), arguments)
     made = [_made(named, sizes, planning, spec) for named in plans]
     times_s: list[list[float]] = [[] for _ in made]
+    paces = []
     for number in range(arguments.warm_up + arguments.rounds):
+        if number % _AGAIN_EVERY == 0:
+            paces.append(_pace(job, profiled.outcome.known))
         for one, found in zip(made, times_s, strict=True):
             time_s = timed_s(one.step)
             if number >= arguments.warm_up:
@@ -138,8 +145,8 @@ def _measured(model: str, sizes: Sizes, spec: ClusterSpec,
             predicted_s=one.candidate.time_s,
             measured_s=statistics.median(found),
             predicted_bytes=one.candidate.memory.total,
-            measured_bytes=_memory_bytes(one))
-        for one, found in zip(made, times_s)
+            measured_bytes=_memory_bytes(one),
+            pace=statistics.mean(paces)) for one, found in zip(made, times_s)
     ]
 
 
@@ -156,12 +163,10 @@ def accuracy(arguments: argparse.Namespace) -> list[Row]:
     if arguments.models:
         every = {**_MODELS, **_OTHER_MODELS}
         models = {name: every[name] for name in arguments.models}
-    rows = [
+    return [
         row for name, sizes in models.items()
-        for row in _measured(name, sizes, made.cluster, arguments)
+        for row in _measured(name, sizes, made, job, arguments)
     ]
-    pace = _pace(job, made.outcome.known)
-    return [replace(row, pace=pace) for row in rows]
 
 
 def _pace(job: Job, known: Mapping[Point, Measured]) -> float:

@@ -13,8 +13,8 @@ _NEAR = 0.03
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One model under one plan; `pace`: what kernels took when it had run,
-    over what they did when the machine was profiled."""
+    """One model under one plan; `pace`: what kernels took while it ran, over
+    what they did when the machine was profiled."""
 
     ranks: int
     model: str
@@ -29,6 +29,11 @@ class Row:
     def error(self) -> float:
         """Predicted over measured, less one."""
         return self.predicted_s / self.measured_s - 1
+
+    @property
+    def steady_error(self) -> float:
+        """The same, had the machine not drifted since it was profiled."""
+        return self.pace * self.predicted_s / self.measured_s - 1
 
     @property
     def memory_error(self) -> float:
@@ -70,15 +75,17 @@ def format_rows(rows: Sequence[Row]) -> str:
         f"{100 * r.error:+6.1f}%  {r.measured_bytes / 2**20:6.1f} MiB  "
         f"{100 * r.memory_error:+6.1f}%" for r in rows
     ]
-    for what, errors in (("time", [abs(r.error) for r in rows]),
+    for what, errors in (("time", [abs(r.error) for r in rows
+                                   ]), ("time at the machine's pace",
+                                        [abs(r.steady_error) for r in rows]),
                          ("memory", [abs(r.memory_error) for r in rows])):
         lines.append(f"{what}: median error "
                      f"{100 * statistics.median(errors):.1f}%, largest "
                      f"{100 * max(errors):.1f}% of {len(rows)} pairs")
     lines += [
-        f"{ranks} rank{'s' * (ranks > 1)}: kernels took {pace:.2f} of what "
-        "they did when profiled" for ranks, pace in {
-            r.ranks: r.pace
+        f"{name}: kernels took {pace:.2f} of what they did when profiled"
+        for name, pace in {
+            f"{r.model} on {r.ranks}": r.pace
             for r in rows
         }.items()
     ]

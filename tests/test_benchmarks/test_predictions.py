@@ -39,9 +39,10 @@ class TestTable(TestCase):
                 2  small     ddp               10.00 ms    20.20 ms   -50.5%     4.0 MiB   -25.0%
                 2  small     megatron          12.00 ms    20.00 ms   -40.0%     4.0 MiB   -25.0%
             time: median error 40.0%, largest 50.5% of 3 pairs
+            time at the machine's pace: median error 25.0%, largest 25.7% of 3 pairs
             memory: median error 25.0%, largest 25.0% of 3 pairs
-            1 rank: kernels took 1.00 of what they did when profiled
-            2 ranks: kernels took 1.50 of what they did when profiled
+            small on 1: kernels took 1.00 of what they did when profiled
+            small on 2: kernels took 1.50 of what they did when profiled
             small on 2: the predicted best is within 3% of the measured best
             predicted best within 3%: 1 of 1
             """)
