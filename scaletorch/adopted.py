@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from scaletorch.outside import explained
@@ -30,6 +32,12 @@ class AdoptedModule(nn.Module):
         self._places = places_of(structure)
         self._parts = tuple(structure.modules())
         self._settings = Settings(structure)
+
+    def _tensors(self, names: Iterable[str]) -> list[torch.Tensor]:
+        """Parameters and buffers, by their global names."""
+        return [
+            table[key] for table, key in map(self._places.__getitem__, names)
+        ]
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any, NoReturn
@@ -16,24 +14,21 @@ from torch.distributed.device_mesh import DeviceMesh
 from planner.capture.capture import capture_call
 from planner.capture.entry import Call, bind_inputs
 from planner.ir.layouts import ProgramLayout
-from planner.ir.pipeline import PipelineSpec
 from planner.ir.plan import Plan
 from planner.ir.program import Program
-from planner.pipeline.cuts import cuts_by_parameters
-from planner.pipeline.fewer import with_fewer
 from planner.pipeline.means import count_ahead
-from planner.pipeline.refine import has_cuts
 from planner.steady import STEADY
 from scaletorch.adopted import AdoptedModule
 from scaletorch.assigned import AssignedData
+from scaletorch.described import Described, Options
+from scaletorch.lowering import Lowered, Lowering
 from scaletorch.mesh import mesh_device, mesh_rank
-from scaletorch.rewritten import refuse_in_stages, rewrite
+from scaletorch.rewritten import rewrite
 from scaletorch.runtime.agree import Agreement
 from scaletorch.runtime.call import run_call
-from scaletorch.runtime.compiled import TRACING, Compiled, compiled
+from scaletorch.runtime.compiled import TRACING, Compiled
 from scaletorch.runtime.guard import digest
 from scaletorch.runtime.pipeline.call import run_pipeline_call
-from scaletorch.runtime.pipeline.compiled import pipeline_program
 from scaletorch.runtime.pipeline.program import PipelineProgram
 from scaletorch.sharding import shard_state, take_whole
 from scaletorch.signature import call_signature, state_signature, whole_call
@@ -80,18 +75,17 @@ class ParallelModule(AdoptedModule):
                  compile: bool = False,
                  opaque: bool = True) -> None:
         super().__init__()
-        self._mesh = mesh
         # A loss that is a module is none of the model's modules.
         object.__setattr__(self, "_loss_fn", loss_fn)
         self._replan = replan
-        self._compile = compile
         self._opaque = opaque
         self._steady = False
         self._agreement = agreement or Agreement(mesh)
         self.plan = plan or Plan.of(program, layout,
                                     dict.fromkeys(layout.mesh.names, "given"))
+        self._lowering = Lowering(plan=self.plan, mesh=mesh, compile=compile)
         with self._agreement.together("lowering the plan"), TRACING:
-            self._first = self._lowered(program, layout, "global", "global")
+            self._first = self._lowering.lowered(program, layout)
         structure = skeleton(model)
         elsewhere = names_elsewhere(self._first, structure)
         state_mesh = stage_mesh(mesh, self.plan.pipeline)
@@ -105,47 +99,10 @@ class ParallelModule(AdoptedModule):
         self._hold(structure, elsewhere)
         self._fixed = set(program.fixed)
         shared, self._own = self._signature(call)
-        self._compiled: dict[Hashable, Compiled | PipelineProgram] = {
+        self._compiled: dict[Hashable, Lowered] = {
             ("global", "global", *shared, *self._own): self._first
         }
         self._compared: set[Hashable] = set()
-
-    def _lowered(self, program: Program, layout: ProgramLayout, inputs: str,
-                 outputs: str) -> Compiled | PipelineProgram:
-        if self.plan.pipeline is None:
-            return compiled(program,
-                            layout,
-                            self._mesh,
-                            compile=self._compile,
-                            inputs=inputs,
-                            outputs=outputs)
-        refuse_in_stages(program)
-        if outputs == "sharded":
-            raise ValueError(
-                'outputs="sharded" is not for pipelines: ask for "global" or '
-                '"loss"')
-        return pipeline_program(program,
-                                layout,
-                                self._pipeline(program, layout),
-                                self._mesh,
-                                compile=self._compile,
-                                local_inputs=inputs == "local")
-
-    def _pipeline(self, program: Program,
-                  layout: ProgramLayout) -> PipelineSpec:
-        """The plan's pipeline, for as many micro-batches as the layout has;
-        in a program of other blocks (as under autocast) stages follow their
-        parameters."""
-        pipeline, first = self.plan.pipeline, self.__dict__.get("_first")
-        assert pipeline is not None
-        pipeline = with_fewer(pipeline, self.plan.mesh.size(pipeline.axis),
-                              layout.mesh.sizes[-1])
-        if not isinstance(first, PipelineProgram) or has_cuts(
-                program, pipeline.cuts):
-            return pipeline
-        return dataclasses.replace(pipeline,
-                                   cuts=cuts_by_parameters(
-                                       program, first.stage_params))
 
     def _hold(self, structure: nn.Module, elsewhere: Collection[str]) -> None:
         """The structure's modules and tensors, but for those elsewhere."""
@@ -154,10 +111,7 @@ class ParallelModule(AdoptedModule):
         self._assigned = AssignedData()
         self._assigned.check(self._places)
         if isinstance(self._first, PipelineProgram):
-            join_stages(self._first, [
-                table[key] for table, key in map(self._places.__getitem__,
-                                                 self._first.state)
-            ])
+            join_stages(self._first, self._tensors(self._first.state))
         self.register_load_state_dict_pre_hook(take_whole)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -173,8 +127,8 @@ class ParallelModule(AdoptedModule):
             structure = with_own_tensors(self._structure)
         made = type(self).__new__(type(self))
         nn.Module.__init__(made)
-        for name in ("_mesh", "_loss_fn", "_replan", "_compile", "_opaque",
-                     "_steady", "_agreement", "_first", "_own", "plan"):
+        for name in ("_lowering", "_loss_fn", "_replan", "_opaque", "_steady",
+                     "_agreement", "_first", "_own", "plan"):
             object.__setattr__(made, name, getattr(self, name))
         made._fixed, made._compared = set(self._fixed), set()
         made._compiled = dict(self._compiled)
@@ -185,12 +139,12 @@ class ParallelModule(AdoptedModule):
     @property
     def mesh(self) -> DeviceMesh:
         """The device mesh that the module runs on."""
-        return self._mesh
+        return self._lowering.mesh
 
     @property
     def device(self) -> torch.device:
         """The device this rank computes on."""
-        return mesh_device(self._mesh)
+        return mesh_device(self.mesh)
 
     @property
     def agreement(self) -> Agreement:
@@ -201,6 +155,10 @@ class ParallelModule(AdoptedModule):
     def elsewhere(self) -> frozenset[str]:
         """Names of parameters and buffers that only other stages hold."""
         return self._absent.names
+
+    @property
+    def _is_staged(self) -> bool:
+        return self.plan.pipeline is not None
 
     @property
     def program(self) -> Program:
@@ -245,53 +203,46 @@ class ParallelModule(AdoptedModule):
             When ranks pass inputs of different shapes or are in different
             modes, or for an unknown `inputs` or `outputs`.
         """
-        if not isinstance(inputs, str):
-            kwargs["inputs"], inputs = inputs, "global"
-        if outputs is not None and not isinstance(outputs, str):
-            kwargs["outputs"], outputs = outputs, None
-        if outputs is None:
-            outputs = "global" if self.plan.pipeline is None else "loss"
-        given, call, signature, own = self._described(args, kwargs, inputs,
-                                                      outputs)
-        shared, signature = signature, (*signature, *own)
-        known = self._compiled.get(signature)
+        options = Options.of(inputs, outputs, kwargs, staged=self._is_staged)
+        call = self._described(args, kwargs, options)
+        known = self._compiled.get(call.signature)
         # Ranks of a pipeline hold different parameters.
-        agreed = signature if self.plan.pipeline is None else shared
+        agreed = call.shared if self._is_staged else call.signature
         agreement = self._agreement.start((*agreed, torch.is_grad_enabled()),
                                           draws=known is not None
                                           and known.draws)
-        is_compared = inputs == "local" or signature in self._compared
+        is_compared = options.are_local or call.signature in self._compared
         # A call like earlier ones waits only before its first collective.
         waits = not (isinstance(known, Compiled) and is_compared
                      and not known.draws and not known.program.written)
         seed = agreement.settle() if waits else 0
         if known is None:
-            known = self._capture(call, inputs, outputs)
+            known = self._capture(call.whole, options)
             # Its shapes may follow from the values of more inputs.
-            *_, signature, own = self._described(args, kwargs, inputs, outputs)
-            signature = (*signature, *own)
-            self._compiled[signature] = known
+            call = self._described(args, kwargs, options)
+            self._compiled[call.signature] = known
             if known.draws:
                 seed = self._agreement.check("seed", draws=True)
-        if inputs == "global" and signature not in self._compared:
-            self._compare_values(call)
-            self._compared.add(signature)
+        if not options.are_local and call.signature not in self._compared:
+            self._compare_values(call.whole)
+            self._compared.add(call.signature)
+        return self._run(known, call.given, options,
+                         STEADY if self._steady else seed, agreement.settle)
+
+    def _run(self, known: Lowered, call: Call, options: Options, seed: int,
+             settle: Callable[[], int]) -> Any:
+        """Run a program on what this rank passes."""
         device = self.device
         rewrite(known.program, self._places)
-        state = [
-            table[key]
-            for table, key in map(self._places.__getitem__, known.state)
-        ]
-        tensors = [t.to(device, non_blocking=True) for t in given.tensors]
-        if self._steady:
-            seed = STEADY
+        state = self._tensors(known.state)
+        tensors = [t.to(device, non_blocking=True) for t in call.tensors]
         if isinstance(known, PipelineProgram):
             return run_pipeline_call(known,
                                      state,
                                      tensors,
                                      seed,
-                                     outputs=outputs)
-        return run_call(known, state, tensors, seed, agreement.settle)
+                                     outputs=options.outputs)
+        return run_call(known, state, tensors, seed, settle)
 
     @contextlib.contextmanager
     def steady_draws(self) -> Iterator[None]:
@@ -316,38 +267,28 @@ class ParallelModule(AdoptedModule):
             remedy="every rank passes the same global batch (seed samplers "
             'alike); to pass each rank its own shard, use inputs="local"')
 
-    def _described(
-            self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: str,
-            outputs: str
-    ) -> tuple[Call, Call, tuple[Any, ...], tuple[Any, ...]]:
-        """The call as given, that of the whole batch, and its signature:
-        what all ranks share, and what is of this one.
+    def _described(self, args: tuple[Any, ...], kwargs: dict[str, Any],
+                   options: Options) -> Described:
+        """The call as given, that of the whole batch, and its signature.
 
         What fails on this rank is told to the others, which else would
         wait for it.
         """
         try:
-            if inputs not in ("global", "local"):
-                raise ValueError('inputs must be "global" or "local", got '
-                                 f"{inputs!r}")
-            self._check_outputs(outputs)
+            options.check(self.layout, staged=self._is_staged)
             self._assigned.check(self._places)
             given = bind_inputs(self._structure, args, kwargs, self._loss_fn)
-            # Micro-batches, a pipeline's last axis, are cut from the shard.
-            axes = len(self.layout.mesh.sizes) - (self.plan.pipeline
-                                                  is not None)
-            call = whole_call(
-                given,
-                self.layout,
-                axes,
-                rank=mesh_rank(self._mesh),
-            ) if inputs == "local" else given
-            shared, own = self._signature(call)
-            if self.plan.pipeline is not None:
+            whole = self._whole(given) if options.are_local else given
+            shared, own = self._signature(whole)
+            outputs = options.outputs
+            if self._is_staged:
                 # One program serves both, and "loss" may turn to "global".
                 outputs = "global"
                 self._check_own(own)
-            return given, call, (inputs, outputs, *shared), own
+            return Described(given=given,
+                             whole=whole,
+                             shared=(options.inputs, outputs, *shared),
+                             own=own)
         except Exception as error:
             try:
                 self._agreement.check(f"{type(error).__name__}: {error}")
@@ -355,19 +296,11 @@ class ParallelModule(AdoptedModule):
                 pass
             raise
 
-    def _check_outputs(self, outputs: str) -> None:
-        known = (("global", "sharded") if self.plan.pipeline is None else
-                 ("global", "loss"))
-        if outputs not in known:
-            raise ValueError(
-                f"outputs must be {' or '.join(map(json.dumps, known))}"
-                f"{' in a pipeline' if self.plan.pipeline else ''}, got "
-                f"{outputs!r}")
-        if outputs == "sharded" and self.layout.shares:
-            raise ValueError(
-                'outputs="sharded" is not for plans with unequal shares of '
-                "the batch, whose shards no DTensor describes: ask for "
-                '"global", or use equal shares')
+    def _whole(self, given: Call) -> Call:
+        """A call of which this rank passes its shard."""
+        # Micro-batches, a pipeline's last axis, are cut from the shard.
+        axes = len(self.layout.mesh.sizes) - self._is_staged
+        return whole_call(given, self.layout, axes, rank=mesh_rank(self.mesh))
 
     def _check_own(self, own: tuple[Any, ...]) -> None:
         if own != self._own:
@@ -386,8 +319,7 @@ class ParallelModule(AdoptedModule):
         return shared, state_signature(table[key]
                                        for table, key in self._places.values())
 
-    def _capture(self, call: Call, inputs: str,
-                 outputs: str) -> Compiled | PipelineProgram:
+    def _capture(self, call: Call, options: Options) -> Lowered:
         if self._settings.number() and self._agreement.is_first:
             warnings.warn(
                 "attributes of the model's modules have changed, so that it "
@@ -404,7 +336,11 @@ class ParallelModule(AdoptedModule):
                                        loss_fn=self._loss_fn,
                                        opaque=self._opaque)
             self._fixed |= set(program.fixed)
-            if self.plan.pipeline is not None:
+            if self._is_staged:
                 program = count_ahead(program)
-            layout = self._replan(program, keep_inputs=inputs == "local")
-            return self._lowered(program, layout, inputs, outputs)
+            layout = self._replan(program, keep_inputs=options.are_local)
+            return self._lowering.lowered(program,
+                                          layout,
+                                          inputs=options.inputs,
+                                          outputs=options.outputs,
+                                          first=self._first)
