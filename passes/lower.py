@@ -77,20 +77,8 @@ def lower(program: Program,
     verify_layout(program, layout)
     verify_shares(program, layout)
     layout = hoist_parameters(program, layout)
-    mesh = layout.mesh
-    axes = tuple(
-        AxisRef(name=n,
-                size=s,
-                coordinate=c,
-                shares=parts,
-                sequential=n == MICROBATCH)
-        for n, s, c, parts in zip(mesh.names,
-                                  mesh.sizes,
-                                  mesh.coordinate(rank),
-                                  rank_shares(layout.shares, mesh),
-                                  strict=True))
-    builder = KernelBuilder(mesh=mesh,
-                            axes=axes,
+    builder = KernelBuilder(mesh=layout.mesh,
+                            axes=_axes(layout, rank),
                             device=device,
                             dump_dir=dump_dir,
                             recompute=layout.recompute)
@@ -102,6 +90,22 @@ def lower(program: Program,
                                       is_stage=is_stage)
     verify_program(lowered)
     return lowered
+
+
+def _axes(layout: ProgramLayout, rank: int) -> tuple[AxisRef, ...]:
+    """The mesh's axes, as one rank sees them."""
+    mesh = layout.mesh
+    return tuple(
+        AxisRef(name=n,
+                size=s,
+                coordinate=c,
+                shares=parts,
+                sequential=n == MICROBATCH)
+        for n, s, c, parts in zip(mesh.names,
+                                  mesh.sizes,
+                                  mesh.coordinate(rank),
+                                  rank_shares(layout.shares, mesh),
+                                  strict=True))
 
 
 class _Lowering:

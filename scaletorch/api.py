@@ -143,14 +143,13 @@ def auto_parallelize(
         _check_options(plan, optimizer, memory_limit_bytes, tune)
         _check_objective(objective, global_batch, plan)
         model = unwrap(model)
-        args, kwargs = (default_example_inputs(model) if example_inputs is None
-                        else split_example(example_inputs))
-        limits = Constraints(constraints or ())
+        inputs = (default_example_inputs(model)
+                  if example_inputs is None else split_example(example_inputs))
         given = _Given(model=model,
-                       inputs=(args, kwargs),
+                       inputs=inputs,
                        loss_fn=loss_fn,
                        cluster=spec,
-                       constraints=limits,
+                       constraints=Constraints(constraints or ()),
                        optimizer=optimizer,
                        memory_limit_bytes=memory_limit_bytes)
         check_model(model)
@@ -161,30 +160,17 @@ def auto_parallelize(
                            count=max(tune, 1),
                            global_batch=global_batch)
         if agreement.is_first:
-            for note in (*planned.program.notes, *_idle(planned, plan)):
-                _LOGGER.warning("%s: %s", planned.program.model_name, note)
+            _tell(planned, plan)
     agreement.check(fingerprint(planned.program, with_shapes=True),
                     what="pass different models or example inputs",
                     remedy="build the same model on every rank")
     finalists = agreement.first(planned.finalists)
-    seed = agreement.first(torch.initial_seed())
-
-    def build(chosen: Chosen) -> ParallelModule:
-        form = chosen.program(planned.program)
-        return ParallelModule(model,
-                              reshaped(devices, chosen.plan.device_mesh),
-                              planned.call,
-                              form,
-                              chosen.plan.resolve(form),
-                              loss_fn=loss_fn,
-                              replan=Replan(planned.planning, planned.program,
-                                            chosen),
-                              plan=chosen.plan,
-                              agreement=agreement,
-                              seed=seed,
-                              compile=compile,
-                              opaque=limits.allows_opaque())
-
+    build = _Builder(given=given,
+                     planned=planned,
+                     devices=devices,
+                     agreement=agreement,
+                     seed=agreement.first(torch.initial_seed()),
+                     compile=compile)
     module = (quickest(build, finalists, planned.call, agreement)
               if tune else build(finalists[0]))
     if verify:
@@ -246,6 +232,35 @@ class _Planned:
         return self.planning.program
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Builder:
+    """Makes the module that runs one of the plans."""
+
+    given: _Given
+    planned: _Planned
+    devices: DeviceMesh
+    agreement: Agreement
+    seed: int
+    compile: bool
+
+    def __call__(self, chosen: Chosen) -> ParallelModule:
+        given, planned = self.given, self.planned
+        form = chosen.program(planned.program)
+        return ParallelModule(given.model,
+                              reshaped(self.devices, chosen.plan.device_mesh),
+                              planned.call,
+                              form,
+                              chosen.plan.resolve(form),
+                              loss_fn=given.loss_fn,
+                              replan=Replan(planned.planning, planned.program,
+                                            chosen),
+                              plan=chosen.plan,
+                              agreement=self.agreement,
+                              seed=self.seed,
+                              compile=self.compile,
+                              opaque=given.constraints.allows_opaque())
+
+
 def _planned(given: _Given, plan: Plan | Recipe | str | Path | None,
              mesh: MeshSpec, *, flat: bool, count: int,
              global_batch: range | None) -> _Planned:
@@ -271,6 +286,12 @@ def _planned(given: _Given, plan: Plan | Recipe | str | Path | None,
     return _Planned(planning=planning,
                     call=given.call(rows),
                     finalists=finalists)
+
+
+def _tell(planned: _Planned, plan: Any) -> None:
+    """What a user should know of the capture and of the plan."""
+    for note in (*planned.program.notes, *_idle(planned, plan)):
+        _LOGGER.warning("%s: %s", planned.program.model_name, note)
 
 
 def _idle(planned: _Planned, plan: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -117,46 +117,65 @@ def estimate_memory(
     trained = [
         local[n] for n in program.params if program.specs[n].requires_grad
     ]
-    blocks = Counter(b.block_class for b in program.blocks)
     calls = calls or known_calls(program)
-    # Gradients of a micro-batch are there beside the sums of those before.
-    sums = MICROBATCH in layout.mesh.names and layout.mesh.size(MICROBATCH) > 1
+    peaks, needs = _by_class(layout, calls, own)
+    blocks = Counter(b.block_class for b in program.blocks)
     operands = _operands_kept(program, layout, calls, own)
-    kept, transient, peaks = operands, 0, dict[str, BlockPeaks]()
-    for name, known in calls.items():
-        peaks[name], needs = _block(known,
-                                    layout.classes[name],
-                                    own,
-                                    again=name in layout.recompute,
-                                    sums=sums)
-        kept += peaks[name].kept * blocks[name]
-        transient = max(transient, needs)
+    outputs = _outputs(program)
     parameters = sum(local[n].size_bytes for n in program.specs
                      if value_kind(n) in _STATE)
     finished = sum(s.size_bytes for s in trained)
     state = optimizer_bytes(optimizer, trained)
     gathered = _gathered_by_block(program, layout, calls)
-    peak = step_peak([
+    return MemoryEstimate(
+        parameters=parameters,
+        gradients=finished,
+        optimizer=state,
+        saved=operands + sum(p.kept * blocks[n] for n, p in peaks.items()),
+        transient=max(needs.values(), default=0),
+        gathered=_gathered(gathered),
+        outputs=outputs,
+        trained=finished,
+        num_trained=len(trained),
+        peak=_peak(program,
+                   layout,
+                   peaks,
+                   gathered,
+                   base=parameters + state + operands + outputs,
+                   finished=finished))
+
+
+def _by_class(layout: ProgramLayout, calls: KnownCalls,
+              sizes: Divisors) -> tuple[dict[str, BlockPeaks], dict[str, int]]:
+    """What blocks of each class keep and need, and what one needs besides
+    what is kept."""
+    # Gradients of a micro-batch are there beside the sums of those before.
+    sums = MICROBATCH in layout.mesh.names and layout.mesh.size(MICROBATCH) > 1
+    peaks, needs = dict[str, BlockPeaks](), dict[str, int]()
+    for name, known in calls.items():
+        peaks[name], needs[name] = _block(known,
+                                          layout.classes[name],
+                                          sizes,
+                                          again=name in layout.recompute,
+                                          sums=sums)
+    return peaks, needs
+
+
+def _peak(program: Program, layout: ProgramLayout, peaks: Mapping[str,
+                                                                  BlockPeaks],
+          gathered: Sequence[_Gathered], *, base: int, finished: int) -> int:
+    """The most at any moment, of blocks in the order of the program."""
+    return step_peak([
         replace(peaks[b.block_class],
                 gathered=g.once,
                 unread=g.unread,
                 regathered=g.again)
         for b, g in zip(program.blocks, gathered, strict=True)
     ],
-                     base=parameters + state + operands + _outputs(program),
+                     base=base,
                      packed=_packed(program, layout),
                      finished=finished,
                      unit_bytes=BUCKET_BYTES)
-    return MemoryEstimate(parameters=parameters,
-                          gradients=finished,
-                          optimizer=state,
-                          saved=kept,
-                          transient=transient,
-                          gathered=_gathered(gathered),
-                          outputs=_outputs(program),
-                          trained=finished,
-                          num_trained=len(trained),
-                          peak=peak)
 
 
 def _block(calls: Sequence[KnownCall], layout: ClassLayout, sizes: Divisors, *,

@@ -170,6 +170,11 @@ class Program:
         """Global names of parameters that a call writes to."""
         return self.rewrites.writes if self.rewrites else ()
 
+    @property
+    def loss_name(self) -> str | None:
+        """Global name of the scalar that training differentiates."""
+        return None if self.loss is None else self.outputs[self.loss]
+
     def uses(self) -> Iterator[tuple[Block, fx.Node, str]]:
         """Every (block, placeholder, global value) in execution order."""
         nodes = {n: c.placeholders for n, c in self.classes.items()}

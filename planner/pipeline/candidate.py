@@ -139,17 +139,16 @@ def priced_pipeline(planning: Planning,
                  calls=own.facts.known_calls)
     if len(set(ranks)) > 1:
         work = _as_on(work, costs, stages([cost.device] * len(costs)))
+    work = _shared(work, mesh.size(pipeline.axis))
+    fullest = planning.limits.fullest(step.memory, ranks)
     return planning.noted(
         Candidate(policies=tuple(policies),
                   solution=LayoutSolution(layout=layout,
                                           value_s=step.step_s,
                                           solves=0,
                                           seconds=0.0),
-                  price=dataclasses.replace(_shared(work,
-                                                    mesh.size(pipeline.axis)),
-                                            step=step.overlap),
-                  memory=step.memory[planning.limits.fullest(
-                      step.memory, ranks)],
+                  price=dataclasses.replace(work, step=step.overlap),
+                  memory=step.memory[fullest],
                   bound_s=bound_s,
                   pipeline=pipeline,
                   whole_mesh=mesh,

@@ -78,11 +78,10 @@ def stage_costs(found: Pipelined, costs: Sequence[ConversionCost], *,
     """
     known: KnownByClass = {}
     whole = found.program
-    loss = None if whole.loss is None else whole.outputs[whole.loss]
     alike: dict[Hashable, StageCost] = {}
     priced = []
     for stage, cost in zip(found.stages, costs, strict=True):
-        key = shape_of(stage, loss), id(cost)
+        key = shape_of(stage, whole.loss_name), id(cost)
         if key not in alike:
             alike[key] = stage_cost(stage, whole, cost, optimizer, known)
         priced.append(alike[key])
@@ -103,8 +102,7 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
     known : KnownByClass
         Filled with what is found.
     """
-    loss = None if whole.loss is None else whole.outputs[whole.loss]
-    kept = tuple(n for n in stage.program.outputs if n == loss)
+    kept = tuple(n for n in stage.program.outputs if n == whole.loss_name)
     program = dataclasses.replace(stage.program,
                                   outputs=kept,
                                   output_constants=(None, ) * len(kept))

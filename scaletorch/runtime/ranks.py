@@ -9,10 +9,11 @@ change.
 from __future__ import annotations
 
 import collections
+import contextlib
 import operator
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -127,6 +128,19 @@ def made_once(key: Any, of: Sequence[object],
     return made.ask(number, key, tuple(of), make)
 
 
+@contextlib.contextmanager
+def _threads_as_ranks() -> Iterator[None]:
+    """Each thread has a world of process groups meanwhile."""
+    multi_threaded_pg._install_threaded_pg()
+    torch._C._distributed_c10d._set_thread_isolation_mode(True)
+    try:
+        yield
+    finally:
+        multi_threaded_pg._uninstall_threaded_pg()
+        torch._C._distributed_c10d._set_thread_isolation_mode(False)
+        multi_threaded_pg.ProcessLocalGroup.reset()
+
+
 def run_ranks(world_size: int, function: Callable[..., Result], *args:
               Any) -> list[Result]:
     """Run ``function(rank, *args)`` on every rank at once.
@@ -139,8 +153,6 @@ def run_ranks(world_size: int, function: Callable[..., Result], *args:
     RuntimeError
         With the first failing rank's traceback.
     """
-    multi_threaded_pg._install_threaded_pg()
-    torch._C._distributed_c10d._set_thread_isolation_mode(True)
     store = dist.HashStore()
     results: list[Any] = [None] * world_size
     failures: list[tuple[int, str, BaseException]] = []
@@ -167,15 +179,11 @@ def run_ranks(world_size: int, function: Callable[..., Result], *args:
         threading.Thread(target=work, args=(r, ), daemon=True)
         for r in range(world_size)
     ]
-    try:
+    with _threads_as_ranks():
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    finally:
-        multi_threaded_pg._uninstall_threaded_pg()
-        torch._C._distributed_c10d._set_thread_isolation_mode(False)
-        multi_threaded_pg.ProcessLocalGroup.reset()
     if failures:
         # The ranks that were waiting for the failing one exit as well.
         rank, text, error = min(failures,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
 from passes.lower import lower
+from passes.steps import RankProgram
 from planner.ir.layout import local_shape
 from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import PipelineSpec
@@ -58,19 +58,13 @@ def pipeline_program(program: Program, layout: ProgramLayout,
     found = pipelined(program, layout, pipeline)
     ranks = place.pipeline.size()
     train, infer = _schedules(pipeline, ranks, found)
-    halves = any(a.kind == "I" for a in train.actions)
     wires = _wires(found, layout)
-    executors = {
-        number:
-        StageExecutor(_lowered(stage, found, place, program),
-                      place.axes,
-                      place.names,
-                      place.groups,
-                      compile=compile,
-                      halves=halves)
-        for number, stage in enumerate(found.stages)
-        if train.stage_rank[number] == place.rank
-    }
+    executors = _executors(found,
+                           train,
+                           place,
+                           program.loss_name,
+                           compile=compile,
+                           halves=any(a.kind == "I" for a in train.actions))
     transport = transport_of(place.pipeline,
                              _rank_names(train.stage_rank, ranks))
 
@@ -110,16 +104,11 @@ def _rehearsal(found: Pipelined, schedule: Schedule, pipeline: PipelineSpec,
             tuple(a for a in row if a.stage < len(found.stages))
             for row in schedule.ranks))
     check_schedule(schedule, edges=found.edges, inference=True)
-    executors = {
-        number:
-        StageExecutor(_lowered(stage, found, place, found.program),
-                      place.axes,
-                      place.names,
-                      place.groups,
-                      compile=compile)
-        for number, stage in enumerate(found.stages)
-        if schedule.stage_rank[number] == place.rank
-    }
+    executors = _executors(found,
+                           schedule,
+                           place,
+                           found.program.loss_name,
+                           compile=compile)
     engine = Engine(schedule, place.rank, found.stages, executors,
                     _wires(found, found.layout), found.edges, transport,
                     place.device, frozenset())
@@ -133,6 +122,27 @@ def _rehearsal(found: Pipelined, schedule: Schedule, pipeline: PipelineSpec,
                                  train=None,
                                  infer=engine),
                            local_inputs=local_inputs)
+
+
+def _executors(found: Pipelined,
+               schedule: Schedule,
+               place: StageAxes,
+               loss: str | None,
+               *,
+               compile: bool,
+               halves: bool = False) -> dict[int, StageExecutor]:
+    """Of the stages that a schedule gives this rank, by their numbers."""
+    return {
+        number:
+        StageExecutor(_lowered(stage, loss, place),
+                      place.axes,
+                      place.names,
+                      place.groups,
+                      compile=compile,
+                      halves=halves)
+        for number, stage in enumerate(found.stages)
+        if schedule.stage_rank[number] == place.rank
+    }
 
 
 def _rank_names(stage_rank: Sequence[int], ranks: int) -> list[str]:
@@ -174,9 +184,7 @@ def _schedules(pipeline: PipelineSpec, ranks: int,
     return train, infer
 
 
-def _lowered(stage: Stage, found: Pipelined, place: StageAxes,
-             program: Program) -> Any:
-    loss = None if program.loss is None else program.outputs[program.loss]
+def _lowered(stage: Stage, loss: str | None, place: StageAxes) -> RankProgram:
     outputs = stage.program.outputs
     return lower(stage.program,
                  stage.layout,

@@ -279,11 +279,9 @@ class PipelineProgram:
         return given
 
     def _tangents(self, scale: float) -> dict[str, torch.Tensor]:
-        loss = self.program.loss
-        if loss is None:
+        name = self.program.loss_name
+        if name is None:
             return {}
-        name = self.program.outputs[loss]
-        assert name is not None
         spec, layout = self._held[name]
         tangent = loss_tangent(layout,
                                self.place.axes,
