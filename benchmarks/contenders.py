@@ -122,9 +122,11 @@ def fused_adamw(module: nn.Module) -> torch.optim.Optimizer:
                              fused=True)
 
 
-def training_step(module: nn.Module, batch: Batch) -> Step:
-    """Forward, backward and a fused AdamW step."""
-    optimizer = fused_adamw(module)
+def training_step(module: nn.Module,
+                  batch: Batch,
+                  optimizer: torch.optim.Optimizer | None = None) -> Step:
+    """Forward, backward and a step of the optimizer, a fused AdamW."""
+    optimizer = optimizer or fused_adamw(module)
 
     def step() -> torch.Tensor:
         loss = module(*batch)

@@ -33,8 +33,13 @@ from torch.distributed.pipelining import (PipelineStage, Schedule1F1B,
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import build  # noqa
-from benchmarks.contenders import Block, Sizes, Transformer, keep_memory
+from benchmarks.contenders import (
+    Block,
+    Sizes,
+    Transformer,
+    build,  # noqa
+    keep_memory,
+    training_step)
 from scaletorch import auto_parallelize, parallel  # noqa: E402
 
 __all__ = ["main"]
@@ -116,16 +121,7 @@ def ours(pair: Pair, sizes: Sizes, microbatches: int) -> Step:
                                   microbatches=microbatches,
                                   chunks=pair.chunks,
                                   cuts=[f"blocks.{f}" for f in firsts[1:]]))
-    optimizer = _optimizer(list(module.parameters()))
-
-    def step() -> torch.Tensor:
-        loss = module(*batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.detach()
-
-    return step
+    return training_step(module, batch, _optimizer(list(module.parameters())))
 
 
 def theirs(pair: Pair, sizes: Sizes, microbatches: int) -> Step:

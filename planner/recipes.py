@@ -155,29 +155,28 @@ def megatron(sequence_parallel: bool = False) -> Recipe:
     return Recipe((("tp", policy), ))
 
 
+def _of_sequence(name: str, kind: str) -> Recipe:
+    """Sequence sharded everywhere but where values move by a collective."""
+    return Recipe((("cp",
+                    Policy(name=name,
+                           input_dim=1,
+                           rest="whole",
+                           use_shards=False,
+                           value_moves=_LOCAL | {"all_reduce", kind},
+                           divide=True)), ))
+
+
 @recipe
 def ulysses() -> Recipe:
     """Sequence sharded everywhere but in attention, where heads are
     (Jacobs et al., DeepSpeed-Ulysses, 2023)."""
-    return Recipe((("cp",
-                    Policy(name="ulysses",
-                           input_dim=1,
-                           rest="whole",
-                           use_shards=False,
-                           value_moves=_LOCAL | {"all_reduce", "all_to_all"},
-                           divide=True)), ))
+    return _of_sequence("ulysses", "all_to_all")
 
 
 @recipe
 def gather_kv() -> Recipe:
     """Sequence sharded everywhere; attention gathers keys and values."""
-    return Recipe((("cp",
-                    Policy(name="gather_kv",
-                           input_dim=1,
-                           rest="whole",
-                           use_shards=False,
-                           value_moves=_LOCAL | {"all_reduce", "all_gather"},
-                           divide=True)), ))
+    return _of_sequence("gather_kv", "all_gather")
 
 
 @recipe

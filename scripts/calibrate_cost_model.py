@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from scripts.published.batch import Batch
 from scripts.published.case import Case, Unreadable
@@ -34,6 +33,7 @@ from scripts.published.host import fit_host, host_cases
 from scripts.published.predict import DOUBTED
 from scripts.published.presets import with_numbers
 from scripts.published.read import read_case
+from scripts.published.rows import read_rows
 
 __all__ = [
     "ASSUMED", "FAMILIES", "cases_of", "fit_family", "main", "unseen_times"
@@ -132,11 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                       action="store_true",
                       help="fit what the host takes in Megatron-LM's tests")
     args = parser.parse_args(argv)
-    rows = [
-        row for path in args.files
-        for row in yaml.load(path.read_text(
-            encoding="utf-8"), yaml.CSafeLoader)
-    ]
+    rows = read_rows(args.files)
     if args.host:
         sys.stdout.write(f"{fit_host(host_cases(rows))}\n")
         return 0

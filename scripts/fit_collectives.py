@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy.optimize import least_squares
 
 from planner.cluster.axis import axis_link
@@ -30,6 +29,7 @@ from planner.cluster.link import Link
 from planner.cluster.load import load_cluster
 from planner.cluster.spec import ClusterSpec
 from planner.cost.collective import collective_time_s
+from scripts.published.rows import read_rows
 
 __all__ = ["Point", "fit_fabrics", "main", "read_points"]
 
@@ -232,8 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
-    rows = yaml.load(args.file.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    points = read_points(rows)
+    points = read_points(read_rows([args.file]))
     fitted = fit_fabrics(points)
     if args.json:
         sys.stdout.write(json.dumps(fitted, indent=2) + "\n")

@@ -16,15 +16,11 @@ software does otherwise than this library is added in further tables.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,26 +28,9 @@ if __package__ in (None, ""):
 from scripts.published.errors import held_out, summarise  # noqa: E402
 from scripts.published.picture import picture  # noqa: E402
 from scripts.published.predict import Prediction, predict  # noqa: E402
-from scripts.published.read import source_of  # noqa: E402
+from scripts.published.rows import read_rows  # noqa: E402
 
 __all__ = ["Prediction", "main", "predict"]
-
-
-def _rows(paths: Iterable[Path], pattern: str, limit: int | None,
-          every: int) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    for path in paths:
-        try:
-            text = path.read_text(encoding="utf-8")
-            rows = yaml.load(text, yaml.CSafeLoader)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SystemExit(
-                f"{path}: cannot be read as YAML: {error}") from None
-        if not isinstance(rows, list):
-            raise SystemExit(f"{path}: a list of rows is expected, not "
-                             f"{type(rows).__name__}")
-        found += [r for r in rows if fnmatch.fnmatch(source_of(r), pattern)]
-    return found[::every][:limit]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.every < 1:
         parser.error(f"--every must be at least 1, got {args.every}")
-    found = predict(_rows(args.files, args.source, args.limit, args.every),
+    found = predict(read_rows(args.files,
+                              args.source,
+                              args.limit,
+                              every=args.every),
                     captured=args.captured)
     if args.picture:
         args.picture.write_text(picture(found), encoding="utf-8")

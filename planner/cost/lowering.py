@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-
-import torch
 
 from planner.cost.conversion import ConversionCost
 from planner.cost.experts import COUNT_BYTES, expert_sizes, is_uneven
-from planner.cost.ring import ring_messages, ring_unevenness
+from planner.cost.lowering_move import LoweringMove
+from planner.cost.ring import ring_moves, ring_unevenness
 from planner.cost.roofline import attention_flops_per_s
 from planner.rules.registry import OpCall, Option
 from planner.rules.ring import RING_LOWERINGS
@@ -22,35 +20,6 @@ __all__ = [
 ]
 
 _INDEX, _GATE_UP = 1, 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoweringMove:
-    """One collective of a lowering, or several that are alike.
-
-    Parameters
-    ----------
-    kind : str
-        A key of :data:`planner.cost.collective.COLLECTIVES`.
-    direction : str
-        ``forward`` or ``backward``.
-    size_bytes : float
-        As :mod:`planner.cost.collective` counts the kind's bytes, of all.
-    times : int
-        How many follow each other.
-    flops : float
-        Of attention that is computed while they are on their way.
-    dtype : torch.dtype
-        Of that.
-    """
-
-    kind: str
-    direction: str
-    size_bytes: float
-    times: int = 1
-    flops: float = 0.0
-    dtype: torch.dtype = torch.float32
-
 
 Moves = Callable[[OpCall, Sequence[Option], Sequence[int]],
                  Sequence[LoweringMove]]
@@ -119,15 +88,7 @@ def lowering_moves(call: OpCall, options: Sequence[Option],
     axis : int
     """
     if options[axis].lowering in RING_LOWERINGS:
-        return [
-            LoweringMove(kind=m.kind,
-                         direction=m.direction,
-                         size_bytes=m.size_bytes,
-                         times=m.times,
-                         flops=m.flops,
-                         dtype=call.inputs[0].dtype)
-            for m in ring_messages(call, options, sizes, axis)
-        ]
+        return ring_moves(call, options, sizes, axis)
     moves = _MOVES.get(options[axis].lowering or "")
     return moves(call, options, sizes) if moves is not None else ()
 

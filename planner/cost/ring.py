@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from planner.cost.flops import attention_flops
+from planner.cost.lowering_move import LoweringMove
 from planner.rules.registry import OpCall, Option
 
-__all__ = ["RingMessages", "ring_messages", "ring_unevenness"]
+__all__ = ["ring_moves", "ring_unevenness"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RingMessages:
-    """Equal messages that follow each other on one rank.
-
-    Parameters
-    ----------
-    kind : str
-        A key of :data:`planner.cost.collective.COLLECTIVES`.
-    direction : str
-        ``forward`` or ``backward``.
-    size_bytes : float
-        Of all messages.
-    times : int
-        How many they are.
-    flops : float
-        Of the products that run while they are on their way.
-    """
-
-    kind: str
-    direction: str
-    size_bytes: float
-    times: int = 1
-    flops: float = 0.0
-
-
-def ring_messages(call: OpCall, options: Sequence[Option],
-                  sizes: Sequence[int], axis: int) -> list[RingMessages]:
+def ring_moves(call: OpCall, options: Sequence[Option], sizes: Sequence[int],
+               axis: int) -> list[LoweringMove]:
     """The messages of an attention that goes round an axis.
 
     Each step's computation hides one transfer of keys and values, in the
@@ -68,30 +43,32 @@ def ring_messages(call: OpCall, options: Sequence[Option],
     forward, backward = (f / share * steps for f in attention_flops(call))
     block = key + value
     found = [
-        RingMessages(kind="send",
+        LoweringMove(kind="send",
                      direction="forward",
                      size_bytes=block * steps,
                      times=steps,
-                     flops=forward)
+                     flops=forward,
+                     dtype=call.inputs[0].dtype)
     ]
     trained = call.outputs[0].requires_grad
     if trained:
         # Gradients are summed in float32 at least.
         grads = block * (2 if call.inputs[1].dtype in _HALF else 1)
         found += [
-            RingMessages(kind="send",
+            LoweringMove(kind="send",
                          direction="backward",
                          size_bytes=(block + grads) * steps,
                          times=steps,
-                         flops=backward),
-            RingMessages(kind="send", direction="backward", size_bytes=grads)
+                         flops=backward,
+                         dtype=call.inputs[0].dtype),
+            LoweringMove(kind="send", direction="backward", size_bytes=grads)
         ]
     if options[axis].lowering == "ring_attention_zigzag":
         output = query * call.inputs[2].shape[-1] / call.inputs[0].shape[-1]
         for direction in ("forward", "backward")[:1 + trained]:
             for size in (query + block, output):
                 found.append(
-                    RingMessages(kind="all_to_all",
+                    LoweringMove(kind="all_to_all",
                                  direction=direction,
                                  size_bytes=size))
     return found

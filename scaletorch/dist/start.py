@@ -44,6 +44,19 @@ class Process:
     launcher: str
     restart: int = 0
 
+    @classmethod
+    def of(cls, place: Environment, device: torch.device,
+           backend: str) -> Process:
+        """The process at a place of the job."""
+        return cls(rank=place.rank,
+                   world_size=place.world_size,
+                   local_rank=place.local_rank,
+                   local_world_size=place.local_world_size,
+                   device=device,
+                   backend=backend,
+                   launcher=place.launcher,
+                   restart=place.restart)
+
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0."""
@@ -105,14 +118,7 @@ def init(device: str | torch.device | None = None,
     backend = backend or backend_for(own)
     _make_current(own)
     _join(place, own, backend, datetime.timedelta(seconds=timeout_s))
-    return Process(rank=place.rank,
-                   world_size=place.world_size,
-                   local_rank=place.local_rank,
-                   local_world_size=place.local_world_size,
-                   device=own,
-                   backend=backend,
-                   launcher=place.launcher,
-                   restart=place.restart)
+    return Process.of(place, own, backend)
 
 
 def shutdown() -> None:
@@ -142,14 +148,7 @@ def _described(device: str | torch.device | None,
         device = "cpu"
     own = device_for(device, local_rank=place.local_rank)
     _make_current(own)
-    return Process(rank=rank,
-                   world_size=size,
-                   local_rank=place.local_rank,
-                   local_world_size=place.local_world_size,
-                   device=own,
-                   backend=backend,
-                   launcher=place.launcher,
-                   restart=place.restart)
+    return Process.of(place, own, backend)
 
 
 def _make_current(device: torch.device) -> None:

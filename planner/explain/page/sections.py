@@ -61,17 +61,7 @@ def devices(report: Report) -> Markup:
     fit = report["fit"]
     rows = [r for r in fit["tried"] if r["plan"] is not None]
     columns = [
-        Column(name="devices",
-               texts=[str(r["devices"]) for r in rows],
-               numbers=[r["devices"] for r in rows]),
-        times("step", rows, "step_s"),
-        Column(name=f"{fit['unit']}/s per device",
-               texts=[format_number(r["rate"]) for r in rows],
-               numbers=[r["rate"] for r in rows]),
-        sizes("memory", rows, "memory_bytes"),
-        Column(name="fits",
-               texts=["yes" if r["fits"] else "no" for r in rows]),
-        Column(name="plan", texts=[r["plan"] for r in rows]),
+        *_tried("devices", rows, "devices", fit["unit"]),
         Column(name="against the fewest",
                texts=[
                    "the fewest" if r["devices"] == fit["devices"] else why({
@@ -99,19 +89,26 @@ def batches(report: Report) -> Markup:
     head = next(iter(batches_text(dict(report))))
     return join(
         element("p", None, head),
-        table("sizes of the global batch", [
-            Column(name="batch",
-                   texts=[str(r["rows"]) for r in rows],
-                   numbers=[r["rows"] for r in rows]),
-            times("step", rows, "step_s"),
-            Column(name=f"{tried['unit']}/s per device",
-                   texts=[format_number(r["rate"]) for r in rows],
-                   numbers=[r["rate"] for r in rows]),
-            sizes("memory", rows, "memory_bytes"),
-            Column(name="fits",
-                   texts=["yes" if r["fits"] else "no" for r in rows]),
-            Column(name="plan", texts=[r["plan"] for r in rows]),
-        ]))
+        table("sizes of the global batch",
+              _tried("batch", rows, "rows", tried["unit"])))
+
+
+def _tried(name: str, rows: Sequence[Report], key: str,
+           unit: str) -> list[Column]:
+    """What the best plan does for each of several numbers."""
+    return [
+        Column(name=name,
+               texts=[str(r[key]) for r in rows],
+               numbers=[r[key] for r in rows]),
+        times("step", rows, "step_s"),
+        Column(name=f"{unit}/s per device",
+               texts=[format_number(r["rate"]) for r in rows],
+               numbers=[r["rate"] for r in rows]),
+        sizes("memory", rows, "memory_bytes"),
+        Column(name="fits",
+               texts=["yes" if r["fits"] else "no" for r in rows]),
+        Column(name="plan", texts=[r["plan"] for r in rows]),
+    ]
 
 
 def time(report: Report) -> Markup:
