@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import threading
 import warnings
 from collections.abc import Iterable
+
+from tqdm import tqdm
 
 from run_tests import OURS
 
@@ -38,3 +41,6 @@ def load(names: Iterable[str]) -> None:
 
 
 load(_NAMES)
+# Its own lock is a semaphore of the system, which a rank that is killed, or
+# ends without ado, would leave behind.
+tqdm.set_lock(threading.RLock())
