@@ -33,13 +33,9 @@ from torch.distributed.pipelining import (PipelineStage, Schedule1F1B,
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import (
-    Block,
-    Sizes,
-    Transformer,
-    build,  # noqa
-    keep_memory,
-    training_step)
+from benchmarks.contenders import build  # noqa
+from benchmarks.contenders import (Block, Sizes, Transformer, keep_memory,
+                                   training_step)
 from scaletorch import auto_parallelize, parallel  # noqa: E402
 
 __all__ = ["main"]

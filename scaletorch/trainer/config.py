@@ -289,8 +289,9 @@ class Config:
         ``auto``, or axes and their sizes, such as ``{dp: -1, tp: 2}``; -1
         takes the ranks that are left.
     cluster : str, optional
-        A preset, or the path of a YAML file; left out: the preset nearest
-        to the devices.
+        A preset, the path of a YAML file, or ``local``: the profile of this
+        machine. Left out: that if there is one, else the preset nearest to
+        the devices.
     train : TrainConfig
         The loop.
     optimizer : OptimizerConfig
