@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 from planner.schedule.named import make_schedule
+from tests.e2e.programs import printed_on_ranks
 from tests.markers import nightly
-from tests.tree import ROOT
 
 
 class TestPipelineExample(unittest.TestCase):
 
     def check(self, *options: str, bubble: str, ranks: int = 2) -> None:
-        done = subprocess.run([
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
-            "--nproc-per-node",
-            str(ranks), "examples/pipeline.py", "--steps", "3", "--width",
-            "32", "--context", "16", *options
-        ],
-                              cwd=ROOT,
-                              env={
-                                  "PYTHONPATH": str(ROOT),
-                                  "OMP_NUM_THREADS": "1"
-                              },
-                              capture_output=True,
-                              text=True,
-                              timeout=300,
-                              check=False)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn(f"bubble of equal stages: {bubble} %", done.stdout)
-        rows = re.findall(r"loss ([\d.]+)  alone ([\d.]+)", done.stdout)
+        text = printed_on_ranks(self, ranks, "examples/pipeline.py", "--steps",
+                                "3", "--width", "32", "--context", "16",
+                                *options)
+        self.assertIn(f"bubble of equal stages: {bubble} %", text)
+        rows = re.findall(r"loss ([\d.]+)  alone ([\d.]+)", text)
         self.assertEqual(len(rows), 3)
         for ours, alone in rows:
             self.assertAlmostEqual(float(ours), float(alone), delta=2e-4)
-        self.assertLess(float(done.stdout.split()[-1]), 1e-4)
+        self.assertLess(float(text.split()[-1]), 1e-4)
 
     def test_1f1b(self) -> None:
         self.check(bubble="20.0")
