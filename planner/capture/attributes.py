@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -72,8 +72,8 @@ class Attributes:
         named = [
             (f"{path}.{name}".removeprefix("."), value)
             for path, now, before in self._own for name, value in now.items()
-            if name not in (*_TABLES,
-                            *_by_hooks(now)) and value is not before.get(name)
+            if value is not before.get(name) and name not in (*_TABLES,
+                                                              *_by_hooks(now))
         ]
         named += [(f"{kind.__qualname__}.{name}", vars(kind).get(name))
                   for kind, before in self._classes
@@ -98,6 +98,8 @@ def _by_hooks(attributes: dict[str, Any]) -> set[str]:
     return computed_before(attributes["_forward_pre_hooks"].values())
 
 
-def _new(now: Container, before: Container) -> Iterator[Any]:
+def _new(now: Container, before: Container) -> Iterable[Any]:
+    if not now:
+        return ()
     known = set(map(id, members(before)))
     return (x for x in members(now) if id(x) not in known)

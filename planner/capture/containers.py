@@ -21,7 +21,7 @@ __all__ = [
 Container = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
 
 _Containers = Iterator[tuple[str, Container]]
-_KINDS = (list, dict, set, deque, OrderedDict, defaultdict)
+_KINDS = frozenset((list, dict, set, deque, OrderedDict, defaultdict))
 """Themselves: a class made from one may do anything when it is read."""
 
 _CLOSED = (str, bytes, int, float, complex, torch.Tensor, type, ModuleType,
@@ -52,10 +52,15 @@ def containers(model: nn.Module, given: Any = ()) -> _Containers:
     """
     seen: set[int] = set()
     for path, module in model.named_modules():
+        inside = f"{path}." if path else ""
         for name, value in list(vars(module).items()):
-            if not isinstance(value, _CLOSED):
-                yield from _within(f"{path}.{name}".removeprefix("."), value,
-                                   seen)
+            if type(value) in _KINDS and (not value or name in _ROOTS):
+                # Most are empty tables of torch's, as deep as they go.
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield inside + name, value
+            elif not isinstance(value, _CLOSED):
+                yield from _within(inside + name, value, seen)
     yield from _within("its arguments", given, seen)
     for path, value in _beside(classes_of(model)):
         yield from _within(path, value, seen)
@@ -124,6 +129,8 @@ def refill(container: Container, before: Container) -> None:
 
 def holds_same(one: Container, other: Container) -> bool:
     """Whether two containers hold the same, in the same order."""
+    if not one and not other:
+        return True
     if isinstance(one, dict) and isinstance(other, dict) \
             and list(one) != list(other):
         return False

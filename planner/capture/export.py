@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from planner.capture.entry import Entry
+from planner.capture.functional import make_functional
 from planner.capture.parameter_writes import taken_out
 from planner.capture.repeats.runs import fold_runs, unfold_runs
 from planner.capture.traced import Traced
@@ -46,11 +47,21 @@ def trace_by_export(entry: Entry, fakes: tuple[torch.Tensor, ...]) -> Traced:
     exported = torch.export.export(entry, fakes, strict=False)
     _reject_fake_constants(exported)
     _keep_paths_of_regions(exported)
+    instead = make_functional(exported.graph)
+    if instead is None:
+        exported, instead = _decomposed(exported)
+    return _traced(exported, entry, instead)
+
+
+def _decomposed(
+        exported: ExportedProgram
+) -> tuple[ExportedProgram, dict[str, fx.Node]]:
+    """As torch does it, and what stands for nodes by their names."""
     runs = fold_runs(exported.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = exported.run_decompositions({})
-    return _traced(exported, entry, unfold_runs(exported.graph, runs))
+    return exported, unfold_runs(exported.graph, runs)
 
 
 def _keep_paths_of_regions(exported: ExportedProgram) -> None:

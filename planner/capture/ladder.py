@@ -13,6 +13,7 @@ from planner.capture.attributes import Attributes
 from planner.capture.entry import Entry
 from planner.capture.explain import explained
 from planner.capture.export import trace_by_export
+from planner.capture.fakes import fake_like
 from planner.capture.gradients import NoForm
 from planner.capture.make_graph import trace_by_make_fx
 from planner.capture.normalize import drop_unused, normalize
@@ -20,7 +21,7 @@ from planner.capture.opaque.call import NotIsolated
 from planner.capture.opaque.isolate import isolated
 from planner.capture.repeats.layers import Learnt, repeated_layers
 from planner.capture.repeats.unroll import NotAlike, unrolled
-from planner.capture.surroundings import fake_like, prepared
+from planner.capture.surroundings import prepared
 from planner.capture.traced import Traced
 from planner.ir.errors import CaptureError
 

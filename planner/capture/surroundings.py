@@ -26,25 +26,16 @@ from planner.capture.autocast import autocast_devices
 from planner.capture.checkpointed import inlined_checkpoints
 from planner.capture.checks import checks_pass
 from planner.capture.experts import whole_experts
+from planner.capture.fakes import fake_leaf
 from planner.capture.functions import kept_functions
 from planner.capture.module_dtypes import modules_stay
 from planner.capture.names import any_name
 from planner.capture.sizes import unknown_sizes_are_large
 
-__all__ = ["fake_like", "prepared"]
+__all__ = ["prepared"]
 
 # Ranks may be threads of one process, and torch is patched meanwhile.
 _ONE_AT_A_TIME = threading.RLock()
-
-
-def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
-    """A fake CPU tensor of the same shape, strides and dtype."""
-    with mode:
-        return torch.empty_strided(tensor.shape,
-                                   tensor.stride(),
-                                   dtype=tensor.dtype,
-                                   device="cpu",
-                                   requires_grad=False)
 
 
 @contextlib.contextmanager
@@ -144,7 +135,7 @@ def _fake_state(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
                 if tensor is None:
                     continue
                 if id(tensor) not in made:
-                    made[id(tensor)] = _fake_leaf(tensor, mode)
+                    made[id(tensor)] = fake_leaf(tensor, mode)
                 table[name] = made[id(tensor)]
     try:
         yield
@@ -152,13 +143,6 @@ def _fake_state(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
         for table, before in saved:
             table.clear()
             table.update(before)
-
-
-def _fake_leaf(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
-    fake = fake_like(tensor, mode)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(fake, requires_grad=tensor.requires_grad)
-    return fake
 
 
 @contextlib.contextmanager

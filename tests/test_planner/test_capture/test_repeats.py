@@ -576,7 +576,10 @@ class TestDifferences(unittest.TestCase):
             return decompose(program, table)
 
         decompose = exported.run_decompositions
-        with mock.patch.object(exported, "run_decompositions", decomposed):
+        with mock.patch.object(exported, "run_decompositions",
+                               decomposed), mock.patch(
+                                   "planner.capture.export.make_functional",
+                                   return_value=None):
             for depth in (5, 9):
                 self.check_depth(depth)
         self.assertEqual(sizes[0], sizes[1])
