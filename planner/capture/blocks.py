@@ -94,11 +94,13 @@ def cut_blocks(
     blocks = []
     labels = _labels(segments)
     for segment, label in zip(segments, labels, strict=True):
-        graph, operands, results = _extract(segment.nodes, crossing, names)
-        digest = _digest(graph)
+        operands = _operands(segment.nodes)
+        results = [n for n in segment.nodes if n in crossing]
+        digest = _digest(segment.nodes, operands, results, names)
         if digest not in by_hash:
             unique = _unique(class_name(segment.key), classes)
             by_hash[digest] = unique
+            graph = _extract(segment.nodes, operands, results, names)
             _label_nodes(graph)
             classes[unique] = BlockClass(name=unique, graph=graph)
         cls = classes[by_hash[digest]]
@@ -134,43 +136,42 @@ def _unique(name: str, taken: Mapping[str, Any]) -> str:
     return f"{name}_{number}"
 
 
-def _extract(
-    nodes: Sequence[fx.Node], crossing: set[fx.Node],
-    names: Mapping[fx.Node,
-                   str]) -> tuple[fx.Graph, list[fx.Node], list[fx.Node]]:
+def _operands(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """What a run of nodes reads, in the order of its use."""
+    inside = set(nodes)
+    return list(
+        dict.fromkeys(arg for node in nodes for arg in node.all_input_nodes
+                      if arg not in inside))
+
+
+def _extract(nodes: Sequence[fx.Node], operands: Sequence[fx.Node],
+             results: Sequence[fx.Node], names: Mapping[fx.Node,
+                                                        str]) -> fx.Graph:
     """Copy a run of nodes into a graph of its own."""
     graph = fx.Graph()
-    inside = set(nodes)
     copies: dict[fx.Node, fx.Node] = {}
-    operands: list[fx.Node] = []
+    for arg in operands:
+        copies[arg] = graph.placeholder(arg.name)
+        copies[arg].meta = {**arg.meta, "bound": names[arg]}
     for node in nodes:
-        for arg in node.all_input_nodes:
-            if arg not in inside and arg not in copies:
-                copies[arg] = graph.placeholder(arg.name)
-                copies[arg].meta = dict(arg.meta)
-                copies[arg].meta["bound"] = names[arg]
-                operands.append(arg)
-    for node in nodes:
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
-    results = [n for n in nodes if n in crossing]
+        copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[n] for n in results))
-    return graph, operands, results
+    return graph
 
 
-def _digest(graph: fx.Graph) -> str:
+def _digest(nodes: Sequence[fx.Node], operands: Sequence[fx.Node],
+            results: Sequence[fx.Node], names: Mapping[fx.Node, str]) -> str:
     """A hash of operators, arguments, wiring and shapes; not of names."""
-    number: dict[fx.Node, int] = {}
-    text: list[str] = []
-    for node in graph.nodes:
-        number[node] = len(number)
-        if node.op == "placeholder":
-            shown = _operand_kind(node.meta["bound"])
-        else:
-            shown = f"{node.target} " + str(
-                fx.map_arg(
-                    (node.args, node.kwargs),
-                    lambda n: f"%{number[n]}"))  # type: ignore[arg-type]
-        text.append(f"{node.op} {shown} {node.meta.get('spec')}")
+    number = {n: i for i, n in enumerate((*operands, *nodes))}
+    text = [
+        f"{_operand_kind(names[arg])} {arg.meta.get('spec')}"
+        for arg in operands
+    ]
+    for node in nodes:
+        shown = fx.map_arg((node.args, node.kwargs),
+                           lambda n: f"%{number[n]}")  # type: ignore[arg-type]
+        text.append(f"{node.op} {node.target} {shown} {node.meta.get('spec')}")
+    text.append(f"output {[number[n] for n in results]}")
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 

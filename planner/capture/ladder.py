@@ -47,7 +47,7 @@ def trace(entry: Entry, *, opaque: bool) -> Traced:
     ------
     CaptureError
     """
-    way = functools.partial(_traced, opaque=opaque)
+    way = functools.partial(_traced, opaque=opaque, learnt=Learnt())
     try:
         return way(entry)
     except CaptureError as error:
@@ -56,8 +56,8 @@ def trace(entry: Entry, *, opaque: bool) -> Traced:
         return isolated(entry, error, way)
 
 
-def _traced(entry: Entry, *, opaque: bool) -> Traced:
-    traced = _first_trace(entry, opaque=opaque)
+def _traced(entry: Entry, *, opaque: bool, learnt: Learnt) -> Traced:
+    traced = _first_trace(entry, learnt.for_another(), opaque=opaque)
     if entry.output.drawn:
         _refuse_draws(entry)
     return traced
@@ -81,8 +81,7 @@ def _refuse_draws(entry: Entry) -> None:
         entry.refuse_draws = False
 
 
-def _first_trace(entry: Entry, *, opaque: bool) -> Traced:
-    learnt = Learnt()
+def _first_trace(entry: Entry, learnt: Learnt, *, opaque: bool) -> Traced:
     for _ in range(_SHORT_ATTEMPTS):
         known = learnt.amount
         try:
@@ -90,14 +89,24 @@ def _first_trace(entry: Entry, *, opaque: bool) -> Traced:
                             lambda fakes: _short(entry, fakes, learnt),
                             opaque=opaque)
         except NotAlike:
+            if not learnt.reproach:
+                break
             if learnt.amount > known:
                 continue
             if not learnt.withhold:
                 break
             learnt.withhold = False
-    return _attempt(entry,
-                    lambda fakes: trace_by_export(entry, fakes),
-                    opaque=opaque)
+    try:
+        return _attempt(entry,
+                        lambda fakes: trace_by_export(entry, fakes),
+                        opaque=opaque)
+    except CaptureError as error:
+        learnt.refusals.add(_sign(error.__cause__ or error))
+        raise
+
+
+def _sign(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _attempt(entry: Entry, export: Callable[[_Tensors], Traced], *,
@@ -131,6 +140,9 @@ def _short(entry: Entry, fakes: _Tensors, learnt: Learnt) -> Traced:
         try:
             traced = trace_by_export(entry, fakes)
         except Exception as error:
+            learnt.reproach = not repeats.in_model
+            if repeats.in_model and _sign(error) in learnt.refusals:
+                raise
             if repeats.risky:
                 raise NotAlike("the model can't be traced so") from error
             raise

@@ -58,15 +58,25 @@ class Learnt:
         Layers that are like no other before them.
     withhold : bool
         Whether state may be withheld.
+    reproach : bool
+        Whether what is done here may be at fault for the last failure.
+    refusals : set of str
+        Errors that come up without any of this, too.
     """
 
     kept: dict[int, set[int]] = field(default_factory=dict)
     differing: set[nn.Module] = field(default_factory=set)
     withhold: bool = True
+    reproach: bool = True
+    refusals: set[str] = field(default_factory=set)
 
     @property
     def amount(self) -> int:
         return len(self.differing) + sum(map(len, self.kept.values()))
+
+    def for_another(self) -> Learnt:
+        """What is true as well where parts are run as they are."""
+        return Learnt(differing=self.differing, refusals=self.refusals)
 
 
 class Repeats:
@@ -85,14 +95,18 @@ class Repeats:
         Whether a trace that fails may do so because of what is done here.
     refused : str
         Why the trace can't be used.
+    in_model : bool
+        Whether it has failed in the model's code, outside of all layers.
     """
 
     def __init__(self, learnt: Learnt, withheld: Withheld) -> None:
         self.risky = False
         self.refused = ""
+        self.in_model = False
         self.withheld = withheld
         self._learnt = learnt
         self._inside = False
+        self._broken = False
         self._known: dict[Any, list[Known | None]] = {}
         self._traced: list[Known | None] = []
 
@@ -105,8 +119,12 @@ class Repeats:
         NotAlike
             When the trace can't be used.
         """
-        with self.withheld.put_back():
-            yield
+        try:
+            with self.withheld.put_back():
+                yield
+        except Exception:
+            self.in_model = not (self._broken or self.refused)
+            raise
         self.risky |= bool(self.withheld.names)
         if self.refused:
             raise NotAlike(self.refused)
@@ -120,6 +138,9 @@ class Repeats:
         self._inside = True
         try:
             return self._run(run, module, (forward, args, kwargs))
+        except Exception:
+            self._broken = True
+            raise
         finally:
             self._inside = False
 
