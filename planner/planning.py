@@ -58,11 +58,13 @@ class Planning(Problem):
                start: ProgramLayout | None = None,
                reverse: bool = False,
                axes: tuple[int, ...] | None = None,
-               tolerance: float = 0.0) -> LayoutSolution:
+               tolerance: float = 0.0,
+               whole: MeshSpec | None = None) -> LayoutSolution:
         """Layouts under given policies; see :meth:`candidate`.
 
         The mesh may have an axis of micro-batches. With a tolerance they
-        may take longer by that part of their compute, on each axis.
+        may take longer by that part of their compute, on each axis. With
+        `whole` the axes lie in that mesh.
         """
         pressure = MemoryPressure(
             price_s_per_byte=memory_price_s_per_byte,
@@ -78,7 +80,7 @@ class Planning(Problem):
             Request(facts=self.facts,
                     mesh=mesh,
                     policies=policies,
-                    tables=self.tables(mesh),
+                    tables=self.tables(mesh, whole),
                     device=self._prices.device(mesh),
                     start=start,
                     reverse=reverse,

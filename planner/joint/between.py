@@ -23,7 +23,7 @@ from planner.pipeline.axes import without_axis
 
 __all__ = ["Between"]
 
-Axes = tuple[int, int, int]
+Axes = tuple[int, int, int, int]
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Between:
 
 
 def _axes(cell: Cell) -> Axes:
-    return cell.ep, cell.cp, cell.tp
+    return cell.ep, cell.cp, cell.tp, cell.apart
 
 
 def _are_alike(one: ProgramLayout, other: ProgramLayout) -> bool:

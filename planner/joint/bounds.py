@@ -13,6 +13,7 @@ from planner.cluster.spec import DeviceKind
 from planner.joint.between import Between
 from planner.joint.links import Links
 from planner.joint.optimistic import Optimistic
+from planner.joint.parts import Parts
 from planner.joint.score import CellScores
 from planner.joint.space import Cell, Point, Space
 from planner.joint.stages import StageCuts
@@ -65,6 +66,11 @@ class CellBounds:
         From a number of stages to the blocks in pieces, as for `CellScores`.
     between : Between, optional
         What is known of layouts for other rows.
+
+    Attributes
+    ----------
+    parts : Parts
+        What cells are made of.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class CellBounds:
         self._space, self._links, self._state = space, links, state
         self._repeated, self._limit_bytes = repeated, memory_limit_bytes
         self._finer, self._between = finer, between
+        self.parts = Parts(space.batch, links.apart, space.sizes())
         self._demand = Demand()
         self._optimistic: Optimistic | None = None
         self._row_s: dict[Cell, float] = {}
@@ -92,7 +99,7 @@ class CellBounds:
         """Take a table into account."""
         cell, speed = table.cell, self._speed(table)
         if cell == Cell(rows=self._space.batch):
-            self._optimistic = Optimistic(table, self._between)
+            self._optimistic = Optimistic(table, self._between, self.parts)
             if speed == 1.0:
                 self._demand = Demand.of(table, self._repeated)
                 self._ways.clear()

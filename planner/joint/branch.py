@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, Union
 
 from planner.joint.bounds import CellBounds
-from planner.joint.optimistic import alone, parts
 from planner.joint.score import CellScores, Score
 from planner.joint.space import AXES, Cell, Point, Space
 
@@ -223,7 +222,7 @@ class Branching(Generic[Found]):
                 now = self.bounds.of(item)
             if now > (excess, bound_s):
                 self._push(*now, item)
-            elif self._learn_one(alone(item, self.space.batch)):
+            elif self._learn_one(self.bounds.parts.first(item)):
                 self._push(*self.bounds.of(item), item)
             else:
                 self._open(item)
@@ -250,7 +249,7 @@ class Branching(Generic[Found]):
         """Know more of its cell, and at last all."""
         way, cell = guessed.way, guessed.way.cell
         if guessed.changes == self.bounds.changes(cell):
-            if not self._learn_one(parts(cell, cell.rows)):
+            if not self._learn_one(self.bounds.parts.all(cell)):
                 self._learn(cell)
         self._guess(way)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.joint.between import Between
+from planner.joint.parts import Parts
 from planner.joint.space import Cell
 from planner.joint.tables import BlockTable, BlockTimes
 
-__all__ = ["Optimistic", "alone", "parts"]
+__all__ = ["Optimistic"]
 
 Array = NDArray[np.float64]
 
@@ -40,30 +40,6 @@ between any two numbers of rows were at most 0.05% too high."""
 
 _OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "state_bytes",
             "own_bytes")
-
-
-def alone(cell: Cell, rows: int) -> list[Cell]:
-    """One rank, and each axis of a cell alone, with so many rows."""
-    return list(dict.fromkeys((Cell(rows=rows), *_parted(cell, rows)[0])))
-
-
-def parts(cell: Cell, rows: int) -> list[Cell]:
-    """One rank, and some axes of a cell, with so many rows."""
-    pairs = itertools.chain.from_iterable(_parted(cell, rows)[1:])
-    return list(dict.fromkeys((*alone(cell, rows), *pairs)))
-
-
-@functools.lru_cache(maxsize=2**14)
-def _parted(cell: Cell, rows: int) -> tuple[tuple[Cell, ...], ...]:
-    """The ways to part the axes of a cell: each alone, or one from two."""
-    sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
-    own = {n: s for n, s in sizes.items() if s > 1}
-    whole = cell._replace(rows=rows)
-    each = tuple(Cell(rows=rows)._replace(**{n: s}) for n, s in own.items())
-    if len(own) < 3:
-        return (each, )
-    return (each, *((one, whole._replace(**{n: 1}))
-                    for n, one in zip(own, each, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +95,16 @@ class Optimistic:
         Of one rank that has the whole batch, learnt first.
     between : Between, optional
         What is known of layouts for other rows.
+    parts : Parts, optional
+        What cells are made of; of neighbours if left out.
     """
 
     def __init__(self,
                  root: BlockTable,
-                 between: Between | None = None) -> None:
+                 between: Between | None = None,
+                 parts: Parts | None = None) -> None:
         self._root, self._between = root, between
+        self._made_of = parts or Parts(root.cell.rows)
         self._tables: list[tuple[Cell, _Whole]] = []
         self._whole: dict[Cell, _Whole] = {}
         self._known: dict[Cell, _Known] = {}
@@ -196,7 +176,7 @@ class Optimistic:
             one = self._own(Cell(rows=rows))
             if one is None:
                 continue
-            for number, cells in enumerate(_parted(cell, rows)):
+            for number, cells in enumerate(self._made_of.parted(cell, rows)):
                 if (len(cells) > 1 and (rows, number) not in known.added
                         and all(map(self.knows, cells))):
                     known.added.add((rows, number))

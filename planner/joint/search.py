@@ -31,7 +31,6 @@ from planner.joint.between import Between
 from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links, place_of
-from planner.joint.optimistic import alone
 from planner.joint.score import CellScores
 from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
 from planner.joint.tables import TOLERANCE, BlockTable, BlockTimes, block_table
@@ -279,7 +278,7 @@ class JointSearch:
         """Layouts over its axes alone, where they are known."""
         return {
             n: self.laid_out.get(part)
-            for part in alone(cell, cell.rows)
+            for part in self.bounds.parts.alone(cell)
             for n in ("ep", "cp", "tp") if getattr(part, n) > 1
         }
 

@@ -35,23 +35,39 @@ class Cell(NamedTuple):
         Sizes of the axes that share the work of one data-parallel rank.
     rows : int
         Of the batch in a micro-batch, of one data-parallel rank.
+    apart : int
+        Ranks from one to the next along the innermost of these axes: more
+        than one where other axes lie inside, which the cell is without.
     """
 
     ep: int = 1
     cp: int = 1
     tp: int = 1
     rows: int = 1
+    apart: int = 1
 
     @property
     def ranks(self) -> int:
         """That share the work of one data-parallel rank."""
         return self.ep * self.cp * self.tp
 
+    @property
+    def steps(self) -> tuple[int, int, int]:
+        """Ranks from one to the next along each axis."""
+        return (self.cp * self.tp * self.apart, self.tp * self.apart,
+                self.apart)
+
     def is_part_of(self, other: Cell) -> bool:
         """Whether all sizes divide those of `other`, which has no more rows
-        at a time: its ranks together take no less time for a row."""
+        at a time and its ranks no less far apart: these together take no
+        less time for a row."""
         return not (other.ep % self.ep or other.cp % self.cp
-                    or other.tp % self.tp or self.rows % other.rows)
+                    or other.tp % self.tp or self.rows % other.rows) and (
+                        self.apart == 1 or self._is_as_close_as(other))
+
+    def _is_as_close_as(self, other: Cell) -> bool:
+        return not any(theirs % own for size, own, theirs in zip(
+            self[:3], self.steps, other.steps, strict=True) if size > 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,10 +184,19 @@ class Space:
         yield from sorted(self._cells(),
                           key=lambda c: (c.ranks, -c.rows, c.ep, c.cp))
 
+    def sizes(self) -> dict[str, list[int]]:
+        """That each axis of a cell may have."""
+        return {
+            "ep": self._sizes("ep", self.experts),
+            "cp": self._sizes("cp", self.positions),
+            "tp": self._sizes("tp", self.ranks)
+        }
+
     def _cells(self) -> Iterator[Cell]:
-        for ep in self._sizes("ep", self.experts):
-            for cp in self._sizes("cp", self.positions):
-                for tp in self._sizes("tp", self.ranks):
+        sizes = self.sizes()
+        for ep in sizes["ep"]:
+            for cp in sizes["cp"]:
+                for tp in sizes["tp"]:
                     for rows in divisors(self.batch):
                         cell = Cell(ep=ep, cp=cp, tp=tp, rows=rows)
                         if rows % ep == 0 and any(self.splits(cell)):

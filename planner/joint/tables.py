@@ -187,7 +187,7 @@ def block_table(planning: Planning,
                      settled=settled)
     main, stages = _each_apart(planning.program, layout, exact=exact)
     kind, distinct = _kinds(main, stages)
-    cost = planning.tables(layout.mesh).cost
+    cost = planning.tables(layout.mesh, _whole(cell)).cost
 
     def rows_on(device: DeviceKind) -> Array:
         found = _rows(planning, main, distinct, cost.on(device))
@@ -240,12 +240,25 @@ def _rows(planning: Planning, main: Program, stages: Sequence[Stage],
     return np.array([_row(planning, main, s, cost, known) for s in stages]).T
 
 
+def _mesh(cell: Cell) -> MeshSpec:
+    sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
+    kept = {n: s for n, s in sizes.items() if s > 1} or {"dp": 1}
+    return MeshSpec(tuple(kept), tuple(kept.values()))
+
+
+def _whole(cell: Cell) -> MeshSpec | None:
+    """With what lies inside of its axes; None where nothing does."""
+    if cell.apart == 1:
+        return None
+    mesh = _mesh(cell)
+    return MeshSpec((*mesh.names, "inside"), (*mesh.sizes, cell.apart))
+
+
 def _layout(planning: Planning, cell: Cell, *, exact: bool,
             alone: Mapping[str, ProgramLayout | None],
             like: ProgramLayout | None, settled: bool) -> ProgramLayout:
-    sizes = {"ep": cell.ep, "cp": cell.cp, "tp": cell.tp}
-    kept = {n: s for n, s in sizes.items() if s > 1} or {"dp": 1}
-    mesh = MeshSpec(tuple(kept), tuple(kept.values()))
+    mesh = _mesh(cell)
+    kept = mesh.names
     count = planning.facts.batch_rows // cell.rows
 
     def laid_out(start: Mapping[str, ProgramLayout]) -> ProgramLayout:
@@ -258,13 +271,14 @@ def _layout(planning: Planning, cell: Cell, *, exact: bool,
                                  cut=count > 1,
                                  alone=start,
                                  tolerance=TOLERANCE,
+                                 whole=_whole(cell),
                                  settled=settled and bool(start))
 
     start: dict[str, ProgramLayout] = {}
     known = {n: a for n, a in alone.items() if a is not None}
     if like is not None:
         start = {n: like for n in kept}
-    elif len(kept) > 1 and known.keys() >= kept.keys():
+    elif len(kept) > 1 and known.keys() >= set(kept):
         # Three axes seldom go together; cp is the last to be laid out.
         start = {n: known[n] for n in kept if len(kept) < 3 or n != "cp"}
     if start:

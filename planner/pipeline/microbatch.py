@@ -80,7 +80,8 @@ def with_microbatches(planning: Planning,
                       cut: bool = True,
                       alone: Mapping[str, ProgramLayout] | None = None,
                       settled: bool = False,
-                      tolerance: float = 0.0) -> ProgramLayout:
+                      tolerance: float = 0.0,
+                      whole: MeshSpec | None = None) -> ProgramLayout:
     """Layouts over the axes of a stage and, last, over the micro-batches.
 
     The micro-batches are cut first; then the axes of the stage are laid
@@ -110,7 +111,7 @@ def with_microbatches(planning: Planning,
         By the name of an axis, layouts to start from that have it.
     settled : bool
         Whether these stay as they are.
-    tolerance : float
+    tolerance, whole
         As for `planner.planning.Planning.search`.
 
     Raises
@@ -131,6 +132,7 @@ def with_microbatches(planning: Planning,
         start=start,
         axes=None if settle else tuple(range(len(mesh.sizes) * (not settled))),
         tolerance=tolerance,
+        whole=whole,
         fixed_rest={
             n: (*lay, R)
             for n, lay in (fixed_rest or {}).items()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from planner.joint.bounds import CellBounds
 from planner.joint.links import Links
-from planner.joint.optimistic import Optimistic, parts
+from planner.joint.optimistic import Optimistic
+from planner.joint.parts import Parts
 from planner.joint.space import Cell
 from tests.test_planner.test_joint.made_up import MadeUp, scores_on, two_nodes
 from tests.test_planner.test_joint.test_branch import programs, spaces
@@ -105,7 +106,7 @@ class TestOptimistic(unittest.TestCase):
         program = one_block((1.5, 2.0, 1.5))
         three = Cell(ep=2, cp=2, tp=2, rows=4)
         found = Optimistic(program.table(Cell(rows=8)))
-        cells = parts(three, 4)
+        cells = Parts(8).all(three)
         self.assertEqual(len(cells), 7)
         for cell in cells[:4]:
             found.learn(program.table(cell))
@@ -114,6 +115,45 @@ class TestOptimistic(unittest.TestCase):
             found.learn(program.table(cell))
         # Two axes take 4.5 or 6.0, with another besides.
         self.assertEqual(found.row_s(three), 6.0 + 1.0)
+
+    def test_ranks_that_are_far_apart_are_part_of_such_alone(self) -> None:
+        near, far = Cell(ep=2, rows=4), Cell(ep=2, rows=4, apart=4)
+        both = Cell(ep=4, tp=4, rows=4)
+        self.assertTrue(near.is_part_of(far))
+        self.assertTrue(near.is_part_of(both))
+        self.assertTrue(far.is_part_of(both))
+        self.assertFalse(far.is_part_of(near))
+        self.assertFalse(far.is_part_of(Cell(ep=4, tp=2, rows=4)))
+
+
+class TestParts(unittest.TestCase):
+
+    def test_an_axis_alone_is_as_far_apart_as_beside_others(self) -> None:
+        """Of nodes of four; farther apart the links are the same."""
+        found = Parts(16, Links(two_nodes(4, 1e9)).apart)
+        self.assertEqual(found.alone(Cell(ep=2, tp=4, rows=4)), [
+            Cell(rows=4),
+            Cell(ep=2, rows=4, apart=4),
+            Cell(tp=4, rows=4),
+        ])
+        self.assertEqual(
+            found.alone(Cell(cp=2, tp=2, rows=8)),
+            [Cell(rows=8),
+             Cell(cp=2, rows=8),
+             Cell(tp=2, rows=8)])
+        self.assertEqual(found.first(Cell(ep=2, tp=4, rows=4)), [
+            Cell(rows=16),
+            Cell(ep=2, rows=16),
+            Cell(tp=4, rows=16),
+        ])
+
+    def test_fewer_ranks_of_an_axis_come_first(self) -> None:
+        found = Parts(16, sizes={"tp": [1, 2, 3, 4, 6, 8, 12]})
+        self.assertEqual([c.tp for c in found.first(Cell(tp=12, rows=1))],
+                         [1, 2, 4, 12])
+        found = Parts(16, sizes={"tp": [12]})
+        self.assertEqual([c.tp for c in found.first(Cell(tp=12, rows=1))],
+                         [1, 12])
 
 
 if __name__ == "__main__":
