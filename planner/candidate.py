@@ -36,12 +36,15 @@ class Searched:
     bound_s : float
         No combination takes less, whether visited or pruned; inf where
         nothing fits.
+    bound_of : str
+        What is meant by that, in words.
     """
 
     visited: int = 0
     pruned: int = 0
     seconds: float = 0.0
     bound_s: float = float("inf")
+    bound_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,21 @@ from planner.ir.mesh import MeshSpec
 from planner.joint.search import JointFound, joint_candidates
 from planner.joint.space import AXES
 from planner.lighter import lighter
+from planner.overlapping import overlapping_candidates
 from planner.pipeline.candidate import pipeline_candidates
 from planner.search.layouts import replicated_layout
+from planner.search.overlap import overlapped
 
 if TYPE_CHECKING:
     from planner.planning import Planning
 
 __all__ = ["candidates_over"]
+
+_CLOSE = 0.005
+"""A gap to sums of compute and messages that is small enough."""
+
+_ALL_LAYOUTS = "all layouts, whatever memory they take"
+_COMBINATIONS = "all combinations that fit in memory"
 
 _FEW = 4
 """Meshes: all that 8 devices have."""
@@ -80,6 +88,8 @@ class _Search:
         self.errors: list[InfeasiblePlan] = []
         self.bound_s, self.pruned = float("inf"), 0
         self.overlaps = False
+        self.overlapped_s, self.overlapped_of = 0.0, ""
+        self.bound_of = ""
         self.done: set[MeshSpec] = set()
 
     @property
@@ -104,6 +114,8 @@ class _Search:
             if "pp" not in mesh.names:
                 self.found += _without_stages(planning, mesh, self._is_late)
                 self.bound_s = planning.bound_s(mesh)
+                self.bound_of = _ALL_LAYOUTS
+                self._overlapping(mesh)
             elif set(mesh.names) <= set(AXES):
                 self._joint(mesh.world_size, mesh)
                 if not self.found:
@@ -111,6 +123,36 @@ class _Search:
                     self.found += pipeline_candidates(planning, mesh)
             else:
                 self.found += pipeline_candidates(planning, mesh)
+
+    def _overlapping(self, mesh: MeshSpec) -> None:
+        """Layouts that are chosen with what overlaps, and a bound on that,
+        where that on sums says little."""
+        planning, best = self.planning, self.best
+        if (best is not None and best.gap <= _CLOSE or self._is_late()
+                or len(planning.cluster.kinds()) > 1):
+            return
+        again: list[str] = []
+        if best is None and not _may_fit(planning, mesh):
+            again = planning.repeated_classes()
+        if again and not planning.constraints.allows_recompute():
+            return
+        known = overlapped(planning.facts, mesh, planning.cluster, again)
+        if known is None:
+            return
+        self.overlapped_s = known.bound_s
+        self.overlapped_of = _of_layouts(mesh, again)
+        if not planning.constraints.items:
+            self._take(list(overlapping_candidates(planning, known, again)))
+
+    def _take(self, candidates: Sequence[Candidate]) -> None:
+        """In place of slower ones of the same name."""
+        names = {c.name for c in candidates}
+        kept = [c for c in self.found if c.name not in names]
+        alike = [c for c in self.found if c.name in names]
+        quickest: dict[str, Candidate] = {}
+        for candidate in sorted([*alike, *candidates], key=self.planning.rank):
+            quickest.setdefault(candidate.name, candidate)
+        self.found = kept + list(quickest.values())
 
     def split(self, meshes: Sequence[MeshSpec]) -> None:
         """All that the joint search knows, and recipes on the meshes that
@@ -207,6 +249,7 @@ class _Search:
         self.pruned += made.pruned
         # Of what overlaps, while bounds on meshes are of sums.
         self.overlaps = not made.reason and math.isfinite(made.bound_s)
+        self.bound_of = _COMBINATIONS if self.overlaps else _ALL_LAYOUTS
         self.bound_s = (made.bound_s if self.overlaps else min(
             self.bound_s, made.bound_s))
         return made
@@ -226,6 +269,7 @@ class _Search:
             raise self.errors[0]
         if self.found and self.best is None:
             self.found += _again(planning, self.found, self._is_late)
+        self._choose_bound()
         of = _run_s if self.overlaps else _summed_s
         bound_s = min(self.bound_s, self.least_s(of))
         found = [
@@ -236,7 +280,26 @@ class _Search:
         return found, Searched(visited=planning.visited - self.visited_before,
                                pruned=self.pruned,
                                seconds=time.monotonic() - self.start_s,
-                               bound_s=bound_s)
+                               bound_s=bound_s,
+                               bound_of=self.bound_of)
+
+    def _choose_bound(self) -> None:
+        """The bound of which the quickest plan is closest."""
+        best = self.best
+        if best is not None and self.overlapped_s and (
+                self.overlapped_s / best.run_s > self.bound_s / best.summed_s):
+            self.overlaps, self.bound_s = True, self.overlapped_s
+            self.bound_of = self.overlapped_of
+
+
+def _of_layouts(mesh: MeshSpec, recompute: Sequence[str]) -> str:
+    """What a bound on steps with what overlaps is of."""
+    found = "all layouts"
+    if "dp" in mesh.names:
+        found += " that divide the batch over dp"
+    if recompute:
+        found += f" and recompute {', '.join(recompute)}"
+    return f"{found}, whatever memory they take"
 
 
 def _may_fit(planning: Planning, mesh: MeshSpec) -> bool:

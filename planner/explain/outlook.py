@@ -27,6 +27,8 @@ def binding_text(report: dict[str, Any]) -> Iterator[str]:
             "with nothing hidden none")
     yield (f"  {none} takes less than {format_time(searched['bound'])} "
            f"(gap {searched['gap']:.1%})")
+    if searched["bound_of"]:
+        yield f"  (of {searched['bound_of']})"
 
 
 def what_fits_text(report: dict[str, Any]) -> Iterator[str]:

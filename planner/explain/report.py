@@ -133,6 +133,7 @@ def _solution(planning: Planning, chosen: Candidate) -> dict[str, Any]:
         "value": value_s,
         "bound": bound_s,
         "gap": 1 - bound_s / max(value_s, 1e-30),
+        "bound_of": searched.bound_of,
         "visited": searched.visited,
         "pruned": searched.pruned,
         "seconds": searched.seconds,

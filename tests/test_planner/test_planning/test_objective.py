@@ -11,21 +11,30 @@ from unittest import TestCase, mock
 
 import networkx as nx
 
+from benchmarks.plan_time import CASES, built
+from planner.capture.capture import capture
+from planner.choices import free_policies, recipe_policies
 from planner.cluster import Coefficient, axis_link
 from planner.cost.conversion import ConversionCost
+from planner.cost.plan_price import PlanPrice
 from planner.cost.price import price
+from planner.explain.arguments import parse_mesh
 from planner.ir.mesh import MeshSpec
+from planner.overlapping import overlapping_candidates
 from planner.planning import Planning
+from planner.recipes import RECIPES
 from planner.search import bound
 from planner.search.draft import Draft
 from planner.search.eliminate import eliminate
 from planner.search.factors import Factor
 from planner.search.layouts import replicated_layout
 from planner.search.milp import solve_milp
+from planner.search.overlap import overlapped
 from planner.search.policy import Policy
 from planner.search.problem import AxisProblem, draft_of
 from planner.search.readback import read_back
-from tests.test_planner.test_planning.programs import mlp, slow_cluster, zoo
+from tests.test_planner.test_planning.programs import (mlp, planning_on,
+                                                       slow_cluster, zoo)
 
 _MODELS = ("gpt2", "llama", "gemma2", "mixtral", "bert", "t5", "vit", "phi3")
 _LINE = MeshSpec(("x", ), (4, ))
@@ -125,7 +134,74 @@ class TestBruteForce(TestCase):
         self.assertAlmostEqual(found.price.time_s / best_s, 1.0, delta=1e-12)
 
 
+class TestOverlapped(TestCase):
+
+    def _planning(self, name: str, bandwidth: float) -> Planning:
+        cluster = slow_cluster(4, bandwidth)
+        device = dataclasses.replace(cluster.device,
+                                     coefficients=(Coefficient(
+                                         name="interference",
+                                         value=0.2,
+                                         source="made up"), ))
+        program = mlp() if name == "mlp" else zoo(name)
+        return Planning(program, dataclasses.replace(cluster, device=device))
+
+    def test_no_plan_is_below_the_bound(self) -> None:
+        meshes = [MeshSpec(n, (2, 2)) for n in (("dp", "tp"), ("x", "y"))]
+        cases = itertools.product(("gpt2", "t5"), meshes, (1e8, 1e10))
+        for name, mesh, bandwidth in cases:
+            with self.subTest(name, mesh=str(mesh), bandwidth=bandwidth):
+                planning = self._planning(name, bandwidth)
+                known = overlapped(planning.facts, mesh, planning.cluster)
+                assert known is not None
+                free = planning.candidate(mesh, free_policies(mesh))
+                found = [free, *overlapping_candidates(planning, known, ())]
+                for candidate in found:
+                    self.assertLessEqual(known.bound_s, candidate.run_s)
+
+    def test_what_runs_again_is_in_the_bound(self) -> None:
+        planning = self._planning("llama", 1e9)
+        mesh = MeshSpec(("dp", "tp"), (2, 2))
+        again = planning.repeated_classes()
+        once, twice = (overlapped(planning.facts, mesh, planning.cluster, n)
+                       for n in ([], again))
+        assert once is not None and twice is not None
+        self.assertGreater(twice.bound_s, once.bound_s)
+        for policies in recipe_policies(mesh, planning.constraints):
+            run_s = planning.candidate(mesh, policies, recompute=again).run_s
+            self.assertLessEqual(twice.bound_s, run_s)
+
+    def test_every_assignment_beside_data_parallelism(self) -> None:
+        mesh = MeshSpec(("dp", "tp"), (2, 2))
+        for bandwidth in (1e7, 1e8, 1e9):
+            planning = self._planning("mlp", bandwidth)
+            data = planning.candidate(mesh,
+                                      [RECIPES["ddp"]().parts[0][1],
+                                       Policy()])
+            known = overlapped(planning.facts, mesh, planning.cluster)
+            assert known is not None
+            problem = dataclasses.replace(_problem(planning, mesh),
+                                          layout=data.layout,
+                                          axis=1)
+            steps_s = [p.step_s for p in _all_prices(planning, problem)]
+            self.assertLessEqual(known.bound_s, min(steps_s))
+
+    def test_axes_that_are_given_have_a_close_bound(self) -> None:
+        case = CASES["Llama 8B on 32x8"]
+        loaded = built(case)
+        planning = planning_on(capture(loaded.model, loaded.inputs), 256)
+        found = planning.candidates(parse_mesh(case.mesh))
+        self.assertTrue(found[0].overlaps)
+        self.assertLess(found[0].gap, 0.015)
+        self.assertIn("divide the batch over dp", planning.searched.bound_of)
+
+
 def _all_prices_s(planning: Planning, problem: AxisProblem) -> Iterator[float]:
+    return (p.time_s for p in _all_prices(planning, problem))
+
+
+def _all_prices(planning: Planning,
+                problem: AxisProblem) -> Iterator[PlanPrice]:
     """The independent price for every choice of the calls' options.
 
     With those given, what is left falls into small groups of variables
@@ -139,7 +215,7 @@ def _all_prices_s(planning: Planning, problem: AxisProblem) -> Iterator[float]:
         if all(_extend(chosen, *group, draft.sizes) for group in groups):
             layout = read_back(problem, draft, chosen)
             yield price(planning.program, layout, problem.tables.cost,
-                        planning.cluster.device).time_s
+                        planning.cluster.device)
 
 
 def _groups(draft: Draft) -> list[tuple[list[str], list[Factor]]]:
