@@ -5,6 +5,14 @@ than what those of another cell take whose sizes divide its own and that has
 as many rows or more (`Cell.is_part_of`). And what one axis costs beside a
 single rank, in work that is not divided evenly and in collectives, is not
 made less by another axis: two of them cost at least what both cost alone.
+
+Memory is bounded the other way round. Layouts are those that take least time.
+The more rows, the longer activations are on their way, and the less it counts
+that weights are read and their gradients summed: weights are moved less, and
+held by more ranks. So about as much is held for a step as where other cells
+of as many rows or fewer hold it, or more, which is no proof (doc/design.md).
+Activations are at best divided evenly: other layouts may keep a third of what
+those over fewer ranks do.
 """
 
 from __future__ import annotations
@@ -40,6 +48,17 @@ between any two numbers of rows were at most 0.05% too high."""
 
 _OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "state_bytes",
             "own_bytes")
+_TRANSIENT = _OF_ROWS.index("transient_bytes")
+_ONCE, _GRADIENTS = (_OF_STEP.index(n) for n in ("once_s", "gradient_bytes"))
+
+_HELD = 0.85
+"""Part of what other cells hold that a cell does, at least. Of Llama 405B's
+parameters 16 ranks along tp held 0.93 of what 8 of them do, and for half of
+the rows 0.87; of Mixtral's it was 0.997."""
+
+_NEEDED = 0.5
+"""Part of what one rank needs at a time that all do together, at least: it was
+0.6 of one block of Mixtral, 0.9 of those of Llama 405B."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,34 @@ class _Whole:
         return (self.of_rows.shape == other.of_rows.shape
                 and [t.shape for t in self.trained
                      ] == [t.shape for t in other.trained])
+
+    def times_with(self, one: _Whole) -> _Whole:
+        """With the memory of another."""
+        of_rows = one.of_rows.copy()
+        for rows in _TIME_ROWS:
+            of_rows[rows] = self.of_rows[rows]
+        return replace(one, of_rows=of_rows)
+
+    def saved_with(self, one: _Whole) -> _Whole:
+        """About what rows have saved, with the rest of another."""
+        of_rows = _HELD * self.of_rows
+        of_rows[_TRANSIENT] = one.of_rows[_TRANSIENT]
+        return replace(one, of_rows=of_rows)
+
+    def held_with(self, one: _Whole, *, summed: bool) -> _Whole:
+        """About what is held for a step, with the rest of another.
+
+        No block holds more, over what `one` does, than all together: one
+        with few parameters may be divided otherwise. Gradients are held
+        where they are `summed` over micro-batches.
+        """
+        more = self.of_step.sum(1) / np.maximum(one.of_step.sum(1), 1e-30)
+        of_step = np.minimum(_HELD * self.of_step,
+                             _HELD * more[:, None] * one.of_step)
+        of_step[_ONCE] = one.of_step[_ONCE]
+        if not summed:
+            of_step[_GRADIENTS] = one.of_step[_GRADIENTS]
+        return replace(one, of_step=of_step)
 
     def or_more(self, other: _Whole) -> _Whole:
         """The larger of each entry."""
@@ -154,7 +201,7 @@ class Optimistic:
     def _of(self, cell: Cell) -> _Known:
         known = self._known.get(cell)
         if known is None:
-            known = self._known[cell] = _Known(self._whole[self._root.cell])
+            known = self._known[cell] = _Known(self._least)
         if known.seen < len(self._tables):
             more = known.least
             for part in self._parts(cell, known):
@@ -166,9 +213,19 @@ class Optimistic:
         return known
 
     def _parts(self, cell: Cell, known: _Known) -> Iterator[_Whole]:
+        least = self._least
         for other, whole in self._tables[known.seen:]:
-            if other.is_part_of(cell):
+            if other == cell:
                 yield whole
+                continue
+            if other.is_part_of(cell):
+                saved = whole.saved_with(least)
+                yield whole.times_with(
+                    saved if other.tells_what_is_saved(cell) else least)
+            if other.tells_what_is_held(cell):
+                yield whole.held_with(least,
+                                      summed=self._sums(cell)
+                                      or other.rows == cell.rows)
         own = self._own(cell)
         if own is not None:
             yield own
@@ -181,7 +238,7 @@ class Optimistic:
                         and all(map(self.knows, cells))):
                     known.added.add((rows, number))
                     axes = [w for w in map(self._own, cells) if w is not None]
-                    yield _together(one, axes)
+                    yield _together(one, axes).times_with(least)
 
     def knows(self, cell: Cell) -> bool:
         """Whether a cell's times are known, or those of the same layouts
@@ -195,6 +252,18 @@ class Optimistic:
         found = self._between.around(cell)
         return found if self._whole.keys() >= set(found or ()) else None
 
+    @functools.cached_property
+    def _least(self) -> _Whole:
+        """What one rank has that has the whole batch, divided evenly."""
+        one = self._whole[self._root.cell]
+        of_rows = one.of_rows.copy()
+        of_rows[_TRANSIENT] *= _NEEDED
+        return replace(one, of_rows=of_rows)
+
+    def _sums(self, cell: Cell) -> bool:
+        """Whether there are several micro-batches."""
+        return cell.rows < self._root.cell.rows
+
     def _own(self, cell: Cell) -> _Whole | None:
         """What is known of a cell itself."""
         around = self._around(cell)
@@ -202,9 +271,12 @@ class Optimistic:
             return self._whole.get(cell)
         assert self._between is not None
         fewer, more = around
-        found = _on_line(cell, (fewer, self._whole[fewer]),
-                         (more, self._whole[more]))
-        return found if self._between.settles(cell) else _shifted(found)
+        low, high = self._whole[fewer], self._whole[more]
+        found = _on_line(cell, (fewer, low), (more, high))
+        if self._between.settles(cell):
+            return found
+        held = low.held_with(self._least, summed=self._sums(cell))
+        return _shifted(found).times_with(high.saved_with(held))
 
 
 def _on_line(cell: Cell, fewer: tuple[Cell, _Whole],

@@ -65,6 +65,18 @@ class Cell(NamedTuple):
                     or other.tp % self.tp or self.rows % other.rows) and (
                         self.apart == 1 or self._is_as_close_as(other))
 
+    def tells_what_is_held(self, other: Cell) -> bool:
+        """Whether `other` holds about as much for a step or more. With fewer
+        rows experts are divided that are whole with more."""
+        return (other.ep == 1 or self.rows <= other.rows) and self._replace(
+            rows=other.rows).is_part_of(other)
+
+    def tells_what_is_saved(self, other: Cell) -> bool:
+        """Of those that it is part of: whether these have about as much for a
+        row or more. More ranks may divide rows more evenly, but along tp."""
+        return self._replace(
+            rows=other.rows) == other or (self.ep == self.cp == 1)
+
     def _is_as_close_as(self, other: Cell) -> bool:
         return not any(theirs % own for size, own, theirs in zip(
             self[:3], self.steps, other.steps, strict=True) if size > 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unittest
 
 import numpy as np
@@ -124,6 +125,34 @@ class TestOptimistic(unittest.TestCase):
         self.assertTrue(far.is_part_of(both))
         self.assertFalse(far.is_part_of(near))
         self.assertFalse(far.is_part_of(Cell(ep=4, tp=2, rows=4)))
+
+    def test_what_is_held_is_told_by_cells_with_fewer_rows(self) -> None:
+        few, many = Cell(ep=2, rows=4), Cell(ep=2, rows=8)
+        self.assertTrue(few.tells_what_is_held(many))
+        self.assertTrue(few.tells_what_is_held(Cell(ep=4, tp=2, rows=4)))
+        self.assertFalse(many.tells_what_is_held(few))
+        self.assertFalse(Cell(ep=4, rows=4).tells_what_is_held(many))
+        self.assertTrue(
+            Cell(cp=2, rows=8).tells_what_is_held(Cell(cp=2, rows=4)))
+
+    def test_what_is_saved_is_told_along_tp(self) -> None:
+        cell = Cell(ep=2, cp=2, tp=2, rows=4)
+        self.assertTrue(cell._replace(rows=8).tells_what_is_saved(cell))
+        self.assertTrue(Cell(tp=2, rows=8).tells_what_is_saved(cell))
+        self.assertFalse(Cell(cp=2, rows=4).tells_what_is_saved(cell))
+
+    def test_more_rows_may_hold_more(self) -> None:
+        """Experts that are whole with many rows do not rule out few."""
+        program = one_block((1.5, 2.0, 1.5))
+        whole, few = Cell(ep=2, rows=8), Cell(ep=2, rows=4)
+        table = program.table(whole)
+        found = Optimistic(program.table(Cell(rows=16)))
+        least = found.table(few).parameter_bytes.sum()
+        found.learn(
+            dataclasses.replace(table,
+                                parameter_bytes=10 * table.parameter_bytes))
+        self.assertEqual(found.table(few).parameter_bytes.sum(), least)
+        self.assertGreater(found.table(whole).parameter_bytes.sum(), least)
 
 
 class TestParts(unittest.TestCase):
