@@ -26,8 +26,9 @@ from planner.rules.registry import Option
 from planner.search.eliminate import eliminate_relaxed
 from planner.search.facts import Facts
 from planner.search.layouts import replicated_layout
-from planner.search.overlap_draft import (Ends, OverlapDraft, OverlapMesh,
-                                          state_times)
+from planner.search.overlap_draft import Ends, OverlapDraft
+from planner.search.overlap_mesh import OverlapMesh
+from planner.search.overlap_state import state_times
 
 __all__ = ["Overlapped", "overlapped"]
 

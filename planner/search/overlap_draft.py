@@ -1,25 +1,20 @@
 """The factor graph of a bound on steps in which messages overlap.
 
-Its variables are the choices over one or two axes at once. An axis of data
-parallelism is left out: values and work are divided over it at best, and
-parameters are whole in use, so that what moves them is known all the same.
+Its variables are the choices over one or two axes at once
+(`planner.search.overlap_mesh`).
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from planner.cluster.axis import AxisInfo
-from planner.cluster.device import DeviceKind
-from planner.cost.conversion import ConversionCost
 from planner.cost.lowering import (lowering_moves, lowering_time_s,
                                    moving_lowerings)
 from planner.cost.rerun import Rerun, rerun
@@ -27,19 +22,19 @@ from planner.cost.roofline import memory_time_s
 from planner.cost.timeline import Streams
 from planner.ir.layout import Layout, Placement, R, S, V
 from planner.ir.layouts import CallLayout
-from planner.ir.mesh import MeshSpec
 from planner.ir.program import value_kind
 from planner.ir.values import Value
 from planner.rules.registry import Option, TensorSpec
 from planner.search.draft import Draft
 from planner.search.facts import CallFacts, ClassFacts, Facts
 from planner.search.fan_out import FanOut, Reader
-from planner.search.overlap_state import StateTimes, Uses
-from planner.search.overlap_tables import OverlapTables, layout_of, number_of
+from planner.search.overlap_mesh import OverlapMesh, Prices, numbers_of
+from planner.search.overlap_state import StateTimes, Uses, uses_of
+from planner.search.overlap_sums import OverlapSums
+from planner.search.overlap_tables import layout_of
 from planner.search.placed import Numbers
-from planner.search.policy import Policy
 
-__all__ = ["Ends", "OverlapDraft", "OverlapMesh", "state_times"]
+__all__ = ["Ends", "OverlapDraft"]
 
 _Array = npt.NDArray[np.float64]
 
@@ -64,131 +59,6 @@ class Ends:
     after: float
     both: float
     first: float
-
-
-@dataclass(kw_only=True, eq=False)
-class OverlapMesh:
-    """A mesh as the bound sees it, with what all graphs on it share.
-
-    Parameters
-    ----------
-    mesh : MeshSpec
-    links : sequence of AxisInfo
-    device : DeviceKind
-    """
-
-    mesh: MeshSpec
-    links: Sequence[AxisInfo]
-    device: DeviceKind
-    _prices: dict[tuple[bool, float, float],
-                  _Prices] = field(default_factory=dict)
-    _domains: dict[CallFacts, _Domain] = field(default_factory=dict)
-
-    @property
-    def data_axis(self) -> int:
-        """That of data parallelism; -1 where there is none."""
-        return self.mesh.names.index("dp") if "dp" in self.mesh.names else -1
-
-    @property
-    def data_size(self) -> int:
-        return self.mesh.sizes[self.data_axis] if self.data_axis >= 0 else 1
-
-    @functools.cached_property
-    def axes(self) -> tuple[int, ...]:
-        """The others."""
-        return tuple(a for a in range(len(self.mesh.sizes))
-                     if a != self.data_axis)
-
-    @functools.cached_property
-    def sizes(self) -> tuple[int, ...]:
-        """Of the others."""
-        return tuple(self.mesh.sizes[a] for a in self.axes)
-
-    @functools.cached_property
-    def whole_cost(self) -> ConversionCost:
-        """Over all axes."""
-        return ConversionCost(self.links, self.device)
-
-    @functools.cached_property
-    def divided_cost(self) -> ConversionCost:
-        """Over the others, of what data parallelism divides."""
-        return self._cost(self.data_size)
-
-    def _cost(self, divided: int) -> ConversionCost:
-        return ConversionCost([self.links[a] for a in self.axes],
-                              self.device,
-                              divided=divided)
-
-    def prices(self, divided: bool, forward: float,
-               backward: float) -> _Prices:
-        """Of values that data parallelism divides or not, with what a second
-        of messages counts."""
-        key = divided, forward, backward
-        if key not in self._prices:
-            cost = self._cost(self.data_size if divided else 1)
-            self._prices[key] = _Prices(
-                tables=OverlapTables(cost, forward, backward))
-        return self._prices[key]
-
-    def joined(self, own: Layout, data: Placement) -> Layout:
-        """A layout over all axes."""
-        if self.data_axis < 0:
-            return own
-        return (*own[:self.data_axis], data, *own[self.data_axis:])
-
-    def domain(self, call: CallFacts) -> _Domain:
-        """The choices of a call."""
-        if call not in self._domains:
-            self._domains[call] = self._found(call)
-        return self._domains[call]
-
-    def _found(self, call: CallFacts) -> _Domain:
-        known = call.call
-        whole = Option(inputs=(R, ) * len(known.inputs),
-                       outputs=(R, ) * len(known.outputs))
-        legal = list(self._options(call, (whole, ) * len(self.sizes)))
-        return _Domain(legal=legal,
-                       inputs=tuple(
-                           _numbers([[o.inputs[i] for o in own]
-                                     for own in legal])
-                           for i in range(len(known.inputs))),
-                       outputs=tuple(
-                           _numbers([[o.outputs[i] for o in own]
-                                     for own in legal])
-                           for i in range(len(known.outputs))))
-
-    def _options(self,
-                 call: CallFacts,
-                 chosen: tuple[Option, ...],
-                 axis: int = 0) -> Iterator[tuple[Option, ...]]:
-        """All that go with each other, from some axis on."""
-        if axis == len(chosen):
-            yield chosen
-            return
-        domain = call.domain(axis, self.sizes, CallLayout(options=chosen))
-        for state in range(len(domain.legal)):
-            yield from self._options(
-                call,
-                (*chosen[:axis], domain.option(state), *chosen[axis + 1:]),
-                axis + 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Domain:
-    """The choices of a call."""
-
-    legal: Sequence[tuple[Option, ...]]
-    inputs: tuple[Numbers, ...]
-    outputs: tuple[Numbers, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Prices:
-    """What stands for the problem of one axis in a fan-out."""
-
-    tables: OverlapTables
-    axis: int = 0
-    policy: Policy = Policy()
 
 
 class OverlapDraft:
@@ -220,6 +90,7 @@ class OverlapDraft:
         self.hidden = Streams.of(mesh.device).interference
         self.draft = Draft()
         self.state = state
+        self._sums = OverlapSums(facts=facts, mesh=mesh, hidden=self.hidden)
         self._again: dict[str, Rerun] = {
             n: rerun(tuple(facts.classes[n].calls.values()))
             for n in recompute
@@ -228,7 +99,7 @@ class OverlapDraft:
         first = blocks[0].block_class
         alone = len(blocks) > 1 and facts.counts[first] == 1
         self._early = first if alone and first not in recompute else ""
-        self._uses = _uses(facts, self._early)
+        self._uses = uses_of(facts, self._early)
         self._add_variables()
         self._add_charges()
         self.constant_s = (mesh.device.coefficient("call_s", 0.0) +
@@ -277,7 +148,7 @@ class OverlapDraft:
                every: Sequence[Sequence[Placement]]) -> None:
         self.draft.place(
             variable,
-            _numbers([
+            numbers_of([
                 lay for lay in itertools.product(*every)
                 if _divides(spec, lay, self.mesh.sizes)
             ]))
@@ -297,7 +168,7 @@ class OverlapDraft:
                 divided: bool,
                 forward: float,
                 name: str,
-                backward: float | None = None) -> _Prices:
+                backward: float | None = None) -> Prices:
         """What a value of a class takes; in the first block messages of
         the backward have less to hide behind."""
         backward = self.hidden if backward is None else backward
@@ -305,7 +176,7 @@ class OverlapDraft:
             backward = self.ends.after * backward + self.ends.first
         return self.mesh.prices(divided, forward, backward)
 
-    def _fan_out(self, prices: _Prices, spec: TensorSpec, source: str,
+    def _fan_out(self, prices: Prices, spec: TensorSpec, source: str,
                  made: Numbers, count: int) -> FanOut:
         return FanOut(
             problem=prices,  # type: ignore[arg-type]
@@ -438,7 +309,10 @@ class OverlapDraft:
         if self.mesh.data_axis < 0:
             return best
         whole = self._weighted_s(value.spec, self.mesh.joined(use, R), uses)
-        return min(best, whole + uses.all * self._summed_s(name, value, use))
+        backward = self._priced(False, 1.0, name).tables.backward
+        return min(
+            best,
+            whole + uses.all * self._sums.summed_s(name, value, use, backward))
 
     def _weighted_s(self, spec: TensorSpec, use: Layout, uses: Uses) -> float:
         return float((self.state.of(spec, use, uses) @ self._weights).min())
@@ -458,88 +332,9 @@ class OverlapDraft:
         rests = self.state.rests(value.spec, self.mesh.joined(use, V))
         return rests[int((ways @ self._weights).argmin())]
 
-    def _summed_s(self, name: str, value: Value, use: Layout) -> float:
-        """The gradient of one use, summed where the call is; or the call is
-        not divided."""
-        if not value.spec.requires_grad:
-            return 0.0
-        parts = math.prod(n for p, n in zip(use, self.mesh.sizes)
-                          if p.is_shard)
-        message_s = self.state.cost.collective_s("all_reduce",
-                                                 value.spec.size_bytes / parts,
-                                                 self.mesh.data_axis)
-        prices = self._priced(False, 1.0, name).tables
-        facts = self.facts.classes[name]
-        return min([
-            message_s * prices.backward,
-            *(self._undivided_s(facts.calls[label], number) +
-              self._divided_again_s(name, facts, label)
-              for label, number in facts.readers.get(value, ()))
-        ])
-
-    def _undivided_s(self, call: CallFacts, number: int) -> float:
-        """What a call takes longer that data parallelism does not divide, so
-        that it has one of its operands whole."""
-        size, others = self.mesh.data_size, math.prod(self.mesh.sizes)
-        params = sum(v.bound_kind == "param" for v in call.operands)
-
-        def least_s(options: Sequence[Option]) -> float:
-            return min((sum(
-                call.times_s(
-                    self.mesh.device, 1 / others /
-                    (size if o.is_sharded else 1),
-                    tuple(1 / others / (size if c else 1)
-                          for c in call.cut_by(o)))) for o in options),
-                       default=math.inf)
-
-        every = call.options(size).options
-        plain = [o for o in every if o.inputs[number] == R]
-        return max(least_s(plain) - least_s(every), 0.0) / max(params, 1)
-
-    def _divided_again_s(self, name: str, facts: ClassFacts,
-                         label: str) -> float:
-        """What follows a call that data parallelism does not divide: others
-        that it does not divide, or a gradient is gathered over it."""
-        found = 0.0
-        for value in facts.calls[label].outputs:
-            if value.spec.requires_grad:
-                gathered_s = self.hidden * self.state.cost.collective_s(
-                    "all_gather", value.spec.size_bytes /
-                    math.prod(self.mesh.sizes), self.mesh.data_axis)
-                found = max(
-                    found,
-                    min([
-                        gathered_s,
-                        *(self.facts.counts[own] *
-                          self._undivided_s(call, number)
-                          for own, call, number in self._next(name, value))
-                    ]))
-        return found
-
-    def _next(self, name: str,
-              value: Value) -> Iterator[tuple[str, CallFacts, int]]:
-        """Who reads a value, in its block and in others."""
-        facts = self.facts.classes[name]
-        for label, number in facts.readers.get(value, ()):
-            yield name, facts.calls[label], number
-        for edge in self.facts.value_edges:
-            if edge.source == f"hub {name} {value.label}":
-                for target in edge.targets:
-                    yield from self._inside(target)
-
-    def _inside(self, hub: str) -> Iterator[tuple[str, CallFacts, int]]:
-        """Who reads what comes into a block."""
-        if hub != "whole":
-            _, name, label = hub.split(" ", 2)
-            facts = self.facts.classes[name]
-            for value in facts.placeholders:
-                if value.label == label:
-                    for reader, number in facts.readers.get(value, ()):
-                        yield name, facts.calls[reader], number
-
     def _add_edges(self) -> None:
         """Between blocks all is waited for."""
-        self.draft.place("whole", _numbers([(R, ) * len(self.mesh.sizes)]))
+        self.draft.place("whole", numbers_of([(R, ) * len(self.mesh.sizes)]))
         for edge, count in self.facts.value_edges.items():
             source = edge.source
             if source not in self.draft.placed:
@@ -577,10 +372,6 @@ class OverlapDraft:
         return found
 
 
-def _numbers(layouts: Sequence[Sequence[Placement]]) -> Numbers:
-    return np.array([number_of(tuple(lay)) for lay in layouts], np.intp)
-
-
 def _divides(spec: TensorSpec, layout: Layout, sizes: Sequence[int]) -> bool:
     ranks = Counter[int]()
     for placement, size in zip(layout, sizes, strict=True):
@@ -603,40 +394,3 @@ def _hides_behind(facts: ClassFacts, label: str) -> bool:
     return any(c.work.forward_flops and any(v.bound_kind == "param"
                                             for v in c.operands[:2])
                for c in order[order.index(facts.calls[label]) + 1:])
-
-
-def _uses(facts: Facts, early: str) -> dict[tuple[str, Value], Uses]:
-    """By class and value, of all parameters."""
-    program = facts.program
-    some = [u for u in program.uses() if value_kind(u[2]) == "param"]
-    times = Counter(name for _, _, name in some)
-    size_bytes = Counter[str]()
-    for block, _, name in some:
-        size_bytes[block.name] += program.specs[name].size_bytes
-    second = program.blocks[1].name if early else ""
-    found: dict[tuple[str, Value], Uses] = {}
-    for block, node, name in some:
-        key, part = (block.block_class, Value(node)), 1 / times[name]
-        old = found.get(key)
-        found[key] = Uses(all=(old.all if old else 0.0) + part,
-                          first=(old.first if old else 0.0) + part *
-                          (block.name == program.blocks[0].name),
-                          second=(old.second if old else 0.0) + part *
-                          (block.name == second),
-                          block_bytes=max(old.block_bytes if old else 0.0,
-                                          size_bytes[block.name]))
-    return found
-
-
-def state_times(facts: Facts, mesh: OverlapMesh) -> StateTimes:
-    """Of a program's parameters on a mesh."""
-    whole = {
-        float(facts.program.specs[n].size_bytes)
-        for n in facts.program.params
-    }
-    parts = {
-        math.prod(some)
-        for count in range(len(mesh.sizes) + 1)
-        for some in itertools.combinations(mesh.sizes, count)
-    }
-    return StateTimes(mesh.whole_cost, [n / p for n in whole for p in parts])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,9 +23,13 @@ from planner.cost.roofline import memory_time_s
 from planner.cost.state_moves import BUCKET_BYTES
 from planner.ir.convert import Step, conversion_steps
 from planner.ir.layout import Layout, R, S
+from planner.ir.program import value_kind
+from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
+from planner.search.facts import Facts
+from planner.search.overlap_mesh import OverlapMesh
 
-__all__ = ["PARTS", "StateTimes", "Uses"]
+__all__ = ["PARTS", "StateTimes", "Uses", "state_times", "uses_of"]
 
 PARTS = 7
 """Kinds of seconds that :meth:`StateTimes.of` tells apart."""
@@ -214,3 +219,41 @@ def _copied_s(cost: ConversionCost, size_bytes: float) -> float:
     device = cost.device
     return (memory_time_s(2 * size_bytes, device, kernels=10**6) +
             device.launch_overhead_s)
+
+
+def uses_of(facts: Facts, early: str) -> dict[tuple[str, Value], Uses]:
+    """By class and value, of all parameters; `early` is the first block's
+    class, where that has it alone."""
+    program = facts.program
+    some = [u for u in program.uses() if value_kind(u[2]) == "param"]
+    times = Counter(name for _, _, name in some)
+    size_bytes = Counter[str]()
+    for block, _, name in some:
+        size_bytes[block.name] += program.specs[name].size_bytes
+    second = program.blocks[1].name if early else ""
+    found: dict[tuple[str, Value], Uses] = {}
+    for block, node, name in some:
+        key, part = (block.block_class, Value(node)), 1 / times[name]
+        old = found.get(key)
+        found[key] = Uses(all=(old.all if old else 0.0) + part,
+                          first=(old.first if old else 0.0) + part *
+                          (block.name == program.blocks[0].name),
+                          second=(old.second if old else 0.0) + part *
+                          (block.name == second),
+                          block_bytes=max(old.block_bytes if old else 0.0,
+                                          size_bytes[block.name]))
+    return found
+
+
+def state_times(facts: Facts, mesh: OverlapMesh) -> StateTimes:
+    """Of a program's parameters on a mesh."""
+    whole = {
+        float(facts.program.specs[n].size_bytes)
+        for n in facts.program.params
+    }
+    parts = {
+        math.prod(some)
+        for count in range(len(mesh.sizes) + 1)
+        for some in itertools.combinations(mesh.sizes, count)
+    }
+    return StateTimes(mesh.whole_cost, [n / p for n in whole for p in parts])
