@@ -28,7 +28,7 @@ from planner.rules.registry import Option, TensorSpec
 from planner.search.draft import Draft
 from planner.search.facts import CallFacts, ClassFacts, Facts
 from planner.search.fan_out import FanOut, Reader
-from planner.search.overlap_mesh import OverlapMesh, Prices, numbers_of
+from planner.search.overlap_mesh import OverlapMesh, Prices, layout_numbers
 from planner.search.overlap_state import StateTimes, Uses, uses_of
 from planner.search.overlap_sums import OverlapSums
 from planner.search.overlap_tables import layout_of
@@ -148,7 +148,7 @@ class OverlapDraft:
                every: Sequence[Sequence[Placement]]) -> None:
         self.draft.place(
             variable,
-            numbers_of([
+            layout_numbers([
                 lay for lay in itertools.product(*every)
                 if _divides(spec, lay, self.mesh.sizes)
             ]))
@@ -334,7 +334,8 @@ class OverlapDraft:
 
     def _add_edges(self) -> None:
         """Between blocks all is waited for."""
-        self.draft.place("whole", numbers_of([(R, ) * len(self.mesh.sizes)]))
+        self.draft.place("whole",
+                         layout_numbers([(R, ) * len(self.mesh.sizes)]))
         for edge, count in self.facts.value_edges.items():
             source = edge.source
             if source not in self.draft.placed:

@@ -25,7 +25,7 @@ from planner.search.overlap_tables import OverlapTables, number_of
 from planner.search.placed import Numbers
 from planner.search.policy import Policy
 
-__all__ = ["Domain", "OverlapMesh", "Prices", "numbers_of"]
+__all__ = ["Domain", "OverlapMesh", "Prices", "layout_numbers"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -110,12 +110,12 @@ class OverlapMesh:
         legal = list(self._options(call, (whole, ) * len(self.sizes)))
         return Domain(legal=legal,
                       inputs=tuple(
-                          numbers_of([[o.inputs[i] for o in own]
-                                      for own in legal])
+                          layout_numbers([[o.inputs[i] for o in own]
+                                          for own in legal])
                           for i in range(len(known.inputs))),
                       outputs=tuple(
-                          numbers_of([[o.outputs[i] for o in own]
-                                      for own in legal])
+                          layout_numbers([[o.outputs[i] for o in own]
+                                          for own in legal])
                           for i in range(len(known.outputs))))
 
     def _options(self,
@@ -152,6 +152,6 @@ class Prices:
     policy: Policy = Policy()
 
 
-def numbers_of(layouts: Sequence[Sequence[Placement]]) -> Numbers:
+def layout_numbers(layouts: Sequence[Sequence[Placement]]) -> Numbers:
     """As which the graph has layouts over the chosen axes."""
     return np.array([number_of(tuple(lay)) for lay in layouts], np.intp)
