@@ -7,7 +7,8 @@ the profile of this machine that ``python -m planner.profile`` keeps, under the
 best one without stages, which is what ``auto_parallelize`` takes on a mesh
 without names, and under recipes: each over all ranks, and the products of two
 that are predicted to be quickest (``--products``, ``--all``). All are planned
-once, before ranks start. The plans take turns, and those that are clearly slower drop out after a few.
+once, before ranks start. The plans take turns, and those that are clearly
+slower drop out after a few. A time is the lower quartile of a plan's rounds.
 It prints how much longer than the best of all the automatic plan takes, and
 why plans that can't run could not.
 """
@@ -73,6 +74,7 @@ class _Runner:
     """A plan that is ready to run."""
 
     planned: Planned
+    program: str
     step: Step
 
 
@@ -97,16 +99,17 @@ def _runner(name: str, planned: Planned, cluster: str) -> _Runner:
         optimizer.zero_grad()
         return loss.detach()
 
-    return _Runner(planned=planned, step=step)
+    return _Runner(planned=planned, program=planned.program, step=step)
 
 
 def _compared(name: str, plans: Sequence[Planned],
               arguments: argparse.Namespace) -> list[Row]:
-    """Plans of a model, in turns; what is one plan by two names runs once."""
+    """Plans of a model, in turns; what is one program by two names runs once."""
     ranks = dist.get_world_size()
+    programs = {p.name: p.program for p in plans}
     runners: list[_Runner] = []
     reasons: dict[str, str] = {}
-    for text, each in {p.plan: p for p in reversed(plans)}.items():
+    for text, each in {programs[p.name]: p for p in reversed(plans)}.items():
         try:
             runner = _runner(name, each, arguments.cluster)
             runner.step()
@@ -114,10 +117,10 @@ def _compared(name: str, plans: Sequence[Planned],
         except (InfeasiblePlan, LayoutError, ScheduleError,
                 ValueError) as error:
             reasons[text] = str(error)
-    times_s: dict[str, list[float]] = {r.planned.plan: [] for r in runners}
+    times_s: dict[str, list[float]] = {r.program: [] for r in runners}
     for number in range(arguments.rounds):
         for runner in runners:
-            times_s[runner.planned.plan].append(timed_s(runner.step))
+            times_s[runner.program].append(timed_s(runner.step))
         if number + 1 == _ROUNDS_ALL:
             runners = _left(runners, times_s)
     return [
@@ -126,17 +129,22 @@ def _compared(name: str, plans: Sequence[Planned],
             plan=each.name,
             uses=each.uses,
             predicted_s=each.predicted_s,
-            measured_s=(statistics.median(times_s[each.plan])
-                        if each.plan in times_s else None),
-            reason=reasons.get(each.plan, "")) for each in plans
+            measured_s=(_undisturbed_s(times_s[programs[each.name]])
+                        if programs[each.name] in times_s else None),
+            reason=reasons.get(programs[each.name], "")) for each in plans
     ]
+
+
+def _undisturbed_s(times_s: Sequence[float]) -> float:
+    """The lower quartile: what else runs on a machine only adds to times."""
+    return statistics.quantiles(times_s, n=4, method="inclusive")[0]
 
 
 def _left(runners: Sequence[_Runner],
           times_s: Mapping[str, Sequence[float]]) -> list[_Runner]:
     """Those that may still be the best, alike on all ranks."""
-    medians = [statistics.median(times_s[r.planned.plan]) for r in runners]
-    shared = torch.tensor(medians, dtype=torch.float64)
+    times = [_undisturbed_s(times_s[r.program]) for r in runners]
+    shared = torch.tensor(times, dtype=torch.float64)
     dist.broadcast(shared, 0)
     limit_s = _CLEARLY * float(shared.min())
     return [
@@ -211,7 +219,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--ranks", type=int, nargs="*", default=[2, 4])
     add("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
-    add("--rounds", type=int, default=11)
+    add("--rounds", type=int, default=15)
     add("--products",
         type=int,
         default=_PRODUCTS,

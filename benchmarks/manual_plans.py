@@ -174,6 +174,17 @@ class Planned:
     reason: str = ""
 
     @property
+    def program(self) -> str:
+        """What ranks do, whatever axes without stages are called."""
+        plan = Plan.from_yaml(self.plan)
+        if plan.pipeline is not None or plan.shares:
+            return self.plan
+        names = tuple(f"axis{i}" for i, _ in enumerate(plan.mesh.names))
+        return dataclasses.replace(plan,
+                                   mesh=MeshSpec(names, plan.mesh.sizes),
+                                   axes={}).to_yaml()
+
+    @property
     def is_product(self) -> bool:
         """Whether it is of recipes over several axes."""
         return self.name not in (AUTO, UNSTAGED) and len(self.axes) > 1

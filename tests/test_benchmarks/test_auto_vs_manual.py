@@ -56,6 +56,10 @@ class TestPlanned(TestCase):
                 mesh = Plan.from_yaml(made.plan).mesh
                 self.assertEqual(dict(made.axes),
                                  dict(zip(mesh.names, mesh.sizes)))
+        programs = {p.name: p.program for p in plans if not p.reason}
+        self.assertEqual(programs["ddp (dp=2)"], programs["expert (ep=2)"])
+        self.assertNotEqual(programs["ddp (dp=2)"],
+                            programs["megatron (tp=2)"])
 
     def test_few_products_are_worth_running(self) -> None:
         grid = (("dp", 2), ("tp", 2))
