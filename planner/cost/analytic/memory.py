@@ -9,6 +9,7 @@ import numpy as np
 
 from planner.cost.analytic.configurations import (ALTERNATE, FSDP, FULL, NONE,
                                                   ZERO1, ZERO2, Configurations)
+from planner.cost.analytic.operators import ELEMENT_BYTES
 from planner.cost.analytic.shares import (expert_parameters, expert_replicas,
                                           layer_parameters, stage_layers)
 from planner.cost.analytic.transformer import Transformer
@@ -19,7 +20,6 @@ __all__ = [
 ]
 
 Number = Any
-_ELEMENT = 2
 _FLOAT = 4
 _WORKSPACE_BYTES = 64 * 2**20
 """Libraries' scratch memory, in the allocator from the first product on:
@@ -129,8 +129,8 @@ def _gathered(model: Transformer, plan: Configurations,
     and its last micro-batch, with their gradients."""
     layer = layer_parameters(model, plan)
     head = model.embedding_parameters / plan.tp
-    passing = _ELEMENT * (2 * layer + head) + plan.gradient_bytes * layer
-    return np.where(plan.pp > 1, held * (_ELEMENT + plan.gradient_bytes),
+    passing = ELEMENT_BYTES * (2 * layer + head) + plan.gradient_bytes * layer
+    return np.where(plan.pp > 1, held * (ELEMENT_BYTES + plan.gradient_bytes),
                     passing)
 
 
@@ -183,15 +183,15 @@ def layer_activation_bytes(model: Transformer, plan: Configurations) -> Number:
                       _score_bytes(model, plan))
     share = 1 + model.cross_layers / model.layers
     eager = 1 - np.asarray(plan.fused_kernels, dtype=float)
-    copies = eager * (2 * _FLOAT * between + _ELEMENT * gated * inner)
-    return (copies + _ELEMENT * (4 * between + permuted) + share *
-            (_ELEMENT * qkv + scores) + 2 * plan.dropout * between +
-            _ELEMENT * inner * (2 + gated))
+    copies = eager * (2 * _FLOAT * between + ELEMENT_BYTES * gated * inner)
+    return (copies + ELEMENT_BYTES * (4 * between + permuted) + share *
+            (ELEMENT_BYTES * qkv + scores) + 2 * plan.dropout * between +
+            ELEMENT_BYTES * inner * (2 + gated))
 
 
 def _score_bytes(model: Transformer, plan: Configurations) -> Number:
     """Probabilities, and with dropout their mask and what is left."""
-    each = _ELEMENT + np.asarray(plan.dropout) * (1 + _ELEMENT)
+    each = ELEMENT_BYTES + np.asarray(plan.dropout) * (1 + ELEMENT_BYTES)
     return (each * model.layer_tokens(plan.tokens(model.seq)) * model.seq *
             model.heads / plan.tp)
 
@@ -199,7 +199,7 @@ def _score_bytes(model: Transformer, plan: Configurations) -> Number:
 def _kept_bytes(model: Transformer, plan: Configurations) -> Number:
     whole = layer_activation_bytes(model, plan)
     tokens = model.layer_tokens(plan.tokens(model.seq))
-    entry = _ELEMENT * tokens * model.hidden / plan.stored_tp
+    entry = ELEMENT_BYTES * tokens * model.hidden / plan.stored_tp
     scores = np.where(plan.fused_attention, whole / 2,
                       _score_bytes(model, plan))
     return np.select([
@@ -216,8 +216,8 @@ def _alternate_bytes(model: Transformer, plan: Configurations) -> Number:
     tokens = model.layer_tokens(plan.tokens(model.seq))
     heads = model.heads * (model.qk_dim + model.v_dim)
     inner = heads + model.kv_heads * model.v_dim + model.ffn
-    return _ELEMENT * tokens * (2 * model.hidden / plan.stored_tp +
-                                inner / plan.tp)
+    return ELEMENT_BYTES * tokens * (2 * model.hidden / plan.stored_tp +
+                                     inner / plan.tp)
 
 
 def _activations(model: Transformer, plan: Configurations,
@@ -226,7 +226,7 @@ def _activations(model: Transformer, plan: Configurations,
     layers = stage_layers(model, plan)
     own = count * layers * _kept_bytes(model, plan)
     first = np.logical_or(np.logical_not(last_stage), np.equal(plan.pp, 1))
-    entry = (_ELEMENT + plan.dropout) * plan.tokens(
+    entry = (ELEMENT_BYTES + plan.dropout) * plan.tokens(
         model.seq) * model.hidden / plan.stored_tp
     return own + np.where(first, count * entry, 0.0)
 

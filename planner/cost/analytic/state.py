@@ -8,13 +8,13 @@ import numpy as np
 
 from planner.cost.analytic.configurations import DDP, FSDP, Configurations
 from planner.cost.analytic.hardware import Rates
+from planner.cost.analytic.operators import ELEMENT_BYTES
 from planner.cost.analytic.shares import stage_parameters
 from planner.cost.analytic.transformer import Transformer
 
 __all__ = ["accumulation_s", "optimizer_s"]
 
 Number = Any
-_ELEMENT = 2
 
 
 def accumulation_s(held: Number, plan: Configurations, rates: Rates) -> Number:
@@ -30,20 +30,20 @@ def accumulation_s(held: Number, plan: Configurations, rates: Rates) -> Number:
     sharded = np.equal(plan.sharding, FSDP)
     sums = np.where(sharded, 1 / plan.shards, 1.0)
     moved = np.where(plan.fused_accumulation,
-                     rates.exposed * (2 * plan.gradient_bytes - _ELEMENT),
-                     2 * plan.gradient_bytes + _ELEMENT)
-    copies = 4 * _ELEMENT + 2 * plan.gradient_bytes
+                     rates.exposed * (2 * plan.gradient_bytes - ELEMENT_BYTES),
+                     2 * plan.gradient_bytes + ELEMENT_BYTES)
+    copies = 4 * ELEMENT_BYTES + 2 * plan.gradient_bytes
     moved = moved + np.where(plan.copied_accumulation, copies, 0)
-    later = np.where(np.equal(plan.gradient_bytes, _ELEMENT),
+    later = np.where(np.equal(plan.gradient_bytes, ELEMENT_BYTES),
                      (plan.num_microbatches - 1) / plan.num_microbatches, 1.0)
     # Without stages whole gradients are sent in every micro-batch, and cast
     # to what they are summed in before; parameters are gathered for the
     # forward and for the backward.
     often = sharded & np.equal(plan.pp, 1)
-    casts = np.where(often & np.greater(plan.gradient_bytes, _ELEMENT),
-                     _ELEMENT + plan.gradient_bytes, 0)
+    casts = np.where(often & np.greater(plan.gradient_bytes, ELEMENT_BYTES),
+                     ELEMENT_BYTES + plan.gradient_bytes, 0)
     copied = np.where(often & np.asarray(plan.copied_gathers, dtype=bool),
-                      2 * 2 * _ELEMENT, 0)
+                      2 * 2 * ELEMENT_BYTES, 0)
     trained = np.where(plan.frozen, 0.0, sums * later * moved + casts)
     return held * (trained + copied) / rates.memory_bytes_per_s
 
@@ -53,5 +53,6 @@ def optimizer_s(model: Transformer, plan: Configurations,
     """Adam: state read and written, gradient read, weight written."""
     held = stage_parameters(model, plan)
     owned = np.where(np.equal(plan.sharding, DDP), held, held / plan.shards)
-    moved = owned * (2 * plan.master_bytes + plan.gradient_bytes + _ELEMENT)
+    moved = owned * (2 * plan.master_bytes + plan.gradient_bytes +
+                     ELEMENT_BYTES)
     return np.where(plan.frozen, 0.0, moved) / rates.memory_bytes_per_s

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from planner.cost.analytic import operators
+from planner.cost.analytic import operator_time
+from planner.cost.analytic.attention import attention_core
 from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
                                                   SELECTIVE, Configurations)
+from planner.cost.analytic.ends import embedding, head
 from planner.cost.analytic.hardware import Hardware
-from planner.cost.analytic.operators import Operator
+from planner.cost.analytic.layers import alternate, dense_layer, expert_layer
+from planner.cost.analytic.operators import ELEMENT_BYTES, Operator
 from planner.cost.analytic.shares import (layer_parameters, stage_layers,
                                           stage_parameters)
 from planner.cost.analytic.state import accumulation_s, optimizer_s
@@ -23,7 +26,6 @@ from planner.schedule.estimate import estimate
 __all__ = ["StepTime", "step_time"]
 
 Number = Any
-_ELEMENT = 2
 _FLOAT = 4
 _TOKEN_SUMS = 3
 """Over tp, of numbers of each token: a loss needs the largest logit, the sum
@@ -140,10 +142,10 @@ class _Parts:
         self.dispatch_s = hardware.rates.dispatch_s * plan.host_factor
 
     def _run_s(self, ops: list[Operator], *, backward: bool) -> Number:
-        return operators.time_s(ops,
-                                self.hardware.rates,
-                                self.plan,
-                                backward=backward)
+        return operator_time.time_s(ops,
+                                    self.hardware.rates,
+                                    self.plan,
+                                    backward=backward)
 
     def _passes_s(self, ops: list[Operator]) -> Number:
         forward_s = self._run_s(ops, backward=False)
@@ -153,28 +155,27 @@ class _Parts:
     def layers_s(self) -> Number:
         """All layers of a stage, forward, backward and recomputed."""
         model, plan = self.model, self.plan
-        dense = operators.dense_layer(model, plan)
+        dense = dense_layer(model, plan)
         total_s = self.dense * (self._passes_s(dense) - self.stopped *
                                 self._run_s(dense[-1:], backward=False))
         if np.any(model.expert_layers):
             total_s = total_s + self.routed * self._passes_s(
-                operators.expert_layer(model, plan))
-        core = operators.attention_core(model, plan)
+                expert_layer(model, plan))
+        core = attention_core(model, plan)
         selective = np.equal(plan.recompute, SELECTIVE) * self.layers
         halves = np.equal(plan.recompute, ALTERNATE) * self.layers
-        return (
-            total_s + selective * self._run_s(core, backward=False) +
-            halves * self._run_s(operators.alternate(dense), backward=False) +
-            accumulation_s(self.layers * layer_parameters(model, plan), plan,
-                           self.hardware.rates))
+        return (total_s + selective * self._run_s(core, backward=False) +
+                halves * self._run_s(alternate(dense), backward=False) +
+                accumulation_s(self.layers * layer_parameters(model, plan),
+                               plan, self.hardware.rates))
 
     def host_s(self) -> Number:
         """What the host takes to launch all layers of a stage."""
         model, plan = self.model, self.plan
-        count = self.dense * self._launches(operators.dense_layer(model, plan))
+        count = self.dense * self._launches(dense_layer(model, plan))
         if np.any(model.expert_layers):
             count = count + self.routed * self._launches(
-                operators.expert_layer(model, plan))
+                expert_layer(model, plan))
         count = count + self.layers * self._tensor_calls()
         return count * self.dispatch_s
 
@@ -189,9 +190,8 @@ class _Parts:
     def end_calls(self) -> Number:
         """What the host launches beside the layers."""
         model, plan = self.model, self.plan
-        count = self._both_ways(operators.head(model, plan)) + np.where(
-            np.equal(plan.pp, 1),
-            self._both_ways(operators.embedding(model, plan)), 0.0)
+        count = self._both_ways(head(model, plan)) + np.where(
+            np.equal(plan.pp, 1), self._both_ways(embedding(model, plan)), 0.0)
         sums = self._whole_sums() + _TOKEN_SUMS
         return count + np.where(np.greater(plan.tp, 1), sums, 0)
 
@@ -206,24 +206,25 @@ class _Parts:
         tokens = model.target_tokens(plan.tokens(model.seq))
         whole_s = axis.time_s("all_reduce", self._activation_bytes())
         token_s = axis.time_s("all_reduce", _FLOAT * tokens)
-        logits_s = axis.time_s("all_gather", _ELEMENT * tokens * model.vocab)
+        logits_s = axis.time_s("all_gather",
+                               ELEMENT_BYTES * tokens * model.vocab)
         return self._whole_sums() * whole_s + np.where(
             plan.whole_logits, logits_s, _TOKEN_SUMS * token_s)
 
     @staticmethod
     def _both_ways(ops: list[Operator]) -> Number:
-        return (operators.kernels(ops, backward=False) +
-                operators.kernels(ops, backward=True))
+        return (operator_time.kernels(ops, backward=False) +
+                operator_time.kernels(ops, backward=True))
 
     def _launches(self, ops: list[Operator]) -> Number:
-        return self._both_ways(ops) + self.again * operators.kernels(
+        return self._both_ways(ops) + self.again * operator_time.kernels(
             ops, backward=False)
 
     def head_s(self) -> Number:
         """Logits and loss, and the embedding where it is the same stage."""
         model, plan = self.model, self.plan
-        ops = operators.head(model, plan)
-        first = operators.embedding(model, plan)
+        ops = head(model, plan)
+        first = embedding(model, plan)
         head_s = (self._run_s(ops, backward=False) +
                   self._run_s(ops, backward=True))
         embedding_s = (self._run_s(first, backward=False) +
@@ -236,7 +237,7 @@ class _Parts:
 
     def _activation_bytes(self) -> Number:
         return (self.plan.tokens(self.model.seq) * self.model.hidden *
-                _ELEMENT)
+                ELEMENT_BYTES)
 
     def tensor_s(self) -> Number:
         """Two sums over tp in a layer's forward and two in its backward."""
@@ -264,7 +265,7 @@ class _Parts:
         are divided, behind which collectives can run: one of its halves, or
         both where inputs are gathered behind the other."""
         columns = [
-            o for o in operators.dense_layer(self.model, self.plan)
+            o for o in dense_layer(self.model, self.plan)
             if o.name in ("qkv", "mlp up")
         ]
         halves = np.where(self.plan.sequence_parallel, 2, 1)
@@ -294,8 +295,8 @@ class _Parts:
         if np.all(np.equal(plan.cp, 1)):
             return 0.0
         shard = (plan.tokens(model.seq) * model.kv_heads / plan.tp *
-                 (model.qk_dim + model.v_dim) * _ELEMENT)
-        core = operators.attention_core(model, plan)
+                 (model.qk_dim + model.v_dim) * ELEMENT_BYTES)
+        core = attention_core(model, plan)
         total_s = 0.0
         for backward, factor in ((False, 1.0), (True, 2.0)):
             moved_s = (plan.cp - 1) * axis.time_s("send", factor * shard)
@@ -340,7 +341,7 @@ class _Parts:
         plan, axis = self.plan, self.hardware.data
         held = stage_parameters(self.model, plan)
         gradients = held * np.where(plan.frozen, 0, plan.gradient_bytes)
-        weights = held * _ELEMENT
+        weights = held * ELEMENT_BYTES
         reduce_s = axis.time_s("all_reduce", gradients)
         scatter_s = axis.time_s("reduce_scatter", gradients)
         gather_s = (self.hardware.shard.time_s("all_gather", weights) +

@@ -13,9 +13,10 @@ from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.cluster import load_cluster
 from planner.cost.analytic.configurations import Configurations
+from planner.cost.analytic.ends import head
 from planner.cost.analytic.hardware import Hardware
-from planner.cost.analytic.operators import (Operator, dense_layer,
-                                             expert_layer, head)
+from planner.cost.analytic.layers import dense_layer, expert_layer
+from planner.cost.analytic.operators import Operator
 from planner.cost.analytic.shares import stage_parameters
 from planner.cost.analytic.step import step_time
 from planner.cost.analytic.transformer import Transformer

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from planner.cluster import load_cluster
 from planner.cluster.slowest import slowest
-from planner.cost.analytic import operators
+from planner.cost.analytic import operator_time
+from planner.cost.analytic.attention import attention_core
 from planner.cost.analytic.configurations import (ALTERNATE, DDP, FIRST, FSDP,
                                                   FULL, NONE, OWN, SECOND,
                                                   ZERO1, Configurations)
+from planner.cost.analytic.ends import embedding, head
 from planner.cost.analytic.hardware import Hardware, Rates
-from planner.cost.analytic.operators import (Operator, attention_core,
-                                             dense_layer, halvings)
+from planner.cost.analytic.layers import dense_layer
+from planner.cost.analytic.operators import Operator, halvings
 from planner.cost.analytic.shares import stage_parameters
 from planner.cost.analytic.stack import stack
 from planner.cost.analytic.step import StepTime, step_time
@@ -92,7 +94,7 @@ class TestStep(unittest.TestCase):
                         for stops in (False, True))
         last = dense_layer(llama_8b(), plan)[-1:]
         last_s = float(
-            operators.time_s(last, hardware.rates, plan, backward=False))
+            operator_time.time_s(last, hardware.rates, plan, backward=False))
         self.assertEqual(last[0].name, "mlp down")
         self.assertAlmostEqual((whole - early) / (8 * 32 * last_s), 1)
 
@@ -362,13 +364,13 @@ class TestTerms(unittest.TestCase):
         for backward, flops in ((False, 8e9 + 2e9), (True, 16e9 + 3e9)):
             self.assertAlmostEqual(
                 float(
-                    operators.time_s(
+                    operator_time.time_s(
                         [product], rates, Configurations(), backward=backward))
                 * rate / flops, 1)
         small = dataclasses.replace(product, flops=1e9)
         self.assertAlmostEqual(
             float(
-                operators.time_s(
+                operator_time.time_s(
                     [small], rates, Configurations(), backward=False)) * rate /
             2e9, 1)
 
@@ -379,7 +381,7 @@ class TestTerms(unittest.TestCase):
                         flops=1e12,
                         size_bytes=0.0)
         forward_s, backward_s = (float(
-            operators.time_s([core], rates, Configurations(), backward=b))
+            operator_time.time_s([core], rates, Configurations(), backward=b))
                                  for b in (False, True))
         self.assertAlmostEqual(backward_s / forward_s, 2 / 0.8)
 
@@ -395,7 +397,8 @@ class TestTerms(unittest.TestCase):
                         size_bytes=0.0)
         plan = Configurations(attention_kernel=np.array([FIRST, SECOND, OWN]))
         np.testing.assert_allclose(
-            operators.time_s([core], rates, plan, backward=False), [4, 2, 1])
+            operator_time.time_s([core], rates, plan, backward=False),
+            [4, 2, 1])
 
     def test_attention_takes_longer_of_few_keys_and_narrow_heads(self) -> None:
         rates = dataclasses.replace(Rates.of(_CLUSTER.device),
@@ -410,10 +413,10 @@ class TestTerms(unittest.TestCase):
 
         def time_s(bits: int = 16, **sizes: float) -> float:
             return float(
-                operators.time_s([dataclasses.replace(core, **sizes)],
-                                 rates,
-                                 Configurations(attention_bits=bits),
-                                 backward=False))
+                operator_time.time_s([dataclasses.replace(core, **sizes)],
+                                     rates,
+                                     Configurations(attention_bits=bits),
+                                     backward=False))
 
         self.assertAlmostEqual(time_s(), 1.0)
         self.assertAlmostEqual(time_s(keys=256.0), 2.0)
@@ -496,12 +499,11 @@ class TestTerms(unittest.TestCase):
 
         def both(ops: list[Operator]) -> float:
             return sum(
-                float(operators.kernels(ops, backward=b))
+                float(operator_time.kernels(ops, backward=b))
                 for b in (False, True))
 
         layer = both(dense_layer(model, plan)) + 4
-        ends = both(operators.head(model, plan)) + both(
-            operators.embedding(model, plan)) + 5
+        ends = both(head(model, plan)) + both(embedding(model, plan)) + 5
         whole_s = float((found.compute_s + found.host_s + found.tensor_s)[0])
         self.assertAlmostEqual(whole_s / (model.layers * layer + ends),
                                1,
