@@ -10,8 +10,9 @@ from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
                                                   NONE, SELECTIVE, ZERO1,
                                                   ZERO2, Configurations)
 from scripts.published.case import Unreadable
+from scripts.published.frameworks import is_plain
 from scripts.published.recipes import repeats_a_layer
-from scripts.published.software import is_plain, software_of
+from scripts.published.software import software_of
 from scripts.published.words import test_name
 
 __all__ = ["plan_of", "world_size"]

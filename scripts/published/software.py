@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.cost.analytic.configurations import FIRST, FSDP, OWN, SECOND
+from scripts.published.frameworks import (has_copied_accumulation,
+                                          has_narrow_gradients,
+                                          has_partitioned_gradients, is_eager,
+                                          is_megatron_of_2022,
+                                          is_old_container, is_plain,
+                                          is_plain_fsdp, is_pure)
 from scripts.published.recipes import (BLACKWELL, has_narrow_attention,
                                        has_plain_exchange, is_gpt_oss,
                                        is_graphed, is_unfused)
 from scripts.published.words import gpu_of, linear_bits, test_name
 
-__all__ = ["is_plain", "software_of"]
+__all__ = ["software_of"]
 
 _BUCKET_BYTES = 2 * 5 * 10**8
 """Of DeepSpeed: half a billion elements of 16 bits, one to reduce and one to
@@ -22,7 +28,6 @@ _LOGGED_S = 0.0385
 """Both as ``scripts.calibrate_cost_model --host`` fits them on the times of
 Megatron-LM's tests of 12 layers and a width of 512, whose kernels take a
 tenth of the step."""
-_ALL_WIDE = "Rebalancing layers"
 _NODE = 8
 
 
@@ -40,68 +45,76 @@ def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
     gated : bool
         Whether the model's MLP has a gate.
     """
-    half = str(row.get("dtype")) == "fp16"
-    copied, partitioned = _copied_accumulation(row), _partitioned(row)
-    eager = _is_eager(row)
-    plain_fsdp = sharding == FSDP and row.get("transformer_impl") is None
-    parallel = row["parallel"]
     return {
-        "fused_attention":
-        _fused_attention(row, recent),
-        "attention_kernel":
-        _attention_kernel(row),
-        "stops_early":
-        is_plain(row) and not _pure(row),
-        "fused_kernels":
-        not eager and _fused_kernels(row, sharding, gated),
-        **_host(row), "overlap":
-        _overlap(parallel, recent or sharding == FSDP),
-        "tensor_overlap":
-        _tensor_overlap(parallel, recent and sharding != FSDP),
-        "backward_overlap":
-        _backward_overlap(row),
-        "copied_gathers":
-        str(parallel.get("sharding")).lower() == "fsdp2",
-        "linear_bits":
-        linear_bits(row),
-        "row_scales":
-        "rowwise" in str(row.get("dtype")).lower(),
-        "dedicated_exchange":
-        recent and not has_plain_exchange(row),
-        "exchange_overlap":
-        _exchange_overlap(row),
-        "expert_biases":
-        is_gpt_oss(row) and not is_graphed(row),
-        "fused_experts":
-        is_graphed(row),
-        "attention_bits":
-        8 if has_narrow_attention(row) else 16,
-        "loss_bytes":
-        _loss_bytes(row, eager or plain_fsdp),
-        "dropout":
-        half or (row["model"].get("family") is not None
-                 and not (gated and row["model"].get("experts"))),
-        "master_bytes":
-        _master_bytes(row, eager),
-        "fused_accumulation":
-        recent or (_is_megatron_of_2022(row) and not eager),
-        "copied_accumulation":
-        copied,
-        "whole_sums":
-        copied,
-        "whole_logits":
-        eager,
-        "bucket_bytes":
-        2 * _BUCKET_BYTES if partitioned else 0,
-        **_gradients(row, partitioned, eager, plain_fsdp)
+        **_kernels(row, sharding, recent, gated),
+        **_host(row),
+        **_communication(row, sharding, recent),
+        **_memory(row, sharding, recent, gated),
+        **_gradients(row, sharding),
     }
 
 
-def _gradients(row: Mapping[str, Any], partitioned: bool, eager: bool,
-               plain_fsdp: bool) -> dict[str, int]:
+def _kernels(row: Mapping[str, Any], sharding: int, recent: bool,
+             gated: bool) -> dict[str, Any]:
+    """Which kernels compute, and in how many bits."""
+    fused = not is_eager(row) and _fused_kernels(row, sharding, gated)
+    return {
+        "fused_attention": _fused_attention(row, recent),
+        "attention_kernel": _attention_kernel(row),
+        "attention_bits": 8 if has_narrow_attention(row) else 16,
+        "fused_kernels": fused,
+        "fused_experts": is_graphed(row),
+        "expert_biases": is_gpt_oss(row) and not is_graphed(row),
+        "linear_bits": linear_bits(row),
+        "row_scales": "rowwise" in str(row.get("dtype")).lower(),
+        "stops_early": is_plain(row) and not is_pure(row),
+    }
+
+
+def _communication(row: Mapping[str, Any], sharding: int,
+                   recent: bool) -> dict[str, Any]:
+    """What is sent as what, and beside which kernels."""
+    parallel = row["parallel"]
+    return {
+        "overlap": _overlap(parallel, recent or sharding == FSDP),
+        "tensor_overlap": _tensor_overlap(parallel, recent
+                                          and sharding != FSDP),
+        "backward_overlap": _backward_overlap(row),
+        "copied_gathers": str(parallel.get("sharding")).lower() == "fsdp2",
+        "dedicated_exchange": recent and not has_plain_exchange(row),
+        "exchange_overlap": _exchange_overlap(row),
+        "whole_sums": has_copied_accumulation(row),
+        "whole_logits": is_eager(row),
+    }
+
+
+def _memory(row: Mapping[str, Any], sharding: int, recent: bool,
+            gated: bool) -> dict[str, Any]:
+    """What is kept beside parameters, and in which passes."""
+    eager = is_eager(row)
+    half = str(row.get("dtype")) == "fp16"
+    gated_experts = gated and row["model"].get("experts")
+    return {
+        "loss_bytes":
+        _loss_bytes(row, eager or is_plain_fsdp(row, sharding)),
+        "dropout":
+        half or (row["model"].get("family") is not None and not gated_experts),
+        "master_bytes":
+        _master_bytes(row, eager),
+        "fused_accumulation":
+        recent or (is_megatron_of_2022(row) and not eager),
+        "copied_accumulation":
+        has_copied_accumulation(row),
+        "bucket_bytes":
+        2 * _BUCKET_BYTES if has_partitioned_gradients(row) else 0,
+    }
+
+
+def _gradients(row: Mapping[str, Any], sharding: int) -> dict[str, int]:
     """How wide gradients are, and how long they are held."""
-    if plain_fsdp:
-        width = 2 if _narrow(row) else 4
+    eager = is_eager(row)
+    if is_plain_fsdp(row, sharding):
+        width = 2 if has_narrow_gradients(row) else 4
         return {"gradient_bytes": width, "fresh_gradient_bytes": width}
     if eager and int(row["parallel"].get("dp") or 1) > 1:
         # Buckets sum in 32 bits; the optimizer gets copies in 16.
@@ -112,12 +125,12 @@ def _gradients(row: Mapping[str, Any], partitioned: bool, eager: bool,
         }
     if eager:
         return {"gradient_bytes": 2, "fresh_gradient_bytes": 2}
-    if _copied_accumulation(row):
+    if has_copied_accumulation(row):
         return {
             "gradient_bytes": 4,
-            "held_gradient_bytes": 2 if partitioned else 6
+            "held_gradient_bytes": 2 if has_partitioned_gradients(row) else 6
         }
-    half = str(row.get("dtype")) == "fp16" or _narrow(row)
+    half = str(row.get("dtype")) == "fp16" or has_narrow_gradients(row)
     return {"gradient_bytes": 2 if half else 4}
 
 
@@ -131,68 +144,11 @@ def _host(row: Mapping[str, Any]) -> dict[str, float]:
     return {"host_factor": _CORE_FACTOR, "step_host_s": _LOGGED_S}
 
 
-def _is_eager(row: Mapping[str, Any]) -> bool:
-    """Whether it is a framework to learn from, ScaleTorch or Picotron: with
-    eager kernels, logits gathered for the loss, and PyTorch's optimizer on
-    parameters of 16 bits without copies in 32."""
-    return bool(re.search("scaletorch|picotron", str(row["source"]), re.I))
-
-
-def is_plain(row: Mapping[str, Any]) -> bool:
-    """Whether the run is PyTorch's own sharded data parallelism, with its
-    own recomputation and attention, and not that of a library.
-
-    Vendors' libraries call theirs the same; their summaries of performance
-    say what task a run had.
-    """
-    sharding = str(row["parallel"].get("sharding")).lower()
-    return (sharding.startswith(("fsdp", "hsdp"))
-            and not (row.get("transformer_impl") or row.get("task")))
-
-
 def _overlap(parallel: Mapping[str, Any], usual: bool) -> bool:
     stated = parallel.get("overlap_grad_reduce")
     if stated is None:
         return usual or bool(parallel.get("zero1_group"))
     return bool(stated)
-
-
-def _copied_accumulation(row: Mapping[str, Any]) -> bool:
-    """Whether gradients in 16 bits are kept beside sums in 32.
-
-    DeepSpeed's optimizers for bfloat16 do, as rows say that use them.
-    """
-    return ("bf16 optimizer" in str(row.get("notes"))
-            and str(row.get("dtype")) == "bf16")
-
-
-def _partitioned(row: Mapping[str, Any]) -> bool:
-    """Whether DeepSpeed's optimizer holds gradients in 16 bits, and has only
-    those of its shard in 32.
-
-    Its newer one for bfloat16 has all in 32 bits: the chronicle of BLOOM's
-    runs says from which table on that was used.
-    """
-    sharding = str(row["parallel"].get("sharding"))
-    table = str((row.get("source") or {}).get("table") or _ALL_WIDE)
-    return (sharding in ("zero1", "zero2")
-            and "DeepSpeed" in str(row.get("notes"))
-            and not (_copied_accumulation(row) and table == _ALL_WIDE))
-
-
-def _narrow(row: Mapping[str, Any]) -> bool:
-    """Whether gradients are reduced in the 16 bits they are made in.
-
-    Composer's "pure" precision does, and optimizers that shard their state
-    over groups (ColossalAI's and what came of it).
-    """
-    return _pure(row) or bool(row["parallel"].get("zero1_group"))
-
-
-def _pure(row: Mapping[str, Any]) -> bool:
-    """Whether it is Composer's "pure" precision, whose runs are of PyTorch
-    1.13: recomputation has stopped early since PyTorch 2.0."""
-    return str(row.get("mp_mode")) == "PURE"
 
 
 def _master_bytes(row: Mapping[str, Any], eager: bool) -> int:
@@ -205,7 +161,7 @@ def _master_bytes(row: Mapping[str, Any], eager: bool) -> int:
     """
     if row["parallel"].get("zero1_group"):
         return 24
-    if _partitioned(row):
+    if has_partitioned_gradients(row):
         return 18
     return 4 if eager else 12
 
@@ -220,7 +176,7 @@ def _loss_bytes(row: Mapping[str, Any], eager: bool) -> int:
         return 4
     if eager:
         divided = int(row["parallel"].get("tp") or 1) > 1
-        return 20 if divided and not _is_eager(row) else 14
+        return 20 if divided and not is_eager(row) else 14
     return 10 if "cross_entropy_loss_fusion" in test_name(row) else 6
 
 
@@ -238,7 +194,7 @@ def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
     if stated in ("unfused", "local"):
         return False
     library = row.get("transformer_impl")
-    if _is_old_container(row) or is_unfused(row):
+    if is_old_container(row) or is_unfused(row):
         return False
     if library is not None:
         return library == "transformer_engine"
@@ -255,13 +211,6 @@ def _attention_kernel(row: Mapping[str, Any]) -> int:
     if old and str(row.get("attention")) in ("None", "flash"):
         return FIRST
     return SECOND if is_plain(row) else OWN
-
-
-def _is_old_container(row: Mapping[str, Any]) -> bool:
-    """Whether the software is one that lacked fused attention: the older
-    container of one data center, as memory without it shows."""
-    notes = str((row.get("hardware") or {}).get("notes"))
-    return "lts" in notes and "oci" in notes
 
 
 def _fused_kernels(row: Mapping[str, Any], sharding: int, gated: bool) -> bool:
@@ -294,17 +243,7 @@ def _backward_overlap(row: Mapping[str, Any]) -> bool:
     has.
     """
     return (bool(row["parallel"].get("zero1_group"))
-            or _is_megatron_of_2022(row))
-
-
-def _is_megatron_of_2022(row: Mapping[str, Any]) -> bool:
-    """Whether it is Megatron-LM since that has sequence parallelism and
-    selective recomputation; Megatron-DeepSpeed is older."""
-    if is_plain(row) or "DeepSpeed" in str(row.get("notes")):
-        return False
-    return bool(row["parallel"].get("sequence_parallel")
-                or row.get("transformer_impl")
-                or row.get("recompute") == "selective")
+            or is_megatron_of_2022(row))
 
 
 def _exchange_overlap(row: Mapping[str, Any]) -> bool:
