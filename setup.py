@@ -23,6 +23,9 @@ setup(
         "planner.cluster": ["presets/*.yaml"],
         "planner.explain.page": ["page.*"],
     },
+    entry_points={
+        "planner.models": ["scaletorch = scaletorch.models.named"],
+    },
     install_requires=[
         "torch>=2.13,<2.14",
         "numpy",

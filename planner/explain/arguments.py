@@ -43,18 +43,18 @@ def _add_model(add: Callable[..., Any]) -> None:
     """The model, and what its step is given."""
     add("model",
         type=Path,
-        help="Python file with get_model() and "
-        "get_inputs(), or a Hugging Face config.json")
+        help="Python file with get_model() and get_inputs(), a Hugging Face "
+        "config.json, or a name that python -m scaletorch.models prints")
     add("--batch",
         type=int,
         default=256,
-        help="global batch size, for a "
-        "config (default: %(default)s)")
+        help="global batch size, for a config or a name "
+        "(default: %(default)s)")
     add("--seq",
         type=int,
-        help="tokens in each sequence, for a config (default: as many as "
-        "the model has positions, at most 4096)")
-    add("--dtype", help="of the parameters, for a config")
+        help="tokens in each sequence, for a config or a name (default: as "
+        "many as the model has positions, at most 4096)")
+    add("--dtype", help="of the parameters, for a config or a name")
 
 
 def _add_search(add: Callable[..., Any]) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from planner.candidate import Candidate
 from planner.units import format_bytes, format_time
 
-__all__ = ["bubble_s", "copies_s", "delta", "signed", "waiting_s", "why"]
+__all__ = [
+    "bubble_s", "copies_s", "delta", "parts", "signed", "waiting_s", "why"
+]
 
 _TOLD = 4
 """Causes of a difference that are named, the largest first."""
@@ -25,14 +27,14 @@ def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:
     They add up to the difference of the two steps. *Uneven ranks* is what
     the slowest rank of a pipeline takes beyond the mean of all.
     """
-    mine, theirs = _parts(chosen), _parts(other)
+    mine, theirs = parts(chosen), parts(other)
     return {
         cause: theirs.get(cause, 0.0) - mine.get(cause, 0.0)
         for cause in dict.fromkeys((*mine, *theirs))
     }
 
 
-def _parts(candidate: Candidate) -> dict[str, float]:
+def parts(candidate: Candidate) -> dict[str, float]:
     """A step in parts that add up to it."""
     price, idle_s = candidate.price, bubble_s(candidate)
     own = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from planner.candidate import Candidate
 from planner.cost.flops import op_name
+from planner.explain.causes import parts
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
 from planner.rules.ring import ring_refusal
@@ -17,10 +18,9 @@ __all__ = ["binding_constraint", "ring_refusals"]
 _ATTENTION = "scaled_dot_product_attention"
 
 
-def binding_constraint(planning: Planning, chosen: Candidate,
-                       found: Sequence[Candidate],
-                       constraints: Sequence[dict[str, Any]],
-                       uneven: Sequence[str]) -> dict[str, Any]:
+def binding_constraint(
+        planning: Planning, chosen: Candidate, found: Sequence[Candidate],
+        constraints: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What stands between this plan and a quicker one.
 
     Parameters
@@ -31,14 +31,13 @@ def binding_constraint(planning: Planning, chosen: Candidate,
         What was considered.
     constraints : sequence of dict
         With `costs_s`, as the report has them.
-    uneven : sequence of str
-        Options that are not offered.
 
     Returns
     -------
     dict
-        `kind` is ``memory``, ``constraint``, ``divisibility`` or ``none``;
-        `costs_s` what it costs, 0 where that is not known.
+        `kind` is ``memory``, ``constraint`` or, where no quicker plan was
+        left out, ``step`` for the longest part of the step; `costs_s` what
+        it costs.
     """
     if not planning.fits(chosen):
         over = planning.excess_bytes(chosen)
@@ -47,9 +46,9 @@ def binding_constraint(planning: Planning, chosen: Candidate,
     tightest = max(options, key=lambda o: o["costs_s"])
     if tightest["costs_s"] > 0:
         return tightest
-    if uneven:
-        return _binding("divisibility", 0.0, uneven[0])
-    return _binding("none", 0.0, "no quicker plan was left out")
+    cause, spent_s = max(parts(chosen).items(), key=lambda kv: kv[1])
+    return _binding("step", spent_s,
+                    f"{cause}, {spent_s / chosen.time_s:.0%} of it")
 
 
 def _binding(kind: str, costs_s: float, reason: str) -> dict[str, Any]:

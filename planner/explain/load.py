@@ -1,4 +1,4 @@
-"""The model that is explained: a Python file or a Hugging Face config."""
+"""The model that is explained: a file, a Hugging Face config or a name."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from planner.batches import with_rows
 from planner.explain.inputs import config_inputs, returns_loss
+from planner.explain.registered import registered
 
 __all__ = ["Loaded", "half_batch", "load_model", "loss_only"]
 
@@ -47,12 +48,15 @@ def load_model(path: Path,
     path : Path
         A Python file with ``get_model()`` and ``get_inputs()`` (or ``model``
         and ``example_inputs``), and maybe ``loss_fn``; or a Hugging Face
-        ``config.json``, whose model is built on the meta device.
+        ``config.json``, whose model is built on the meta device; or, if
+        there is no such file, a name of the `registered` models.
     batch, sequence : int
-        Global batch size and tokens in each sequence, for a config; by
-        default as many as the model has positions, and no more than 4096.
+        Global batch size and tokens in each sequence, for a config or a
+        name; by default as many as the model has positions, and no more
+        than 4096.
     dtype : str, optional
-        Of the parameters, for a config; the config's own if left out.
+        Of the parameters, for a config or a name; the config's own, or
+        bfloat16, if left out.
 
     Raises
     ------
@@ -60,9 +64,7 @@ def load_model(path: Path,
         When the file is missing or offers no model.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}; give a Python "
-                         "file with get_model() and get_inputs(), or a "
-                         "Hugging Face config.json")
+        return _from_name(path, batch, sequence, dtype)
     if path.suffix == ".json":
         return _from_config(path, batch, sequence, dtype)
     return _from_module(_imported(path), path)
@@ -81,6 +83,19 @@ def half_batch(loaded: Loaded, rows: int) -> Loaded:
                          "halved; make it even")
     return dataclasses.replace(loaded,
                                inputs=with_rows(loaded.inputs, rows // 2))
+
+
+def _from_name(path: Path, batch: int, sequence: int | None,
+               dtype: str | None) -> Loaded:
+    if path.suffix in (".json", ".py") or len(path.parts) > 1:
+        raise ValueError(f"there is no file {str(path)!r}; give a Python "
+                         "file with get_model() and get_inputs(), a Hugging "
+                         "Face config.json or a model's name")
+    model, inputs = registered(str(path),
+                               batch=batch,
+                               sequence=sequence,
+                               dtype=_dtype(dtype or "bfloat16"))
+    return Loaded(model=model, inputs=inputs)
 
 
 def _imported(path: Path) -> ModuleType:
@@ -167,7 +182,7 @@ def loss_only(model: nn.Module) -> nn.Module:
 
 def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"{name!r} is no dtype; use bfloat16, float16 or "
                          "float32")
     return found

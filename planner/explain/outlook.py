@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from planner.explain.columns import WIDTH
 from planner.units import format_bytes, format_time
 
-__all__ = ["binding_text", "sensitivity_text", "what_fits_text"]
+__all__ = [
+    "binding_text", "held_back_by", "sensitivity_text", "what_fits_text"
+]
 
 _HEADS = {
     "memory": "memory",
     "constraint": "a constraint",
-    "divisibility": "a size that does not divide",
-    "none": "nothing",
+    "step": "the step itself",
 }
+
+
+def held_back_by(report: dict[str, Any]) -> str:
+    """What stands between the plan and a quicker one."""
+    binding = report["binding"]
+    return f"{_HEADS[binding['kind']]}: {binding['reason']}"
 
 
 def binding_text(report: dict[str, Any]) -> Iterator[str]:
     """What stands between the plan and a quicker one, and the search."""
-    binding, searched = report["binding"], report["solution"]
-    yield f"held back by {_HEADS[binding['kind']]}: {binding['reason']}"
+    searched = report["solution"]
+    yield from textwrap.wrap(f"held back by {held_back_by(report)}",
+                             WIDTH,
+                             break_long_words=False,
+                             subsequent_indent="  ")
     yield (f"search: {searched['visited']} plans priced, "
            f"{searched['pruned']} combinations left out")
     none = ("none" if report["time"]["bound_overlaps"] else

@@ -74,25 +74,36 @@ def build_report(
     uneven = uneven_dims(planning.facts, chosen.solution.layout.mesh)
     rest = [c for c in found if c is not chosen]
     return {
-        "version": VERSION,
+        "version":
+        VERSION,
         **_subject(planning, chosen),
-        "fit": fit and fit_report(fit),
+        "fit":
+        fit and fit_report(fit),
         "batches":
         batches_report(batches, best_batch(batches)) if batches else None,
-        "work": work_report(planning, chosen),
-        "solution": solution,
+        "work":
+        work_report(planning, chosen),
+        "solution":
+        solution,
         **_costs(planning, chosen),
-        "uneven": uneven,
-        "unavailable": ring_refusals(planning, chosen.solution.layout.mesh),
-        "binding": binding_constraint(planning, chosen, found, constraints,
-                                      uneven),
-        "what_fits": fitting_changes(planning, chosen),
-        "considered": len(found),
-        "candidates": _candidates(planning, chosen, rest),
+        "uneven":
+        uneven,
+        "unavailable":
+        ring_refusals(planning, chosen.solution.layout.mesh),
+        "binding":
+        binding_constraint(planning, chosen, found, constraints),
+        "what_fits":
+        fitting_changes(planning, chosen),
+        "considered":
+        len(found),
+        "candidates":
+        _candidates(planning, chosen, rest),
         "alternatives":
-        [_alternative(planning, chosen, c) for c in rest[:top]],
-        "constraints": constraints,
-        "sensitivity": sensitivity(planning, chosen, found, halved=halved),
+        [_alternative(planning, chosen, c) for c in _distinct(rest)[:top]],
+        "constraints":
+        constraints,
+        "sensitivity":
+        sensitivity(planning, chosen, found, halved=halved),
     }
 
 
@@ -149,6 +160,16 @@ def _candidates(planning: Planning, chosen: Candidate,
         "memory_bytes": c.memory.total,
         "fits": planning.fits(c),
     } for c in (chosen, *rest)]
+
+
+def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
+    """One for all that do the same under several names, the first."""
+    kept: dict[Any, Candidate] = {}
+    for each in found:
+        same = (tuple(_mesh(each.mesh).items()), each.time_s,
+                each.memory.total)
+        kept.setdefault(same, each)
+    return list(kept.values())
 
 
 def _mesh(mesh: MeshSpec) -> dict[str, int]:

@@ -9,7 +9,7 @@ from planner.explain.batches import batches_text
 from planner.explain.causes import why
 from planner.explain.devices import devices_text
 from planner.explain.fit import fit_text
-from planner.explain.outlook import (binding_text, sensitivity_text,
+from planner.explain.outlook import (held_back_by, sensitivity_text,
                                      what_fits_text)
 from planner.explain.page.charts import BarRow, search_space, stacked_bars
 from planner.explain.page.marks import axis_color, color_of
@@ -218,9 +218,7 @@ def limits(report: Report) -> Markup:
         f"rank, {format_time(r['time_s'])}" for r in report["opaque"]
     ]
     groups = [
-        ("Held back by",
-         [line.partition(" by ")[2]
-          for line in list(binding_text(plain))[:1]]),
+        ("Held back by", [held_back_by(plain)]),
         ("Devices", list(devices_text(plain))),
         ("Constraints", list(constraints_text(plain))[1:]),
         ("What would change", list(sensitivity_text(plain))[1:]),

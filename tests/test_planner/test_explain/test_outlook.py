@@ -11,6 +11,7 @@ from torch import nn
 from planner.capture.capture import capture
 from planner.cluster import load_cluster
 from planner.constraints import Constraints, forbid
+from planner.explain.causes import parts
 from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.load import Loaded, half_batch
 from planner.explain.progress import search_progress
@@ -28,16 +29,18 @@ class TestBinding(TestCase):
 
     def test_kinds(self) -> None:
         planning, chosen, found = plain()
-        none = binding_constraint(planning, chosen, found, (), ())
-        self.assertEqual((none["kind"], none["costs_s"]), ("none", 0.0))
-        uneven = binding_constraint(planning, chosen, found, (), ("heads 3", ))
-        self.assertEqual((uneven["kind"], uneven["reason"]),
-                         ("divisibility", "heads 3"))
+        own = binding_constraint(planning, chosen, found, ())
+        self.assertEqual(own["kind"], "step")
+        spent = parts(chosen)
+        self.assertEqual(own["costs_s"], max(spent.values()))
+        cause = max(spent, key=lambda c: spent[c])
+        share = spent[cause] / chosen.time_s
+        self.assertEqual(own["reason"], f"{cause}, {share:.0%} of it")
 
     def test_constraint(self) -> None:
         planning, chosen, found = plain()
         item = {"constraint": "forbid('x')", "costs_s": 1e-3}
-        binding = binding_constraint(planning, chosen, found, (item, ), ())
+        binding = binding_constraint(planning, chosen, found, (item, ))
         self.assertEqual(
             binding, {
                 "kind": "constraint",
@@ -49,12 +52,12 @@ class TestBinding(TestCase):
         planning, chosen, found = plain()
         tight = planning.copied(memory_limit_bytes=chosen.memory.total - 1)
         fitting = next(c for c in found if tight.fits(c))
-        binding = binding_constraint(tight, fitting, found, (), ())
+        binding = binding_constraint(tight, fitting, found, ())
         self.assertEqual(binding["kind"], "memory")
         self.assertAlmostEqual(binding["costs_s"],
                                fitting.time_s - chosen.time_s)
         self.assertIn("takes 1 B too much", binding["reason"])
-        none = binding_constraint(tight, chosen, found, (), ())
+        none = binding_constraint(tight, chosen, found, ())
         self.assertEqual(none["reason"], "1 B too much")
 
 
