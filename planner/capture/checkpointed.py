@@ -30,44 +30,19 @@ def inlined_checkpoints(model: nn.Module, notes: list[str]) -> Iterator[None]:
     computing twice, batch norms' statistics, is done here as well; a note
     names other buffers that it writes to twice.
     """
-    recomputed = Recomputed()
-
-    def note(text: str = _NOTE) -> None:
-        if text not in notes:
-            notes.append(text)
-
-    def two_modes(norm: nn.Module) -> None:
-        name = next(n for n, m in model.named_modules() if m is norm)
-        note(f"forward calls the batch norm {strip_entry(name)} in evaluation "
-             "and then in training: the gradient of the first call is that "
-             "of the statistics which it used, where eager training takes "
-             "those that the second call leaves")
-
-    @contextlib.contextmanager
-    def region(*, reentrant: bool) -> Iterator[None]:
-        note()
-        before = _written_state(model)
-        with recomputed.region(reentrant=reentrant):
-            yield
-        for name, state in _written_state(model).items():
-            if before.get(name, state) != state:
-                note(
-                    "forward writes to the buffer "
-                    f"{strip_entry(name)} in a checkpointed region: the program does so once a call, and not again "
-                    "where activations are recomputed, as eager training "
-                    "does")
+    regions = _Regions(model, notes)
 
     class Inlined:
 
         @staticmethod
         def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
             del preserve
-            with region(reentrant=True), _as_reentrant(args):
+            with regions.entered(reentrant=True), _as_reentrant(args):
                 return run(*args)
 
     def inlined(*args: Any, **kwargs: Any) -> Iterator[None]:
         del args, kwargs
-        with region(reentrant=False):
+        with regions.entered(reentrant=False):
             yield
 
     module = torch.utils.checkpoint
@@ -75,11 +50,46 @@ def inlined_checkpoints(model: nn.Module, notes: list[str]) -> Iterator[None]:
     for name, replacement in zip(_INNER, (Inlined, inlined), strict=True):
         setattr(module, name, replacement)
     try:
-        with kept_statistics(recomputed, two_modes):
+        with kept_statistics(regions.recomputed, regions.note_two_modes):
             yield
     finally:
         for name, original in saved.items():
             setattr(module, name, original)
+
+
+class _Regions:
+    """The checkpointed regions of a model, and the notes on them."""
+
+    def __init__(self, model: nn.Module, notes: list[str]) -> None:
+        self.model = model
+        self.notes = notes
+        self.recomputed = Recomputed()
+
+    @contextlib.contextmanager
+    def entered(self, *, reentrant: bool) -> Iterator[None]:
+        self._note(_NOTE)
+        before = _written_state(self.model)
+        with self.recomputed.region(reentrant=reentrant):
+            yield
+        for name, state in _written_state(self.model).items():
+            if before.get(name, state) != state:
+                self._note(
+                    f"forward writes to the buffer {strip_entry(name)} in a "
+                    "checkpointed region: the program does so once a call, "
+                    "and not again where activations are recomputed, as "
+                    "eager training does")
+
+    def note_two_modes(self, norm: nn.Module) -> None:
+        name = next(n for n, m in self.model.named_modules() if m is norm)
+        self._note(
+            f"forward calls the batch norm {strip_entry(name)} in evaluation "
+            "and then in training: the gradient of the first call is that "
+            "of the statistics which it used, where eager training takes "
+            "those that the second call leaves")
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 def _written_state(model: nn.Module) -> dict[str, tuple[int, int]]:

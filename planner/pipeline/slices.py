@@ -74,15 +74,7 @@ def slice_of(
     made: dict[tuple[str, tuple[str, ...]], BlockClass] = {}
     for block in reversed(program.blocks):
         cls = program.class_of(block)
-        values = {
-            value_of(node): name
-            for node, name in zip(cls.results, block.results, strict=True)
-            if name in wanted
-        }
-        values |= {
-            v: inner_name(block, v)
-            for v in inner.get(block.name, ()) if v not in values
-        }
+        values = _wanted_values(cls, block, wanted, inner)
         if not values:
             continue
         order = sorted(values, key=lambda v: v.label)
@@ -103,16 +95,36 @@ def slice_of(
                   block_class=part.name,
                   operands=operands,
                   results=tuple(values[v] for v in order)))
-    found.leaves |= {n for n in wanted if value_kind(n) != "value"}
-    produced = {r for b in found.blocks for r in b.results}
-    # Values that are given to the program, as by an earlier stage.
-    found.leaves |= {
-        n
-        for n in wanted if n in program.specs and n not in produced
-    }
+    found.leaves |= _given_values(program, wanted, found.blocks)
     found.blocks.reverse()
     found.classes = {c.name: c for c in made.values()}
     return found
+
+
+def _wanted_values(cls: BlockClass, block: Block, names: Collection[str],
+                   inner: Mapping[str, Collection[Value]]) -> dict[Value, str]:
+    """What is wanted of a block, and under which global names."""
+    values = {
+        value_of(node): name
+        for node, name in zip(cls.results, block.results, strict=True)
+        if name in names
+    }
+    return values | {
+        v: inner_name(block, v)
+        for v in inner.get(block.name, ()) if v not in values
+    }
+
+
+def _given_values(program: Program, wanted: Collection[str],
+                  blocks: Collection[Block]) -> set[str]:
+    """What no block of a slice makes: parameters, inputs, and values that
+    are given to the program, as by an earlier stage."""
+    produced = {r for b in blocks for r in b.results}
+    return {
+        n
+        for n in wanted if value_kind(n) != "value" or (
+            n in program.specs and n not in produced)
+    }
 
 
 def _part(cls: BlockClass, values: list[Value], name: str) -> BlockClass:
