@@ -26,7 +26,9 @@ from planner.infeasible import fitting_changes, tightest_rank
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, format_layout
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import value_kind
+from planner.joint.space import SHARDINGS
 from planner.planning import Planning
 from planner.variation import without
 
@@ -71,7 +73,6 @@ def build_report(
     """
     solution = _solution(planning, chosen)
     constraints = _constraints(planning, chosen, meshes)
-    uneven = uneven_dims(planning.facts, chosen.solution.layout.mesh)
     rest = [c for c in found if c is not chosen]
     return {
         "version":
@@ -87,7 +88,7 @@ def build_report(
         solution,
         **_costs(planning, chosen),
         "uneven":
-        uneven,
+        uneven_dims(planning.facts, _divided(chosen)),
         "unavailable":
         ring_refusals(planning, chosen.solution.layout.mesh),
         "binding":
@@ -170,6 +171,14 @@ def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
                 each.memory.total)
         kept.setdefault(same, each)
     return list(kept.values())
+
+
+def _divided(chosen: Candidate) -> MeshSpec:
+    """The axes over which more than the batch might be divided."""
+    mesh = chosen.solution.layout.mesh
+    kept = [(n, size) for n, size in zip(mesh.names, mesh.sizes, strict=True)
+            if chosen.axes.get(n, MICROBATCH) not in (MICROBATCH, *SHARDINGS)]
+    return MeshSpec(tuple(n for n, _ in kept), tuple(s for _, s in kept))
 
 
 def _mesh(mesh: MeshSpec) -> dict[str, int]:

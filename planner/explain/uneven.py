@@ -15,6 +15,12 @@ _NAMES = {"scaled_dot_product_attention": ("batch", "heads", "sequence")}
 def uneven_dims(facts: Facts, mesh: MeshSpec) -> list[str]:
     """Why products and attention can't be divided in some way.
 
+    Parameters
+    ----------
+    facts : Facts
+    mesh : MeshSpec
+        Axes over which any of their dims might be divided.
+
     Returns
     -------
     list of str
