@@ -16,6 +16,7 @@ from planner.search.layouts import LayoutSolution
 from planner.search.policy import Policy
 
 if TYPE_CHECKING:
+    from planner.joint.score import Score
     from planner.pipeline.price import PipelinePrice
 
 __all__ = ["Candidate", "RankShare", "Searched"]
@@ -38,6 +39,9 @@ class Searched:
         nothing fits.
     bound_of : str
         What is meant by that, in words.
+    scored : tuple of Score
+        Splits of the devices that were looked at, priced or not, by what
+        they take at least.
     """
 
     visited: int = 0
@@ -45,6 +49,7 @@ class Searched:
     seconds: float = 0.0
     bound_s: float = float("inf")
     bound_of: str = ""
+    scored: tuple[Score, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

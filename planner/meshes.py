@@ -22,6 +22,7 @@ from planner.search.layouts import replicated_layout
 from planner.search.overlap import overlapped
 
 if TYPE_CHECKING:
+    from planner.joint.score import Score
     from planner.planning import Planning
 
 __all__ = ["candidates_over"]
@@ -90,6 +91,7 @@ class _Search:
         self.overlaps = False
         self.overlapped_s, self.overlapped_of = 0.0, ""
         self.bound_of = ""
+        self.scored: list[Score] = []
         self.done: set[MeshSpec] = set()
 
     @property
@@ -247,6 +249,7 @@ class _Search:
             raise InfeasiblePlan(made.reason)
         self.found += made.candidates
         self.pruned += made.pruned
+        self.scored += made.scored
         # Of what overlaps, while bounds on meshes are of sums.
         self.overlaps = not made.reason and math.isfinite(made.bound_s)
         self.bound_of = _COMBINATIONS if self.overlaps else _ALL_LAYOUTS
@@ -281,7 +284,8 @@ class _Search:
                                pruned=self.pruned,
                                seconds=time.monotonic() - self.start_s,
                                bound_s=bound_s,
-                               bound_of=self.bound_of)
+                               bound_of=self.bound_of,
+                               scored=tuple(self.scored))
 
     def _choose_bound(self) -> None:
         """The bound of which the quickest plan is closest."""

@@ -99,6 +99,8 @@ def build_report(
         len(found),
         "candidates":
         _candidates(planning, chosen, rest),
+        "scored":
+        _scored(planning, found),
         "alternatives":
         [_alternative(planning, chosen, c) for c in _distinct(rest)[:top]],
         "constraints":
@@ -161,6 +163,27 @@ def _candidates(planning: Planning, chosen: Candidate,
         "memory_bytes": c.memory.total,
         "fits": planning.fits(c),
     } for c in (chosen, *rest)]
+
+
+def _scored(planning: Planning,
+            found: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Splits of the devices of which no plan was priced, the quickest first."""
+    priced = {_split(_mesh(c.mesh)) for c in found}
+    limit_bytes = planning.memory_limit_bytes
+    return [{
+        "mesh": mesh,
+        "least_step_s": score.time_s,
+        "memory_bytes": score.memory_bytes,
+        "fits": score.memory_bytes <= limit_bytes,
+    } for score, mesh in sorted(
+        ((s, s.point.sizes) for s in planning.searched.scored),
+        key=lambda pair: (pair[0].time_s, str(pair[1])))
+            if _split(mesh) not in priced]
+
+
+def _split(mesh: dict[str, int]) -> frozenset[tuple[str, int]]:
+    """Without the order of axes, and those of one rank."""
+    return frozenset((n, size) for n, size in mesh.items() if size > 1)
 
 
 def _distinct(found: Sequence[Candidate]) -> list[Candidate]:

@@ -100,6 +100,9 @@ class Branching(Generic[Found]):
         What was priced in full.
     bound_s : float
         No combination takes less.
+    scored : dict
+        Of each split of the ranks whose cell was laid out, the combination
+        that promises most.
     """
 
     space: Space
@@ -114,6 +117,7 @@ class Branching(Generic[Found]):
     runners_up: int = 0
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
+    scored: dict[tuple[int, ...], Score] = field(default_factory=dict)
     _seen: int = 0
     _found_s: float = float("inf")
     _limit_s: float = float("inf")
@@ -285,8 +289,15 @@ class Branching(Generic[Found]):
         scores = self._scores_of(way)
         for point in self.space.in_orders(way):
             score = scores.score(point)
-            excess = max(0.0, score.memory_bytes - self.memory_limit_bytes)
+            excess = self._excess_bytes(score)
             self._push(excess, score.time_s, score)
+            best = self.scored.setdefault(_split_of(score), score)
+            if (excess, score.time_s) < (self._excess_bytes(best),
+                                         best.time_s):
+                self.scored[_split_of(score)] = score
+
+    def _excess_bytes(self, score: Score) -> float:
+        return max(0.0, score.memory_bytes - self.memory_limit_bytes)
 
     def _price(self, score: Score) -> None:
         scores = self._scores_of(score.point)

@@ -31,7 +31,7 @@ from planner.joint.between import Between
 from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links, place_of
-from planner.joint.score import CellScores
+from planner.joint.score import CellScores, Score
 from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
 from planner.joint.tables import TOLERANCE, BlockTable, BlockTimes, block_table
 from planner.joint.ways import State
@@ -65,6 +65,9 @@ class JointFound:
         No combination that fits takes less; inf where none was found.
     pruned : int
         Combinations that were not priced in full.
+    scored : tuple of Score
+        Of each split of the ranks that was looked at closely, the
+        combination that promises most, by what it takes at least.
     reason : str
         Why the program can't be cut along the batch; empty if it can.
         There are no stages then, and no data parallelism.
@@ -73,6 +76,7 @@ class JointFound:
     candidates: tuple[Candidate, ...]
     bound_s: float
     pruned: int
+    scored: tuple[Score, ...] = ()
     reason: str = ""
 
 
@@ -118,6 +122,7 @@ def joint_candidates(
     return JointFound(candidates=tuple(found),
                       bound_s=branching.bound_s * (1 - TOLERANCE),
                       pruned=search.space.count() - len(found),
+                      scored=tuple(branching.scored.values()),
                       reason="" if search.is_cut else search.reason)
 
 

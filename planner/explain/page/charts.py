@@ -16,6 +16,8 @@ from planner.units import format_bytes, format_time
 __all__ = ["BarRow", "search_space", "stacked_bars", "step_chart"]
 
 _LEFT, _RIGHT = 150.0, 16.0
+_SHOWN = 3.0
+"""Times the chosen plan, that the search space is drawn up to."""
 _TOTAL = 90.0
 """Room for a bar's total beside it."""
 _LETTER = 6.4
@@ -179,23 +181,37 @@ def _limit(name: str, x: float, top: float, bottom: float) -> Iterator[Markup]:
     yield text(name, x, top - 8, anchor="end", kind="tick")
 
 
-def search_space(candidates: Sequence[Mapping[str, Any]], limit_bytes: float,
+def search_space(candidates: Sequence[Mapping[str, Any]],
+                 scored: Sequence[Mapping[str, Any]], limit_bytes: float,
                  bound_s: float) -> Markup:
     """Every candidate: its time to the right, its memory upwards.
+
+    What takes several times as much as the chosen one lies at the edge.
 
     Parameters
     ----------
     candidates : sequence of mapping
         With `plan`, `step_s`, `memory_bytes` and `fits`; the first is the
         chosen one.
+    scored : sequence of mapping
+        Splits of which no plan was priced: `mesh`, `least_step_s`,
+        `memory_bytes` and `fits`.
     limit_bytes, bound_s : float
         Lines, where they are within the chart.
     """
     height = 360.0
-    times = scale_of([bound_s, *(c["step_s"] for c in candidates)],
+    chosen = candidates[0]
+    most_s = _SHOWN * chosen["step_s"]
+    most_bytes = _SHOWN * max(chosen["memory_bytes"], limit_bytes)
+    every = [*candidates, *scored]
+    times = scale_of([
+        bound_s, *(min(c["step_s"], most_s)
+                   for c in candidates), *(min(c["least_step_s"], most_s)
+                                           for c in scored)
+    ],
                      start=_LEFT - 60,
                      end=WIDTH - _RIGHT - 20)
-    sizes = scale_of([c["memory_bytes"] for c in candidates],
+    sizes = scale_of([min(c["memory_bytes"], most_bytes) for c in every],
                      start=height - 44,
                      end=14,
                      base=2)
@@ -216,17 +232,20 @@ def search_space(candidates: Sequence[Mapping[str, Any]], limit_bytes: float,
         x = times(bound_s)
         parts += _line("bound", x, x, bottom, 14)
     # The chosen one comes last, so that no other hides it.
-    points = [
+    points = [_split(c, times, sizes) for c in scored]
+    points += [
         _point(c, times, sizes, number) for number, c in enumerate(candidates)
-    ]
+    ][::-1]
     return join(
         legend({
             "chosen": "chosen",
             "fits in memory": "fits",
-            "does not fit": "over"
+            "does not fit": "over",
+            **({
+                "not priced, at least": "scored"
+            } if scored else {})
         }),
-        figure("every candidate, time against memory", height, parts,
-               [*points[1:], *points[:1]]))
+        figure("every candidate, time against memory", height, parts, points))
 
 
 def _levels(sizes: Scale, times: Scale) -> Iterator[Markup]:
@@ -260,6 +279,22 @@ def _line(name: str, x1: float, x2: float, y1: float,
                y2 - 5 if x2 > x1 else y2 + 8,
                anchor="end" if x2 > x1 else "start",
                kind="tick")
+
+
+def _split(scored: Mapping[str, Any], times: Scale, sizes: Scale) -> Markup:
+    """A small dot for a split of the devices that was only scored."""
+    axes = " x ".join(f"{n}={size}" for n, size in scored["mesh"].items()
+                      if size > 1)
+    fits = "" if scored["fits"] else ", does not fit"
+    return mark(
+        "circle", {
+            "cx": round(times(scored["least_step_s"]), 1),
+            "cy": round(sizes(scored["memory_bytes"]), 1),
+            "r": 3,
+            "class": "scored"
+        }, f"{axes}, not priced: at least "
+        f"{format_time(scored['least_step_s'])}, "
+        f"{format_bytes(scored['memory_bytes'])}{fits}", False)
 
 
 def _point(candidate: Mapping[str, Any], times: Scale, sizes: Scale,

@@ -199,7 +199,8 @@ def _by_axis(rows: Sequence[Mapping[str, Any]],
 
 def others(report: Report) -> Markup:
     """The search space, and the runners-up."""
-    chart = search_space(report["candidates"], report["memory"]["limit_bytes"],
+    chart = search_space(report["candidates"], report["scored"],
+                         report["memory"]["limit_bytes"],
                          report["time"]["bound_s"])
     if not report["alternatives"]:
         return chart

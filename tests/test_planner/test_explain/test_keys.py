@@ -20,6 +20,8 @@ from planner.explain.compare import compare_plans
 from planner.explain.report import build_report
 from planner.fit import fewest_devices
 from planner.ir.mesh import MeshSpec
+from planner.joint.score import Score
+from planner.joint.space import Cell, Point
 from planner.planning import Planning
 from tests.test_planner.test_explain.pages import GRID, piped, plain
 from tests.test_planner.test_planning.programs import (mlp, rows_of_mlp,
@@ -69,6 +71,17 @@ def _batched() -> dict[str, Any]:
                         best.found[0],
                         best.found,
                         batches=tried)
+
+
+def _split() -> dict[str, Any]:
+    """A split of the devices was looked at, and no plan on it priced."""
+    planning = Planning(mlp(), slow_cluster(4, 1e8))
+    found = planning.candidates([GRID])
+    point = Point(cell=Cell(tp=4), pp=1, dp=1, microbatches=1)
+    score = Score(point=point, time_s=1.0, memory_bytes=1.0)
+    planning.searched = dataclasses.replace(planning.searched,
+                                            scored=(score, ))
+    return build_report(planning, found[0], found)
 
 
 def _shared() -> dict[str, Any]:
@@ -121,6 +134,7 @@ class TestKeys(TestCase):
             _batched(),
             _opaque(),
             _constrained(),
+            _split(),
             _shared()
         ]
         for report in reports:

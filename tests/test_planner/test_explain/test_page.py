@@ -97,6 +97,27 @@ class TestPage(TestCase):
         self.assertIn(f"chosen: {chosen.name}", diamonds[0]["aria-label"]
                       or "")
 
+    def test_search_space_has_what_was_scored(self) -> None:
+        planning, chosen, found = plain()
+        content = content_of(planning, chosen, found)
+        split = {
+            "mesh": {
+                "pp": 1,
+                "dp": 8,
+                "tp": 4
+            },
+            "least_step_s": 40 * chosen.time_s,
+            "memory_bytes": 3e9,
+            "fits": False
+        }
+        report = {**content.report, "scored": [split]}
+        reader = Reader(build_page(dataclasses.replace(content,
+                                                       report=report)))
+        labels = [a["aria-label"] or "" for a in reader.of("circle")]
+        self.assertEqual(len(labels), len(found))
+        self.assertTrue(labels[0].startswith("dp=8 x tp=4, not priced: "))
+        self.assertTrue(labels[0].endswith("2.794 GiB, does not fit"))
+
     def test_columns_sort_by_numbers(self) -> None:
         content = content_of(*plain())
         reader = Reader(build_page(content))

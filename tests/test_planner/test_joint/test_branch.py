@@ -14,7 +14,7 @@ from planner.cluster.spec import ClusterSpec
 from planner.joint.branch import Branching
 from planner.joint.links import Links
 from planner.joint.score import CellScores
-from planner.joint.space import Cell, Point, Space
+from planner.joint.space import AXES, Cell, Point, Space
 from tests.test_planner.test_joint.made_up import (MadeUp, Sum, mixed_nodes,
                                                    scores_on, search,
                                                    two_nodes)
@@ -88,6 +88,11 @@ class TestExactness(unittest.TestCase):
                              sizes[0])
             return
         best_s = min(s.run_s for s in fitting)
+        times_s = {s.point: s.run_s for s in every}
+        for split, score in found.scored.items():
+            self.assertEqual(split, tuple(score.point.sizes[n] for n in AXES))
+            self.assertLessEqual(score.time_s,
+                                 times_s[score.point] * (1 + 1e-9))
         self.assertAlmostEqual(found.best_s, best_s, delta=1e-9 * best_s)
         self.assertAlmostEqual(found.bound_s, best_s, delta=1e-9 * best_s)
         self.assertLessEqual(len(found.found), len(every))
