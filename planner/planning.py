@@ -170,7 +170,8 @@ class Planning(Problem):
             optimizer_s(self.optimizer,
                         memory.trained,
                         device,
-                        num_params=memory.num_trained)
+                        num_params=memory.num_trained,
+                        state_bytes=memory.optimizer)
             for memory, device in zip(candidate.rank_memory,
                                       self.limits.devices(candidate)))
 

@@ -99,7 +99,8 @@ def auto_parallelize(
     constraints : optional
         Of ``planner.constraints``: ``pin``, ``forbid``, ``limit``.
     optimizer : str
-        Whose state is budgeted.
+        Whose state is budgeted; with ``-master`` that is in float32, with
+        float32 copies of parameters of lower precision.
     memory_limit_bytes : int, optional
         Per rank; the device's memory if left out.
     compile : bool

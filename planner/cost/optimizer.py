@@ -1,10 +1,17 @@
-"""State and time of optimizers, as those of torch.optim keep and take it."""
+"""State and time of optimizers, as those of torch.optim keep and take it.
+
+Those whose names end in ``-master`` keep their state in float32, and a float32
+copy of each parameter of lower precision, which is what they update.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
+
+import torch
 
 from planner.cluster.device import DeviceKind
 from planner.names import nearest
@@ -25,7 +32,11 @@ _COPIES = {
     "sgd-momentum": 1
 }
 
+_MASTER = "-master"
 _STEP_BYTES = 4
+
+_StateBytes = Callable[[TensorSpec], int]
+"""From a parameter, as it lies at rest, to its state."""
 
 
 def _whole(copies: int, *, step: bool) -> Callable[[TensorSpec], int]:
@@ -47,21 +58,34 @@ def _factored(param: TensorSpec) -> int:
     return kept * param.dtype.itemsize + _STEP_BYTES
 
 
-OPTIMIZERS: Mapping[str, Callable[[TensorSpec], int]] = MappingProxyType({
-    "adafactor":
-    _factored,
-    "adagrad":
-    _whole(1, step=True),
-    "adam":
-    _whole(2, step=True),
-    "adamw":
-    _whole(2, step=True),
-    "rmsprop":
-    _whole(1, step=True),
-    "sgd":
-    _whole(0, step=False),
-    "sgd-momentum":
-    _whole(1, step=False),
+def _with_master(size_of: _StateBytes) -> _StateBytes:
+    """The state of a float32 copy, and the copy, of what is less precise."""
+
+    def size_bytes(param: TensorSpec) -> int:
+        if param.dtype.itemsize >= torch.float32.itemsize:
+            return size_of(param)
+        master = dataclasses.replace(param, dtype=torch.float32)
+        return size_of(master) + master.size_bytes
+
+    return size_bytes
+
+
+_PLAIN: Mapping[str, _StateBytes] = {
+    "adafactor": _factored,
+    "adagrad": _whole(1, step=True),
+    "adam": _whole(2, step=True),
+    "adamw": _whole(2, step=True),
+    "rmsprop": _whole(1, step=True),
+    "sgd": _whole(0, step=False),
+    "sgd-momentum": _whole(1, step=False),
+}
+
+OPTIMIZERS: Mapping[str, _StateBytes] = MappingProxyType({
+    **_PLAIN,
+    **{
+        f"{name}{_MASTER}": _with_master(size_of)
+        for name, size_of in _PLAIN.items()
+    }
 })
 
 
@@ -96,11 +120,13 @@ def optimizer_s(name: str,
                 param_bytes: float,
                 device: DeviceKind,
                 *,
-                num_params: int = 0) -> float:
+                num_params: int = 0,
+                state_bytes: float = 0.0) -> float:
     """Seconds of a step over `param_bytes` of parameters.
 
     A fused step is bound by the memory: it reads and writes the parameter
-    and every tensor like it that it keeps, and reads the gradient. The
+    and every tensor like it that it keeps, and reads the gradient; with
+    master weights it reads these instead of the parameter. The
     profile's coefficient ``adamw_fused_share`` says what share of the
     memory's bandwidth it reaches, and ``adamw_fused_parameter_s`` what the
     host takes for each tensor.
@@ -114,6 +140,8 @@ def optimizer_s(name: str,
     device : DeviceKind
     num_params : int
         How many tensors these are.
+    state_bytes : float
+        Of what is kept there, which counts with master weights.
 
     Examples
     --------
@@ -123,10 +151,14 @@ def optimizer_s(name: str,
     """
     if not param_bytes:
         return 0.0
-    passes = _PLAIN_PASSES + 2 * _COPIES.get(name, 0)
+    copies = _COPIES.get(name.removesuffix(_MASTER), 0)
+    if name.endswith(_MASTER) and state_bytes > (copies + 1) * param_bytes:
+        moved_bytes = 2 * param_bytes + 2 * state_bytes
+    else:
+        moved_bytes = param_bytes * (_PLAIN_PASSES + 2 * copies)
     rate = (
         device.memory_bandwidth_bytes_per_s *
         device.coefficient("adamw_fused_share", device.efficiency("memory")))
     each_s = device.coefficient("adamw_fused_parameter_s", 0.0)
-    return (passes * param_bytes / rate + num_params * each_s +
+    return (moved_bytes / rate + num_params * each_s +
             device.launch_overhead_s)

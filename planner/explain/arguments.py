@@ -93,8 +93,8 @@ def _add_search(add: Callable[..., Any]) -> None:
         "limit(tp=8) or allow(\"batch_statistics\"); may be repeated")
     add("--optimizer",
         default="adamw",
-        help="whose state is budgeted "
-        "(default: %(default)s)")
+        help="whose state is budgeted (default: %(default)s); with -master "
+        "in float32, beside a float32 copy of parameters of lower precision")
     add("--memory-limit-gib",
         type=float,
         metavar="GIB",

@@ -7,6 +7,7 @@ import torch
 
 from planner.cluster.device import Coefficient, DeviceKind
 from planner.cost.optimizer import OPTIMIZERS, optimizer_bytes, optimizer_s
+from planner.rules.registry import TensorSpec
 from tests.test_planner.test_cost.calls import spec_of
 
 _SHAPES = ((6, 8), (8, ), (2, 3, 4))
@@ -38,11 +39,22 @@ class TestOptimizer(unittest.TestCase):
 
     def test_state_is_what_torch_keeps(self) -> None:
         for name in OPTIMIZERS:
+            if name.endswith("-master"):
+                continue
             for dtype in (torch.float32, torch.bfloat16):
                 specs = [spec_of(torch.empty(s, dtype=dtype)) for s in _SHAPES]
                 with self.subTest(f"{name} {dtype}"):
                     self.assertEqual(optimizer_bytes(name, specs),
                                      _state_bytes(name, dtype))
+
+    def test_master_weights(self) -> None:
+        """Adam keeps three times four bytes for each number of two."""
+        half, full = (TensorSpec(shape=(6, 8), dtype=d)
+                      for d in (torch.bfloat16, torch.float32))
+        self.assertEqual(optimizer_bytes("adamw-master", [half]), 48 * 12 + 4)
+        self.assertEqual(optimizer_bytes("sgd-master", [half]), 48 * 4)
+        self.assertEqual(optimizer_bytes("adamw-master", [full]),
+                         optimizer_bytes("adamw", [full]))
 
     def test_unknown_name(self) -> None:
         with self.assertRaisesRegex(
@@ -60,6 +72,12 @@ class TestOptimizer(unittest.TestCase):
         for name, passes in (("sgd", 3), ("sgd-momentum", 5), ("adamw", 7)):
             self.assertEqual(optimizer_s(name, 10.0, device),
                              10 * passes + 0.5)
+        self.assertEqual(
+            optimizer_s("adamw-master", 10.0, device, state_bytes=60.0),
+            2 * 10 + 2 * 60 + 0.5)
+        self.assertEqual(
+            optimizer_s("adamw-master", 10.0, device, state_bytes=20.0),
+            optimizer_s("adamw", 10.0, device))
         quick = Coefficient(name="adamw_fused_share", value=2.0, source="")
         device = dataclasses.replace(device, coefficients=(quick, ))
         self.assertEqual(optimizer_s("adamw", 10.0, device), 35.5)
