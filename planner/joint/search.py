@@ -32,7 +32,7 @@ from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links, place_of
 from planner.joint.score import CellScores, Score
-from planner.joint.space import AXES, SHARDINGS, Cell, Point, Space
+from planner.joint.space import AXES, ORDERS, SHARDINGS, Cell, Point, Space
 from planner.joint.tables import TOLERANCE, BlockTable, BlockTimes, block_table
 from planner.joint.ways import State
 from planner.pipeline.candidate import pipeline_candidate
@@ -134,16 +134,15 @@ def space_of(planning: Planning,
     """The combinations that a program and its constraints leave."""
     program, lead = planning.program, planning.facts.lead
     fixed: Mapping[str, int] = {}
-    orders: Mapping[str, object] = {}
+    # Where all links are alike it does not matter which axis spans them.
+    is_one_tier = ranks <= planning.cluster.tiers[0].size
+    orders = ORDERS[:1] if is_one_tier else ORDERS
     if mesh is not None:
         sizes = dict(zip(mesh.names, mesh.sizes, strict=True))
         fixed = {n: sizes.get(n, 1) for n in AXES}
         absent = tuple(n for n in AXES if n not in sizes)
-        orders = {"orders": ((*mesh.names, *absent), )}
+        orders = ((*mesh.names, *absent), )
     limits = planning.constraints
-    if ranks <= planning.cluster.tiers[0].size:
-        # All links are alike, whichever axis spans them.
-        orders = orders or {"orders": (AXES, )}
     return Space(
         ranks=ranks,
         batch=planning.facts.batch_rows,
@@ -158,7 +157,7 @@ def space_of(planning: Planning,
                    and bool(planning.repeated_classes())),
         staged=staged,
         links=Links(planning.cluster).of,
-        **orders)  # type: ignore[arg-type]
+        orders=orders)
 
 
 def _has_sequence(program: Program) -> bool:

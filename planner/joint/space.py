@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from planner.ir.mesh import MeshSpec
 
-__all__ = ["AXES", "SHARDINGS", "Cell", "Point", "Space", "divisors"]
+__all__ = ["AXES", "ORDERS", "SHARDINGS", "Cell", "Point", "Space", "divisors"]
 
 AXES = ("pp", "dp", "ep", "cp", "tp")
 """What the joint search gives ranks to, in the usual order."""
@@ -20,7 +20,7 @@ SHARDINGS = ("ddp", "zero1", "fsdp")
 
 _SCHEDULES = (("1f1b", 1), ("zbh1", 1), ("interleaved1f1b", 2),
               ("interleaved1f1b", 4), ("zbv", 2))
-_ORDERS = (AXES, ("dp", "pp", "ep", "cp", "tp"))
+ORDERS: tuple[tuple[str, ...], ...] = (AXES, ("dp", "pp", "ep", "cp", "tp"))
 """Which axes span the slower links: stages, or data parallelism."""
 _MOST_PARTS = 32
 """Micro-batches for each stage, beyond which the bubble is small anyway."""
@@ -176,7 +176,7 @@ class Space:
     experts: int = 1
     fixed: Mapping[str, int] = field(default_factory=dict)
     largest: Mapping[str, int] = field(default_factory=dict)
-    orders: tuple[tuple[str, ...], ...] = _ORDERS
+    orders: tuple[tuple[str, ...], ...] = ORDERS
     links: Callable[[Point], Hashable] | None = None
     shardings: tuple[str, ...] = SHARDINGS
     schedules: tuple[tuple[str, int], ...] = _SCHEDULES

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from planner.search.policy import Policy
 from planner.search.pressure import MemoryPressure
 from planner.search.tables import ConversionTables
 
-__all__ = ["AxisProblem", "Draft", "RestFilter"]
+__all__ = ["AxisProblem", "Draft", "FactorDraft", "RestFilter"]
 
 RestFilter = Callable[[str, TensorSpec, Placement], bool]
 """(parameter, spec, placement) to whether it may rest so."""
@@ -95,15 +96,34 @@ class AxisProblem:
         return fits(spec.shape, layout, self.axis, self.sizes, numbers)
 
 
+class _Domain(Protocol):
+    """The states of one call, over one axis or several at once."""
+
+    @property
+    def legal(self) -> Sized:
+        ...
+
+    @property
+    def inputs(self) -> tuple[Numbers, ...]:
+        ...
+
+    @property
+    def outputs(self) -> tuple[Numbers, ...]:
+        ...
+
+
+_D = TypeVar("_D", bound=_Domain)
+
+
 @dataclass(slots=True)
-class Draft:
+class FactorDraft(Generic[_D]):
     """A factor graph on its way, and what the states stand for.
 
     `compute_s` is what all calls take at least.
     """
 
     placed: dict[str, Numbers] = field(default_factory=dict)
-    calls: dict[str, CallDomain] = field(default_factory=dict)
+    calls: dict[str, _D] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     factors: list[Factor] = field(default_factory=list)
     compute_s: float = 0.0
@@ -113,7 +133,7 @@ class Draft:
         self.placed[name] = numbers
         self.sizes[name] = len(numbers)
 
-    def call(self, name: str, domain: CallDomain) -> None:
+    def call(self, name: str, domain: _D) -> None:
         """A variable whose states are the options of a call."""
         self.calls[name] = domain
         self.sizes[name] = len(domain.legal)
@@ -128,3 +148,7 @@ class Draft:
         return FactorGraph(
             tuple(Variable(n, s) for n, s in self.sizes.items()),
             tuple(self.factors))
+
+
+Draft = FactorDraft[CallDomain]
+"""Of one axis."""

@@ -10,13 +10,15 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from planner.ir.layout import Layout, R
 from planner.rules.registry import TensorSpec
-from planner.search.draft import AxisProblem, Draft
+from planner.search.draft import FactorDraft
 from planner.search.placed import Numbers
+from planner.search.policy import Policy
 from planner.search.tables import Array, penalties
 
 __all__ = ["Charges", "FanOut", "Reader"]
@@ -34,6 +36,33 @@ class Reader:
     wanted: Numbers
     layout: Layout
     kind: str = ""
+
+
+class _Tables(Protocol):
+    """Prices of conversions, as of
+    :class:`planner.search.tables.ConversionTables`."""
+
+    fan_outs: dict[tuple[object, ...], Any]
+
+    def both_s(self, spec: TensorSpec, axis: int, source: Layout,
+               target: Layout, made: Numbers, wanted: Numbers) -> Array:
+        ...
+
+
+class _Problem(Protocol):
+    """What a fan-out asks of the problem whose graph it is part of."""
+
+    @property
+    def axis(self) -> int:
+        ...
+
+    @property
+    def policy(self) -> Policy:
+        ...
+
+    @property
+    def tables(self) -> _Tables:
+        ...
 
 
 @dataclass(slots=True)
@@ -65,8 +94,8 @@ class FanOut:
 
     Parameters
     ----------
-    problem : AxisProblem
-    draft : Draft
+    problem : AxisProblem or Prices
+    draft : FactorDraft
     kind : str
         ``param`` or ``value``, see :meth:`Policy.price_s`.
     spec : TensorSpec
@@ -80,8 +109,8 @@ class FanOut:
         How often this happens in a step.
     """
 
-    problem: AxisProblem
-    draft: Draft
+    problem: _Problem
+    draft: FactorDraft[Any]
     kind: str
     spec: TensorSpec
     source: str

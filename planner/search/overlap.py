@@ -12,7 +12,7 @@ with the one or the other. It is minimised over one or two axes at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from planner.cluster.axis import step_link
@@ -22,7 +22,6 @@ from planner.ir.layouts import CallLayout, ClassLayout, ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import value_kind
 from planner.ir.values import Value
-from planner.rules.registry import Option
 from planner.search.eliminate import eliminate_relaxed
 from planner.search.facts import Facts
 from planner.search.layouts import replicated_layout
@@ -144,9 +143,7 @@ def _class_layout(draft: OverlapDraft, assignment: Mapping[str, int],
     calls, hubs = dict[str, CallLayout](), dict[str, Layout]()
     for label, call in draft.facts.classes[name].calls.items():
         variable = f"call {name} {label}"
-        own: Sequence[Option] = known.calls[variable].legal[
-            assignment[variable]]  # type: ignore[assignment]
-        options = list(own)
+        options = list(known.calls[variable].legal[assignment[variable]])
         if mesh.data_axis >= 0:
             options.insert(mesh.data_axis,
                            whole.calls[label].options[mesh.data_axis])

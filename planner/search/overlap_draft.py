@@ -25,10 +25,11 @@ from planner.ir.layouts import CallLayout
 from planner.ir.program import value_kind
 from planner.ir.values import Value
 from planner.rules.registry import Option, TensorSpec
-from planner.search.draft import Draft
+from planner.search.draft import FactorDraft
 from planner.search.facts import CallFacts, ClassFacts, Facts
 from planner.search.fan_out import FanOut, Reader
-from planner.search.overlap_mesh import OverlapMesh, Prices, layout_numbers
+from planner.search.overlap_mesh import (Domain, OverlapMesh, Prices,
+                                         layout_numbers)
 from planner.search.overlap_state import StateTimes, Uses, uses_of
 from planner.search.overlap_sums import OverlapSums
 from planner.search.overlap_tables import layout_of
@@ -75,7 +76,7 @@ class OverlapDraft:
 
     Attributes
     ----------
-    draft : Draft
+    draft : FactorDraft
     constant_s : float
         What no choice changes.
     """
@@ -88,7 +89,7 @@ class OverlapDraft:
                  recompute: Collection[str] = ()) -> None:
         self.facts, self.mesh, self.ends = facts, mesh, ends
         self.hidden = Streams.of(mesh.device).interference
-        self.draft = Draft()
+        self.draft = FactorDraft[Domain]()
         self.state = state
         self._sums = OverlapSums(facts=facts, mesh=mesh, hidden=self.hidden)
         self._again: dict[str, Rerun] = {
@@ -119,9 +120,7 @@ class OverlapDraft:
                             [every] * len(self.mesh.sizes))
         for name, facts in self.facts.classes.items():
             for label, call in facts.calls.items():
-                self.draft.call(
-                    f"call {name} {label}",
-                    self.mesh.domain(call))  # type: ignore[arg-type]
+                self.draft.call(f"call {name} {label}", self.mesh.domain(call))
             for value in facts.placeholders:
                 self._hub(name, facts, value)
             for label, call in facts.calls.items():
@@ -178,15 +177,14 @@ class OverlapDraft:
 
     def _fan_out(self, prices: Prices, spec: TensorSpec, source: str,
                  made: Numbers, count: int) -> FanOut:
-        return FanOut(
-            problem=prices,  # type: ignore[arg-type]
-            draft=self.draft,
-            kind="value",
-            spec=spec,
-            source=source,
-            made=made,
-            layout=(),
-            count=count)
+        return FanOut(problem=prices,
+                      draft=self.draft,
+                      kind="value",
+                      spec=spec,
+                      source=source,
+                      made=made,
+                      layout=(),
+                      count=count)
 
     def _readers(self, name: str, facts: ClassFacts,
                  value: Value) -> list[Reader]:
@@ -245,8 +243,7 @@ class OverlapDraft:
         cuts = list(self._data_cuts(call))
         known: dict[object, float] = {}
         found = []
-        for own in self.draft.calls[variable].legal:
-            options: tuple[Option, ...] = own  # type: ignore[assignment]
+        for options in self.draft.calls[variable].legal:
             key = tuple((o.is_sharded, call.cut_by(o)) for o in options)
             if key not in known:
                 known[key] = min(
