@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,8 @@ PARTS = 7
 _FAR = 1e15
 _SUMS = ("all_reduce", "reduce_scatter")
 _Array = npt.NDArray[np.float64]
+_Sized = Sequence[tuple[Step, float]]
+"""Steps, and the bytes of what each moves before its axis divides them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,27 +107,33 @@ class StateTimes:
         key = spec, use, uses
         if key not in self._known:
             self._known[key] = np.array([
-                self._way(spec, rest, use, uses)
-                for rest in self.rests(spec, use)
+                self._way(spec, steps, uses)
+                for _, steps in self._ways(spec, use)
             ] or [[math.inf] + [0.0] * (PARTS - 1)])
         return self._known[key]
 
     def rests(self, spec: TensorSpec, use: Layout) -> list[Layout]:
         """The layouts from which one in use is reached."""
+        return [rest for rest, _ in self._ways(spec, use)]
+
+    def _ways(self, spec: TensorSpec,
+              use: Layout) -> Iterator[tuple[Layout, _Sized]]:
+        """Each layout at rest with what brings it into use."""
         every = itertools.product(
             *[(R, *(S(d)
                     for d in range(spec.ndim) if spec.shape[d] % size == 0))
               for size in self.cost.sizes])
-        return [
-            rest for rest in every if conversion_steps(
-                rest, use, differentiable=spec.requires_grad) is not None
-        ]
+        for rest in every:
+            steps = conversion_steps(rest,
+                                     use,
+                                     differentiable=spec.requires_grad)
+            if steps is not None:
+                sizes = [(s, self.cost.whole_bytes(spec, s)) for s in steps]
+                even = [(s, n) for s, n in sizes if n is not None]
+                if len(even) == len(steps):
+                    yield rest, even
 
-    def _way(self, spec: TensorSpec, rest: Layout, use: Layout,
-             uses: Uses) -> list[float]:
-        steps = conversion_steps(rest, use, differentiable=spec.requires_grad)
-        assert steps is not None
-        pairs = [(s, self._whole_bytes(spec, s)) for s in steps]
+    def _way(self, spec: TensorSpec, pairs: _Sized, uses: Uses) -> list[float]:
         used = max((n for _, n in pairs), default=0.0)
         copied_s, alone_s, hidden_s = self._gather(pairs, used, uses)
         seen_s = (uses.all - uses.first) * copied_s + uses.all * alone_s
@@ -140,12 +148,7 @@ class StateTimes:
             uses.all * launch_s
         ]
 
-    def _whole_bytes(self, spec: TensorSpec, step: Step) -> float:
-        parts = math.prod(n for a, n in enumerate(self.cost.sizes)
-                          if a != step.axis and step.before[a].is_shard)
-        return float(spec.size_bytes) / parts
-
-    def _gather(self, pairs: Sequence[tuple[Step, float]], used: float,
+    def _gather(self, pairs: _Sized, used: float,
                 uses: Uses) -> tuple[float, float, float]:
         """What is copied on the way into use, what is waited for, and what
         is hidden unless nothing is computed before."""
@@ -162,7 +165,7 @@ class StateTimes:
         part_s = self._at_s("all_gather", step.axis, most) * used / most
         return self._copied_s(used), 0.0, part_s
 
-    def _reduce(self, pairs: Sequence[tuple[Step, float]],
+    def _reduce(self, pairs: _Sized,
                 used: float) -> tuple[float, float, float]:
         """What is seen of the gradient's way to rest, what may be hidden,
         and what is left for the end."""
