@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -193,9 +194,8 @@ def _unsaved(lowered: Lowered) -> Iterator[str]:
         if split.backward is None:
             continue
         results = split.forward.output_node().args[0]
-        given = (
-            len(results) - split.results +  # type: ignore[arg-type]
-            len(split.saved_operands) + len(split.tangents))
+        given = (len(results) - split.results + len(split.saved_operands) +
+                 len(split.tangents))
         read = sum(n.op == "placeholder" for n in split.backward.nodes)
         if given != read:
             yield f"{name} gives {given} values and reads {read}"
@@ -207,7 +207,7 @@ def _false_gradients(lowered: Lowered) -> Iterator[str]:
             continue
         operands = [n for n in split.forward.nodes if n.op == "placeholder"]
         grads = split.backward.output_node().args[0]
-        if len(grads) != len(operands):  # type: ignore[arg-type]
+        if len(grads) != len(operands):
             yield f"{name} has {len(operands)} operands"
             return
         for i, (operand, grad) in enumerate(zip(operands, grads)):
@@ -283,77 +283,55 @@ def _sequence(kernel: Kernel) -> list[str]:
     ]
 
 
-_REPORT = "this is a defect of a pass; report it with the printed graphs"
+def _defect(name: str, broken: Callable[[Any], Iterator[str]]) -> Invariant:
+    """A row of which only a pass can break what it says."""
+    return Invariant(name=name,
+                     broken=broken,
+                     hint="this is a defect of a pass; report it with the "
+                     "printed graphs")
+
 
 AFTER_CONVERSIONS = (
-    Invariant(name="a conversion starts where its operand lies",
-              broken=_false_sources,
-              hint=_REPORT),
-    Invariant(name="every conversion has its collectives, forward and "
-              "backward",
-              broken=_impossible_steps,
-              hint=_REPORT),
-    Invariant(name="operands arrive as the call's options ask, so that no "
-              "partial value reaches an operator that is not linear in it",
-              broken=_false_operands,
-              hint=_REPORT),
-    Invariant(name="results leave as their hubs say",
-              broken=_false_results,
-              hint=_REPORT),
+    _defect("a conversion starts where its operand lies", _false_sources),
+    _defect("every conversion has its collectives, forward and "
+            "backward", _impossible_steps),
+    _defect(
+        "operands arrive as the call's options ask, so that no "
+        "partial value reaches an operator that is not linear in it",
+        _false_operands),
+    _defect("results leave as their hubs say", _false_results),
 )
 """Of a graph out of insert_collectives."""
 
 AFTER_LOCALIZING = (
     *AFTER_CONVERSIONS,
-    Invariant(name="calls whose options ask for a lowering have one",
-              broken=_unbound_lowerings,
-              hint=_REPORT),
-    Invariant(name="calls that draw numbers have a stream",
-              broken=_unmarked_draws,
-              hint=_REPORT),
+    _defect("calls whose options ask for a lowering have one",
+            _unbound_lowerings),
+    _defect("calls that draw numbers have a stream", _unmarked_draws),
 )
 """Of a graph out of localize_shapes."""
 
 KERNEL = (
-    Invariant(name="collectives run over axes of the mesh",
-              broken=_strange_axes,
-              hint=_REPORT),
-    Invariant(name="collectives turn their input's shape into their "
-              "output's",
-              broken=_false_sizes,
-              hint=_REPORT),
-    Invariant(name="every collective is waited for once",
-              broken=_unawaited,
-              hint=_REPORT),
-    Invariant(name="the forward gives what the backward reads",
-              broken=_unsaved,
-              hint=_REPORT),
-    Invariant(name="the backward returns one gradient of the local shape "
-              "for each operand that has one",
-              broken=_false_gradients,
-              hint=_REPORT),
+    _defect("collectives run over axes of the mesh", _strange_axes),
+    _defect("collectives turn their input's shape into their "
+            "output's", _false_sizes),
+    _defect("every collective is waited for once", _unawaited),
+    _defect("the forward gives what the backward reads", _unsaved),
+    _defect(
+        "the backward returns one gradient of the local shape "
+        "for each operand that has one", _false_gradients),
 )
 """Of a kernel out of split_backward."""
 
 PROGRAM = (
-    Invariant(name="steps read what was made before",
-              broken=_unmade_values,
-              hint=_REPORT),
-    Invariant(name="outputs are whole or sharded",
-              broken=_partial_outputs,
-              hint=_REPORT),
-    Invariant(name="new buffer values lie as the buffers",
-              broken=_other_mutations,
-              hint=_REPORT),
+    _defect("steps read what was made before", _unmade_values),
+    _defect("outputs are whole or sharded", _partial_outputs),
+    _defect("new buffer values lie as the buffers", _other_mutations),
 )
 """Of one rank's program."""
 
 RANKS = (
-    Invariant(name="all ranks run the same steps",
-              broken=_other_steps,
-              hint=_REPORT),
-    Invariant(name="all ranks meet in the same collectives",
-              broken=_other_collectives,
-              hint=_REPORT),
+    _defect("all ranks run the same steps", _other_steps),
+    _defect("all ranks meet in the same collectives", _other_collectives),
 )
 """Of the programs of all ranks of a mesh."""

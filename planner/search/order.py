@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from planner.search.factors import FactorGraph
@@ -81,6 +81,25 @@ def _table_order(links: _Links) -> Order:
         n: math.prod(sizes[m] for m in (n, *adjacent[n]))
         for n in adjacent
     }
+
+    def take(name: str) -> Iterable[str]:
+        around = adjacent[name]
+        for other, joined in _eliminate(adjacent, name).items():
+            # Products are kept up to date, for hubs have many neighbours.
+            grown = math.prod(sizes[m] for m in joined)
+            weights[other] = weights[other] // sizes[name] * grown
+        return around
+
+    return _dry_run(links, _lightest_first(weights, take))
+
+
+def _lightest_first(weights: dict[str, int],
+                    take: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
+    """Names by their weight when they are taken; ties by name.
+
+    `take` eliminates a variable, brings `weights` up to date and says whose
+    have changed.
+    """
     heap = [(weight, name) for name, weight in weights.items()]
     heapq.heapify(heap)
     names: list[str] = []
@@ -90,14 +109,9 @@ def _table_order(links: _Links) -> Order:
             continue
         del weights[name]
         names.append(name)
-        around = adjacent[name]
-        for other, joined in _eliminate(adjacent, name).items():
-            # Products are kept up to date, for hubs have many neighbours.
-            grown = math.prod(sizes[m] for m in joined)
-            weights[other] = weights[other] // sizes[name] * grown
-        for other in around:
+        for other in take(name):
             heapq.heappush(heap, (weights[other], other))
-    return _dry_run(links, tuple(names))
+    return tuple(names)
 
 
 def fill_order(graph: FactorGraph) -> Order:
@@ -112,18 +126,10 @@ def fill_order(graph: FactorGraph) -> Order:
 def _fill_order(links: _Links) -> Order:
     sizes, adjacent = dict(links.states), _adjacency(links)
     fills = {n: _fill(adjacent, sizes, n) for n in adjacent}
-    heap = [(fill, name) for name, fill in fills.items()]
-    heapq.heapify(heap)
-    names: list[str] = []
-    while heap:
-        fill, name = heapq.heappop(heap)
-        if fills.get(name) != fill:
-            continue
-        del fills[name]
-        names.append(name)
-        for other in _refill(adjacent, sizes, fills, name):
-            heapq.heappush(heap, (fills[other], other))
-    return _dry_run(links, tuple(names))
+    return _dry_run(
+        links,
+        _lightest_first(fills,
+                        functools.partial(_refill, adjacent, sizes, fills)))
 
 
 def _refill(adjacent: dict[str, set[str]], sizes: Mapping[str, int],
