@@ -105,7 +105,20 @@ def convert(x: torch.Tensor, source: Placement, target: Placement,
 
 
 def apply_move(x: torch.Tensor, how: Move, axis: AxisRef) -> torch.Tensor:
-    """Carry out one move of one axis on a local tensor, without autograd."""
+    """Carry out one move of one axis, without autograd.
+
+    Parameters
+    ----------
+    x : Tensor
+        What this rank holds.
+    how : Move
+    axis : AxisRef
+
+    Returns
+    -------
+    Tensor
+        What it holds then; collectives are waited for.
+    """
     # Over one rank nothing moves.
     if how.kind == "none" or axis.size == 1:
         return x

@@ -106,7 +106,24 @@ class _Run(fx.Interpreter):
 
 def interpret(graph: fx.Graph, axes: Sequence[AxisRef], device: torch.device,
               operands: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-    """Run a local graph eagerly on this rank's operands, under autograd."""
+    """Run a local graph eagerly, under autograd.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+        Out of localize_shapes.
+    axes : sequence of AxisRef
+        This rank's view of the mesh.
+    device : torch.device
+        On which factories make tensors.
+    operands : sequence of Tensor
+        This rank's, one for each placeholder.
+
+    Returns
+    -------
+    tuple
+        What the graph returns.
+    """
     return _Run(graph, axes, device).run(*operands)
 
 

@@ -18,7 +18,17 @@ __all__ = ["by_part", "by_rank", "picked", "put_back", "rows_got", "rows_sent"]
 
 def by_rank(x: torch.Tensor, dim: int, parts: Sequence[int],
             ranks: int) -> torch.Tensor:
-    """From the order by part to the order by rank."""
+    """From the order by part to the order by rank.
+
+    Parameters
+    ----------
+    x : Tensor
+        Whole along `dim`.
+    dim : int
+    parts : sequence of int
+        Of the dim, in proportion.
+    ranks : int
+    """
     length = x.shape[dim]
     return picked(x, dim, [
         run for rank in range(ranks)
@@ -28,7 +38,7 @@ def by_rank(x: torch.Tensor, dim: int, parts: Sequence[int],
 
 def by_part(x: torch.Tensor, dim: int, parts: Sequence[int],
             ranks: int) -> torch.Tensor:
-    """From the order by rank to the order by part."""
+    """From the order by rank to the order by part; as :func:`by_rank`."""
     share, units = x.shape[dim] // ranks, sum(parts)
     starts = [sum(parts[:i]) * share // units for i in range(len(parts))]
     return picked(

@@ -52,7 +52,13 @@ RECIPES: dict[str, Callable[..., Recipe]] = {}
 
 
 def recipe(builder: Callable[..., Recipe]) -> Callable[..., Recipe]:
-    """Register a recipe under its function's name, which must be new."""
+    """Register a recipe under its function's name.
+
+    Raises
+    ------
+    ValueError
+        For a name that is taken.
+    """
     name = builder.__name__
     if name in RECIPES:
         raise ValueError(f"recipe {name!r} is registered twice")

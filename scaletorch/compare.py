@@ -113,7 +113,24 @@ def compare_on_mesh(model: nn.Module, module: ParallelModule, call: Call,
 def expectation(
         model: nn.Module, call: Call, loss_fn: Callable[..., Any] | None,
         program: Program) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """What the single-device program gives, and how it is rounded."""
+    """What the single-device program gives, and how it is rounded.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The original; a copy of it is run.
+    call : Call
+    loss_fn : callable, optional
+    program : Program
+        Whose draws a mesh repeats.
+
+    Returns
+    -------
+    expected : dict of str to Tensor
+        Outputs and gradients, by name.
+    rounded : dict of str to float
+        As :func:`scaletorch.rounding.rounding` finds it, by name.
+    """
 
     def observe() -> dict[str, torch.Tensor]:
         return reference(model, call, loss_fn, program=program)

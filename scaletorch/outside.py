@@ -25,7 +25,9 @@ def explained(value: Any, model: nn.Module) -> Any:
     Returns
     -------
     object
-        `value`, or a function like it when it is a method of `model`.
+        `value`, or a function like it when it is a method of `model`, which
+        raises RuntimeError with a way out where it computes with parts of
+        parameters.
     """
     if not inspect.ismethod(value) or value.__self__ is not model:
         return value

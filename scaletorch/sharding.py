@@ -32,7 +32,22 @@ def from_local(local: torch.Tensor, like: DTensor) -> DTensor:
 
 def local_slices(shape: Sequence[int], mesh: DeviceMesh,
                  placements: Sequence[Placement]) -> tuple[slice, ...]:
-    """Which part of a tensor this rank keeps, for evenly divided dims."""
+    """Which part of a tensor this rank keeps.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the whole; sharded dims are divided evenly.
+    mesh : DeviceMesh
+        This rank is in it.
+    placements : sequence of Placement
+        One for each axis.
+
+    Returns
+    -------
+    tuple of slice
+        One for each dim.
+    """
     starts, sizes = [0] * len(shape), list(shape)
     place = mesh.get_coordinate()
     assert place is not None

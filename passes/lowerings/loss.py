@@ -29,6 +29,18 @@ def cross_entropy(context: Context,
     the global mean; over one that shards the vocabulary the normaliser and
     the target's logit are reduced first (Shoeybi et al., Megatron-LM,
     2019), so that no rank ever holds whole rows.
+
+    Parameters
+    ----------
+    context : Context
+    logits : Tensor
+        This rank's, of shape (rows, classes, ...).
+    target : Tensor
+        This rank's, of shape (rows, ...); over the vocabulary's axis whole.
+    weight : Tensor, optional
+        Of shape (classes,).
+    reduction, ignore_index, label_smoothing
+        As of ``aten.cross_entropy_loss``.
     """
     vocab = context.named("cross_entropy_vocab")
     batch = context.named("cross_entropy_partial")

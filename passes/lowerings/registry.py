@@ -62,7 +62,13 @@ _LOWERINGS: dict[str, Lowering] = {}
 
 
 def register_lowering(*names: str) -> Callable[[Lowering], Lowering]:
-    """Register a function for option lowerings; names must be new."""
+    """Register a function for option lowerings.
+
+    Raises
+    ------
+    ValueError
+        For a name that is taken.
+    """
 
     def add(function: Lowering) -> Lowering:
         for name in names:

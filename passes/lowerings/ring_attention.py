@@ -46,6 +46,20 @@ def ring_attention(context: Context,
     Under ``ring_attention_zigzag`` the ranks first exchange halves of their
     shards, so that a causal mask leaves each of them as much to do, and
     exchange the output back.
+
+    Parameters
+    ----------
+    context : Context
+    query : Tensor
+        This rank's, of shape (..., heads, queries, width).
+    key, value : Tensor
+        This rank's, of shape (..., heads, keys, width).
+    attn_mask : Tensor, optional
+        For this rank's queries and the keys of all.
+    dropout_p : float
+        0: the rule offers no ring with dropout.
+    is_causal, scale, enable_gqa
+        As of ``aten.scaled_dot_product_attention``.
     """
     axis, = context.named(*_NAMES)
     assert dropout_p == 0.0, "the rule offers no ring with dropout"

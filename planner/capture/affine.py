@@ -102,7 +102,17 @@ Formula = Affine | Holds | Choice
 def at_most(form: Affine, shape: Iterable[int]) -> Holds:
     """Where ``form <= 0``, decided outright if it is the same everywhere.
 
-    Only for whole numbers: negation counts on steps of one.
+    Parameters
+    ----------
+    form : Affine
+        Of whole numbers: negation counts on steps of one.
+    shape : iterable of int
+        Of the tensor whose elements it gives.
+
+    Raises
+    ------
+    Unknown
+        For a form of other numbers.
     """
     numbers = (form.constant, *(step for _, step in form.terms))
     if form.terms and not all(float(n).is_integer() for n in numbers):

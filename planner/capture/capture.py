@@ -72,6 +72,22 @@ def capture_call(model: nn.Module,
     """Capture for a call whose inputs are already bound.
 
     A ``torch.autocast`` that is active around this is part of the program.
+
+    Parameters
+    ----------
+    model : nn.Module
+    call : Call
+        As :func:`planner.capture.entry.bind_inputs` gives it.
+    loss_fn : callable, optional
+    opaque : bool
+        Whether modules that can't be traced may be run as they are.
+
+    Raises
+    ------
+    CaptureError
+        When the model can't be traced, with its line and a way out.
+    TypeError, ValueError
+        When the model is wrapped, sparse, quantised or on several devices.
     """
     model = unwrap(model)
     check_model(model)

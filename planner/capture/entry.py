@@ -197,7 +197,18 @@ def default_example_inputs(
 
 
 def split_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A tuple is positional, a mapping is keywords, a tensor is one."""
+    """Positional and keyword arguments of one call.
+
+    Parameters
+    ----------
+    example : tuple, list, dict or Tensor
+        A tuple is positional, a mapping is keywords, a tensor is one.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
     if isinstance(example, torch.Tensor):
         return (example, ), {}
     if isinstance(example, Mapping):

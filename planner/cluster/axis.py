@@ -81,6 +81,14 @@ def step_link(cluster: ClusterSpec, mesh_shape: Sequence[int],
     slowest rank and share memory with other kernels. The coefficients
     ``collective_share`` and ``point_share`` of the devices say by how much;
     where there are none, nothing is.
+
+    Parameters
+    ----------
+    cluster : ClusterSpec
+    mesh_shape : sequence of int
+        Sizes of all axes, outermost first.
+    axis : int
+        The number of the one that is asked for.
     """
     device = cluster.weakest()
     found = axis_link(cluster, mesh_shape, axis)

@@ -95,7 +95,18 @@ def lowering_moves(call: OpCall, options: Sequence[Option],
 
 def lowering_time_s(found: LoweringMove, cost: ConversionCost, axis: int, *,
                     options: Sequence[Option]) -> float:
-    """Time that no computation hides; uneven rows take the longest."""
+    """Seconds that no computation hides; uneven rows take the longest.
+
+    Parameters
+    ----------
+    found : LoweringMove
+    cost : ConversionCost
+        Of the mesh.
+    axis : int
+        Over which it goes.
+    options : sequence of Option
+        Of the call, one for each axis.
+    """
     more = cost.expert_imbalance if is_uneven(options) else 1.0
     each_s = cost.collective_s(found.kind,
                                found.size_bytes * more / found.times, axis)

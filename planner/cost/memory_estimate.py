@@ -209,7 +209,21 @@ def _outputs(program: Program) -> int:
 
 def local_spec(spec: TensorSpec, layout: Layout,
                sizes: Iterable[int | Fraction]) -> TensorSpec:
-    """What each rank holds of a value."""
+    """What each rank holds of a value.
+
+    Parameters
+    ----------
+    spec : TensorSpec
+        Of the whole.
+    layout : Layout
+    sizes : iterable of int or Fraction
+        Of the axes, as :func:`planner.ir.layout.local_shape` takes them.
+
+    Raises
+    ------
+    ValueError
+        When a sharded dim is not divisible by its axes.
+    """
     return _local_spec(spec, layout, tuple(sizes))
 
 

@@ -45,6 +45,15 @@ def gradient_bytes(call: OpCall) -> tuple[int, int]:
 
 
 def backward_bytes_moved(call: OpCall, kept_bytes: int) -> int:
+    """Bytes that the backward reads and writes; 0 where it only passes a
+    gradient on.
+
+    Parameters
+    ----------
+    call : OpCall
+    kept_bytes : int
+        Of what the forward saved for it.
+    """
     taken, given = gradient_bytes(call)
     name = op_name(call.target)
     if not taken or passes_gradient(call):

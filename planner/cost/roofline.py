@@ -36,8 +36,14 @@ def attention_flops_per_s(device: DeviceKind, dtype: torch.dtype, *,
                           backward: bool) -> float:
     """The rate of PyTorch's own fused attention, FlashAttention-2.
 
-    Where a device has no ``second_attention``, it is that of its
-    ``attention``. The backward has the share ``attention_backward`` of it.
+    Parameters
+    ----------
+    device : DeviceKind
+        Where it has no ``second_attention``, that of its ``attention``
+        counts.
+    dtype : torch.dtype
+    backward : bool
+        The backward has the share ``attention_backward`` of the rate.
     """
     known = {c.name for c in device.efficiencies}
     name = "second_attention" if "second_attention" in known else "attention"
@@ -90,7 +96,15 @@ def memory_time_s(size_bytes: float,
 
 
 def beside_s(beside: Beside, device: DeviceKind, share: float) -> float:
-    """Time of kernels beside a call's products, of a share of them."""
+    """Seconds of kernels beside a call's products.
+
+    Parameters
+    ----------
+    beside : Beside
+    device : DeviceKind
+    share : float
+        Part of them that this device runs.
+    """
     evaluated_s = sum(size_bytes *
                       device.coefficient(f"{name}_s_per_byte", 0.0)
                       for name, size_bytes in beside.evaluated)

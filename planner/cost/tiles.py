@@ -36,7 +36,18 @@ def unfilled_flops(flops: Any, summed: Any, wave_elements: Any) -> Any:
 
 def unfilled(work: Work, device: DeviceKind, share: float,
              made: Parts) -> tuple[float, float]:
-    """What a device could do besides, in the forward and the backward."""
+    """Flops that a device could do besides, in the forward and the backward.
+
+    Parameters
+    ----------
+    work : Work
+    device : DeviceKind
+        Its ``wave_elements`` are what all units make at a time.
+    share : float
+        Part of the work that it does.
+    made : tuple of float
+        Part of each of the work's results that it makes; () for all.
+    """
     wave = device.coefficient("wave_elements", 0.0)
     if not wave or not work.results:
         return 0.0, 0.0

@@ -138,7 +138,18 @@ def exposed_buckets(buckets: Sequence[tuple[Bucket, str]],
                     mesh: MeshSpec,
                     *,
                     times: int = 1) -> list[Exposure]:
-    """Buckets with their directions, by number, sent so many times."""
+    """What buckets cost a step.
+
+    Parameters
+    ----------
+    buckets : sequence of (Bucket, str)
+        With their directions.
+    exposed_s : mapping of int to float
+        By number, what nothing hides; all of it where a number is missing.
+    mesh : MeshSpec
+    times : int
+        How often each is sent.
+    """
     names = [*mesh.names, ""]
     return [
         Exposure(where=b.what,

@@ -23,7 +23,17 @@ def compare_plans(planning: Planning, first: tuple[Plan, Candidate],
                   second: tuple[Plan, Candidate]) -> dict[str, Any]:
     """The two prices, the difference by cause, and the lines that differ.
 
-    Also what would have to move to go on under the second plan.
+    Parameters
+    ----------
+    planning : Planning
+    first, second : (Plan, Candidate)
+        Each with its price.
+
+    Returns
+    -------
+    dict
+        As ``--compare --json`` prints it. ``moves`` is what would have to
+        move to go on under the second plan, in bytes.
     """
     (plan_a, a), (plan_b, b) = first, second
     moves = moves_between(planning.program,

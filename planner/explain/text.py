@@ -216,6 +216,13 @@ def _alternatives(report: dict[str, Any]) -> Iterator[str]:
 
 
 def constraints_text(report: dict[str, Any]) -> Iterator[str]:
+    """What each constraint costs, a line each.
+
+    Parameters
+    ----------
+    report : dict
+        As :func:`planner.explain.report.build_report` gives it.
+    """
     if report["constraints"]:
         yield "constraints"
         memory = report["memory"]

@@ -141,13 +141,19 @@ Layout = tuple[Placement, ...]
 
 
 def S(dim: int, parts: Sequence[int] = ()) -> Placement:  # noqa: N802
-    """Shard along tensor dimension `dim` (not negative).
+    """Shard along tensor dimension `dim`.
 
     Parameters
     ----------
     dim : int
+        Counted from 0.
     parts : sequence of int
         Sizes of the parts that the dim is made of, each to be sharded.
+
+    Raises
+    ------
+    ValueError
+        For a dim that is counted from the end.
 
     Examples
     --------

@@ -38,6 +38,14 @@ def class_lines(cls: BlockClass, layout: ClassLayout) -> dict[str, str]:
 def read_layout(text: str, mesh: MeshSpec, where: str) -> Layout:
     """One placement for each axis of a mesh.
 
+    Parameters
+    ----------
+    text : str
+        Such as ``R S(1)``.
+    mesh : MeshSpec
+    where : str
+        The line of the plan, for the message.
+
     Raises
     ------
     LayoutError

@@ -80,6 +80,19 @@ def divisors(mesh: MeshSpec, shares: Shares,
              coordinate: Sequence[int]) -> tuple[int | Fraction, ...]:
     """What divides a dim of a value, along each axis, at one place.
 
+    Parameters
+    ----------
+    mesh : MeshSpec
+    shares : mapping of str to tuple of int
+        What ranks get along an axis, in proportion; axes that are not named
+        are divided evenly.
+    coordinate : sequence of int
+        Of a rank, along each axis.
+
+    Returns
+    -------
+    tuple of int or Fraction
+
     Examples
     --------
     >>> mesh = MeshSpec(("dp", "tp"), (2, 2))

@@ -35,6 +35,13 @@ def call_of(
         kwargs: Mapping[str, Any]) -> tuple[OpCall, tuple[torch.Tensor, ...]]:
     """Describe a real operator call; it is run once.
 
+    Parameters
+    ----------
+    op : OpOverload or callable
+    args : sequence
+        With real tensors, also nested.
+    kwargs : mapping
+
     Returns
     -------
     call : OpCall

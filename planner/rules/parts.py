@@ -16,9 +16,23 @@ Tensors = Sequence[torch.Tensor]
 def split(value: torch.Tensor, layout: Sequence[Placement],
           sizes: Sequence[int],
           generator: torch.Generator) -> list[torch.Tensor]:
-    """Every rank's part of a value, ranks in row-major order.
+    """Every rank's part of a value.
 
-    Summands are random.
+    Parameters
+    ----------
+    value : Tensor
+        The whole.
+    layout : sequence of Placement
+        One for each axis.
+    sizes : sequence of int
+        Of the axes.
+    generator : torch.Generator
+        Of the random summands of partial values.
+
+    Returns
+    -------
+    list of Tensor
+        Ranks in row-major order.
 
     Raises
     ------
@@ -72,7 +86,25 @@ def joined(parts: Tensors, placement: Placement) -> torch.Tensor:
 def difference(parts: Tensors, whole: torch.Tensor,
                layout: Sequence[Placement], sizes: Sequence[int],
                tolerance: float) -> str | None:
-    """Say how parts in a layout differ from the whole; None if they don't."""
+    """How parts in a layout differ from the whole, in words.
+
+    Parameters
+    ----------
+    parts : sequence of Tensor
+        Of all ranks, in row-major order.
+    whole : Tensor
+    layout : sequence of Placement
+        One for each axis.
+    sizes : sequence of int
+        Of the axes.
+    tolerance : float
+        Relative and absolute, as of ``torch.allclose``.
+
+    Returns
+    -------
+    str or None
+        None if they don't differ.
+    """
     shapes = {tuple(p.shape) for p in parts}
     if len(shapes) > 1:
         return f"parts of different shapes {sorted(shapes)}"

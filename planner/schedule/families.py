@@ -25,6 +25,14 @@ def generate(name: str, ranks: int, microbatches: int,
              chunks: int) -> Schedule:
     """The schedule of a name.
 
+    Parameters
+    ----------
+    name : str
+        One of :func:`schedule_names`.
+    ranks, microbatches : int
+    chunks : int
+        Stages of each rank.
+
     Raises
     ------
     ScheduleError

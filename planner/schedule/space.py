@@ -33,6 +33,7 @@ def list_tasks(
 
 
 def loop(stages: int, ranks: int) -> tuple[int, ...]:
+    """The rank of each stage, where ranks take stages in turn."""
     return tuple(s % ranks for s in range(stages))
 
 

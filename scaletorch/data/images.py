@@ -147,7 +147,23 @@ def image_folder(
         augment: bool = False,
         mean: Sequence[float] = _MEAN,
         deviation: Sequence[float] = _DEVIATION) -> Source | Augmented:
-    """A folder's images, with `augment` as for training."""
+    """A folder's images.
+
+    Parameters
+    ----------
+    path : str
+    size : int
+        Height and width of what comes out, in pixels.
+    augment : bool
+        Whether they are cropped and mirrored at random, as for training.
+    mean, deviation : sequence of float
+        Of each channel; subtracted, and divided by.
+
+    Returns
+    -------
+    Source or Augmented
+        Samples as :class:`ImageFolder` gives them.
+    """
     folder = ImageFolder(path, size=size, mean=mean, deviation=deviation)
     return AugmentedImages(folder) if augment else folder
 

@@ -127,7 +127,21 @@ def packed_file(*,
                 sequence_length: int,
                 documents: str = "join",
                 shift: bool = False) -> PackedTokens:
-    """Packed tokens of a file that ``scaletorch.data prepare`` made."""
+    """Packed tokens of a file that ``scaletorch.data prepare`` made.
+
+    Parameters
+    ----------
+    path : str
+    sequence_length : int
+        In tokens.
+    documents, shift
+        See :class:`PackedTokens`.
+
+    Raises
+    ------
+    ValueError
+        When there are fewer tokens than one sequence takes.
+    """
     return _PackedFile(TokenFile(path),
                        sequence_length=sequence_length,
                        documents=documents,

@@ -155,6 +155,19 @@ def packed_text(*,
 
     For texts that take long, ``python -m scaletorch.data prepare`` does it
     once.
+
+    Parameters
+    ----------
+    path : str or sequence of str
+        Files, or folders of them.
+    sequence_length : int
+        In tokens.
+    tokenizer : str
+        ``bytes``, or what :func:`load_tokenizer` takes.
+    field, split
+        What of a file is a document, see :func:`documents_of`.
+    documents, shift
+        See :class:`PackedTokens`.
     """
     paths = [path] if isinstance(path, (str, Path)) else list(path)
     texts = itertools.chain.from_iterable(

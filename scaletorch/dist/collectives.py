@@ -164,7 +164,27 @@ def gather(tensor: torch.Tensor,
            *,
            to: int = 0,
            group: Group = None) -> list[torch.Tensor] | None:
-    """As :func:`all_gather`, but only rank `to` gets them; else None."""
+    """As :func:`all_gather`, but only one rank gets them.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Shapes may differ, dtypes may not.
+    to : int
+        Rank in the group.
+    group : ProcessGroup, optional
+
+    Returns
+    -------
+    list of Tensor or None
+        By rank; None on the other ranks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On every rank, when one gives no tensor or makes another call, or
+        dtypes differ.
+    """
     check_rank(to, group)
     specs = _agree("gather", tensor, group)
     most = max(s.size_bytes for s in specs)
@@ -183,7 +203,18 @@ def scatter(tensors: Sequence[torch.Tensor] | None = None,
             source: int = 0,
             group: Group = None,
             device: torch.device | None = None) -> torch.Tensor:
-    """One tensor for each rank, from rank `source`; shapes may differ.
+    """One tensor for each rank; shapes may differ.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor, optional
+        One for each rank of the group, by rank; only the source gives them.
+    source : int
+        Rank in the group.
+    group : ProcessGroup, optional
+    device : torch.device, optional
+        Where the other ranks get theirs; left out, on the device of the
+        source's.
 
     Raises
     ------

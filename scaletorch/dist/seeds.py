@@ -47,7 +47,15 @@ def axis_generator(seed: int,
                    *,
                    different: Sequence[str] = (),
                    device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of one's own, seeded by :func:`axis_seed`."""
+    """A generator of one's own, seeded by :func:`axis_seed`.
+
+    Parameters
+    ----------
+    seed, mesh, different
+        As of :func:`axis_seed`.
+    device : torch.device or str
+        On which it draws.
+    """
     made = torch.Generator(device)
     made.manual_seed(axis_seed(seed, mesh, different=different))
     return made

@@ -42,6 +42,12 @@ def check_positive(config: Any, *names: str) -> None:
 def check_divides(config: Any, part: str, whole: str) -> None:
     """One field divides another.
 
+    Parameters
+    ----------
+    config : dataclass
+    part, whole : str
+        Names of its fields.
+
     Raises
     ------
     ValueError

@@ -15,9 +15,21 @@ def example_integers(model: nn.Module,
                      high: int,
                      *,
                      seed: int = 0) -> torch.Tensor:
-    """Integers below `high` where the model's parameters are.
+    """Random integers, on the device of the model's parameters.
 
-    On the meta device they have no values.
+    Parameters
+    ----------
+    model : nn.Module
+        On the meta device they have no values.
+    shape : sequence of int
+    high : int
+        Above the largest.
+    seed : int
+
+    Returns
+    -------
+    Tensor
+        int64, of that shape.
     """
     device = next(model.parameters()).device
     if device.type == "meta":
@@ -38,7 +50,20 @@ def example_values(model: nn.Module,
                    shape: Sequence[int],
                    *,
                    seed: int = 0) -> torch.Tensor:
-    """Normal values of the parameters' dtype, where these are."""
+    """Random normal values, in the dtype and on the device of the parameters.
+
+    Parameters
+    ----------
+    model : nn.Module
+        On the meta device they have no values.
+    shape : sequence of int
+    seed : int
+
+    Returns
+    -------
+    Tensor
+        Of that shape.
+    """
     parameter = next(model.parameters())
     if parameter.is_meta:
         return parameter.new_empty(tuple(shape), requires_grad=False)

@@ -37,6 +37,7 @@ Examples
 --------
 Outside of attention nothing is sent but gradients:
 
+>>> from scaletorch.parallel import gather_kv, ring, ulysses
 >>> from scaletorch.parallel.example import (Attention, Perceptron, Stack,
 ...                                          inputs)
 >>> from scaletorch.parallel.picture import after

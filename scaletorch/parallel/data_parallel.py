@@ -20,6 +20,7 @@ Examples
 A parameter is used as ``V``: whole, but each rank has only a share of the
 sum that is its gradient. That is the all-reduce, and it is all there is.
 
+>>> from scaletorch.parallel import ddp
 >>> from scaletorch.parallel.example import Perceptron, Stack, inputs
 >>> from scaletorch.parallel.picture import after
 >>> print(after(Stack(Perceptron), inputs(), ddp(), {"dp": 2},

@@ -22,6 +22,7 @@ gradients are not sent at all, and tokens are fewer bytes than weights.
 
 Examples
 --------
+>>> from scaletorch.parallel import expert
 >>> from scaletorch.parallel.example import Mixture, Stack, inputs
 >>> from scaletorch.parallel.picture import after, before
 >>> print(before(Stack(Mixture), inputs(), block="Mixture"))
@@ -63,7 +64,7 @@ return [add]
 
 Of a perceptron without experts it makes data parallelism:
 
->>> from scaletorch.parallel.data_parallel import ddp
+>>> from scaletorch.parallel import ddp
 >>> from scaletorch.parallel.example import Perceptron
 >>> model = Stack(Perceptron)
 >>> dense = after(model, inputs(), expert(), {"ep": 2}, block="Perceptron")

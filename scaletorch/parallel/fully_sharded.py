@@ -22,6 +22,7 @@ slow; then tensor parallelism on the fast links takes a part.
 
 Examples
 --------
+>>> from scaletorch.parallel import fsdp, zero1
 >>> from scaletorch.parallel.example import Perceptron, Stack, inputs
 >>> from scaletorch.parallel.picture import after
 >>> print(after(Stack(Perceptron), inputs(), fsdp(), {"dp": 2},

@@ -22,7 +22,7 @@ than the norms that they divide.
 
 Examples
 --------
->>> from planner.recipes import megatron
+>>> from scaletorch.parallel import megatron
 >>> from scaletorch.parallel.example import Perceptron, Stack, inputs
 >>> from scaletorch.parallel.picture import after
 >>> print(after(Stack(Perceptron, depth=8), inputs(),

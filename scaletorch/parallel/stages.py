@@ -26,6 +26,7 @@ Examples
 --------
 The second placement is over the micro-batches; the ``dp`` axis has one rank.
 
+>>> from scaletorch.parallel import pipeline
 >>> from scaletorch.parallel.example import Perceptron, Stack, inputs
 >>> from scaletorch.parallel.picture import after
 >>> print(after(Stack(Perceptron), inputs(),

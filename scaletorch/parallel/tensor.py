@@ -26,6 +26,7 @@ Examples
 --------
 ``R -> V`` before the pair is Megatron's *f*, ``P -> R`` behind it is *g*.
 
+>>> from scaletorch.parallel import megatron
 >>> from scaletorch.parallel.example import Perceptron, Stack, inputs
 >>> from scaletorch.parallel.picture import after
 >>> print(after(Stack(Perceptron, depth=8), inputs(), megatron(), {"tp": 4},

@@ -193,7 +193,20 @@ def _hugging_face(file: Path, overrides: Mapping[str, Any]) -> nn.Module:
 
 def fields_of(base: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Values for a config's fields: it has tuples where YAML has lists, and
-    configs where YAML has mappings."""
+    configs where YAML has mappings.
+
+    Parameters
+    ----------
+    base : dataclass
+        Whose fields they override.
+    overrides : mapping of str to object
+        As a YAML file gives them.
+
+    Raises
+    ------
+    ValueError
+        For a key that a config inside of `base` lacks.
+    """
     found = {}
     for name, value in overrides.items():
         old = getattr(base, name, None)

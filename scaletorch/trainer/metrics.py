@@ -99,9 +99,20 @@ def flops_of(program: Program) -> float:
 
 def peak_flops_per_s(module: ParallelModule, cluster: str | None,
                      dtype: str) -> float | None:
-    """Of all devices of the mesh; None where it is not known.
+    """Of all devices of the mesh together.
 
-    A CPU is known only where the run names its cluster.
+    Parameters
+    ----------
+    module : ParallelModule
+    cluster : str, optional
+        Preset or file; a CPU is known only where this is given.
+    dtype : str
+        A name in ``torch``.
+
+    Returns
+    -------
+    float or None
+        None where it is not known.
     """
     if cluster is None and module.device.type == "cpu":
         return None

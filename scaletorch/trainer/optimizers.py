@@ -44,6 +44,14 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig,
     """An optimizer of the parameters that this rank holds.
 
     Vectors and scalars (norms, biases) do not decay.
+
+    Parameters
+    ----------
+    module : nn.Module
+    config : OptimizerConfig
+        With ``fused`` torch's fused kernel is taken where it has one.
+    lr : float
+        The learning rate, before the schedule scales it.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.dim() >= 2]

@@ -25,7 +25,22 @@ def kernels(operators: Sequence[Operator], *, backward: bool) -> Number:
 
 def time_s(operators: Sequence[Operator], rates: Rates, plan: Configurations,
            *, backward: bool) -> Number:
-    """Time of operators on the device, one after the other."""
+    """Time of operators on the device, one after the other.
+
+    Parameters
+    ----------
+    operators : sequence of Operator
+    rates : Rates
+    plan : Configurations
+    backward : bool
+        Whether their backward is meant, of products half where weights are
+        frozen.
+
+    Returns
+    -------
+    number or array
+        Seconds of one micro-batch.
+    """
     flops_per_s = _flops_per_s(rates, plan, backward=backward)
     total_s: Number = 0.0
     for operator in operators:

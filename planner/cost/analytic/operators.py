@@ -90,13 +90,27 @@ def halvings(width: Number) -> Number:
 
 def linear(name: str, tokens: Number, weight: Number, width: Number,
            plan: Configurations, inner: Number, summed: Number) -> Operator:
-    """`tokens` rows times a local weight of `weight` elements.
+    """Rows times a weight.
 
-    `width` is how much one row reads and writes, `inner` the local width
-    of the weight, `summed` how much one row reads. For products in 8 bits
-    what comes in, and in the backward its gradient, is read in 16 and
-    written twice in 8, the second time transposed. With a scale for each
-    row both are casts of their own, after the largest of each row is found.
+    For products in 8 bits what comes in, and in the backward its gradient,
+    is read in 16 and written twice in 8, the second time transposed. With a
+    scale for each row both are casts of their own, after the largest of
+    each row is found.
+
+    Parameters
+    ----------
+    name : str
+    tokens : number or array
+        Rows.
+    weight : number or array
+        Elements of the local weight.
+    width : number or array
+        Elements that one row reads and writes.
+    plan : Configurations
+    inner : number or array
+        The local width of the weight.
+    summed : number or array
+        Elements that one row reads.
     """
     few = np.less(plan.linear_bits, 16)
     made = width - summed
@@ -122,7 +136,17 @@ def linear(name: str, tokens: Number, weight: Number, width: Number,
 
 def elementwise(name: str, elements: Number, passes: Number,
                 kernels: Number) -> Operator:
-    """A kernel that goes over `elements` elements `passes` times."""
+    """Kernels that only move memory, their backward half as much again.
+
+    Parameters
+    ----------
+    name : str
+    elements : number or array
+    passes : number or array
+        How often each element is read or written.
+    kernels : number or array
+        Launches.
+    """
     return Operator(name=name,
                     kind="memory",
                     flops=0.0,

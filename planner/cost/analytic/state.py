@@ -18,14 +18,21 @@ Number = Any
 
 
 def accumulation_s(held: Number, plan: Configurations, rates: Rates) -> Number:
-    """What the memory takes, in one micro-batch, to add the gradients of
-    `held` parameters to sums of all, and to copy these parameters.
+    """Seconds that the memory takes, in one micro-batch, to add gradients to
+    sums of all, and to copy their parameters.
 
     Products write a gradient in the width of the parameters, which the
     backward has; then that and the sum are read, and the sum written. A
     product that adds to the sum itself reads and writes this alone, most of
     it while it computes. Sums of copies: what the parameter had is cleared,
     read and written again, the copy written and read.
+
+    Parameters
+    ----------
+    held : number or array
+        Parameters on one rank.
+    plan : Configurations
+    rates : Rates
     """
     sharded = np.equal(plan.sharding, FSDP)
     sums = np.where(sharded, 1 / plan.shards, 1.0)
@@ -50,7 +57,15 @@ def accumulation_s(held: Number, plan: Configurations, rates: Rates) -> Number:
 
 def optimizer_s(model: Transformer, plan: Configurations,
                 rates: Rates) -> Number:
-    """Adam: state read and written, gradient read, weight written."""
+    """Seconds of Adam's step: state read and written, gradient read, weight
+    written.
+
+    Parameters
+    ----------
+    model : Transformer
+    plan : Configurations
+    rates : Rates
+    """
     held = stage_parameters(model, plan)
     owned = np.where(np.equal(plan.sharding, DDP), held, held / plan.shards)
     moved = owned * (2 * plan.master_bytes + plan.gradient_bytes +

@@ -122,11 +122,31 @@ def rotation(length: int,
              scaling: RotaryScaling | Yarn | None,
              like: torch.Tensor,
              places: torch.Tensor | None = None) -> Rotation:
-    """Cosines and sines of the first `length` places, or of `places`.
+    """Cosines and sines of places in a sequence.
 
-    Those are of shape (batch, sequence) and repeat where several documents
-    lie in a sequence. Computed in float32, then cast to the dtype of `like` and on its device.
-    Nothing is stored: a model has no buffer for it.
+    Computed in float32, then cast. Nothing is stored: a model has no buffer
+    for it.
+
+    Parameters
+    ----------
+    length : int
+        Of the sequence.
+    head_dim : int
+        Elements of a head that turn, an even number.
+    theta : float
+        Base of the frequencies, which go from 1 nearly to ``1 / theta``.
+    scaling : RotaryScaling or Yarn, optional
+    like : Tensor
+        Whose dtype and device the results have.
+    places : Tensor, optional
+        Of shape (batch, sequence), where several documents lie in a
+        sequence; left out, the first `length` places.
+
+    Returns
+    -------
+    cosines, sines : Tensor
+        Of shape (length, head_dim), or (batch, 1, sequence, head_dim) of
+        `places`.
     """
     even = torch.arange(0,
                         head_dim,
