@@ -214,7 +214,7 @@ def torch_ddp(sizes: Sizes, mesh: DeviceMesh, compile: bool) -> Step:
 def torch_fsdp(sizes: Sizes, mesh: DeviceMesh, compile: bool) -> Step:
     """fully_shard on every block and on the root."""
     model, batch = build(sizes)
-    for block in model.blocks:  # type: ignore[union-attr]
+    for block in model.blocks:
         fully_shard(block, mesh=mesh)
         if compile:
             block.compile()
@@ -245,14 +245,14 @@ def torch_megatron(sizes: Sizes, mesh: DeviceMesh, compile: bool) -> Step:
             "head": ColwiseParallel(use_local_output=False)
         })
     if compile:
-        for block in model.blocks:  # type: ignore[union-attr]
+        for block in model.blocks:
             block.compile()
     step = training_step(model, batch)
 
     def parallel_loss() -> torch.Tensor:
         with loss_parallel():
             loss = step()
-        return loss.full_tensor()  # type: ignore[attr-defined]
+        return loss.full_tensor()
 
     return parallel_loss
 

@@ -159,7 +159,7 @@ def model_and_batch(name: str) -> tuple[nn.Module, Any]:
         fields["router"] = type(router)(**fields["router"])
     torch.manual_seed(0)
     model = models.build(registered, **fields)
-    return model, model.example_inputs(**batch)  # type: ignore[operator]
+    return model, model.example_inputs(**batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,11 +130,10 @@ def theirs(pair: Pair, sizes: Sizes, microbatches: int) -> Step:
     blocks = list(model.blocks)
     parts = {
         s:
-        _Stage(
-            model,
-            blocks[edges[s]:edges[s + 1]],  # type: ignore[arg-type]
-            is_first=s == 0,
-            is_last=s == stages - 1)
+        _Stage(model,
+               blocks[edges[s]:edges[s + 1]],
+               is_first=s == 0,
+               is_last=s == stages - 1)
         for s in range(rank, stages, ranks)
     }
     schedule = pair.theirs(

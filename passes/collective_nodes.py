@@ -30,7 +30,7 @@ class Collective:
     target: tuple[int, ...]
 
     def __str__(self) -> str:
-        name = self.node.target._opname  # type: ignore[union-attr]
+        name = self.node.target._opname
         return f"{name}[{self.axis}] {self.source} -> {self.target}"
 
     def misfit(self, size: int) -> str | None:
@@ -60,7 +60,7 @@ class Collective:
             return args[2] == size
         if target is _OPS.all_to_all_single.default:
             return all(
-                len(parts) == size and sum(parts) == whole  # type: ignore
+                len(parts) == size and sum(parts) == whole
                 for parts, whole in ((args[1], self.target[0]),
                                      (args[2], self.source[0])))
         return True

@@ -72,9 +72,8 @@ class _Convert(torch.autograd.Function):
         return x.view_as(x) if out is x else out
 
     @staticmethod
-    def backward(  # type: ignore[override]
-            ctx: Any,
-            grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any,
+                 grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         return apply_move(grad, ctx.move, ctx.axis), None, None, None
 
 

@@ -183,7 +183,7 @@ def differentiate(graph: fx.Graph,
         names = [n.name for n in graph.nodes if n.op == "placeholder"]
         names += [f"tangent_{i}" for i in tangents]
         found = fold_views(clean(module.graph, names, len(tangents)))
-    results = len(graph.output_node().args[0])  # type: ignore[arg-type]
+    results = len(graph.output_node().args[0])
     return Joint(graph=found,
                  operands=len(operands),
                  results=results,

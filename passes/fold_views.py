@@ -88,6 +88,6 @@ def _kept_for(node: fx.Node) -> fx.Node | None:
     operand, dims = total.args[:2]
     assert isinstance(operand, fx.Node) and isinstance(dims, (list, tuple))
     shape = _shape(operand)
-    dropped = {d % len(shape) for d in dims}  # type: ignore[operator]
+    dropped = {d % len(shape) for d in dims}
     left = tuple(s for d, s in enumerate(shape) if d not in dropped)
     return total if left == _shape(node) else None

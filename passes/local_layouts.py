@@ -55,14 +55,14 @@ def converted(node: fx.Node, layout: Layout, mesh: MeshSpec) -> Layout:
 
 
 def _call(node: fx.Node) -> fx.Node:
-    return node.args[0] if is_getitem(node) else node  # type: ignore
+    return node.args[0] if is_getitem(node) else node
 
 
 def _made(node: fx.Node) -> Value | None:
     """The value of the block's own graph that a node holds."""
     if is_getitem(node):
         call, index = node.args
-        return Value(call.meta["node"], index)  # type: ignore
+        return Value(call.meta["node"], index)
     many = isinstance(node.meta["spec"], tuple)
     return None if many else Value(node.meta["node"])
 

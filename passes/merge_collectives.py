@@ -164,7 +164,7 @@ def _copied(copy: fx.Graph, node: fx.Node, made: dict[fx.Node,
                                                       fx.Node]) -> fx.Node:
     """Copy a node; a wait for what was joined is over already."""
     if node.target is _OPS.wait_tensor.default:
-        source = made[node.args[0]]  # type: ignore[index]
+        source = made[node.args[0]]
         if source.target is _ATEN.reshape.default:
             return source
     return copy.node_copy(node, lambda n: made[n])
@@ -172,7 +172,7 @@ def _copied(copy: fx.Graph, node: fx.Node, made: dict[fx.Node,
 
 def _join(copy: fx.Graph, group: Sequence[fx.Node],
           made: dict[fx.Node, fx.Node]) -> None:
-    values = [made[n.args[0]] for n in group]  # type: ignore[index]
+    values = [made[n.args[0]] for n in group]
     flat = [_call(copy, _ATEN.reshape.default, v, [-1]) for v in values]
     packed = _call(copy, _ATEN.cat.default, flat)
     started = _call(copy, _OPS.all_reduce.default, packed, *group[0].args[1:])

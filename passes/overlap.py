@@ -8,7 +8,7 @@ keep their order, which all ranks share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx
@@ -70,7 +70,7 @@ def _filled(nodes: Sequence[fx.Node]) -> list[fx.Node]:
 
 
 def _emit_ready(nodes: Sequence[fx.Node], done: set[fx.Node],
-                emit: object) -> list[fx.Node]:
+                emit: Callable[[fx.Node], None]) -> list[fx.Node]:
     """Emit what has its operands; waits stay back, with what reads them."""
     rest = []
     for node in nodes:
@@ -78,7 +78,7 @@ def _emit_ready(nodes: Sequence[fx.Node], done: set[fx.Node],
         if waits or any(a not in done for a in node.all_input_nodes):
             rest.append(node)
         else:
-            emit(node)  # type: ignore[operator]
+            emit(node)
     return rest
 
 

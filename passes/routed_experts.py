@@ -298,9 +298,8 @@ AXES_POSITION = {ROUTED[0]: 12, ROUTED[1]: 16}
 class _Routed(torch.autograd.Function):
 
     @staticmethod
-    def forward(  # type: ignore[override]
-            ctx: Any, route: Route, settings: Settings, hidden: torch.Tensor,
-            *rest: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, route: Route, settings: Settings,
+                hidden: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         tensors = (hidden, *rest)
         state = (settings.activation, settings.gate, settings.transposed,
                  list(settings.constants))
@@ -312,8 +311,8 @@ class _Routed(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(  # type: ignore[override]
-            ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any,
+                 grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         found = torch.ops.scaletorch.experts_routed_backward(
             grad, *ctx.saved_tensors, *ctx.rest)
         return (None, None, *laid_out(found, ctx.saved_tensors[3:5]))

@@ -150,4 +150,4 @@ def _storage(node: fx.Node) -> int:
 def _ends(graph: fx.Graph) -> tuple[list[fx.Node], list[Any]]:
     """What a graph takes, and what it returns."""
     places = [n for n in graph.nodes if n.op == "placeholder"]
-    return places, list(graph.output_node().args[0])  # type: ignore
+    return places, list(graph.output_node().args[0])

@@ -62,7 +62,7 @@ class SplitBlock:
         for node in self.forward.nodes:
             made[node] = graph.node_copy(node, lambda n: made[n])
         output = graph.output_node()
-        output.args = (output.args[0][:self.results], )  # type: ignore[index]
+        output.args = (output.args[0][:self.results], )
         graph.eliminate_dead_code()
         return SplitBlock(forward=graph,
                           backward=None,
@@ -87,7 +87,7 @@ def split_backward(
     nodes = list(joint.graph.nodes)
     places = [n for n in nodes if n.op == "placeholder"]
     operands, tangents = places[:joint.operands], places[joint.operands:]
-    returned = list(joint.graph.output_node().args[0])  # type: ignore
+    returned = list(joint.graph.output_node().args[0])
     results, grads = returned[:joint.results], returned[joint.results:]
     ahead = _forward_nodes(nodes, results, set(tangents))
     copier = _BackwardCopier(ahead, lambda n: is_view(n) or recompute(n),
@@ -117,7 +117,7 @@ def is_view(node: fx.Node) -> bool:
     if not node.all_input_nodes:
         return False
     if node.target is operator.getitem:
-        return is_view(node.args[0])  # type: ignore[arg-type]
+        return is_view(node.args[0])
     if node.target is torch.ops.aten.reshape.default:
         return True
     schema = getattr(node.target, "_schema", None)

@@ -33,7 +33,7 @@ def split_weights(split: SplitBlock, weights: Collection[int]) -> SplitBlock:
     if split.backward is None:
         return split
     nodes = list(split.backward.nodes)
-    grads = list(split.backward.output_node().args[0])  # type: ignore
+    grads = list(split.backward.output_node().args[0])
     now = [None if i in weights else g for i, g in enumerate(grads)]
     later = [g if i in weights else None for i, g in enumerate(grads)]
     first = _reached(nodes, now)

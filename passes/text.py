@@ -65,7 +65,7 @@ def _line(node: fx.Node) -> str:
     if node.op == "placeholder":
         return f"{node.name} = placeholder"
     if node.op == "output":
-        return f"return {_arg_text(list(node.args[0]))}"  # type: ignore
+        return f"return {_arg_text(list(node.args[0]))}"
     if is_getitem(node):
         return f"{node.name} = {node.args[0]}[{node.args[1]}]"
     if node.target is convert_node:

@@ -200,7 +200,7 @@ class _Applied:
         self.module = module
 
     def __call__(self) -> None:
-        self.owner._init_weights(self.module)  # type: ignore[operator]
+        self.owner._init_weights(self.module)
 
 
 def _takes(method: Any, count: int) -> bool:

@@ -60,7 +60,7 @@ class PipelineShare:
 
 def mark_pipeline(parameter: torch.Tensor, share: PipelineShare) -> None:
     """Note on a parameter that other stages hold others."""
-    parameter._scaletorch_pipeline = share  # type: ignore[attr-defined]
+    parameter._scaletorch_pipeline = share
 
 
 def share_of(parameter: torch.Tensor) -> PipelineShare | None:

@@ -95,7 +95,7 @@ class Absent:
             found = module.get_submodule(owner)
             table = (found._parameters
                      if key in found._parameters else found._buffers)
-            self._places.append((table, key, table[key]))  # type: ignore
+            self._places.append((table, key, table[key]))
         self._take()
 
     def _take(self) -> None:

@@ -80,16 +80,15 @@ class _Matched(torch.autograd.Function):
     """Rank r has parts 2r and 2r + 1 of 2n, and gets parts r and n + r."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-            ctx: Any, x: torch.Tensor, dim: int,
-            axis: AxisRef) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, dim: int,
+                axis: AxisRef) -> torch.Tensor:
         ctx.dim, ctx.axis = dim, axis
         gives, takes = _partners(axis)
         return _swapped(x, dim, axis, gives, takes)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-            ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any,
+                 grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         gives, takes = _partners(ctx.axis)
         return _swapped(grad, ctx.dim, ctx.axis, takes, gives), None, None
 

@@ -140,10 +140,9 @@ class _Ring:
 class _RingAttention(torch.autograd.Function):
 
     @staticmethod
-    def forward(  # type: ignore[override]
-            ctx: Any, query: torch.Tensor, key: torch.Tensor,
-            value: torch.Tensor, mask: torch.Tensor | None,
-            ring: _Ring) -> torch.Tensor:
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor,
+                value: torch.Tensor, mask: torch.Tensor | None,
+                ring: _Ring) -> torch.Tensor:
         whole = _forward(ring, query, key, value, mask)
         ctx.ring = ring
         ctx.save_for_backward(query, key, value, mask, whole.output,
@@ -151,8 +150,7 @@ class _RingAttention(torch.autograd.Function):
         return whole.output
 
     @staticmethod
-    def backward(  # type: ignore[override]
-            ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         query, key, value, mask, output, logsumexp, *rest = ctx.saved_tensors
         whole = Attended(output=output, logsumexp=logsumexp, rest=tuple(rest))
         found = _backward(ctx.ring, query, key, value, mask, whole, grad)
@@ -171,7 +169,7 @@ def _blocks(
         yield step, block
         if coming is not None:
             message = wait(coming)
-            block = tuple(unpacked(message, shapes))  # type: ignore
+            block = tuple(unpacked(message, shapes))
 
 
 def _forward(ring: _Ring, query: torch.Tensor, key: torch.Tensor,

@@ -50,8 +50,7 @@ class _Exchange(torch.autograd.Function):
         return _exchanged(tuple(tensors), axis, inwards)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-            ctx: Any, *tensors: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *tensors: torch.Tensor) -> tuple[Any, ...]:
         return None, None, *_exchanged(tensors, ctx.axis, not ctx.inwards)
 
 

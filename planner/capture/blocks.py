@@ -168,8 +168,7 @@ def _digest(nodes: Sequence[fx.Node], operands: Sequence[fx.Node],
         for arg in operands
     ]
     for node in nodes:
-        shown = fx.map_arg((node.args, node.kwargs),
-                           lambda n: f"%{number[n]}")  # type: ignore[arg-type]
+        shown = fx.map_arg((node.args, node.kwargs), lambda n: f"%{number[n]}")
         text.append(f"{node.op} {node.target} {shown} {node.meta.get('spec')}")
     text.append(f"output {[number[n] for n in results]}")
     return hashlib.sha256("\n".join(text).encode()).hexdigest()

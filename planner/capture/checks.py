@@ -52,11 +52,11 @@ def checks_pass(notes: list[str]) -> Iterator[None]:
                 return merged.answer
             raise
 
-    torch.Tensor.__bool__ = truth  # type: ignore[method-assign]
+    torch.Tensor.__bool__ = truth
     try:
         yield
     finally:
-        torch.Tensor.__bool__ = original  # type: ignore[method-assign]
+        torch.Tensor.__bool__ = original
 
 
 @dataclass(slots=True)

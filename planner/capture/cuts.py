@@ -132,14 +132,14 @@ def _permute(seen: _Seen, user: fx.Node) -> _Seen:
 
 
 def _transpose(seen: _Seen, user: fx.Node) -> _Seen:
-    a, b = (seen.dim(d) for d in user.args[1:3])  # type: ignore[arg-type]
+    a, b = (seen.dim(d) for d in user.args[1:3])
     dims = list(seen.dims)
     dims[a], dims[b] = dims[b], dims[a]
     return seen.at(user, dims=tuple(dims))
 
 
 def _unsqueeze(seen: _Seen, user: fx.Node) -> _Seen:
-    place = user.args[1] % (len(seen.dims) + 1)  # type: ignore[operator]
+    place = user.args[1] % (len(seen.dims) + 1)
     return seen.at(user, dims=(*seen.dims[:place], _ONE, *seen.dims[place:]))
 
 
@@ -212,9 +212,12 @@ def _picks(seen: _Seen,
     for pick in user.users:
         if pick.target is not operator.getitem:
             return None
-        start, end = bounds[pick.args[1]]  # type: ignore[index]
-        found.append(_run(seen, pick, dim, start, end, drops=drops))
-    return None if None in found else found  # type: ignore[return-value]
+        start, end = bounds[pick.args[1]]
+        cut = _run(seen, pick, dim, start, end, drops=drops)
+        if cut is None:
+            return None
+        found.append(cut)
+    return found
 
 
 def _split(seen: _Seen, user: fx.Node) -> list[Cut] | None:
@@ -234,8 +237,8 @@ def _unbind(seen: _Seen, user: fx.Node) -> list[Cut] | None:
 
 
 def _select(seen: _Seen, user: fx.Node) -> list[Cut] | None:
-    dim, index = seen.dim(user.args[1]), user.args[2]  # type: ignore[arg-type]
-    index %= seen.node.meta["val"].shape[dim]  # type: ignore[operator]
+    dim, index = seen.dim(user.args[1]), user.args[2]
+    index %= seen.node.meta["val"].shape[dim]
     found = _run(seen, user, dim, index, index + 1, drops=True)
     return None if found is None else [found]
 

@@ -28,7 +28,7 @@ def fake_leaf(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
     fake = fake_like(tensor, mode)
     if isinstance(tensor, nn.Parameter):
         fake.requires_grad_(tensor.requires_grad)
-        fake._is_param = True  # type: ignore[attr-defined]
+        fake._is_param = True
     return fake
 
 

@@ -102,10 +102,13 @@ def _moved(formula: Formula, places: Callable[[int], int | None]) -> Formula:
     """Every dim moved; None where the dim is of size one and goes."""
 
     def form(old: Affine) -> Affine:
-        terms = {places(d): s for d, s in old.terms}
-        if None in terms:
-            raise Unknown
-        return Affine.of(old.constant, terms)  # type: ignore[arg-type]
+        terms = {}
+        for dim, step in old.terms:
+            place = places(dim)
+            if place is None:
+                raise Unknown
+            terms[place] = step
+        return Affine.of(old.constant, terms)
 
     return _mapped(formula, form)
 

@@ -94,7 +94,7 @@ def _joined(node: fx.Node) -> _Lead:
         return _repeated(node)
     if op_label(node) not in _VIEWS:
         return ()
-    source = node.args[0].meta["val"]  # type: ignore[union-attr]
+    source = node.args[0].meta["val"]
     rows = node.meta["val"].shape[0] if node.meta["val"].ndim else 0
     # A dense value's product is the same kernel whatever its dims.
     if rows < 2 or not source.is_contiguous():
@@ -112,7 +112,7 @@ def _joined(node: fx.Node) -> _Lead:
 def _repeated(node: fx.Node) -> _Lead:
     """Times and rows, where nothing but rows is repeated."""
     source: Any = node.args[0]
-    times, *others = node.args[1]  # type: ignore[misc]
+    times, *others = node.args[1]
     shape = source.meta["val"].shape
     if len(others) != len(shape) - 1 or set(others) - {1}:
         return ()
@@ -154,21 +154,21 @@ def _keeps_rows(node: fx.Node, value: torch.Tensor) -> bool:
 def _is_product(node: fx.Node, value: torch.Tensor) -> bool:
     """With a matrix that is not of the rows itself."""
     x, weight = node.args[:2]
-    return (value.ndim == 2 and x.meta["val"] is value  # type: ignore
-            and weight.meta["val"].ndim == 2  # type: ignore[union-attr]
-            and node.all_input_nodes.count(x) == 1  # type: ignore[arg-type]
-            and weight is not x and not node.kwargs)
+    return (value.ndim == 2 and x.meta["val"] is value
+            and weight.meta["val"].ndim == 2
+            and node.all_input_nodes.count(x) == 1 and weight is not x
+            and not node.kwargs)
 
 
 def _is_sum_product(node: fx.Node, value: torch.Tensor) -> bool:
     bias, x, weight = node.args[:3]
-    return (x.meta["val"] is value and weight is not x  # type: ignore
-            and bias.meta["val"].ndim == 1  # type: ignore[union-attr]
-            and len(node.args) == 3 and not node.kwargs)
+    return (x.meta["val"] is value and weight is not x
+            and bias.meta["val"].ndim == 1 and len(node.args) == 3
+            and not node.kwargs)
 
 
 def _norms_features(node: fx.Node, value: torch.Tensor) -> bool:
-    return len(node.args[1]) < value.ndim  # type: ignore[arg-type]
+    return len(node.args[1]) < value.ndim
 
 
 def _of_last_dim(node: fx.Node, value: torch.Tensor) -> bool:

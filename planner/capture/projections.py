@@ -62,21 +62,20 @@ def _read(node: fx.Node) -> _Product | None:
 def _linear(node: fx.Node) -> _Product:
     x, weight, *bias = node.args
     out_dim = 0
-    if op_label(weight) == "t":  # type: ignore[arg-type]
-        weight, out_dim = weight.args[0], 1  # type: ignore[union-attr]
-    return x, weight, bias[0] if bias else None, out_dim  # type: ignore
+    if op_label(weight) == "t":
+        weight, out_dim = weight.args[0], 1
+    return x, weight, bias[0] if bias else None, out_dim
 
 
 def _addmm(node: fx.Node) -> _Product | None:
     bias, x, weight = node.args[:3]
-    added = bias.meta["val"].shape == node.meta["val"].shape[
-        -1:]  # type: ignore
-    return (x, weight, bias, 1) if added else None  # type: ignore
+    added = bias.meta["val"].shape == node.meta["val"].shape[-1:]
+    return (x, weight, bias, 1) if added else None
 
 
 def _matmul(node: fx.Node) -> _Product:
     x, weight = node.args
-    return x, weight, None, 1  # type: ignore
+    return x, weight, None, 1
 
 
 _PRODUCTS: dict[str, Callable[[fx.Node], _Product | None]] = {

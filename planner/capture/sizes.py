@@ -42,11 +42,11 @@ def unknown_sizes_are_large() -> Iterator[None]:
                 raise
             return answer
 
-    ShapeEnv.evaluate_sym_node = answered  # type: ignore[method-assign]
+    ShapeEnv.evaluate_sym_node = answered
     try:
         yield
     finally:
-        ShapeEnv.evaluate_sym_node = original  # type: ignore[method-assign]
+        ShapeEnv.evaluate_sym_node = original
 
 
 def _with_many(env: ShapeEnv, expression: Any) -> Any:

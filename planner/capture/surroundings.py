@@ -227,13 +227,13 @@ def _tensors_of_tensors() -> Iterator[None]:
     def of_array(array: Any) -> torch.Tensor:
         return array if isinstance(array, torch.Tensor) else from_numpy(array)
 
-    torch.tensor = copy_of  # type: ignore[assignment]
-    torch.from_numpy = of_array  # type: ignore[assignment]
+    torch.tensor = copy_of
+    torch.from_numpy = of_array
     try:
         yield
     finally:
-        torch.tensor = tensor  # type: ignore[assignment]
-        torch.from_numpy = from_numpy  # type: ignore[assignment]
+        torch.tensor = tensor
+        torch.from_numpy = from_numpy
 
 
 @contextlib.contextmanager

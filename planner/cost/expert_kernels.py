@@ -34,16 +34,14 @@ def _rows(node: fx.Node) -> tuple[int, int, int]:
     if _name(node) in _FORWARD:
         rows = node.meta["val"][1]
     else:
-        rows = node.args[_ROWS].meta["val"]  # type: ignore[union-attr]
+        rows = node.args[_ROWS].meta["val"]
     return (*rows.shape, rows.element_size())
 
 
 def expert_flops(node: fx.Node) -> float:
     """Of both products; the backward has two for each."""
     first = 3 if _name(node) in _FORWARD else 2
-    gate_up, down = (
-        node.args[first + i].meta["val"]  # type: ignore[union-attr]
-        for i in range(2))
+    gate_up, down = (node.args[first + i].meta["val"] for i in range(2))
     rows = _rows(node)[0]
     each = sum(math.prod(x.shape[1:]) for x in (gate_up, down))
     return 2.0 * rows * each * (1 if first == 3 else 2)
@@ -55,11 +53,11 @@ def expert_exchanges(node: fx.Node) -> list[tuple[str, int]]:
     name = _name(node)
     if name not in _AXES:
         return []
-    axes = list(node.args[_AXES[name]])  # type: ignore[arg-type]
+    axes = list(node.args[_AXES[name]])
     rows, width, itemsize = _rows(node)
     each = [rows * width * itemsize, rows * (width + 1) * itemsize]
     if name in _FORWARD:
         moved = node.args[_MOVED]
-        axes = [a for a, m in zip(axes, moved) if m]  # type: ignore
-        each.append(COUNT_BYTES * int(node.args[_EXPERTS]))  # type: ignore
+        axes = [a for a, m in zip(axes, moved) if m]
+        each.append(COUNT_BYTES * int(node.args[_EXPERTS]))
     return [(str(a), size_bytes) for a in axes for size_bytes in each]

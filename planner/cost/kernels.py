@@ -48,9 +48,9 @@ def kernel_flops(node: fx.Node) -> tuple[float, str]:
     if name == "_grouped_mm":
         return _grouped_flops(node), "matmul"
     if name == "scaletorch::opaque":
-        return float(node.args[3]), "matmul"  # type: ignore[arg-type]
+        return float(node.args[3]), "matmul"
     if name == "scaletorch::opaque_backward":
-        flops = BACKWARD_RUNS * float(node.args[5])  # type: ignore[arg-type]
+        flops = BACKWARD_RUNS * float(node.args[5])
         return flops, "matmul"
     formula = flop_registry.get(node.target.overloadpacket)
     if formula is None:

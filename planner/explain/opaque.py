@@ -18,18 +18,16 @@ def opaque_modules(program: Program, price: PlanPrice) -> list[dict[str, Any]]:
     `costs_s` is, by axis, what dividing it over that axis would save.
     """
     counts = [b.block_class for b in program.blocks]
-    return [
-        {
-            "block": name,
-            "count": counts.count(name),
-            "module": source_of(node).module_path,
-            "class": str(node.args[2]).partition(".")[0],
-            "location": source_of(node).location,
-            "flops": int(node.args[3]),  # type: ignore[call-overload]
-            **_costs(price, name, node.meta["label"])
-        } for name, cls in program.classes.items()
-        for node in calls_of(cls.graph) if op_name(node.target) == "opaque"
-    ]
+    return [{
+        "block": name,
+        "count": counts.count(name),
+        "module": source_of(node).module_path,
+        "class": str(node.args[2]).partition(".")[0],
+        "location": source_of(node).location,
+        "flops": int(node.args[3]),
+        **_costs(price, name, node.meta["label"])
+    } for name, cls in program.classes.items() for node in calls_of(cls.graph)
+            if op_name(node.target) == "opaque"]
 
 
 def _costs(price: PlanPrice, block: str, call: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def value_of(node: fx.Node) -> Value:
     """The value a node stands for; picks are followed to their source."""
     if is_getitem(node):
         source, index = node.args
-        return Value(source, index)  # type: ignore[arg-type]
+        return Value(source, index)
     return Value(node)
 
 

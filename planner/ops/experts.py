@@ -232,10 +232,9 @@ def _backward(grad: torch.Tensor, weights: torch.Tensor, gate_up: torch.Tensor,
 class _Differentiable(torch.autograd.Function):
 
     @staticmethod
-    def forward(  # type: ignore[override]
-            ctx: Any, hidden: torch.Tensor, index: torch.Tensor,
-            weights: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor,
-            *rest: Any) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, index: torch.Tensor,
+                weights: torch.Tensor, gate_up: torch.Tensor,
+                down: torch.Tensor, *rest: Any) -> torch.Tensor:
         out, *kept = _OPS.experts_forward(hidden, index, weights, gate_up,
                                           down, *rest)
         ctx.save_for_backward(weights, gate_up, down, *rest[:2], *kept)
@@ -243,8 +242,8 @@ class _Differentiable(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(  # type: ignore[override]
-            ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any,
+                 grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         found = _OPS.experts_backward(grad, *ctx.saved_tensors, *ctx.settings)
         return laid_out(found, ctx.saved_tensors[3:5]) + (None, ) * 4
 

@@ -80,7 +80,7 @@ def check_edges(edges: Sequence[tuple[int, int]] | None, stages: int) -> Edges:
                 f"the edge from stage {source} to stage {target} isn't one "
                 f"from a stage to a later one of the {stages} stages; number "
                 "the stages in the order in which values flow")
-    return tuple(sorted(set(map(tuple, edges))))  # type: ignore[arg-type]
+    return tuple(sorted({(source, target) for source, target in edges}))
 
 
 def _neighbours(

@@ -34,8 +34,9 @@ def part_of(source: Source | Augmented,
         raise ValueError("part must be two fractions such as [0, 0.9], "
                          f"got {part!r}")
     start, stop = (round(p * len(source)) for p in part)
-    kind = _AugmentedPart if isinstance(source, Augmented) else _Part
-    return kind(source, start, stop)  # type: ignore[arg-type]
+    if isinstance(source, Augmented):
+        return _AugmentedPart(source, start, stop)
+    return _Part(source, start, stop)
 
 
 class _Part:

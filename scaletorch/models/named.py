@@ -38,7 +38,7 @@ def example(name: str, *, batch: int, sequence: int | None,
         model = build(name).to(dtype)
     inputs: Any = model.example_inputs
     if "sequence_length" in inspect.signature(inputs).parameters:
-        context: int = model.config.context  # type: ignore[union-attr, assignment]
+        context: int = model.config.context
         return model, inputs(batch, sequence or min(context, _TOKENS))
     if sequence is not None:
         raise ValueError(f"--seq: {name} has no sequences; leave it out")

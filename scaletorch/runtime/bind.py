@@ -159,19 +159,19 @@ def _unwatched(node: fx.Node, compile: bool) -> Sequence[Any]:
     """The axes over which a node exchanges something, unless it is started
     as a call of its own."""
     if node.target in AXES_POSITION:
-        return node.args[AXES_POSITION[node.target]]  # type: ignore
+        return node.args[AXES_POSITION[node.target]]
     if compile and node.target in GROUP_POSITION:
-        return (node.args[GROUP_POSITION[node.target]], )  # type: ignore
+        return (node.args[GROUP_POSITION[node.target]], )
     return ()
 
 
 def _direct(operator: torch._ops.OpOverload) -> Callable[..., Any]:
     """The operator without the Python around it, which takes as long as a
     view does."""
-    call = functools.partial(operator._op)
+    call: Any = functools.partial(operator._op)
     name = str(operator).replace(".", "_").replace("::", "_")
     # What fx prints in the code of a graph.
-    call.__name__ = call.__qualname__ = name  # type: ignore[attr-defined]
+    call.__name__ = call.__qualname__ = name
     call.__module__ = __name__
     return call
 
@@ -194,17 +194,17 @@ def _runs_apart(node: fx.Node) -> bool:
 
 def _bind_axes(made: fx.Node, groups: Groups) -> None:
     """Experts that are spread over ranks find their groups by name."""
-    position = AXES_POSITION[made.target]  # type: ignore[index]
+    position = AXES_POSITION[made.target]
     names = [
         groups.axes[groups.named(str(n))].name for n in made.args[position]
-    ]  # type: ignore[union-attr]
+    ]
     made.args = (*made.args[:position], names, *made.args[position + 1:])
 
 
 def _bind_group(made: fx.Node, node: fx.Node, groups: Groups,
                 compile: bool) -> None:
-    position = GROUP_POSITION[node.target]  # type: ignore[index]
-    axis = groups.named(node.args[position])  # type: ignore[arg-type]
+    position = GROUP_POSITION[node.target]
+    axis = groups.named(node.args[position])
     if compile:
         args = list(made.args)
         args[position] = groups.axes[axis].name
@@ -237,10 +237,8 @@ def _bind_stream(node: fx.Node, seed: fx.Node, groups: Groups,
     text = f"{label}|{node.name}|{place}".encode()
     salt = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
     if compile:
-        node.target = seeded_op(node.target)  # type: ignore[arg-type]
+        node.target = seeded_op(node.target)
         node.args = (seed, salt, *node.args)
     else:
-        node.target = SeededCall(
-            node.target,  # type: ignore[arg-type]
-            salt)
+        node.target = SeededCall(node.target, salt)
         node.args = (seed, *node.args)

@@ -73,10 +73,10 @@ class StartedCall:
         self.group = group
         self.watched = Watched("a collective of the model", group)
         self.in_place = in_place
-        self.reduce = _REDUCE.get(node.args[1])  # type: ignore[arg-type]
+        self.reduce = _REDUCE.get(node.args[1])
         self.size = group.size()
         self.splits = _splits(node)
-        name = node.target._opname  # type: ignore[union-attr]
+        name = node.target._opname
         self.run = getattr(self, f"_{name}")
         # What fx prints in the code of a graph.
         self.__name__ = self.__qualname__ = f"start_{name}"
@@ -125,8 +125,8 @@ def _splits(node: fx.Node) -> tuple[list[int] | None, list[int] | None]:
     if node.target is not _OPS.all_to_all_single.default:
         return None, None
     takes, gives = node.args[1:3]
-    even = len({*takes, *gives}) == 1  # type: ignore[misc]
-    return (None, None) if even else (takes, gives)  # type: ignore
+    even = len({*takes, *gives}) == 1
+    return (None, None) if even else (takes, gives)
 
 
 def is_overwritable(node: fx.Node) -> bool:

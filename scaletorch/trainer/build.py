@@ -212,14 +212,13 @@ def fields_of(base: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
         old = getattr(base, name, None)
         if isinstance(value, list):
             value = tuple(value)
-        elif isinstance(value, Mapping) and dataclasses.is_dataclass(old):
+        elif (isinstance(value, Mapping) and dataclasses.is_dataclass(old)
+              and not isinstance(old, type)):
             known = [f.name for f in dataclasses.fields(old)]
             for key in value:
                 if key not in known:
                     raise ValueError(f"model.overrides.{name} has no field "
                                      f"{key!r}: {nearest(key, known)}")
-            value = dataclasses.replace(
-                old,  # type: ignore[type-var]
-                **fields_of(old, value))
+            value = dataclasses.replace(old, **fields_of(old, value))
         found[name] = value
     return found

@@ -27,9 +27,9 @@ def _rows(cls: type, path: str) -> Iterator[tuple[str, str, str, str]]:
     texts = parameter_texts(cls)
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], f"{path}{field.name}"
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield f"**`{key}`**", "", "", texts[field.name]
-            yield from _rows(hint, f"{key}.")  # type: ignore[arg-type]
+            yield from _rows(hint, f"{key}.")
         else:
             yield (f"`{key}`", described(hint), _default(field),
                    texts[field.name])

@@ -6,13 +6,16 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 from planner.names import nearest
 
 __all__ = ["described", "from_mapping", "to_mapping"]
 
-Made = TypeVar("Made")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Made = TypeVar("Made", bound="DataclassInstance")
 
 _PLAIN = {bool: "true or false", int: "a whole number", str: "a text"}
 
@@ -39,7 +42,7 @@ def from_mapping(cls: type[Made],
         field's name and gets the path in front.
     """
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
             where = f" in {path}" if path else ""
@@ -125,8 +128,8 @@ def _converted(hint: Any, value: Any, path: str) -> Any:
             _converted(args[0], v, f"{path}[{i}]")
             for i, v in enumerate(value))
     if isinstance(value, Mapping):
-        if dataclasses.is_dataclass(hint):
-            return from_mapping(hint, value, path)  # type: ignore
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            return from_mapping(hint, value, path)
         if origin is not None and issubclass(origin, Mapping):
             return {
                 str(k): _converted(args[1], v, _join(path, str(k)))

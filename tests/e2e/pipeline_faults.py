@@ -72,7 +72,7 @@ def timeouts_s(rank: int) -> list[float]:
                                 cluster="cpu-gloo")
     device = torch.device("cpu")
     return [
-        mesh.get_group(axis)._get_backend(  # type: ignore[attr-defined]
+        mesh.get_group(axis)._get_backend(
             device).options._timeout.total_seconds() for axis in ("pp", "dp")
     ]
 
@@ -81,7 +81,7 @@ def signal_in_mid_schedule(rank: int, lost: int, number: int) -> None:
     """Rank `lost` sends itself a signal in the second step's backward."""
     module, x = _spread()
     module(x).backward()
-    store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    store = dist.group.WORLD.get_group_store()
     store.set(f"pid{rank}", str(os.getpid()))
     dist.barrier()
     if rank == lost:
@@ -137,7 +137,7 @@ def signal_in_collective(rank: int, what: str, axis: str, number: int,
                                          compile=compile,
                                          cluster="cpu-gloo")
     module(x).backward()
-    store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    store = dist.group.WORLD.get_group_store()
     store.set(f"pid{rank}", str(os.getpid()))
     dist.barrier()
     if rank == 3:

@@ -108,8 +108,7 @@ def products_of(subject: Subject, case: Case) -> dict[str, int]:
     for name, kernel in program.kernels.items():
         nodes = kernel.train.forward.nodes
         found[name] = sum(
-            math.prod(n.meta["val"].shape) *
-            n.args[-2].meta["val"].shape[-1]  # type: ignore[union-attr]
+            math.prod(n.meta["val"].shape) * n.args[-2].meta["val"].shape[-1]
             for n in nodes if n.target in (torch.ops.aten.mm.default,
                                            torch.ops.aten.addmm.default))
     return found

@@ -105,8 +105,7 @@ def rows() -> Example:
 def sent(graph: fx.Graph | None) -> list[tuple[int, ...]]:
     """The shapes of what a kernel's collectives take."""
     return [] if graph is None else [
-        tuple(node.args[0].meta["val"].shape)  # type: ignore[union-attr]
-        for node in graph.nodes
+        tuple(node.args[0].meta["val"].shape) for node in graph.nodes
         if node.op == "call_function" and getattr(node.target, "namespace", "")
         == "_c10d_functional" and "wait" not in str(node.target)
     ]

@@ -19,7 +19,7 @@ class Holding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inner = nn.Identity()
-        self.inner.kinds = random.Random(0)  # type: ignore[assignment]
+        self.inner.kinds = random.Random(0)
         self.old = numpy.random.RandomState(0)
         self.new = numpy.random.default_rng(0)
         self.torchs = torch.Generator()
@@ -29,7 +29,7 @@ class Holding(nn.Module):
             random.random(),
             float(numpy.random.rand()),
             float(_OF_THIS_FILE.random()),
-            self.inner.kinds.random(),  # type: ignore[union-attr, operator]
+            self.inner.kinds.random(),
             float(self.old.rand()),
             float(self.new.random()),
             float(torch.rand((), generator=self.torchs)),

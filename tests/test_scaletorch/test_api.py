@@ -69,8 +69,7 @@ def bad_calls() -> dict[str, str]:
         "world":
         message(lambda: auto(model, 4, example_inputs=batch())),
         "type":
-        message(lambda: auto(model, "two", example_inputs=batch())
-                ),  # type: ignore[arg-type]
+        message(lambda: auto(model, "two", example_inputs=batch())),
         "axis":
         on_two(plan=parallel.fsdp() * parallel.megatron()),
         "inputs":
@@ -172,11 +171,8 @@ class TestTune(unittest.TestCase):
         with mock.patch("scaletorch.tune._arguments",
                         lambda call: ((), {})), \
                 mock.patch("scaletorch.tune.backward_of"):
-            quickest(
-                build,
-                finalists,
-                call,  # type: ignore[list-item]
-                Gathered())  # type: ignore[arg-type]
+            quickest(build, finalists, call,
+                     Gathered())  # type: ignore[arg-type]
         self.assertEqual(built, ["a", "b", "c", "b"])
 
 

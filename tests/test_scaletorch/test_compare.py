@@ -16,7 +16,7 @@ def gradients(*values: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 @dataclasses.dataclass
-class Filled(ModelOutput):  # type: ignore[misc]
+class Filled(ModelOutput):
     """Has its names in this order, whenever they are set."""
 
     first: torch.Tensor | None = None

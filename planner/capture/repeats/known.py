@@ -44,12 +44,12 @@ def look_of(values: Sequence[Any]) -> tuple[Any, ...]:
 def _unseen() -> Iterator[None]:
     """Hide from the trace which modules and modes are entered meanwhile."""
     call = nn.Module.__call__
-    nn.Module.__call__ = _orig_module_call  # type: ignore[method-assign]
+    nn.Module.__call__ = _orig_module_call
     try:
         with _temp_remove_pre_dispatch_torch_function_mode():
             yield
     finally:
-        nn.Module.__call__ = call  # type: ignore[method-assign]
+        nn.Module.__call__ = call
 
 
 def _constant(value: Any, names: dict[int, int]) -> Any:

@@ -191,13 +191,16 @@ class PipelineProgram:
             executor.begin(state)
         engine = self._parts.train if keep else self._parts.infer
         assert engine is not None
-        names = {self.program.outputs[i] for i in returned}
+        names = {
+            name
+            for i in returned if (name := self.program.outputs[i]) is not None
+        }
         outputs, parts = engine.run(
             lambda stage, part: self._feed(stage, part, shares, early),
             seed,
             keep=keep,
             tangents=self._tangents(scale),
-            returned=names)  # type: ignore
+            returned=names)
         mutations = self._written.values(parts, local)
         grads: dict[str, torch.Tensor] = {}
         for number in sorted(self._parts.executors):

@@ -77,8 +77,7 @@ def without_more(self: Any, x: torch.Tensor) -> torch.Tensor:
 class Several(nn.Linear):
     """A layer that returns more than what goes on."""
 
-    def forward(  # type: ignore[override]
-            self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return super().forward(x), x.softmax(-1)
 
 

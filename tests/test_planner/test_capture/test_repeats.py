@@ -39,9 +39,8 @@ def described(program: Program) -> list[str]:
         number: dict[fx.Node, int] = {}
         for node in cls.graph.nodes:
             number[node] = len(number)
-            arguments = fx.map_arg(
-                (node.args, node.kwargs),
-                lambda n: f"%{number[n]}")  # type: ignore[arg-type]
+            arguments = fx.map_arg((node.args, node.kwargs),
+                                   lambda n: f"%{number[n]}")
             meta = [node.meta.get(k) for k in ("label", "spec", "source")]
             lines.append(f"{name}: {node.op} {arguments} {meta}" + (
                 str(node.target) if node.op == "call_function" else ""))

@@ -417,12 +417,11 @@ class Constants(Function):
         super().__init__(function)
         self.double()
 
-    def forward(  # type: ignore[override]
-            self,
-            x: Any,
-            scale: float,
-            flag: bool,
-            name: str | None = None) -> Any:
+    def forward(self,
+                x: Any,
+                scale: float,
+                flag: bool,
+                name: str | None = None) -> Any:
         return self.function(self, x, scale=scale, flag=flag, name=name)
 
 

@@ -67,7 +67,7 @@ class TestMesh(unittest.TestCase):
                     "dp": -1,
                     "tp": 2
             }, "auto"), ("auto", "ulysses"), ("auto", "pipeline")):
-                built = build_mesh(mesh, parse_plan(plan))  # type: ignore
+                built = build_mesh(mesh, parse_plan(plan))
                 assert not isinstance(built, int)
                 found.append(str(spec_of(built)))
             found.append(str(build_mesh("auto", None)))
@@ -78,7 +78,7 @@ class TestMesh(unittest.TestCase):
                     "tp": -1
             }, "auto"), ("auto", "fsdp * megatron")):
                 try:
-                    build_mesh(mesh, parse_plan(plan))  # type: ignore
+                    build_mesh(mesh, parse_plan(plan))
                 except ValueError as error:
                     found.append(str(error))
             return found

@@ -62,7 +62,7 @@ _BERT = Transformer(layers=3,
 
 
 def _captured(model: nn.Module) -> Program:
-    inputs = model.example_inputs(_BATCH)  # type: ignore[operator]
+    inputs = model.example_inputs(_BATCH)
     return capture(loss_only(model.to(torch.bfloat16).train()), inputs)
 
 
