@@ -31,7 +31,7 @@ _CLOSE = 0.005
 """A gap to sums of compute and messages that is small enough."""
 
 _ALL_LAYOUTS = "all layouts, whatever memory they take"
-_COMBINATIONS = "all combinations that fit in memory"
+_COMBINATIONS = "all combinations that fit in memory, laid out axis by axis"
 
 _FEW = 4
 """Meshes: all that 8 devices have."""

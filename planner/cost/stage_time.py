@@ -30,7 +30,7 @@ from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program, value_kind
 from planner.ir.values import Value
 
-__all__ = ["stage_time", "summed_bytes", "sums_s"]
+__all__ = ["fed_s", "once_s", "stage_time", "summed_bytes", "sums_s"]
 
 _FLOAT_BYTES = 4
 
@@ -152,6 +152,40 @@ def _finish(state: StateMoves, streams: Streams) -> _Phase:
     for number in pending:
         writer.wait(number)
     return _Phase.of(writer, streams)
+
+
+def once_s(state: StateMoves, blocks: int,
+           streams: Streams) -> tuple[float, float]:
+    """What is moved once a step, before the first micro-batch and after the
+    last.
+
+    Parameters
+    ----------
+    state : StateMoves
+        Of a stage's program.
+    blocks : int
+        How many it has.
+    streams : Streams
+    """
+    begin, finish = _begin(blocks, state, streams), _finish(state, streams)
+    return begin.line.time_s, finish.line.time_s
+
+
+def fed_s(times_s: Sequence[float], units: Sequence[Unit],
+          streams: Streams) -> float:
+    """One way of a micro-batch through blocks whose parameters are gathered
+    for it.
+
+    Parameters
+    ----------
+    times_s : sequence of float
+        Of blocks, in the order in which they run.
+    units : sequence of Unit
+        By the place in this order.
+    streams : Streams
+    """
+    ways = list(enumerate(map(Timeline.of_work, times_s)))
+    return _micro_batch(ways, units, "forward", streams).line.time_s
 
 
 def sums_s(program: Program, layout: ProgramLayout,

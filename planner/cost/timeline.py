@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from planner.cluster.device import DeviceKind
 from planner.cost.queue import QUEUE_ORDER, queued_s
@@ -130,6 +131,15 @@ class Timeline:
     interference_s: float
     since_s: float
     host_s: float = 0.0
+
+    @classmethod
+    def of_work(cls, time_s: float) -> Self:
+        """In which nothing is waited for."""
+        return cls(time_s=time_s,
+                   exposed_s={},
+                   straggling_s=0.0,
+                   interference_s=0.0,
+                   since_s=time_s)
 
 
 def run(actions: Sequence[Action],

@@ -206,8 +206,13 @@ def _alternatives(report: dict[str, Any]) -> Iterator[str]:
     yield (f"alternatives ({len(shown)} of "
            f"{report['considered'] - 1} that were considered)")
     for other in shown:
-        yield (f"  {other['plan']}: {format_time(other['step_s'])}, "
-               f"{format_bytes(other['memory_bytes'])}")
+        yield from textwrap.wrap(
+            f"{other['plan']}: {format_time(other['step_s'])}, "
+            f"{format_bytes(other['memory_bytes'])}",
+            WIDTH,
+            break_long_words=False,
+            initial_indent="  ",
+            subsequent_indent="    ")
         yield from textwrap.wrap(why(other),
                                  WIDTH,
                                  break_long_words=False,

@@ -97,6 +97,7 @@ class CellBounds:
 
     def learn(self, table: BlockTable) -> None:
         """Take a table into account."""
+        table = table.at_least()
         cell, speed = table.cell, self._speed(table)
         if cell == Cell(rows=self._space.batch):
             self._optimistic = Optimistic(table, self._between, self.parts)
@@ -120,17 +121,17 @@ class CellBounds:
 
     def roughly(self, cell: Cell) -> tuple[float, float]:
         """Less closely than `of`, without looking at its ways."""
-        return 0.0, self._work_s(cell) * _ROUNDED
+        return 0.0, self._work_s(cell)[0] * _ROUNDED
 
     def of(self, cell: Cell) -> tuple[float, float]:
         """Bytes too many, and seconds of a step, both at least."""
-        return self._ways_of(cell).bound(self._work_s(cell))
+        return self._ways_of(cell).bound(*self._work_s(cell))
 
     def each(self, cell: Cell) -> Iterator[tuple[float, float, Point]]:
         """The same of each way to run a cell."""
         ways = self._ways_of(cell)
         yield from zip(ways.excess_bytes.tolist(),
-                       ways.times_s(self._work_s(cell)).tolist(),
+                       ways.times_s(*self._work_s(cell)).tolist(),
                        ways.points,
                        strict=True)
 
@@ -209,13 +210,15 @@ class CellBounds:
             self._guesses[cell] = guess = _Guess(changes, scores)
         return guess
 
-    def _work_s(self, cell: Cell) -> float:
-        """Of a rank in a step, at least."""
+    def _work_s(self, cell: Cell) -> tuple[float, float]:
+        """Of a rank in a step, and adding all gradients, at least."""
+        rows = self._space.batch / self._space.ranks
+        if not self._row_s and self._optimistic is not None:
+            work_s, sums_s = self._optimistic.row_s(cell)
+            return work_s * rows, sums_s * rows
         row_s = max((s for c, s in self._row_s.items() if c.is_part_of(cell)),
                     default=0.0)
-        if not self._row_s and self._optimistic is not None:
-            row_s = self._optimistic.row_s(cell)
-        return row_s * self._space.batch / self._space.ranks
+        return row_s * rows, 0.0
 
     def _ways_of(self, cell: Cell) -> Ways:
         if cell not in self._ways:

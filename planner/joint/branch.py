@@ -3,9 +3,10 @@
 A combination is bounded more and more closely, each time it comes up: with
 its cell, by what its ranks have to do at least and the way that this is run;
 block by block, by the table that its cell has at best, which is known from
-those of other cells; by that of its cell itself; with its schedule simulated;
-and at last it is laid out and priced in full. What is never taken up again can't be much better than
-what was found, and the least of its bounds says how much.
+those of other cells; by that of its cell itself; with what is moved once a
+step; with its schedule simulated; and at last it is laid out and priced in
+full. What is never taken up again can't be much better than what was found,
+and the least of its bounds says how much.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ Found = TypeVar("Found", bound=Priced)
 _LEAST = 4
 """How many are priced where none fits, or when time is up."""
 
+_ROUNDING = 1e-9
+
 _RESERVE = 0.1
 """Of the time, for pricing what was laid out until then."""
 
-_Item = Union[Cell, Point, "_Guessed", Score, "_Simulated"]
+_Item = Union[Cell, Point, "_Guessed", Score, "_Closer", "_Simulated"]
 _Entry = tuple[float, float, int, _Item]
 """Bytes too many, a bound on its time, a number that breaks ties."""
 
@@ -59,6 +62,13 @@ class _Guessed:
 
     way: Point
     changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Closer:
+    """A combination scored with what is moved once a step as it is."""
+
+    score: Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,9 @@ class Branching(Generic[Found]):
     scored : dict
         Of each split of the ranks whose cell was laid out, the combination
         that promises most.
+    short : float
+        By what part of its bound a combination took less when it was priced,
+        at most. Others may as well, so that all bounds are less by it.
     """
 
     space: Space
@@ -118,6 +131,7 @@ class Branching(Generic[Found]):
     found: list[Found] = field(default_factory=list)
     bound_s: float = float("inf")
     scored: dict[tuple[int, ...], Score] = field(default_factory=dict)
+    short: float = 0.0
     _seen: int = 0
     _found_s: float = float("inf")
     _limit_s: float = float("inf")
@@ -139,8 +153,9 @@ class Branching(Generic[Found]):
         left_s = self._left_s()
         if self._is_late():
             self._settle()
-        self.bound_s = min(self.bound_s, self.best_s, left_s)
         self._price_runners_up()
+        self.bound_s = min(self.bound_s, self.best_s,
+                           left_s * (1 - self.short))
 
     def _left_s(self) -> float:
         """The least that may still be found of what was not taken up again.
@@ -160,7 +175,7 @@ class Branching(Generic[Found]):
         ahead: dict[Cell, None] = {}
         for excess, bound_s, _, item in heap:
             cell = _cell_of(item)
-            if isinstance(item, (Score, _Simulated)):
+            if isinstance(item, (Score, _Closer, _Simulated)):
                 self._push(excess, bound_s, item)
             elif self._known.get(cell) is None:
                 ahead[cell] = None
@@ -210,6 +225,7 @@ class Branching(Generic[Found]):
         if self._is_late():
             return True
         if best_s < float("inf"):
+            bound_s *= 1 - self.short
             return excess > 0.0 or bound_s >= best_s * (1 - self.tolerance)
         return excess > 0.0 and len(self.found) >= _LEAST
 
@@ -235,11 +251,16 @@ class Branching(Generic[Found]):
         elif isinstance(item, _Guessed):
             self._take_up(item)
         elif isinstance(item, Score):
-            scores = self._scores_of(item.point)
-            simulated_s = scores.simulated_s(item.point)
-            self._push(excess, max(bound_s, simulated_s), _Simulated(item))
+            self._push_score(
+                self._scores_of(item.point).closely(item.point), bound_s,
+                _Closer)
+        elif isinstance(item, _Closer):
+            point = item.score.point
+            simulated_s = self._scores_of(point).simulated_s(point)
+            self._push(excess, max(bound_s, simulated_s),
+                       _Simulated(item.score))
         else:
-            self._price(item.score)
+            self._price(item.score, bound_s)
 
     def _guess(self, way: Point) -> None:
         if way.cell in self._known:
@@ -289,27 +310,37 @@ class Branching(Generic[Found]):
         scores = self._scores_of(way)
         for point in self.space.in_orders(way):
             score = scores.score(point)
-            excess = self._excess_bytes(score)
-            self._push(excess, score.time_s, score)
+            self._push_score(score)
             best = self.scored.setdefault(_split_of(score), score)
-            if (excess, score.time_s) < (self._excess_bytes(best),
-                                         best.time_s):
+            if (self._excess_bytes(score),
+                    score.time_s) < (self._excess_bytes(best), best.time_s):
                 self.scored[_split_of(score)] = score
 
     def _excess_bytes(self, score: Score) -> float:
         return max(0.0, score.memory_bytes - self.memory_limit_bytes)
 
-    def _price(self, score: Score) -> None:
+    def _push_score(self,
+                    score: Score,
+                    bound_s: float = 0.0,
+                    of: Callable[[Score], _Item] = lambda s: s) -> None:
+        """With its memory."""
+        self._push(self._excess_bytes(score), max(bound_s, score.time_s),
+                   of(score))
+
+    def _price(self, score: Score, bound_s: float) -> None:
         scores = self._scores_of(score.point)
         priced = self.price(score.point, scores)
         self._splits.add(_split_of(score))
         if priced is not None:
             self.found.append(priced)
+            short = 1 - priced.run_s / max(bound_s, 1e-30)
+            if short > _ROUNDING:
+                self.short = max(self.short, short)
 
 
 def _point_of(item: _Item) -> Point | None:
     """Of everything but a cell."""
-    if isinstance(item, _Simulated):
+    if isinstance(item, (_Closer, _Simulated)):
         item = item.score
     if isinstance(item, Score):
         return item.point

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.joint.held import Held, flying
+from planner.joint.held import Held, flying, in_each_stage, owners_of
 from planner.joint.links import Links, place_of
+from planner.joint.once import Resting
 from planner.joint.space import Point
 from planner.joint.stages import StageCuts
 from planner.joint.tables import BlockTable
+from planner.schedule.actions import chain
+from planner.schedule.checked import checked_graph
+from planner.schedule.simulation import peaks
+from planner.schedule.times import StageMemory
 
 __all__ = ["CellMemory"]
 
 Array = NDArray[np.float64]
+
+_LONG = 2**13
+"""Stages times micro-batches, from which a bound must do."""
 
 
 class CellMemory:
@@ -34,13 +43,13 @@ class CellMemory:
         self._table, self._links = table, links
         self._repeated = repeated
         self._of_blocks: dict[bool, Held] = {}
-        self._of_ranks: dict[tuple[StageCuts, int, bool, bool], Held] = {}
-        self._peaks: dict[bool, float] = {}
+        self._of_ranks: dict[tuple[object, ...], Held] = {}
+        self._peaks: dict[bool, Array] = {}
 
     def least_room_bytes(self, point: Point, cuts: StageCuts,
                          by_rank: Callable[[Array], Array]) -> float:
         """Of the rank with least room, less what its device has more than
-        the smallest.
+        the smallest, at least.
 
         Parameters
         ----------
@@ -50,14 +59,67 @@ class CellMemory:
         by_rank : callable
             From values of blocks to their sums over those of each rank.
         """
-        key = (cuts, point.pp, point.schedule == "zbv", point.recompute)
+        if not point.is_staged:
+            return self._unstaged_bytes(point)
+        key = (cuts, point.pp, point.microbatches, point.schedule,
+               point.recompute)
         if key not in self._of_ranks:
-            self._of_ranks[key] = self.of_blocks(
-                point.recompute).summed(by_rank)
+            held = self.of_blocks(point.recompute)
+            self._of_ranks[key] = dataclasses.replace(
+                held.summed(by_rank),
+                kept=_least_of_ranks(point, self._kept(cuts, held)))
         total = self._of_ranks[key].at_once(point, flying(point))
         if self._links.is_mixed:
             total = total - self._links.spare_bytes(place_of(point, "pp"))
         return float(total.max()) + self.beside_bytes(point)
+
+    def resting_bytes(self, point: Point, cuts: StageCuts, resting: Resting,
+                      by_rank: Callable[[Array], Array]) -> float:
+        """The same with parameters where they rest at best.
+
+        Parameters
+        ----------
+        point, cuts, by_rank
+            As for :meth:`least_room_bytes`.
+        resting : Resting
+        """
+        held = self.of_blocks(point.recompute)
+        total = by_rank(resting.parameter_bytes + resting.gathered_bytes +
+                        held.gradients + resting.state_bytes)
+        total = total + _kept_bytes(point, self._kept(cuts, held))
+        again = cuts.most(resting.again_bytes)
+        total = total + np.bincount(owners_of(point), again, point.pp)
+        peaks_of = np.zeros(point.pp)
+        np.maximum.at(peaks_of, owners_of(point),
+                      cuts.most(self._peaks_bytes(point)))
+        total = total + peaks_of
+        if self._links.is_mixed:
+            total = total - self._links.spare_bytes(place_of(point, "pp"))
+        return float(total.max())
+
+    def _unstaged_bytes(self, point: Point) -> float:
+        """Of a step of all blocks, at least: at the end of its forward, or
+        of the backward, when gradients are packed to be summed."""
+        held, again = (self.of_blocks(point.recompute),
+                       self._repeated & point.recompute)
+        base = float(held.rested(point).sum() + held.kept[again].sum())
+        whole = np.zeros(len(held.kept))
+        if point.sharding == "ddp":
+            base += float(held.parameters.sum())
+        elif point.sharding == "zero1":
+            whole = np.cumsum(held.parameters)
+        else:
+            whole = held.parameters
+        kept = np.cumsum(np.where(again, 0.0, held.kept))
+        later = held.gradients.sum() - np.cumsum(held.gradients)
+        moments = (kept + whole + self._peaks_bytes(point) +
+                   np.where(again, later, 0.0))
+        packed = float(held.gradients.sum()) * (1 + (point.dp > 1))
+        return base + max(float(moments.max()), packed)
+
+    def _kept(self, cuts: StageCuts, held: Held) -> Array:
+        """By each stage of a micro-batch."""
+        return cuts.sums(held.kept) + cuts.firsts(self._table.taken_bytes)
 
     def of_blocks(self, recompute: bool) -> Held:
         """What each block holds."""
@@ -66,17 +128,50 @@ class CellMemory:
             kept = np.where(again, table.kept_bytes, table.saved_bytes)
             self._of_blocks[recompute] = Held(table.parameter_bytes,
                                               table.gradient_bytes,
+                                              table.resting_bytes,
                                               table.state_bytes, kept)
         return self._of_blocks[recompute]
 
     def beside_bytes(self, point: Point) -> float:
         """Peak of a block, and its parameters where they are gathered."""
+        gathered = (float(self._table.parameter_bytes.max())
+                    if point.sharding == "fsdp" else 0.0)
+        return gathered + float(self._peaks_bytes(point).max())
+
+    def _peaks_bytes(self, point: Point) -> Array:
+        """Of each block, beside all that is kept."""
         table = self._table
         if point.recompute not in self._peaks:
-            again = self._repeated & point.recompute
-            peak = table.transient_bytes + np.where(again, table.saved_bytes,
-                                                    0.0)
-            self._peaks[point.recompute] = float(peak.max())
-        gathered = (float(table.parameter_bytes.max())
-                    if point.sharding == "fsdp" else 0.0)
-        return gathered + self._peaks[point.recompute]
+            self._peaks[point.recompute] = np.where(
+                self._repeated & point.recompute,
+                table.rerun_bytes + table.saved_bytes, table.transient_bytes)
+        return self._peaks[point.recompute]
+
+
+def _least_of_ranks(point: Point, of_stages: Array) -> Array:
+    """Of each rank what the micro-batches in flight take at least in the
+    mean, if they are those of the stage that takes least, or some of each."""
+    least, owners = np.full(point.pp, np.inf), owners_of(point)
+    np.minimum.at(least, owners, of_stages)
+    each = in_each_stage(point.schedule, point.pp, point.microbatches,
+                         point.chunks) / flying(point)
+    found: Array = np.maximum(least * point.chunks,
+                              np.bincount(owners, of_stages, point.pp) * each)
+    return found
+
+
+def _kept_bytes(point: Point, of_stages: Array) -> Array:
+    """Most that each rank keeps at once of its stages' micro-batches, which
+    does not grow with these once all stages have some."""
+    stages, count = len(of_stages), min(point.microbatches, 2 * point.pp)
+    if point.chunks == 1 or stages * count > _LONG:
+        return _least_of_ranks(point, of_stages) * flying(point)
+    graph = checked_graph(point.schedule,
+                          ranks=point.pp,
+                          microbatches=count,
+                          chunks=point.chunks,
+                          stages=stages,
+                          edges=chain(stages))
+    sizes = tuple(of_stages.tolist())
+    return np.array(
+        peaks(graph, StageMemory(saved_bytes=sizes, held_bytes=sizes)))

@@ -108,7 +108,8 @@ class Links:
             return 0.0
         key = (kind, size_bytes, place)
         if key not in self._times:
-            self._times[key] = self._overhead_s + collective_time_s(
+            launched_s = 0.0 if kind == "send" else self._overhead_s
+            self._times[key] = launched_s + collective_time_s(
                 kind, size_bytes, self._axis(place))
         return self._times[key]
 

@@ -34,9 +34,9 @@ __all__ = ["Optimistic"]
 
 Array = NDArray[np.float64]
 
-_TIMES = ("forward_s", "input_s", "weight_s")
+_TIMES = ("forward_s", "input_s", "weight_s", "sums_s", "rerun_s")
 _OF_ROWS = (*_TIMES, "saved_bytes", "kept_bytes", "transient_bytes",
-            "taken_bytes")
+            "rerun_bytes", "taken_bytes")
 """What grows with the rows of a micro-batch."""
 _TIME_ROWS = (slice(len(_TIMES)), slice(len(_OF_ROWS), None))
 """Of that the times, on the weakest kind of device and on each."""
@@ -46,9 +46,10 @@ _SHIFTED = 0.005
 blocks take together, of Llama 405B and DeepSeek's 671B over one axis, lines
 between any two numbers of rows were at most 0.05% too high."""
 
-_OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "state_bytes",
-            "own_bytes")
-_TRANSIENT = _OF_ROWS.index("transient_bytes")
+_OF_STEP = ("once_s", "parameter_bytes", "gradient_bytes", "resting_bytes",
+            "state_bytes", "own_bytes")
+_SUMS = _TIMES.index("sums_s")
+_TRANSIENT = [_OF_ROWS.index(n) for n in ("transient_bytes", "rerun_bytes")]
 _ONCE, _GRADIENTS = (_OF_STEP.index(n) for n in ("once_s", "gradient_bytes"))
 
 _HELD = 0.85
@@ -169,9 +170,11 @@ class Optimistic:
         """How often more became known of a cell."""
         return self._of(cell).changes
 
-    def row_s(self, cell: Cell) -> float:
-        """Work of all ranks for a row of the batch, at least."""
-        return float(self._of(cell).least.of_rows[:len(_TIMES)].sum())
+    def row_s(self, cell: Cell) -> tuple[float, float]:
+        """Work of all ranks for a row of the batch, and adding its gradients
+        to others, at least."""
+        work = self._of(cell).least.of_rows[:len(_TIMES)].sum(1)
+        return float(work[:_SUMS].sum()), float(work[_SUMS])
 
     def table(self, cell: Cell) -> BlockTable:
         """That of a cell, at best."""

@@ -2,26 +2,26 @@
 
 Stages are runs of blocks of about equal work. Of the schedule only what no
 order can beat is counted, or it is simulated. What data parallelism moves once
-a step is paid parameter by parameter: by each stage when its gradients are
-complete, as the price of a pipeline has it. Parameters that are gathered again
-are so twice a micro-batch, at best while their stage computes.
+a step is paid by each stage when its gradients are complete: at best divided
+evenly and packed, or, more closely, as the price of a pipeline has it
+(`planner.joint.once`). Parameters that are gathered again are so twice a
+micro-batch, at best while their stage computes.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.joint.cell_memory import CellMemory
-from planner.joint.held import flying
+from planner.joint.held import flying, owners_of
 from planner.joint.links import Links, Place, place_of
+from planner.joint.once import Once, Resting
 from planner.joint.space import Point
 from planner.joint.stages import StageCuts, StageSums, least_step_s
 from planner.joint.tables import BlockTable, BlockTimes
@@ -81,24 +81,27 @@ class CellScores:
     finer : callable, optional
         From a number of stages to the blocks in pieces, where stages may
         begin inside of blocks.
+    once : Once, optional
+        What is moved once a step; bounded by what is trained if left out.
     """
 
-    def __init__(
-            self,
-            table: BlockTable,
-            links: Links,
-            repeated: NDArray[np.bool_],
-            finer: Callable[[int], Sequence[Piece]] | None = None) -> None:
+    def __init__(self,
+                 table: BlockTable,
+                 links: Links,
+                 repeated: NDArray[np.bool_],
+                 finer: Callable[[int], Sequence[Piece]] | None = None,
+                 once: Once | None = None) -> None:
         self.table = table
         self._links = links
         self._repeated = repeated
-        self._finer = finer
+        self._finer, self._once = finer, once
         self._given: StageCuts | None = None
         self._cuts: dict[_CutBy, StageCuts] = {}
         self._fitting: dict[Point, StageCuts] = {}
-        self._moved: dict[tuple[str, Place], Array] = {}
+        self._moved: dict[tuple[str, Place, StageCuts], Array] = {}
         self._known: dict[tuple[object, ...], StageSums] = {}
         self._own: dict[tuple[object, ...], StageSums] = {}
+        self._close: dict[tuple[object, ...], StageSums] = {}
         self._memory = CellMemory(table, links, repeated)
 
     def cut_at(self, cuts: StageCuts) -> CellScores:
@@ -148,8 +151,9 @@ class CellScores:
         sizes = self._memory.of_blocks(point.recompute).at_once(
             point,
             flying(point)[:, None])
+        taken = flying(point) * float(self.table.taken_bytes.max())
         rooms = (self._links.limit_bytes(place) -
-                 self._memory.beside_bytes(point))
+                 self._memory.beside_bytes(point) - taken)
         equal = np.array([self._equal_cuts(point).sums(row) for row in sizes])
         if (equal.diagonal() <= rooms).all():
             return None
@@ -176,7 +180,8 @@ class CellScores:
         ranks = self._links.devices(place_of(point, "pp"))
         kinds = list(dict.fromkeys(ranks))
         return ([self.table.on(k) for k in kinds],
-                tuple(kinds.index(ranks[r]) for r in _owners(point).tolist()))
+                tuple(
+                    kinds.index(ranks[r]) for r in owners_of(point).tolist()))
 
     def _sums(self, point: Point, values: Callable[[_Times], Array]) -> Array:
         """Of each stage, from what blocks take on its device."""
@@ -191,6 +196,26 @@ class CellScores:
         return Score(point=point,
                      time_s=self.time_s(point),
                      memory_bytes=self.memory_bytes(point))
+
+    def closely(self, point: Point) -> Score:
+        """The same with parameters where they rest at best."""
+        if self._once is None or not point.is_staged and self._links.is_mixed:
+            return self.score(point)
+        resting = self._once.of(point)
+        if not point.is_staged:
+            return Score(point=point,
+                         time_s=max(self.time_s(point),
+                                    self._step_s(point, resting)),
+                         memory_bytes=self.memory_bytes(point))
+        return Score(point=point,
+                     time_s=least_step_s(
+                         self._closely(point),
+                         point.schedule,
+                         point.microbatches,
+                         alone_speedup=self._links.alone_speedup),
+                     memory_bytes=self._memory.resting_bytes(
+                         point, self.cuts(point), resting,
+                         lambda of_blocks: self._of_rank(point, of_blocks)))
 
     def time_s(self, point: Point) -> float:
         """Of a step, as `Score` has it."""
@@ -210,7 +235,8 @@ class CellScores:
         """
         work_s = (
             self._sums(point, lambda t: t.work_s + self._again_s(point, t)) +
-            self._forward_host_s(point) + self._backward_host_s(point))
+            self._forward_host_s(point) + self._backward_host_s(point) -
+            self.table.counting_s)
         place, size = place_of(point, "dp"), float(self.table.own_bytes.sum())
         moved_s = sum(
             self._links.time_s(kind, size, place)
@@ -223,7 +249,8 @@ class CellScores:
         count = point.pp * point.chunks
         if not point.is_staged or count * point.microbatches > _LONG:
             return 0.0
-        stages = self._stages(point)
+        stages = (self._stages(point)
+                  if self._once is None else self._closely(point))
         found = simulate(
             checked_graph(point.schedule,
                           ranks=point.pp,
@@ -244,11 +271,12 @@ class CellScores:
 
     def _works_s(self, point: Point, times: Sequence[_Times]) -> Array:
         """Of a micro-batch on several kinds of device, by block."""
-        return np.array([t.work_s + self._again_s(point, t) for t in times])
+        return np.array(
+            [t.work_s + t.sums_s + self._again_s(point, t) for t in times])
 
     def _again_s(self, point: Point, times: _Times) -> Array:
-        """Forward of the blocks that run once more."""
-        return times.forward_s * (self._repeated & point.recompute)
+        """Of the blocks that run once more."""
+        return times.rerun_s * (self._repeated & point.recompute)
 
     def _forward_host_s(self, point: Point) -> Array:
         """What launching adds to the forward of each stage."""
@@ -279,7 +307,7 @@ class CellScores:
 
     def _stages(self, point: Point) -> StageSums:
         place, given = place_of(point, "pp"), self._given
-        key = (point.is_staged, point.chunks, point.recompute, place,
+        key = (point.microbatches, point.chunks, point.recompute, place,
                point.sharding, place_of(point,
                                         "dp"), point.schedule == "zbv", given)
         if key not in self._known:
@@ -287,25 +315,69 @@ class CellScores:
         return self._known[key]
 
     def _sums_of(self, point: Point) -> StageSums:
-        own, cuts = self._own_sums(point), self.cuts(point)
+        own = self._own_sums(point)
         forward_s, input_s = own.forward_s, own.input_s
         begin_s, share, moved_s = self._moves(point)
         if point.sharding == "fsdp":
-            gathers_s = cuts.sums(self._moves_s("all_gather", point))
+            gathers_s = self._moves_s("all_gather", point)
             forward_s = np.maximum(gathers_s, forward_s)
             input_s = np.maximum(gathers_s, input_s)
         return StageSums(forward_s=forward_s,
                          input_s=input_s,
                          weight_s=own.weight_s,
                          message_s=own.message_s,
-                         begin_s=self._of_rank(point, begin_s),
-                         finish_s=own.finish_s * share + cuts.sums(moved_s),
+                         begin_s=self._by_rank(point, begin_s),
+                         finish_s=np.maximum(own.finish_s * share, moved_s),
                          owner=own.owner)
+
+    def _closely(self, point: Point) -> StageSums:
+        """The same with parameters where they rest at best."""
+        key = (point.microbatches, point.chunks, point.recompute,
+               place_of(point, "pp"), point.sharding, place_of(point, "dp"),
+               point.schedule == "zbv", self._given)
+        if key not in self._close:
+            assert self._once is not None
+            self._close[key] = self._rested(point, self._once.of(point))
+        return self._close[key]
+
+    def _step_s(self, point: Point, resting: Resting) -> float:
+        """Of a step without stages, all of which is in order."""
+        table = self.table
+        forward_s = table.forward_s.copy()
+        forward_s[-1] = max(0.0, forward_s[-1] - table.counting_s)
+        return resting.step_s(
+            forward_s,
+            table.input_s + table.weight_s + self._again_s(point, table))
+
+    def _rested(self, point: Point, resting: Resting) -> StageSums:
+        own, cuts = self._own_sums(point), self.cuts(point)
+        begin_s, finish_s = cuts.stage_times(resting.once_s).T
+        forward_s, input_s = own.forward_s, own.input_s
+        if resting.is_gathered_again:
+            forward_s, input_s = self._fed(point, resting)
+        return replace(own,
+                       forward_s=forward_s +
+                       cuts.again_s(self.table.again_s, self.table.made_by),
+                       input_s=input_s,
+                       begin_s=self._by_rank(point, begin_s),
+                       finish_s=finish_s)
+
+    def _fed(self, point: Point, resting: Resting) -> tuple[Array, Array]:
+        """Both ways through stages whose parameters are gathered for them,
+        the backward without the gradients of weights."""
+        table, cuts = self.table, self.cuts(point)
+        weight_s = cuts.sums(table.weight_s)
+        back_s = (table.input_s + table.weight_s + self._again_s(point, table))
+        forward_s, backward_s = cuts.stage_times(
+            lambda first, end: resting.fed_s(first, end, table.forward_s,
+                                             back_s)).T
+        return forward_s, np.maximum(0.0, backward_s - weight_s)
 
     def _own_sums(self, point: Point) -> StageSums:
         """Of the cell's axes, without data parallelism."""
         place, cuts = place_of(point, "pp"), self.cuts(point)
-        key = (cuts, place, point.recompute, point.schedule == "zbv")
+        key = (cuts, place, point.recompute, point.microbatches,
+               point.schedule == "zbv")
         if key not in self._own:
             self._own[key] = StageSums(
                 forward_s=self._sums(point, lambda t: t.forward_s) +
@@ -313,11 +385,12 @@ class CellScores:
                 input_s=self._sums(
                     point, lambda t: t.input_s + self._again_s(point, t)) +
                 self._backward_host_s(point),
-                weight_s=self._sums(point, lambda t: t.weight_s),
+                weight_s=self._sums(
+                    point, lambda t: t.weight_s + t.sums_s * point.adding),
                 message_s=self._messages_s(cuts, place),
                 begin_s=np.zeros(point.pp),
                 finish_s=self._sums(point, lambda t: t.once_s),
-                owner=_owners(point))
+                owner=owners_of(point))
         return self._own[key]
 
     def _messages_s(self, cuts: StageCuts, place: Place) -> Array:
@@ -337,33 +410,35 @@ class CellScores:
 
     def _by_rank(self, point: Point, values: Array) -> Array:
         """Sums over the stages of each rank."""
-        found = np.bincount(_owners(point), values, point.pp)
+        found = np.bincount(owners_of(point), values, point.pp)
         return found.astype(np.float64, copy=False)
 
     def _moves(self, point: Point) -> tuple[Array, float, Array]:
-        """What is moved once a step: by data parallelism before a block's
-        parameters are used, which part of what the cell's axes move, and by
-        data parallelism once it has gradients."""
-        nothing = np.zeros(len(self.table.once_s))
+        """What is moved once a step by each stage: by data parallelism before
+        its parameters are used, which part of what the cell's axes move, and
+        by data parallelism once it has gradients."""
+        nothing = np.zeros(point.pp * point.chunks)
+        # Shards may be summed over the other axes after they are cut, and
+        # what is whole be gathered before a step.
         if point.sharding == "ddp":
-            return nothing, 1.0, self._moves_s("all_reduce", point)
-        # Shards may be summed over the other axes after they are cut.
+            return nothing, 0.5, self._moves_s("all_reduce", point)
         share, moved_s = 1 / point.dp, self._moves_s("reduce_scatter", point)
         if point.sharding == "fsdp":
             return nothing, share, moved_s
         return self._moves_s("all_gather", point), share, moved_s
 
     def _moves_s(self, kind: str, point: Point) -> Array:
-        """Of each block's parameters, one after the other."""
-        place = place_of(point, "dp")
-        key = (kind, place)
+        """Of each stage's parameters, packed into one message."""
+        place, cuts = place_of(point, "dp"), self.cuts(point)
+        key = (kind, place, cuts)
         if key not in self._moved:
-            of_kind = np.array([
-                sum(n * self._links.time_s(kind, size, place)
-                    for size, n in Counter(sizes.tolist()).items())
-                for sizes in self.table.trained_bytes
+            table = self.table
+            sizes = np.array([s.sum() for s in table.trained_bytes])
+            of_stages = cuts.sums(sizes[table.kind])
+            self._moved[key] = np.array([
+                self._links.time_s(kind, size, place)
+                for size in of_stages.tolist()
             ])
-            self._moved[key] = of_kind[self.table.kind]
         return self._moved[key]
 
     def memory_bytes(self, point: Point) -> float:
@@ -371,16 +446,3 @@ class CellScores:
         return self._memory.least_room_bytes(
             point, self.cuts(point),
             lambda of_blocks: self._of_rank(point, of_blocks))
-
-
-def _owners(point: Point) -> NDArray[np.int64]:
-    """The rank of each stage."""
-    return _owners_of(point.schedule, point.pp, point.chunks)
-
-
-@functools.cache
-def _owners_of(schedule: str, ranks: int, chunks: int) -> NDArray[np.int64]:
-    there = np.arange(ranks)
-    if schedule == "zbv":
-        return np.concatenate([there, there[::-1]])
-    return np.tile(there, chunks)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.candidate import Candidate
 from planner.choices import role_policies
@@ -31,13 +30,15 @@ from planner.joint.between import Between
 from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
 from planner.joint.links import Links, place_of
+from planner.joint.once import Once
 from planner.joint.score import CellScores, Score
 from planner.joint.space import AXES, ORDERS, SHARDINGS, Cell, Point, Space
-from planner.joint.tables import TOLERANCE, BlockTable, BlockTimes, block_table
+from planner.joint.tables import TOLERANCE, BlockTable, block_table
 from planner.joint.ways import State
-from planner.pipeline.candidate import pipeline_candidate
+from planner.pipeline.candidate import priced_pipeline
 from planner.pipeline.cuts import Piece, finer_pieces
 from planner.pipeline.means import count_ahead
+from planner.pipeline.microbatch import with_microbatches
 from planner.recipes import RECIPES
 from planner.rules.ring import RING_LOWERINGS
 from planner.search.policy import Policy
@@ -199,6 +200,8 @@ class JointSearch:
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
         self.laid_out: dict[Cell, ProgramLayout | None] = {}
+        self._besides: dict[tuple[MeshSpec, Cell, int, str],
+                            ProgramLayout] = {}
         self.between = Between(self.space.batch, self._bends)
         self.devices = _devices(self.space, self.links)
         names = planning.repeated_classes()
@@ -235,7 +238,8 @@ class JointSearch:
         self.is_cut = self.is_cut or cell.rows < self.space.batch
 
         return CellScores(table, self.links, self.repeated,
-                          functools.partial(self._pieces, table))
+                          functools.partial(self._pieces, table),
+                          Once(self.own, table, self._mesh))
 
     def _pieces(self, table: BlockTable, stages: int) -> list[Piece]:
         return finer_pieces(self.own.facts, [table.call_times_s], stages)
@@ -254,29 +258,15 @@ class JointSearch:
             return None
         self.laid_out[cell] = table.layout
         self.between.learn(cell, table.layout)
-        return self._without_counting(table)
+        return dataclasses.replace(table, counting_s=self._counting_s(cell))
 
-    def _without_counting(self, table: BlockTable) -> BlockTable:
-        """A program without stages has no count of its losses split off."""
-        # What is divided among ranks is less.
-        share = table.cell.rows / self.space.batch
+    def _counting_s(self, cell: Cell) -> float:
+        """Of what is divided among ranks it is less."""
+        share = cell.rows / self.space.batch
         device = self.planning.cluster.weakest()
         split_s, whole_s = (p.facts.computing_s(device, share)
                             for p in (self.own, self.planning))
-        more_s = np.zeros(len(table.blocks))
-        more_s[-1] = max(split_s - whole_s, 0.0)
-
-        def lower_s(times: BlockTable | BlockTimes) -> NDArray[np.float64]:
-            return np.maximum(times.forward_s - more_s, 0.0)
-
-        return dataclasses.replace(table,
-                                   forward_s=lower_s(table),
-                                   times_on={
-                                       d:
-                                       dataclasses.replace(
-                                           t, forward_s=lower_s(t))
-                                       for d, t in table.times_on.items()
-                                   })
+        return max(split_s - whole_s, 0.0)
 
     def _alone(self, cell: Cell) -> dict[str, ProgramLayout | None]:
         """Layouts over its axes alone, where they are known."""
@@ -309,15 +299,42 @@ class JointSearch:
                 return planning.candidate(mesh,
                                           self._policies(mesh, point),
                                           recompute=again)
-            inner = inner_mesh(mesh, "pp")
-            return pipeline_candidate(planning,
-                                      self._pipeline(point, scores),
-                                      self._policies(inner, point),
-                                      mesh,
-                                      recompute=again,
-                                      bound_s=0.0)
+            layout = dataclasses.replace(self._beside(point, scores, mesh),
+                                         recompute=frozenset(again))
+            return priced_pipeline(planning,
+                                   self.own.program,
+                                   layout,
+                                   self._pipeline(point, scores),
+                                   self._policies(inner_mesh(mesh, "pp"),
+                                                  point),
+                                   mesh,
+                                   bound_s=0.0)
         except (InfeasiblePlan, LayoutError, ScheduleError):
             return None
+
+    def _beside(self, point: Point, scores: CellScores,
+                mesh: MeshSpec) -> ProgramLayout:
+        """The layouts of its cell beside data parallelism, and what is
+        better with that in sight."""
+        key = (mesh, point.cell, point.microbatches, point.sharding)
+        if key not in self._besides:
+            inner, found = inner_mesh(mesh, "pp"), scores.table.layout
+            assert found is not None
+            self._besides[key] = with_microbatches(
+                self.own,
+                inner,
+                self._policies(inner, point),
+                point.microbatches,
+                exact=scores.table.is_exact,
+                settle=False,
+                cut=point.microbatches > 1,
+                alone={
+                    n: found
+                    for n in inner.names if n != "dp" and n in found.mesh.names
+                },
+                first=[n for n in inner.names if n == "dp"],
+                whole=mesh)
+        return self._besides[key]
 
     def _pipeline(self, point: Point, scores: CellScores) -> PipelineSpec:
         return PipelineSpec(schedule=point.schedule,

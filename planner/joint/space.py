@@ -118,6 +118,11 @@ class Point:
         return self.pp > 1 or self.microbatches > 1
 
     @property
+    def adding(self) -> float:
+        """Part of the micro-batches whose gradients are added to others."""
+        return (self.microbatches - 1) / self.microbatches
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Of all axes, by name."""
         known = {

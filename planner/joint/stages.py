@@ -179,6 +179,47 @@ class StageCuts:
         """Of each piece, in proportion to its work."""
         return of_blocks[self.block] * self.share
 
+    def firsts(self, of_blocks: Array) -> Array:
+        """Of the block with which each stage begins; nothing of a piece."""
+        whole = self.share[self.starts] == 1.0
+        found: Array = of_blocks[self.block[self.starts]] * whole
+        return found
+
+    def stage_times(self, times_s: Callable[[int, int],
+                                            Sequence[float]]) -> Array:
+        """Several numbers of each stage (rows), from those of the blocks
+        from a first on; of pieces of blocks in proportion to their work."""
+        ends = [*self.starts[1:].tolist(), len(self.block)]
+        found = []
+        for start, end in zip(self.starts.tolist(), ends):
+            block, share = self.block[start:end], self.share[start:end]
+            if (share == 1.0).all():
+                found.append(times_s(int(block[0]), int(block[-1]) + 1))
+            else:
+                each = np.array([times_s(b, b + 1) for b in block.tolist()])
+                found.append(tuple((each * share[:, None]).sum(0)))
+        return np.array(found)
+
+    def most(self, of_blocks: Array) -> Array:
+        """Of each stage, that of the block with most."""
+        found: Array = np.maximum.reduceat(of_blocks[self.block], self.starts)
+        return found
+
+    def again_s(self, again_s: Array, made_by: Array) -> Array:
+        """What each stage computes again of blocks of earlier ones."""
+        first = self.block[self.starts]
+        late = np.where(first[self._stage] > made_by[self.block],
+                        again_s[self.block], 0.0)
+        found: Array = np.maximum.reduceat(late, self.starts)
+        return found
+
+    @property
+    def _stage(self) -> NDArray[np.int64]:
+        """Of each piece."""
+        here = np.zeros(len(self.block), dtype=np.int64)
+        here[self.starts[1:]] = 1
+        return np.cumsum(here)
+
     def sums_of_pieces(self, of_pieces: Array) -> Array:
         """Of each stage."""
         return np.add.reduceat(of_pieces, self.starts)

@@ -11,6 +11,7 @@ over these tables.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 from planner.choices import role_policies
 from planner.cluster.spec import DeviceKind
 from planner.cost.conversion import ConversionCost
-from planner.cost.memory_estimate import local_spec
+from planner.cost.optimizer import optimizer_bytes
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program
 from planner.joint.space import Cell
 from planner.pipeline.cuts import call_times_s
@@ -44,12 +46,12 @@ TOLERANCE = 5e-4
 """By what part of its compute a cell's layouts may take longer than the best
 over an axis, where these take long to find."""
 
-_TIMES = ("forward_s", "input_s", "weight_s", "once_s")
+_TIMES = ("forward_s", "input_s", "weight_s", "sums_s", "rerun_s", "once_s")
 
-_COLUMNS = ("forward_s", "input_s", "weight_s", "once_s", "saved_bytes",
-            "kept_bytes", "transient_bytes", "parameter_bytes",
-            "gradient_bytes", "state_bytes", "taken_bytes", "forward_launches",
-            "backward_launches")
+_COLUMNS = (*_TIMES, "saved_bytes", "kept_bytes", "transient_bytes",
+            "rerun_bytes", "parameter_bytes", "gradient_bytes",
+            "resting_bytes", "state_bytes", "taken_bytes", "forward_launches",
+            "backward_launches", "again_s", "made_by")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +61,13 @@ class BlockTimes:
     forward_s: Array
     input_s: Array
     weight_s: Array
+    sums_s: Array
+    rerun_s: Array
     once_s: Array
 
     @property
     def work_s(self) -> Array:
-        """All of a micro-batch's work, by block."""
+        """All of a micro-batch's work but its sums, by block."""
         return self.forward_s + self.input_s + self.weight_s
 
 
@@ -82,29 +86,44 @@ class BlockTable:
     forward_s, input_s, weight_s : array
         Compute and communication over the axes of the cell; nothing for what
         a stage computes again of earlier ones.
+    sums_s : array
+        Adding gradients to those of the micro-batches before.
+    rerun_s : array
+        What the backward computes once more where the block is recomputed.
     once_s : array
         What is moved over them once a step.
     saved_bytes, kept_bytes : array
-        Kept for the backward: all, or what comes in where the block is
-        recomputed.
-    transient_bytes : array
-        Peak beside that, also where the block is recomputed.
-    parameter_bytes, gradient_bytes, state_bytes : array
-        Local, whole along data parallelism: parameters, their gradients
-        before they are reduced, and the optimizer's state.
+        Kept for the backward: all, or what is where the block is recomputed;
+        without what a stage takes.
+    transient_bytes, rerun_bytes : array
+        Peak beside that, and where the block is recomputed beside all that
+        is saved then.
+    parameter_bytes, gradient_bytes : array
+        Local, whole along data parallelism: parameters, and their gradients
+        before they are reduced.
+    resting_bytes, state_bytes : array
+        Parameters and the optimizer's state, divided evenly.
     taken_bytes : array
         What comes in from the block before.
     forward_launches, backward_launches : array
         Kernels, the same for any cell; messages are launched besides.
+    again_s : array
+        What a stage that begins with the block computes again of earlier
+        ones.
+    made_by : array
+        The number of the last of these.
     kind : array of int
         Which blocks are alike.
     trained_bytes : tuple of array
-        By kind, local sizes of the parameters with a gradient.
+        By kind, sizes of the parameters with a gradient, divided evenly.
     own_bytes : array
         Of those parameters, without what an earlier block reads as well.
     times_on : mapping of DeviceKind to BlockTimes
         Where devices are of several kinds, on each that a stage may be on.
         The times above are those on the weakest.
+    counting_s : float
+        Of the last block, what a program without stages is without: the
+        counts of its losses are split off.
     is_exact : bool
         Whether no micro-batch stands for the whole batch.
     layout : ProgramLayout, optional
@@ -117,12 +136,16 @@ class BlockTable:
     forward_s: Array
     input_s: Array
     weight_s: Array
+    sums_s: Array
+    rerun_s: Array
     once_s: Array
     saved_bytes: Array
     kept_bytes: Array
     transient_bytes: Array
+    rerun_bytes: Array
     parameter_bytes: Array
     gradient_bytes: Array
+    resting_bytes: Array
     state_bytes: Array
     taken_bytes: Array
     kind: NDArray[np.int64]
@@ -130,14 +153,35 @@ class BlockTable:
     own_bytes: Array
     forward_launches: Array
     backward_launches: Array
+    again_s: Array
+    made_by: Array
     times_on: Mapping[DeviceKind, BlockTimes] = field(default_factory=dict)
+    counting_s: float = 0.0
     is_exact: bool = True
     layout: ProgramLayout | None = None
 
     @property
     def work_s(self) -> Array:
-        """All of a micro-batch's work, by block."""
+        """All of a micro-batch's work but its sums, by block."""
         return self.forward_s + self.input_s + self.weight_s
+
+    def at_least(self) -> BlockTable:
+        """The same whether losses' counts are split off or not."""
+
+        def lower_s(times: BlockTable | BlockTimes) -> Array:
+            forward_s = times.forward_s.copy()
+            forward_s[-1] = max(0.0, forward_s[-1] - self.counting_s)
+            return forward_s
+
+        return dataclasses.replace(self,
+                                   counting_s=0.0,
+                                   forward_s=lower_s(self),
+                                   times_on={
+                                       d:
+                                       dataclasses.replace(
+                                           t, forward_s=lower_s(t))
+                                       for d, t in self.times_on.items()
+                                   })
 
     def on(self, device: DeviceKind) -> BlockTable | BlockTimes:
         """The times on a kind of device."""
@@ -290,26 +334,60 @@ def _layout(planning: Planning, cell: Cell, *, exact: bool,
 def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
          known: KnownByClass) -> tuple[float, ...]:
     priced = stage_cost(stage, main, cost, planning.optimizer, known)
-    taken = float(taken_bytes(stage))
-    memory = priced.memory
     *_, own = stage.program.blocks
+    rerun = priced
+    if own.block_class in planning.repeated_classes():
+        rerun = stage_cost(_recomputed(stage, own.block_class), main, cost,
+                           planning.optimizer, known)
+    memory, saved = priced.memory, float(priced.memory.saved)
     works = [c.work for c in known[id(stage.program.classes[own.block_class])]]
     # What a host adds is not concave in the rows, as bounds on the device's
     # time are; scores add it to these.
+    again_s = _again_s(stage, main, cost, planning.optimizer, known)
     forward_s = (priced.forward_s - priced.found.forward_host_s -
-                 _again_s(stage, cost, known))
+                 _computed_again_s(stage, cost, known))
     input_s = max(0.0, priced.input_s - priced.found.backward_host_s)
-    return (forward_s, input_s, priced.weight_s, priced.once_s,
-            float(priced.saved_bytes), taken, float(memory.transient),
+    return (forward_s, input_s, priced.products_s, priced.sums_s,
+            rerun.input_s - rerun.found.backward_host_s - input_s,
+            priced.once_s, saved, float(rerun.memory.saved),
+            float(memory.transient),
+            max(0.0,
+                float(rerun.memory.transient) - saved),
             float(memory.parameters), float(memory.gradients),
-            float(memory.optimizer), taken,
+            *_evenly(planning, stage), float(taken_bytes(stage)),
             float(sum(w.forward_kernels for w in works)),
-            float(sum(w.backward_kernels for w in works)))
+            float(sum(w.backward_kernels
+                      for w in works)), again_s, _made_by(main, stage))
 
 
-def _again_s(stage: Stage, cost: ConversionCost, known: KnownByClass) -> float:
-    """Computing what earlier blocks have made, as a stage of several blocks
-    does once, and a program without stages not at all."""
+def _recomputed(stage: Stage, name: str) -> Stage:
+    layout = dataclasses.replace(stage.layout, recompute=frozenset({name}))
+    return dataclasses.replace(stage, layout=layout)
+
+
+def _again_s(stage: Stage, main: Program, cost: ConversionCost, optimizer: str,
+             known: KnownByClass) -> float:
+    """What a stage does once that has of earlier blocks what it computes
+    again."""
+    *again, _ = stage.program.blocks
+    if not again:
+        return 0.0
+    names = {b.block_class for b in again}
+    program = dataclasses.replace(
+        stage.program,
+        blocks=tuple(again),
+        classes={n: stage.program.classes[n]
+                 for n in names},
+        outputs=(),
+        output_constants=(),
+        mutations={})
+    return stage_cost(dataclasses.replace(stage, program=program), main, cost,
+                      optimizer, known).forward_s
+
+
+def _computed_again_s(stage: Stage, cost: ConversionCost,
+                      known: KnownByClass) -> float:
+    """Of that the computing, which is no part of the block's own."""
     *again, _ = stage.program.blocks
     sizes = stage.layout.mesh.sizes
     return sum(
@@ -319,17 +397,40 @@ def _again_s(stage: Stage, cost: ConversionCost, known: KnownByClass) -> float:
         for chosen in [stage.layout.classes[b.block_class].calls[call.label]])
 
 
+def _made_by(main: Program, stage: Stage) -> float:
+    """The last of the earlier blocks of which a part is computed again."""
+    *again, _ = stage.program.blocks
+    names = {b.name.removesuffix(".part") for b in again}
+    return float(
+        max((i for i, b in enumerate(main.blocks) if b.name in names),
+            default=0))
+
+
+def _evenly(planning: Planning, stage: Stage) -> tuple[float, float]:
+    """Parameters and the optimizer's state, divided by all ranks."""
+    specs = [stage.program.specs[n] for n in stage.params]
+    ranks = _ranks(stage)
+    trained = [s for s in specs if s.requires_grad]
+    return (sum(s.size_bytes for s in specs) / ranks,
+            optimizer_bytes(planning.optimizer, trained) / ranks)
+
+
 def _trained_bytes(stage: Stage) -> Array:
     return np.array(list(_trained(stage).values()), dtype=np.float64)
 
 
-def _trained(stage: Stage) -> dict[str, int]:
-    """Local sizes of the parameters with a gradient."""
-    specs, sizes = stage.program.specs, stage.layout.mesh.sizes
+def _trained(stage: Stage) -> dict[str, float]:
+    """Sizes of the parameters with a gradient, divided by all ranks."""
+    specs, ranks = stage.program.specs, _ranks(stage)
     return {
-        n: local_spec(specs[n], stage.layout.at_rest[n], sizes).size_bytes
+        n: specs[n].size_bytes / ranks
         for n in stage.params if specs[n].requires_grad
     }
+
+
+def _ranks(stage: Stage) -> int:
+    mesh = stage.layout.mesh
+    return mesh.world_size // mesh.size(MICROBATCH)
 
 
 def _own_bytes(stages: Sequence[Stage]) -> Array:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.joint.held import in_flight, kept_whole
+from planner.joint.held import in_each_stage, kept_whole
 from planner.joint.links import Links
 from planner.joint.space import Cell, Point, Space
 from planner.joint.tables import BlockTable
@@ -49,7 +49,7 @@ class Demand:
     ----------
     work_s : float
     again_s : float
-        Forward of the blocks that may run again.
+        What is computed once more of the blocks that may run again.
     head : float
         The least part that the forward is of the work of the first blocks,
         however many.
@@ -73,7 +73,7 @@ class Demand:
         parts = forward_s / np.maximum(work_s, 1e-30)
         kept = np.where(repeated, table.kept_bytes, table.saved_bytes)
         return Demand(work_s=float(work_s[-1]) / rows,
-                      again_s=float((table.forward_s * repeated).sum()) / rows,
+                      again_s=float((table.rerun_s * repeated).sum()) / rows,
                       head=float(parts.min()),
                       saved_bytes=float(table.saved_bytes.sum()) / rows,
                       kept_bytes=float(kept.sum()) / rows)
@@ -97,6 +97,8 @@ class Ways:
         What a step takes at least, beside what is moved once.
     once_s : array
         What data parallelism moves once a step, beside all work.
+    adding : array
+        Part of the micro-batches whose gradients are added to others.
     """
 
     points: tuple[Point, ...]
@@ -105,16 +107,18 @@ class Ways:
     again_s: Array
     least_s: Array
     once_s: Array
+    adding: Array
 
-    def times_s(self, work_s: float) -> Array:
-        """Seconds of a step, of what a rank has to do."""
-        whole_s = work_s + self.again_s
+    def times_s(self, work_s: float, sums_s: float) -> Array:
+        """Seconds of a step, of what a rank has to do: its work, and adding
+        the gradients of all micro-batches."""
+        whole_s = work_s + self.adding * sums_s + self.again_s
         return np.maximum(np.maximum(self.idle * whole_s, self.least_s),
                           whole_s + self.once_s) * _ROUNDED
 
-    def bound(self, work_s: float) -> tuple[float, float]:
+    def bound(self, work_s: float, sums_s: float) -> tuple[float, float]:
         """Bytes too many and seconds of the best."""
-        times_s = self.times_s(work_s)
+        times_s = self.times_s(work_s, sums_s)
         best = np.lexsort((times_s, self.excess_bytes))[0]
         return float(self.excess_bytes[best]), float(times_s[best])
 
@@ -147,22 +151,28 @@ def ways_of(cell: Cell, space: Space, links: Links, state: State,
             least_s, once_s = least_s / links.alone_speedup, 0.0
         idle = max(1.0, _idle(way) / links.alone_speedup)
         rows.append((max(0.0, taken * _ROUNDED - limit_bytes), idle, again,
-                     least_s, once_s))
+                     least_s, once_s, way.adding))
     return Ways(points, *np.array(rows, dtype=np.float64).T)
 
 
 def _memory_bytes(way: Point, state: State, demand: Demand, *,
                   is_mixed: bool) -> float:
     """Of the rank that takes most: what all have together spread so that
-    it takes least, whichever blocks are whose."""
+    it takes least, whichever blocks are whose. Without stages what is saved
+    is gone when there are all gradients."""
     rest, kept = kept_whole(way.sharding, way.dp)
-    rest += way.sharding == "zero1"
-    total = (state.parameter_bytes * rest + state.gradient_bytes +
-             state.optimizer_bytes * kept) / way.cell.ranks
-    if is_mixed:
-        return total / way.pp
+    held = (state.parameter_bytes * rest +
+            state.optimizer_bytes * kept) / way.cell.ranks
+    used, gradients = (n / way.cell.ranks for n in (state.parameter_bytes *
+                                                    (way.sharding == "zero1"),
+                                                    state.gradient_bytes))
     row = demand.kept_bytes if way.recompute else demand.saved_bytes
     saved = row * way.cell.rows / way.cell.ranks
+    if not way.is_staged:
+        return held + max(used + saved * (not is_mixed), gradients)
+    total = held + used + gradients
+    if is_mixed:
+        return total / way.pp
     most, shares = _in_flight(way.schedule, way.pp, way.microbatches,
                               way.chunks)
     return (saved + total / most) / shares
@@ -173,7 +183,7 @@ def _in_flight(schedule: str, ranks: int, microbatches: int,
                chunks: int) -> tuple[float, float]:
     """Most micro-batches that a rank holds of its blocks at once, and the
     sum of its inverse over ranks."""
-    each = in_flight(schedule, ranks, microbatches, chunks) / chunks
+    each = in_each_stage(schedule, ranks, microbatches, chunks)
     return float(each.max()), float((1 / each).sum())
 
 

@@ -79,6 +79,7 @@ def with_microbatches(planning: Planning,
                       settle: bool = True,
                       cut: bool = True,
                       alone: Mapping[str, ProgramLayout] | None = None,
+                      first: Sequence[str] = (),
                       settled: bool = False,
                       tolerance: float = 0.0,
                       whole: MeshSpec | None = None) -> ProgramLayout:
@@ -109,6 +110,8 @@ def with_microbatches(planning: Planning,
         whatever the program does with its samples.
     alone : mapping of str to ProgramLayout, optional
         By the name of an axis, layouts to start from that have it.
+    first : sequence of str
+        Axes that are laid out beside these before all others.
     settled : bool
         Whether these stay as they are.
     tolerance, whole
@@ -127,17 +130,20 @@ def with_microbatches(planning: Planning,
         _check_divided(facts, start, policy, count)
     for name, layout in (alone or {}).items():
         start = with_axis(start, start.mesh.names.index(name), layout)
-    solved = planning.search(
-        start.mesh, (*policies, policy),
-        start=start,
-        axes=None if settle else tuple(range(len(mesh.sizes) * (not settled))),
-        tolerance=tolerance,
-        whole=whole,
-        fixed_rest={
-            n: (*lay, R)
-            for n, lay in (fixed_rest or {}).items()
-            if value_kind(n) == "param"
-        }).layout
+    rest = {
+        n: (*lay, R)
+        for n, lay in (fixed_rest or {}).items() if value_kind(n) == "param"
+    }
+    every = tuple(range(len(mesh.sizes) * (not settled)))
+    ahead = tuple(mesh.names.index(n) for n in first)
+    for axes in (*([ahead] if ahead else ()), None if settle else every):
+        start = planning.search(start.mesh, (*policies, policy),
+                                start=start,
+                                axes=axes,
+                                tolerance=tolerance,
+                                whole=whole,
+                                fixed_rest=rest).layout
+    solved = start
     if cut:
         _check_batch(facts.program, solved, count)
         _check_divided(facts, solved, policy, count)

@@ -38,6 +38,9 @@ class StageCost:
     ----------
     forward_s, input_s, weight_s : float
         Of one micro-batch; a whole backward is both of its parts.
+    products_s, sums_s : float
+        Of the gradients of weights: without sums, and adding them to those
+        of the micro-batches before, which all but the first do.
     begin_s : float
         Bringing parameters into use, once a step, before all else.
     finish_s : float
@@ -53,6 +56,8 @@ class StageCost:
     forward_s: float
     input_s: float
     weight_s: float
+    products_s: float
+    sums_s: float
     begin_s: float
     finish_s: float
     found: StageTime
@@ -122,13 +127,14 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
                                      _unreduced_bytes(program, stage.layout)))
     weight_s = min(found.backward_s,
                    _weight_s(program, stage.layout, calls, cost))
-    # All gradients but the first are added to what there is.
-    sums_each_s = (sums_s(program, stage.layout, device) * (parts - 1) / parts)
+    adding_s = sums_s(program, stage.layout, device)
     trained = sum(program.specs[n].requires_grad for n in program.params)
     handed_s = trained * device.coefficient("call_parameter_s", 0.0)
     return StageCost(forward_s=found.forward_s,
                      input_s=found.backward_s - weight_s,
-                     weight_s=weight_s + sums_each_s,
+                     weight_s=weight_s + adding_s * (parts - 1) / parts,
+                     products_s=weight_s,
+                     sums_s=adding_s,
                      begin_s=found.begin_s,
                      finish_s=found.finish_s + handed_s,
                      found=found,

@@ -42,6 +42,8 @@ class MadeUp:
         together.
     start_s : float
         Of every way through a block, however many rows.
+    sum_s_per_byte : float
+        Of adding the gradients of one micro-batch to others.
     """
 
     forward_s: tuple[float, ...]
@@ -51,6 +53,7 @@ class MadeUp:
     saved_bytes: tuple[float, ...]
     losses: tuple[float, float, float] = (1.5, 1.4, 1.3)
     start_s: float = 0.0
+    sum_s_per_byte: float = 0.0
 
     def table(self, cell: Cell,
               devices: Sequence[DeviceKind] = ()) -> BlockTable:
@@ -68,23 +71,30 @@ class MadeUp:
             return BlockTimes(forward_s=time_s(self.forward_s) / gain,
                               input_s=time_s(self.input_s) / gain,
                               weight_s=time_s(self.weight_s) / gain,
+                              sums_s=none,
+                              rerun_s=time_s(self.forward_s) / gain,
                               once_s=none)
 
         size = np.array(self.parameter_bytes) / (cell.tp * cell.ep)
         saved = np.array(self.saved_bytes) * share
         none = np.zeros(len(size))
+        sums = size * self.sum_s_per_byte
         return BlockTable(cell=cell,
                           blocks=tuple(f"block.{i}" for i in range(len(size))),
                           call_times_s={},
                           forward_s=time_s(self.forward_s),
                           input_s=time_s(self.input_s),
                           weight_s=time_s(self.weight_s),
+                          sums_s=sums,
+                          rerun_s=time_s(self.forward_s),
                           once_s=none,
                           saved_bytes=saved,
                           kept_bytes=saved / 4,
                           transient_bytes=none,
+                          rerun_bytes=none,
                           parameter_bytes=size,
                           gradient_bytes=size,
+                          resting_bytes=size,
                           state_bytes=2 * size,
                           taken_bytes=saved / 4,
                           kind=np.arange(len(size)),
@@ -92,6 +102,8 @@ class MadeUp:
                           own_bytes=size,
                           forward_launches=none,
                           backward_launches=none,
+                          again_s=none,
+                          made_by=none,
                           times_on={d: times_on(d)
                                     for d in devices})
 
@@ -117,6 +129,9 @@ class Sum:
         time_s = (scores.simulated_s(point)
                   if point.is_staged else score.time_s)
         return Sum(point=point, run_s=time_s, memory_bytes=score.memory_bytes)
+
+    def times(self, factor: float) -> Sum:
+        return dataclasses.replace(self, run_s=self.run_s * factor)
 
 
 def two_nodes(size: int,
@@ -162,16 +177,18 @@ def scores_on(blocks: MadeUp, cluster: ClusterSpec, links: Links,
 
 
 def search(
-        blocks: MadeUp,
-        space: Space,
-        cluster: ClusterSpec,
-        memory_limit_bytes: float = float("inf"),
-        *,
-        tolerance: float = 0.0,
-        until_s: float = float("inf"),
-        runners_up: int = 0,
+    blocks: MadeUp,
+    space: Space,
+    cluster: ClusterSpec,
+    memory_limit_bytes: float = float("inf"),
+    *,
+    tolerance: float = 0.0,
+    until_s: float = float("inf"),
+    runners_up: int = 0,
+    priced: float = 1.0,
 ) -> Branching[Sum]:
-    """Branch and bound over made-up blocks, all of which repeat."""
+    """Branch and bound over made-up blocks, all of which repeat; prices are
+    so many times what combinations take."""
     links = Links(cluster)
     more = links.mean_limit_bytes(space.ranks) - cluster.weakest().memory_bytes
     found = Branching(
@@ -180,7 +197,7 @@ def search(
                           np.ones(len(blocks.forward_s), dtype=np.bool_),
                           memory_limit_bytes + more),
         scores=lambda cell: scores_on(blocks, cluster, links, cell),
-        price=Sum.of,
+        price=lambda point, scores: Sum.of(point, scores).times(priced),
         fits=lambda s: s.memory_bytes <= memory_limit_bytes,
         memory_limit_bytes=memory_limit_bytes,
         tolerance=tolerance,

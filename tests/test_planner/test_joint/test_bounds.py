@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import unittest
+from collections import Counter
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.joint.bounds import CellBounds
+from planner.joint.held import in_each_stage
 from planner.joint.links import Links
 from planner.joint.optimistic import Optimistic
 from planner.joint.parts import Parts
 from planner.joint.space import Cell
+from planner.schedule.actions import chain
+from planner.schedule.checked import checked_graph
 from tests.test_planner.test_joint.made_up import MadeUp, scores_on, two_nodes
 from tests.test_planner.test_joint.test_branch import programs, spaces
+
+
+class TestInFlight(unittest.TestCase):
+
+    def test_every_stage_of_a_rank_holds_some_at_once(self) -> None:
+        """At the moment at which the emptiest of them holds most."""
+        cases = itertools.product(
+            (("interleaved1f1b", 2), ("interleaved1f1b", 4), ("zbv", 2)),
+            (2, 3, 4), (1, 1.5, 2, 4))
+        for (name, chunks), ranks, times in cases:
+            count = int(ranks * times)
+            graph = checked_graph(name,
+                                  ranks=ranks,
+                                  microbatches=count,
+                                  chunks=chunks,
+                                  stages=ranks * chunks,
+                                  edges=chain(ranks * chunks))
+            for rank, row in enumerate(graph.numbers):
+                held = Counter({
+                    s: 0
+                    for s, r in enumerate(graph.schedule.stage_rank)
+                    if r == rank
+                })
+                least = 0
+                for action in (graph.actions[n] for n in row):
+                    held[action.stage] += {"F": 1, "I": 0}.get(action.kind, -1)
+                    least = max(least, min(held.values()))
+                found = in_each_stage(name, ranks, count, chunks)[rank]
+                self.assertEqual(found, least, (name, ranks, count, rank))
 
 
 class TestBounds(unittest.TestCase):
@@ -94,14 +128,14 @@ class TestOptimistic(unittest.TestCase):
         program = one_block((1.0, 1.5, 1.25))
         found = Optimistic(program.table(Cell(rows=8)))
         both = Cell(cp=2, tp=2, rows=8)
-        self.assertEqual(found.row_s(both), 2.0)
+        self.assertEqual(found.row_s(both), (2.0, 0.0))
         found.learn(program.table(Cell(cp=2, rows=8)))
-        self.assertEqual(found.row_s(both), 3.0)
+        self.assertEqual(found.row_s(both), (3.0, 0.0))
         before = found.changes(both)
         found.learn(program.table(Cell(tp=2, rows=8)))
-        self.assertEqual(found.row_s(both), 3.5)
+        self.assertEqual(found.row_s(both), (3.5, 0.0))
         self.assertEqual(found.changes(both), before + 1)
-        self.assertEqual(found.row_s(Cell(cp=2, rows=4)), 3.0)
+        self.assertEqual(found.row_s(Cell(cp=2, rows=4)), (3.0, 0.0))
 
     def test_one_axis_is_parted_from_two(self) -> None:
         program = one_block((1.5, 2.0, 1.5))
@@ -111,11 +145,11 @@ class TestOptimistic(unittest.TestCase):
         self.assertEqual(len(cells), 7)
         for cell in cells[:4]:
             found.learn(program.table(cell))
-        self.assertEqual(found.row_s(three), 2.0 + 1.0 + 2.0 + 1.0)
+        self.assertEqual(found.row_s(three), (2.0 + 1.0 + 2.0 + 1.0, 0.0))
         for cell in cells[4:]:
             found.learn(program.table(cell))
         # Two axes take 4.5 or 6.0, with another besides.
-        self.assertEqual(found.row_s(three), 6.0 + 1.0)
+        self.assertEqual(found.row_s(three), (6.0 + 1.0, 0.0))
 
     def test_ranks_that_are_far_apart_are_part_of_such_alone(self) -> None:
         near, far = Cell(ep=2, rows=4), Cell(ep=2, rows=4, apart=4)

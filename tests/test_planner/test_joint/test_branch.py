@@ -193,6 +193,17 @@ class TestCertificate(unittest.TestCase):
         self.assertLessEqual(rough.bound_s, exact.best_s)
         self.assertGreaterEqual(rough.bound_s, 0.95 * rough.best_s)
 
+    def test_plans_quicker_than_thought_widen_the_gap(self) -> None:
+        space = spaces(self.PROGRAM, 8, 32)
+        exact = search(self.PROGRAM, space, two_nodes(4, 1e10))
+        quicker = search(self.PROGRAM, space, two_nodes(4, 1e10), priced=0.98)
+        self.assertEqual(exact.short, 0.0)
+        self.assertAlmostEqual(quicker.short, 0.02)
+        self.assertAlmostEqual(quicker.best_s, 0.98 * exact.best_s)
+        self.assertAlmostEqual(quicker.bound_s, 0.98 * exact.best_s)
+        slower = search(self.PROGRAM, space, two_nodes(4, 1e10), priced=1.02)
+        self.assertEqual(slower.short, 0.0)
+
     def test_stops_in_time_with_a_bound(self) -> None:
         space = spaces(self.PROGRAM, 8, 32)
         whole = search(self.PROGRAM, space, two_nodes(4, 1e10))

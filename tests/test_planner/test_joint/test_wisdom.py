@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unittest
 
 from planner.joint.space import AXES, Point, Space
@@ -74,13 +75,15 @@ class TestMemory(unittest.TestCase):
                       blocks=4,
                       fixed=given(dp=8),
                       recompute=False)
-        return best(layers(4), space, room=room * GIB)
+        blocks = dataclasses.replace(layers(4), saved_bytes=(GIB, ) * 4)
+        return best(blocks, space, room=room * GIB)
 
     def test_shards_what_nearly_fits(self) -> None:
-        # Parameters, gradients and state take 8 GiB, and 4 with fsdp.
+        # Parameters and state take 6 GiB, or an eighth of that beside whole
+        # parameters, of all blocks or of one; what is saved takes 4.
         self.assertEqual(self._chosen(16).sharding, "ddp")
         self.assertEqual(self._chosen(7).sharding, "zero1")
-        self.assertEqual(self._chosen(4).sharding, "fsdp")
+        self.assertEqual(self._chosen(5.5).sharding, "fsdp")
 
     def test_recomputes_only_where_it_must(self) -> None:
         blocks = MadeUp(forward_s=(1e-3, ) * 4,
