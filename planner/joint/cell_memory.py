@@ -43,7 +43,8 @@ class CellMemory:
         self._table, self._links = table, links
         self._repeated = repeated
         self._of_blocks: dict[bool, Held] = {}
-        self._of_ranks: dict[tuple[object, ...], Held] = {}
+        self._of_ranks: dict[tuple[StageCuts, int, bool, bool],
+                             tuple[Held, Array]] = {}
         self._peaks: dict[bool, Array] = {}
 
     def least_room_bytes(self, point: Point, cuts: StageCuts,
@@ -61,14 +62,15 @@ class CellMemory:
         """
         if not point.is_staged:
             return self._unstaged_bytes(point)
-        key = (cuts, point.pp, point.microbatches, point.schedule,
-               point.recompute)
+        key = (cuts, point.pp, point.schedule == "zbv", point.recompute)
         if key not in self._of_ranks:
             held = self.of_blocks(point.recompute)
-            self._of_ranks[key] = dataclasses.replace(
-                held.summed(by_rank),
-                kept=_least_of_ranks(point, self._kept(cuts, held)))
-        total = self._of_ranks[key].at_once(point, flying(point))
+            self._of_ranks[key] = (held.summed(by_rank),
+                                   self._kept(cuts, held))
+        held, of_stages = self._of_ranks[key]
+        kept = _least_of_ranks(point, of_stages)
+        total = dataclasses.replace(held,
+                                    kept=kept).at_once(point, flying(point))
         if self._links.is_mixed:
             total = total - self._links.spare_bytes(place_of(point, "pp"))
         return float(total.max()) + self.beside_bytes(point)

@@ -435,10 +435,11 @@ class CellScores:
             table = self.table
             sizes = np.array([s.sum() for s in table.trained_bytes])
             of_stages = cuts.sums(sizes[table.kind])
+            alike, number = np.unique(of_stages, return_inverse=True)
             self._moved[key] = np.array([
                 self._links.time_s(kind, size, place)
-                for size in of_stages.tolist()
-            ])
+                for size in alike.tolist()
+            ])[number]
         return self._moved[key]
 
     def memory_bytes(self, point: Point) -> float:
