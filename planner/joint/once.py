@@ -199,14 +199,16 @@ def _resting(planning: Planning, table: BlockTable, mesh: MeshSpec,
                 layout.classes[block.block_class].hubs[label],
                 V if program.specs[name].requires_grad else R)
         uses.setdefault(name, {})[own[label]] = None
+    held: dict[tuple[TensorSpec, Layout, Layout, Layout], Array] = {}
     for block, node, name in read:
         spec, use = (program.specs[name],
                      hubs[block.block_class][Value(node).label])
         if name not in at_rest:
             at_rest[name] = places.best(name, spec, tuple(uses[name]))
-        rows[:, number[block.name]] += places.held(spec, layout.at_rest[name],
-                                                   at_rest[name], use,
-                                                   planning.optimizer)
+        key = spec, layout.at_rest[name], at_rest[name], use
+        if key not in held:
+            held[key] = places.held(*key, planning.optimizer)
+        rows[:, number[block.name]] += held[key]
     before, rest, state, gathered, again = rows
     return Resting(program=program,
                    layout=ProgramLayout(mesh=mesh,

@@ -100,7 +100,7 @@ class CellScores:
         self._fitting: dict[Point, StageCuts] = {}
         self._moved: dict[tuple[str, Place, StageCuts], Array] = {}
         self._known: dict[tuple[object, ...], StageSums] = {}
-        self._own: dict[tuple[object, ...], StageSums] = {}
+        self._own: dict[tuple[object, ...], tuple[Array, StageSums]] = {}
         self._close: dict[tuple[object, ...], StageSums] = {}
         self._memory = CellMemory(table, links, repeated)
 
@@ -376,22 +376,22 @@ class CellScores:
     def _own_sums(self, point: Point) -> StageSums:
         """Of the cell's axes, without data parallelism."""
         place, cuts = place_of(point, "pp"), self.cuts(point)
-        key = (cuts, place, point.recompute, point.microbatches,
-               point.schedule == "zbv")
+        key = (cuts, place, point.recompute, point.schedule == "zbv")
         if key not in self._own:
-            self._own[key] = StageSums(
+            adding_s = self._sums(point, lambda t: t.sums_s)
+            self._own[key] = adding_s, StageSums(
                 forward_s=self._sums(point, lambda t: t.forward_s) +
                 self._forward_host_s(point),
                 input_s=self._sums(
                     point, lambda t: t.input_s + self._again_s(point, t)) +
                 self._backward_host_s(point),
-                weight_s=self._sums(
-                    point, lambda t: t.weight_s + t.sums_s * point.adding),
+                weight_s=self._sums(point, lambda t: t.weight_s),
                 message_s=self._messages_s(cuts, place),
                 begin_s=np.zeros(point.pp),
                 finish_s=self._sums(point, lambda t: t.once_s),
                 owner=owners_of(point))
-        return self._own[key]
+        adding_s, own = self._own[key]
+        return replace(own, weight_s=own.weight_s + adding_s * point.adding)
 
     def _messages_s(self, cuts: StageCuts, place: Place) -> Array:
         """Until each stage has what it takes of the one before; of pieces of
