@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.cluster.hashed import HashedOnce
 from planner.cluster.link import Link
 from planner.cluster.spec import ClusterSpec
+from planner.hashed import HashedOnce
 
 __all__ = ["AxisInfo", "axis_link", "step_link"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from planner.cluster.checks import check_number, source_of
-from planner.cluster.hashed import HashedOnce
+from planner.hashed import HashedOnce
 
 __all__ = ["Coefficient", "DeviceKind"]
 

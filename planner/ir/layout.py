@@ -46,10 +46,15 @@ __all__ = [
 
 _TEXT = re.compile(r"R|V|P(max|min)?|S\((\d+)(?::(\d+(?:\+\d+)+))?\)")
 
+_PLACEMENTS: dict[tuple[object, ...], Placement] = {}
 
-@dataclass(frozen=True, slots=True, order=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Placement:
     """One tensor over one mesh axis.
+
+    Equal ones are one object, which is compared and hashed by identity:
+    layouts are keys of most of the planner's tables.
 
     Parameters
     ----------
@@ -69,6 +74,18 @@ class Placement:
     reduce: str = "sum"
     parts: tuple[int, ...] = ()
 
+    def __new__(cls,
+                kind: str,
+                dim: int = -1,
+                reduce: str = "sum",
+                parts: tuple[int, ...] = ()) -> Placement:
+        key = (kind, dim, reduce, parts)
+        return _PLACEMENTS.get(key) or _PLACEMENTS.setdefault(
+            key, object.__new__(cls))
+
+    def __reduce__(self) -> tuple[type[Placement], tuple[object, ...]]:
+        return Placement, self.fields
+
     def __str__(self) -> str:
         if self.kind == "S" and self.parts:
             return f"S({self.dim}:{'+'.join(map(str, self.parts))})"
@@ -79,6 +96,11 @@ class Placement:
         return self.kind
 
     __repr__ = __str__
+
+    @property
+    def fields(self) -> tuple[str, int, str, tuple[int, ...]]:
+        """What tells it from others, which sorts them."""
+        return self.kind, self.dim, self.reduce, self.parts
 
     @property
     def is_shard(self) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 from torch.utils import _pytree as pytree
@@ -19,12 +18,11 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """One tensor: output `index` of a node (0 for a single output)."""
 
     node: fx.Node
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]
 
     @property
     def spec(self) -> TensorSpec:

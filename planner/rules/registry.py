@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from planner.hashed import HashedOnce
 from planner.ir.layout import Placement, R, V
 
 __all__ = [
@@ -27,12 +28,14 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
+class TensorSpec(HashedOnce):
     """Shape (global), dtype and differentiability of one tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     requires_grad: bool = False
+
+    __hash__ = HashedOnce.__hash__
 
     @property
     def ndim(self) -> int:
@@ -87,7 +90,7 @@ class OpCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Option:
+class Option(HashedOnce):
     """One way to run an operator over one mesh axis.
 
     Parameters
@@ -102,12 +105,24 @@ class Option:
         How many indivisible units (groups of channels) the sharded dim
         holds; the axis' size must divide it. 0: the dim's size alone
         decides. No part of the option's identity.
+
+    Attributes
+    ----------
+    is_sharded : bool
+        Whether the work is divided among the ranks of the axis.
     """
 
     inputs: tuple[Placement, ...]
     outputs: tuple[Placement, ...]
     lowering: str | None = None
     units: int = field(default=0, compare=False)
+    is_sharded: bool = field(init=False, compare=False)
+
+    __hash__ = HashedOnce.__hash__
+
+    def __post_init__(self) -> None:
+        sharded = any(p.is_shard for p in self.inputs + self.outputs)
+        object.__setattr__(self, "is_sharded", sharded)
 
     def __str__(self) -> str:
         text = (f"{','.join(map(str, self.inputs))}"
@@ -115,11 +130,6 @@ class Option:
         return f"{text} [{self.lowering}]" if self.lowering else text
 
     __repr__ = __str__
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether the work is divided among the ranks of the axis."""
-        return any(p.is_shard for p in self.inputs + self.outputs)
 
 
 Rule = Callable[[OpCall], Iterable[Option]]

@@ -141,7 +141,7 @@ class OverlapDraft:
                 own.add(R if placement == V and not value.spec.requires_grad
                         else placement)
         self._place(f"hub {name} {value.label}", value.spec,
-                    [sorted(own) for own in every])
+                    [sorted(own, key=lambda p: p.fields) for own in every])
 
     def _place(self, variable: str, spec: TensorSpec,
                every: Sequence[Sequence[Placement]]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from planner.hashed import HashedOnce
 from planner.ir.convert import gradient_move
 from planner.ir.layout import P, Placement, R, S, V
 from planner.rules.registry import TensorSpec
@@ -31,7 +32,7 @@ UNDIVIDED_S = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(HashedOnce):
     """What one axis may do; the default is free.
 
     Parameters
@@ -90,6 +91,8 @@ class Policy:
     regather: bool = False
     sequential: bool = False
     lowerings: frozenset[str] | None = None
+
+    __hash__ = HashedOnce.__hash__
 
     @property
     def is_free(self) -> bool:

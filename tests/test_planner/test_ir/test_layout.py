@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 import unittest
 
 from torch.distributed.tensor import Partial, Replicate, Shard
@@ -21,6 +24,16 @@ class TestPlacement(unittest.TestCase):
             self.assertEqual(placement.value, value)
             self.assertEqual(placement.grad, grad)
         self.assertEqual(PMAX.value, Partial("max"))
+
+    def test_equal_ones_are_one_object(self) -> None:
+        for placement in (*EVERY, S(0, [2, 1, 1])):
+            for same in (parse_placement(str(placement)),
+                         copy.deepcopy(placement),
+                         pickle.loads(pickle.dumps(placement)),
+                         dataclasses.replace(placement)):
+                self.assertIs(same, placement)
+        self.assertIsNot(S(0), S(1))
+        self.assertNotEqual(S(0), S(0, [2, 1, 1]))
 
     def test_text_and_back(self) -> None:
         for placement in EVERY:

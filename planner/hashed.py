@@ -9,7 +9,8 @@ __all__ = ["HashedOnce"]
 
 
 class HashedOnce:
-    """Of frozen dataclasses with many fields, the hash of all of them."""
+    """Of frozen dataclasses that are often in keys, the hash of all fields
+    that are compared."""
 
     __slots__ = ("_hash", )
 
@@ -21,6 +22,8 @@ class HashedOnce:
         except AttributeError:
             own: Any = self
             found = hash(
-                tuple(getattr(own, f.name) for f in dataclasses.fields(own)))
+                tuple(
+                    getattr(own, f.name) for f in dataclasses.fields(own)
+                    if f.compare))
             object.__setattr__(self, "_hash", found)
             return found
