@@ -22,8 +22,8 @@ from planner.ir.values import (Value, call_of, calls_of, operands_of,
 from planner.rules import TensorSpec, options
 
 __all__ = [
-    "INVARIANTS", "Planned", "edges", "held_values", "hub_of", "place_of",
-    "values_of", "verify_layout"
+    "Holder", "INVARIANTS", "Planned", "edges", "held_at", "held_values",
+    "hub_of", "makers", "place_of", "values_of", "verify_layout"
 ]
 
 
@@ -67,15 +67,35 @@ def hub_of(layout: ClassLayout, value: Value) -> Layout:
     return layout.calls[value.node.meta["label"]].output(number)
 
 
+Holder = str | tuple[str, Value]
+"""What says how a value is held: its own name at rest, or the class that
+makes it and which value of it that is."""
+
+
+def makers(program: Program) -> dict[str, tuple[str, Value]]:
+    """Of what blocks make, by global name, the class and its value."""
+    return {
+        name: (block.block_class, value_of(node))
+        for block in program.blocks
+        for node, name in zip(
+            program.class_of(block).results, block.results, strict=True)
+    }
+
+
+def held_at(layout: ProgramLayout, holder: Holder) -> Layout:
+    """How a value is held."""
+    if isinstance(holder, str):
+        return layout.at_rest[holder]
+    name, value = holder
+    return hub_of(layout.classes[name], value)
+
+
 def held_values(program: Program,
                 layout: ProgramLayout) -> dict[str, tuple[TensorSpec, Layout]]:
     """Every value between blocks, by global name, with how it is held."""
     held = {n: (s, layout.at_rest[n]) for n, s in program.specs.items()}
-    for block in program.blocks:
-        cls = program.class_of(block)
-        for node, name in zip(cls.results, block.results, strict=True):
-            value = value_of(node)
-            held[name] = value.spec, hub_of(layout.classes[cls.name], value)
+    for name, holder in makers(program).items():
+        held[name] = holder[1].spec, held_at(layout, holder)
     return held
 
 

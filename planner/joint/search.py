@@ -26,6 +26,7 @@ from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program, value_kind
+from planner.joint.apart import BlocksApart
 from planner.joint.between import Between
 from planner.joint.bounds import CellBounds
 from planner.joint.branch import Branching
@@ -196,6 +197,7 @@ class JointSearch:
                  staged: bool | None = None) -> None:
         self.planning, self.given = planning, mesh
         self.own = planning.of_program(count_ahead(planning.program))
+        self.blocks = BlocksApart(self.own.program, self.own.facts.known_calls)
         self.space = space_of(planning, ranks, mesh, staged=staged)
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
@@ -252,7 +254,8 @@ class JointSearch:
                                 exact=exact,
                                 alone=self._alone(cell),
                                 like=self._like(cell),
-                                settled=self.between.settles(cell))
+                                settled=self.between.settles(cell),
+                                blocks=self.blocks)
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
             return None

@@ -28,12 +28,12 @@ from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Program
+from planner.joint.apart import Apart, BlocksApart
 from planner.joint.space import Cell
 from planner.pipeline.cuts import call_times_s
-from planner.pipeline.early_values import without_early_values
 from planner.pipeline.microbatch import with_microbatches
 from planner.pipeline.stage_cost import KnownByClass, stage_cost, taken_bytes
-from planner.pipeline.stages import Stage, split_stages
+from planner.pipeline.stages import Stage
 
 if TYPE_CHECKING:
     from planner.planning import Planning
@@ -195,7 +195,8 @@ def block_table(planning: Planning,
                 exact: bool = True,
                 alone: Mapping[str, ProgramLayout | None] | None = None,
                 like: ProgramLayout | None = None,
-                settled: bool = False) -> BlockTable:
+                settled: bool = False,
+                blocks: BlocksApart | None = None) -> BlockTable:
     """Lay out and price the blocks.
 
     Parameters
@@ -215,6 +216,8 @@ def block_table(planning: Planning,
         Layouts over the same axes, for other rows, which are a better start.
     settled : bool
         Whether these are known to be the best.
+    blocks : BlocksApart, optional
+        Of the program, the same for all of its cells.
 
     Raises
     ------
@@ -229,23 +232,23 @@ def block_table(planning: Planning,
                      alone=alone or {},
                      like=like,
                      settled=settled)
-    main, stages = _each_apart(planning.program, layout, exact=exact)
-    kind, distinct = _kinds(main, stages)
+    blocks = blocks or BlocksApart(planning.program,
+                                   planning.facts.known_calls)
+    known, apart = blocks.known, blocks.of(layout, exact=exact)
     cost = planning.tables(layout.mesh, _whole(cell)).cost
 
     def rows_on(device: DeviceKind) -> Array:
-        found = _rows(planning, main, distinct, cost.on(device))
-        return found[:, kind]
+        return _rows(planning, apart, cost.on(device), known)[:, apart.kind]
 
     return BlockTable(cell=cell,
-                      blocks=tuple(b.name for b in main.blocks),
+                      blocks=tuple(b.name for b in apart.main.blocks),
                       call_times_s=call_times_s(planning.facts, layout,
                                                 cost.device),
-                      kind=kind,
+                      kind=apart.kind,
                       is_exact=exact,
                       layout=layout,
-                      trained_bytes=tuple(map(_trained_bytes, distinct)),
-                      own_bytes=_own_bytes(stages),
+                      trained_bytes=tuple(map(_trained_bytes, apart.stages)),
+                      own_bytes=apart.own_bytes,
                       times_on={
                           d: BlockTimes(**dict(zip(_TIMES, rows_on(d))))
                           for d in devices
@@ -253,35 +256,11 @@ def block_table(planning: Planning,
                       **dict(zip(_COLUMNS, rows_on(cost.device), strict=True)))
 
 
-def _each_apart(program: Program, layout: ProgramLayout, *,
-                exact: bool) -> tuple[Program, tuple[Stage, ...]]:
-    """What a micro-batch runs, and every block of it as a stage."""
-    main, laid = without_early_values(program, layout, exact=exact)
-    return main, split_stages(main, laid, {
-        b.name: i
-        for i, b in enumerate(main.blocks)
-    })
-
-
-def _kinds(main: Program,
-           stages: Sequence[Stage]) -> tuple[NDArray[np.int64], list[Stage]]:
-    """Which blocks are alike, with what they recompute of earlier ones, and
-    one of each kind."""
-    keys = [(b.block_class, len(s.program.classes))
-            for b, s in zip(main.blocks, stages, strict=True)]
-    kinds = list(dict.fromkeys(keys))
-    return (np.array([kinds.index(k)
-                      for k in keys]), [stages[keys.index(k)] for k in kinds])
-
-
-def _rows(planning: Planning, main: Program, stages: Sequence[Stage],
-          cost: ConversionCost) -> Array:
-    """A row for each of the columns of a table, of some stages."""
-    known: KnownByClass = {
-        id(planning.program.classes[name]): calls
-        for name, calls in planning.facts.known_calls.items()
-    }
-    return np.array([_row(planning, main, s, cost, known) for s in stages]).T
+def _rows(planning: Planning, apart: Apart, cost: ConversionCost,
+          known: KnownByClass) -> Array:
+    """A row for each of the columns of a table, of one block of each kind."""
+    return np.array(
+        [_row(planning, apart.main, s, cost, known) for s in apart.stages]).T
 
 
 def _mesh(cell: Cell) -> MeshSpec:
@@ -416,27 +395,15 @@ def _evenly(planning: Planning, stage: Stage) -> tuple[float, float]:
 
 
 def _trained_bytes(stage: Stage) -> Array:
-    return np.array(list(_trained(stage).values()), dtype=np.float64)
-
-
-def _trained(stage: Stage) -> dict[str, float]:
     """Sizes of the parameters with a gradient, divided by all ranks."""
     specs, ranks = stage.program.specs, _ranks(stage)
-    return {
-        n: specs[n].size_bytes / ranks
+    return np.array([
+        specs[n].size_bytes / ranks
         for n in stage.params if specs[n].requires_grad
-    }
+    ],
+                    dtype=np.float64)
 
 
 def _ranks(stage: Stage) -> int:
     mesh = stage.layout.mesh
     return mesh.world_size // mesh.size(MICROBATCH)
-
-
-def _own_bytes(stages: Sequence[Stage]) -> Array:
-    known, found = set[str](), []
-    for stage in stages:
-        trained = _trained(stage)
-        found.append(sum(s for n, s in trained.items() if n not in known))
-        known |= trained.keys()
-    return np.array(found, dtype=np.float64)

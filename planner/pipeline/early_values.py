@@ -21,7 +21,7 @@ from planner.ir.program import (Block, BlockClass, Program, source_of,
                                 value_kind)
 from planner.ir.reached import reached_from
 from planner.ir.values import Value, call_of, calls_of, value_of
-from planner.ir.verify import held_values, hub_of
+from planner.ir.verify import Holder, held_at, held_values, hub_of, makers
 from planner.pipeline.axes import without_axis
 from planner.pipeline.early_edits import Edit, edits_of, with_placeholders
 from planner.pipeline.microbatch import (BY_POSITION, OF_BATCH,
@@ -30,10 +30,7 @@ from planner.pipeline.slices import inner_name, slice_layouts, slice_of
 from planner.rules.draws import draws
 from planner.rules.registry import TensorSpec
 
-__all__ = [
-    "EarlyValue", "Prelude", "Rehearsal", "early_values",
-    "without_early_values"
-]
+__all__ = ["EarlySplit", "EarlyValue", "Prelude", "Rehearsal", "early_values"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,32 +108,8 @@ def early_values(program: Program,
         When a value that is drawn at random would have to move between
         micro-batches, naming it.
     """
-    split = _split(program, layout, exact=exact)
-    return (*split.main(), split.prelude())
-
-
-def without_early_values(program: Program,
-                         layout: ProgramLayout,
-                         *,
-                         exact: bool = True) -> tuple[Program, ProgramLayout]:
-    """As :func:`early_values`, the main program alone."""
-    split = _split(program, layout, exact=exact)
-    split.sources()
-    return split.main()
-
-
-def _split(program: Program, layout: ProgramLayout, *, exact: bool) -> _Split:
-    for cls in program.classes.values():
-        _check_lowerings(cls,
-                         layout.classes[cls.name],
-                         exact=exact,
-                         alone=layout.mesh.sizes[-1] == 1)
-    edits = edits_of(program, layout, exact=exact)
-    split = _Split(program, layout, exact=exact)
-    for name in sorted(edits):
-        split.edit_class(name, edits[name])
-    split.rename_edges()
-    return split
+    split = EarlySplit(program, layout, exact=exact)
+    return split.main(), split.laid(layout), split.prelude()
 
 
 def _check_lowerings(cls: BlockClass, layout: ClassLayout, *, exact: bool,
@@ -162,48 +135,64 @@ def _check_lowerings(cls: BlockClass, layout: ClassLayout, *, exact: bool,
                 'pipeline(batch_statistics="microbatch")')
 
 
-class _Split:
-    """The main program and the wishes for the prelude, as they grow."""
+class EarlySplit:
+    """The main program and the wishes for the prelude.
 
-    def __init__(self, program: Program, layout: ProgramLayout, *,
-                 exact: bool) -> None:
-        self.program, self.layout = program, layout
-        _, self.late = (set(),
-                        set()) if exact else reached_from(program, "param")
-        self.classes = dict(program.classes)
-        self.layouts = dict(layout.classes)
-        self.blocks = {b.name: b for b in program.blocks}
-        self.specs: dict[str, TensorSpec] = {}
-        self.at_rest: dict[str, Layout] = {}
-        self.values: dict[str, EarlyValue] = {}
-        self.inner: dict[str, list[Value]] = {}
-        self.held = held_values(program, layout)
-        self.by_position = _positions(program, layout)
+    Parameters
+    ----------
+    program, layout, exact
+        As for :func:`early_values`.
 
-    def _want(self, source: str, spec: TensorSpec, hub: Layout,
+    Raises
+    ------
+    LayoutError
+        Where lowerings compute over the whole batch.
+    """
+
+    def __init__(self,
+                 program: Program,
+                 layout: ProgramLayout,
+                 *,
+                 exact: bool = True) -> None:
+        for cls in program.classes.values():
+            _check_lowerings(cls,
+                             layout.classes[cls.name],
+                             exact=exact,
+                             alone=layout.mesh.sizes[-1] == 1)
+        self._program, self._layout = program, layout
+        _, self._late = (set(),
+                         set()) if exact else reached_from(program, "param")
+        self._classes = dict(program.classes)
+        self._blocks = {b.name: b for b in program.blocks}
+        self._specs: dict[str, TensorSpec] = {}
+        self._values: dict[str, EarlyValue] = {}
+        self._inner: dict[str, list[Value]] = {}
+        self._makers = makers(program)
+        self._holders: dict[str, Holder] = {}
+        self._edits = edits_of(program, layout, exact=exact)
+        for name in sorted(self._edits):
+            self._edit_class(name, self._edits[name])
+        self._rename_edges()
+
+    def _want(self, source: str, spec: TensorSpec, holder: Holder,
               target: Placement) -> str:
-        """Note an early value; its name in the main program."""
+        """Note an early value, and what says how it is held; its name in
+        the main program."""
         name = f"early:{source}@{target}"
-        self.values[name] = EarlyValue(source=source, placement=target)
-        self.specs[name] = dataclasses.replace(spec, requires_grad=False)
-        self.at_rest[name] = (*_at_rest(hub[:-1]), target)
+        self._values[name] = EarlyValue(source=source, placement=target)
+        self._specs[name] = dataclasses.replace(spec, requires_grad=False)
+        self._holders[name] = holder
         return name
 
-    def edit_class(self, name: str, edits: list[Edit]) -> None:
+    def _edit_class(self, name: str, edits: list[Edit]) -> None:
         """Let calls of a class read early values."""
-        old, chosen = self.classes[name], self.layouts[name]
-        hubs = dict(chosen.hubs)
-        for edit in edits:
-            hubs[edit.label] = (*hub_of(chosen, edit.value)[:-1], edit.target)
-        cls = with_placeholders(old, edits)
-        self.classes[name] = cls
-        self.layouts[name] = dataclasses.replace(chosen, hubs=hubs)
-        for block in self.program.blocks:
+        old = self._classes[name]
+        self._classes[name] = with_placeholders(old, edits)
+        for block in self._program.blocks:
             if block.block_class == name:
-                self._feed(block, old, chosen, edits)
+                self._feed(block, old, edits)
 
-    def _feed(self, block: Block, old: BlockClass, chosen: ClassLayout,
-              edits: list[Edit]) -> None:
+    def _feed(self, block: Block, old: BlockClass, edits: list[Edit]) -> None:
         names = dict(zip(old.placeholders, block.operands, strict=True))
         added = []
         for edit in edits:
@@ -212,56 +201,84 @@ class _Split:
                 source = names[node]
             else:
                 source = inner_name(block, edit.value)
-                inner = self.inner.setdefault(block.name, [])
+                inner = self._inner.setdefault(block.name, [])
                 if edit.value not in inner:
                     inner.append(edit.value)
             added.append(
-                self._want(source, edit.value.spec, hub_of(chosen, edit.value),
+                self._want(source, edit.value.spec, (old.name, edit.value),
                            edit.target))
-        current = self.blocks[block.name]
-        self.blocks[block.name] = dataclasses.replace(
+        current = self._blocks[block.name]
+        self._blocks[block.name] = dataclasses.replace(
             current, operands=(*added, *current.operands))
 
-    def rename_edges(self) -> None:
+    def _rename_edges(self) -> None:
         """Between blocks: what a block takes otherwise than it is held."""
-        for name, block in self.blocks.items():
-            cls = self.classes[block.block_class]
-            hubs = self.layouts[block.block_class].hubs
+        held = held_values(self._program, self._layout)
+        by_position = _positions(self._program, self._layout)
+        layouts = self.laid(self._layout).classes
+        for name, block in self._blocks.items():
+            cls = self._classes[block.block_class]
+            hubs = layouts[block.block_class].hubs
             operands = list(block.operands)
             for i, (node, source) in enumerate(
                     zip(cls.placeholders, block.operands, strict=True)):
                 if value_kind(source) in ("param", "buffer", "const"):
                     continue
-                if source not in self.held:
+                if source not in held:
                     continue  # is an early value already
                 hub = hubs[node.meta["label"]]
-                spec, held = self.held[source]
-                if (source in self.by_position
+                spec, lay = held[source]
+                if (source in by_position
                         or moves(Value(node),
-                                 held[-1],
+                                 lay[-1],
                                  hub[-1],
-                                 exact=source not in self.late)):
-                    operands[i] = self._want(source, spec, held, hub[-1])
-            self.blocks[name] = dataclasses.replace(block,
-                                                    operands=tuple(operands))
+                                 exact=source not in self._late)):
+                    holder = self._makers.get(source, source)
+                    operands[i] = self._want(source, spec, holder, hub[-1])
+            self._blocks[name] = dataclasses.replace(block,
+                                                     operands=tuple(operands))
 
-    def main(self) -> tuple[Program, ProgramLayout]:
+    def main(self) -> Program:
         """What micro-batches run."""
-        specs = {**self.program.specs, **self.specs}
-        rest = {**self.layout.at_rest, **self.at_rest}
-        program = dataclasses.replace(self.program,
-                                      classes=self.classes,
-                                      blocks=tuple(self.blocks.values()),
-                                      specs=specs)
-        layout = dataclasses.replace(self.layout,
-                                     classes=self.layouts,
-                                     at_rest=rest)
-        return program, layout
+        return dataclasses.replace(self._program,
+                                   classes=self._classes,
+                                   blocks=tuple(self._blocks.values()),
+                                   specs={
+                                       **self._program.specs,
+                                       **self._specs
+                                   })
+
+    def laid(self, layout: ProgramLayout) -> ProgramLayout:
+        """The layout of that, for one of the program that is the same over
+        the micro-batches."""
+        classes = dict(layout.classes)
+        for name, edits in self._edits.items():
+            chosen = classes[name]
+            early = {
+                e.label: (*hub_of(chosen, e.value)[:-1], e.target)
+                for e in edits
+            }
+            classes[name] = dataclasses.replace(chosen,
+                                                hubs={
+                                                    **chosen.hubs,
+                                                    **early
+                                                })
+        rest = {
+            name: (*_at_rest(held_at(layout, holder)[:-1]),
+                   self._values[name].placement)
+            for name, holder in self._holders.items()
+        }
+        return dataclasses.replace(layout,
+                                   classes=classes,
+                                   at_rest={
+                                       **layout.at_rest,
+                                       **rest
+                                   })
 
     def sources(self) -> tuple[list[str], list[str]]:
         """What is needed early: of the batch alone, and of parameters too.
         """
-        names = sorted({v.source for v in self.values.values()})
+        names = sorted({v.source for v in self._values.values()})
         late = [s for s in names if self._is_late(s)]
         return [s for s in names if s not in late], late
 
@@ -270,25 +287,26 @@ class _Split:
         early, late = self.sources()
         program = layout = rehearsal = None
         if early:
-            whole = without_axis(self.layout, len(self.layout.mesh.sizes) - 1)
-            program, layout = self._program(early, whole)
+            whole = without_axis(self._layout,
+                                 len(self._layout.mesh.sizes) - 1)
+            program, layout = self._part(early, whole)
         if late:
-            main, laid = self._program(late, self.layout)
+            main, laid = self._part(late, self._layout)
             rehearsal = Rehearsal(program=main, layout=laid)
         return Prelude(program=program,
                        layout=layout,
-                       values=self.values,
+                       values=self._values,
                        rehearsal=rehearsal)
 
-    def _program(self, sources: list[str],
-                 layout: ProgramLayout) -> tuple[Program, ProgramLayout]:
+    def _part(self, sources: list[str],
+              layout: ProgramLayout) -> tuple[Program, ProgramLayout]:
         """What makes some values, and no more."""
-        part = slice_of(self.program, sources, self._own(sources))
+        part = slice_of(self._program, sources, self._own(sources))
         specs = {
             n: s
-            for n, s in self.program.specs.items() if n in part.leaves
+            for n, s in self._program.specs.items() if n in part.leaves
         }
-        program = dataclasses.replace(self.program,
+        program = dataclasses.replace(self._program,
                                       classes=part.classes,
                                       blocks=tuple(part.blocks),
                                       specs=specs,
@@ -308,12 +326,12 @@ class _Split:
         """The values inside of blocks that have these names."""
         return {
             b: [v for v in vs if f"{b}/{v.label}" in sources]
-            for b, vs in self.inner.items()
+            for b, vs in self._inner.items()
         }
 
     def _is_late(self, source: str) -> bool:
         """Whether a value depends on parameters."""
-        part = slice_of(self.program, [source], self._own([source]))
+        part = slice_of(self._program, [source], self._own([source]))
         if part.draws:
             raise LayoutError(
                 f"{source} of the whole batch is needed by every micro-batch, "

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from planner.ir.errors import LayoutError
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import Block, Program
-from planner.ir.verify import held_values
+from planner.ir.verify import held_at, makers
 from planner.pipeline.slices import Slice, slice_layouts, slice_of
 
-__all__ = ["Stage", "split_stages", "stages_of_blocks"]
+__all__ = ["Cut", "Stage", "split_stages", "stages_of_blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +97,20 @@ def split_stages(program: Program, layout: ProgramLayout,
     LayoutError
         When a value would go to an earlier stage, naming it.
     """
-    return _Cut(program, layout, stage_of).stages()
+    return Cut(program, stage_of).stages(layout)
 
 
-class _Cut:
-    """Which stage makes what, and which stages take it."""
+class Cut:
+    """Which stage makes what, and which stages take it.
 
-    def __init__(self, program: Program, layout: ProgramLayout,
-                 stage_of: Mapping[str, int]) -> None:
-        self.program, self.layout = program, layout
+    Parameters
+    ----------
+    program, stage_of
+        As for :func:`split_stages`.
+    """
+
+    def __init__(self, program: Program, stage_of: Mapping[str, int]) -> None:
+        self.program = program
         self.stage_of = stage_of
         self.count = 1 + max(stage_of.values())
         self.blocks: list[list[Block]] = [[] for _ in range(self.count)]
@@ -117,9 +122,8 @@ class _Cut:
             for block in program.blocks
             for name in block.results
         }
-        held = held_values(program, layout)
-        self.specs = {n: held[n][0] for n in self.made}
-        self.hubs = {n: held[n][1] for n in self.made}
+        self.makers = makers(program)
+        self.specs = {n: value.spec for n, (_, value) in self.makers.items()}
         self.cheap: dict[str, bool] = {}
         self.slices: dict[tuple[str, ...], Slice] = {}
         self.again = [self._recomputed(s) for s in range(self.count)]
@@ -128,6 +132,7 @@ class _Cut:
         for stage, taken in enumerate(self.taken):
             for name in taken:
                 self.takers.setdefault(name, []).append(stage)
+        self._parts: dict[int, Program] = {}
 
     def _reads(self, stage: int) -> list[str]:
         """Values that a stage's own blocks take, in order."""
@@ -169,34 +174,45 @@ class _Cut:
                 taken[name] = self.made[name]
         return taken
 
-    def stages(self) -> tuple[Stage, ...]:
-        return tuple(self._stage(s) for s in range(self.count))
+    def stages(self, layout: ProgramLayout) -> tuple[Stage, ...]:
+        """All of them, in layouts of the program."""
+        return tuple(self.stage(s, layout) for s in range(self.count))
 
-    def _stage(self, stage: int) -> Stage:
-        gives = {
+    def stage(self, stage: int, layout: ProgramLayout) -> Stage:
+        """One of them."""
+        return Stage(program=self.part(stage),
+                     layout=self._layout(stage, layout),
+                     takes=self.taken[stage],
+                     gives=self._gives(stage),
+                     outputs=self._outputs(stage))
+
+    def part(self, stage: int) -> Program:
+        """What a stage runs, whatever its layouts."""
+        if stage not in self._parts:
+            self._parts[stage] = self._program(stage)
+        return self._parts[stage]
+
+    def _gives(self, stage: int) -> dict[str, tuple[int, ...]]:
+        return {
             name: tuple(self.takers[name])
             for block in self.blocks[stage]
             for name in block.results if name in self.takers
         }
-        outputs = {
+
+    def _outputs(self, stage: int) -> dict[int, str]:
+        return {
             i: name
             for i, name in enumerate(self.program.outputs)
             if name is not None and self._returns(name) == stage
         }
-        program = self._program(stage, gives, outputs)
-        return Stage(program=program,
-                     layout=self._layout(stage, program),
-                     takes=self.taken[stage],
-                     gives=gives,
-                     outputs=outputs)
 
     def _returns(self, name: str) -> int:
         """The stage that returns an output; inputs come back from the last.
         """
         return self.made.get(name, self.count - 1)
 
-    def _program(self, stage: int, gives: Mapping[str, tuple[int, ...]],
-                 outputs: Mapping[int, str]) -> Program:
+    def _program(self, stage: int) -> Program:
+        outputs = self._outputs(stage)
         again = self.again[stage]
         own = self.blocks[stage]
         names = {n for b in (*again.blocks, *own) for n in b.operands}
@@ -212,7 +228,8 @@ class _Cut:
             for n in sorted(given, key=self.order.__getitem__)
         }
         specs |= {n: self.specs[n] for n in self.taken[stage]}
-        returned = tuple(dict.fromkeys((*gives, *outputs.values())))
+        returned = tuple(
+            dict.fromkeys((*self._gives(stage), *outputs.values())))
         classes = {b.block_class for b in own}
         return dataclasses.replace(
             self.program,
@@ -230,8 +247,8 @@ class _Cut:
             mutations=mutations,
             loss=None)
 
-    def _layout(self, stage: int, program: Program) -> ProgramLayout:
-        layout = self.layout
+    def _layout(self, stage: int, layout: ProgramLayout) -> ProgramLayout:
+        program = self.part(stage)
         again = slice_layouts(self.again[stage], layout)
         return dataclasses.replace(
             layout,
@@ -240,7 +257,9 @@ class _Cut:
                 for n in program.classes
             },
             at_rest={
-                n: layout.at_rest[n] if n in layout.at_rest else self.hubs[n]
+                n:
+                layout.at_rest[n] if n in layout.at_rest else held_at(
+                    layout, self.makers[n])
                 for n in program.specs
             },
             regather=frozenset(n for n in layout.regather
