@@ -13,12 +13,13 @@ from fractions import Fraction
 
 from planner.cluster.device import DeviceKind
 from planner.cost.block_order import BlockOrder, Called, Moved
+from planner.cost.calls import KnownCall
 from planner.cost.memory_estimate import local_spec
 from planner.cost.roofline import memory_time_s
 from planner.ir.layout import Layout
 from planner.ir.layouts import ProgramLayout
 from planner.ir.program import BlockClass
-from planner.ir.values import Value, consumers_of, outputs_of, value_of
+from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
 
 __all__ = ["add_fork_sums", "fork_sums_s"]
@@ -26,6 +27,7 @@ __all__ = ["add_fork_sums", "fork_sums_s"]
 
 def fork_sums_s(
         cls: BlockClass,
+        calls: Sequence[KnownCall],
         layout: ProgramLayout,
         device: DeviceKind,
         divisors: Sequence[int | Fraction] | None = None) -> dict[str, float]:
@@ -38,6 +40,8 @@ def fork_sums_s(
     Parameters
     ----------
     cls : BlockClass
+    calls : sequence of KnownCall
+        Of the class, in order.
     layout : ProgramLayout
     device : DeviceKind
     divisors : sequence of int or Fraction, optional
@@ -48,13 +52,15 @@ def fork_sums_s(
     returned = {value_of(node) for node in cls.results}
     sizes = divisors or layout.mesh.sizes
     found = {}
-    for value, readers in consumers_of(cls.graph).items():
+    for value, readers in _readers(calls).items():
+        if len(readers) < 2 and value not in returned:
+            continue
         if not value.spec.requires_grad or value.label not in chosen.hubs:
             continue
         wanted = {
-            node: chosen.calls[node.meta["label"]].input(number)
-            for node, number in reversed(readers)
-            if any(v.spec.requires_grad for v in outputs_of(node))
+            call.label: chosen.calls[call.label].input(number)
+            for call, number in reversed(readers)
+            if any(v.spec.requires_grad for v in call.outputs)
         }
         groups = Counter(wanted.values())
         additions = groups - Counter(groups.keys())
@@ -64,6 +70,17 @@ def fork_sums_s(
             found[value.label] = sum(
                 count * _addition_s(value.spec, held, sizes, device)
                 for held, count in additions.items())
+    return found
+
+
+def _readers(
+        calls: Sequence[KnownCall]
+) -> dict[Value, list[tuple[KnownCall, int]]]:
+    """Every value to the calls that read it, and as which operand."""
+    found: dict[Value, list[tuple[KnownCall, int]]] = {}
+    for call in calls:
+        for number, value in enumerate(call.operands):
+            found.setdefault(value, []).append((call, number))
     return found
 
 

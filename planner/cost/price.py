@@ -103,7 +103,8 @@ class _Pricing:
             self._class(name, calls[name], runs)
             add_fork_sums(
                 self.orders[name], cls,
-                fork_sums_s(cls, self.layout, self.device, self.divisors))
+                fork_sums_s(cls, calls[name], self.layout, self.device,
+                            self.divisors))
             if name in self.layout.recompute:
                 self._again(name, calls[name], runs)
             self._block(name, before, runs)

@@ -147,7 +147,7 @@ def with_microbatches(planning: Planning,
     if cut:
         _check_batch(facts.program, solved, count)
         _check_divided(facts, solved, policy, count)
-    return _varying(facts.program, solved)
+    return _varying(facts, solved)
 
 
 def _whole_micro_batches(planning: Planning, mesh: MeshSpec, count: int, *,
@@ -218,9 +218,9 @@ def _check_divided(facts: Facts, layout: ProgramLayout, policy: Policy,
     for name, cls in facts.classes.items():
         for label, call in cls.calls.items():
             option = layout.classes[name].calls[label].options[-1]
-            reads = {(name, v.label) for v in call.operands}
-            if (call.work.forward_flops and not option.is_sharded
-                    and reads & of_batch):
+            if not call.work.forward_flops or option.is_sharded:
+                continue
+            if not of_batch.isdisjoint((name, v.label) for v in call.operands):
                 raise _undivided(facts, call.node, policy, count)
 
 
@@ -263,19 +263,16 @@ def _options(facts: Facts, node: fx.Node, count: int) -> Iterable[Option]:
         for call in cls.calls.values() if call.node is node)
 
 
-def _varying(program: Program, layout: ProgramLayout) -> ProgramLayout:
+def _varying(facts: Facts, layout: ProgramLayout) -> ProgramLayout:
     """Parameters in use have a gradient of each micro-batch, to be summed.
     """
-    found: dict[str, set[str]] = {}
-    for block, node, name in program.uses():
-        if value_kind(name) == "param" and node.meta["spec"].requires_grad:
-            found.setdefault(block.block_class, set()).add(node.meta["label"])
     classes = {}
     for name, cls in layout.classes.items():
-        hubs = dict(cls.hubs)
-        for label in sorted(found.get(name, ())):
-            hubs[label] = (*hubs[label][:-1], V)
-        classes[name] = dataclasses.replace(cls, hubs=hubs)
+        summed = {
+            label: (*cls.hubs[label][:-1], V)
+            for label in facts.trained_in[name]
+        }
+        classes[name] = dataclasses.replace(cls, hubs={**cls.hubs, **summed})
     return dataclasses.replace(layout, classes=classes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planner.cluster.spec import DeviceKind
@@ -15,6 +15,7 @@ from planner.ir.reached import reached_from
 from planner.ir.values import Value, calls_of, value_of
 from planner.search.domain import CallDomain, CallOptions
 from planner.search.edges import StateEdge, ValueEdge, state_edges, value_edges
+from planner.search.hoist import Hoist
 
 __all__ = ["CallFacts", "ClassFacts", "Facts"]
 
@@ -135,6 +136,21 @@ class Facts:
     def value_edges(self) -> Mapping[ValueEdge, int]:
         """What passes between blocks, from inputs and to outputs."""
         return value_edges(self.program)
+
+    @functools.cached_property
+    def hoist(self) -> Hoist:
+        """Who reads the parameters of each class."""
+        return Hoist(self.program)
+
+    @functools.cached_property
+    def trained_in(self) -> Mapping[str, Sequence[str]]:
+        """By class, placeholders that are a parameter with a gradient in any
+        of its blocks."""
+        found: dict[str, dict[str, None]] = {n: {} for n in self.classes}
+        for block, node, name in self.program.uses():
+            if value_kind(name) == "param" and node.meta["spec"].requires_grad:
+                found[block.block_class][node.meta["label"]] = None
+        return {n: tuple(labels) for n, labels in found.items()}
 
     @functools.cached_property
     def of_inputs(self) -> set[tuple[str, str]]:

@@ -13,8 +13,9 @@ to its readers are taken of the one whose gradient is yet to be summed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 from torch import fx
 
@@ -26,67 +27,113 @@ from planner.ir.values import (Value, calls_of, consumers_of, operands_of,
                                outputs_of, value_of)
 from planner.rules.registry import Option
 
-__all__ = ["hoist_parameters"]
-
-_Readers = Mapping[Value, list[tuple[fx.Node, int]]]
+__all__ = ["Hoist", "hoist_parameters"]
 
 
 def hoist_parameters(program: Program, layout: ProgramLayout) -> ProgramLayout:
     """Move the sums of parameters' gradients to the blocks' entries."""
-    bound: dict[tuple[str, str], set[str]] = {}
-    for block, node, name in program.uses():
-        key = block.block_class, node.meta["label"]
-        bound.setdefault(key, set()).add(name)
-    classes = {}
-    for name, cls in program.classes.items():
-        parameters = {
-            label: sorted(names)
-            for (owner, label), names in bound.items()
-            if owner == name and {value_kind(n)
-                                  for n in names} == {"param"}
+    return Hoist(program).hoisted(layout)
+
+
+class Hoist:
+    """That of one program, for any layouts.
+
+    Parameters
+    ----------
+    program : Program
+    """
+
+    def __init__(self, program: Program) -> None:
+        bound: dict[str, dict[str, set[str]]] = {
+            n: {}
+            for n in program.classes
         }
-        classes[name] = _hoisted(cls, layout, parameters)
-    return dataclasses.replace(layout, classes=classes)
+        for block, node, name in program.uses():
+            of_class = bound[block.block_class]
+            of_class.setdefault(node.meta["label"], set()).add(name)
+        self._classes = {
+            name: _Uses.of(cls, bound[name])
+            for name, cls in program.classes.items()
+        }
+
+    def hoisted(self, layout: ProgramLayout) -> ProgramLayout:
+        """With the sums at the blocks' entries."""
+        return dataclasses.replace(layout,
+                                   classes={
+                                       name: _hoisted(uses, name, layout)
+                                       for name, uses in self._classes.items()
+                                   })
 
 
-def _hoisted(cls: BlockClass, layout: ProgramLayout,
-             parameters: dict[str, list[str]]) -> ClassLayout:
-    readers = consumers_of(cls.graph)
-    returned = {value_of(node) for node in cls.results}
-    current = _summed_before_views(cls, layout.classes[cls.name], readers,
-                                   returned)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Uses:
+    """Who reads what in a block class.
+
+    `parameters` are placeholders that nothing else is bound to, by label,
+    with all their names; `derived` the calls that read nothing but a
+    parameter, or what such calls give.
+    """
+
+    placeholders: tuple[Value, ...]
+    parameters: Mapping[str, Sequence[str]]
+    readers: Mapping[Value, Sequence[tuple[str, int]]]
+    returned: AbstractSet[Value]
+    derived: tuple[tuple[str, tuple[Value, ...]], ...]
+
+    @staticmethod
+    def of(cls: BlockClass, bound: Mapping[str, set[str]]) -> _Uses:
+        return _Uses(placeholders=tuple(map(Value, cls.placeholders)),
+                     parameters={
+                         label: sorted(names)
+                         for label, names in bound.items()
+                         if {value_kind(n)
+                             for n in names} == {"param"}
+                     },
+                     readers={
+                         value: [(node.meta["label"], number)
+                                 for node, number in found]
+                         for value, found in consumers_of(cls.graph).items()
+                     },
+                     returned={value_of(node)
+                               for node in cls.results},
+                     derived=tuple((n.meta["label"], outputs_of(n))
+                                   for n in _of_one_parameter(cls)))
+
+    def wanted(self, calls: Mapping[str, CallLayout], *values:
+               Value) -> set[Layout]:
+        """The layouts that readers take some values in."""
+        return {
+            calls[label].input(number)
+            for v in values
+            for label, number in self.readers.get(v, ())
+        }
+
+
+def _hoisted(uses: _Uses, name: str, layout: ProgramLayout) -> ClassLayout:
+    current = _summed_before_views(uses, layout.classes[name])
     hubs = dict(current.hubs)
-    for node in cls.placeholders:
-        value, label = Value(node), node.meta["label"]
-        if label not in parameters or value in returned:
+    for value in uses.placeholders:
+        label = value.label
+        if label not in uses.parameters or value in uses.returned:
             continue
-        wanted = {
-            current.calls[call.meta["label"]].input(number)
-            for call, number in readers.get(value, ())
-        }
+        wanted = uses.wanted(current.calls, value)
         target = wanted.pop() if len(wanted) == 1 else hubs[label]
-        if _may_hoist(value, hubs[label], target, parameters[label], layout):
+        if _may_hoist(value, hubs[label], target, uses.parameters[label],
+                      layout):
             hubs[label] = target
     return dataclasses.replace(current, hubs=hubs)
 
 
-def _summed_before_views(cls: BlockClass, layout: ClassLayout,
-                         readers: _Readers,
-                         returned: AbstractSet[Value]) -> ClassLayout:
+def _summed_before_views(uses: _Uses, layout: ClassLayout) -> ClassLayout:
     """What is computed of one parameter passes its gradient's summands on,
     where its readers give them; they are then summed at the parameter."""
     calls, hubs = dict(layout.calls), dict(layout.hubs)
-    for node in reversed(_of_one_parameter(cls)):
-        values, label = outputs_of(node), node.meta["label"]
-        if not (returned.isdisjoint(values) and all(v.spec.requires_grad
-                                                    for v in values)):
+    for label, values in reversed(uses.derived):
+        if not (uses.returned.isdisjoint(values) and all(v.spec.requires_grad
+                                                         for v in values)):
             continue
         # Of several layouts that are wanted no one is the readers'.
-        wanted = {
-            calls[call.meta["label"]].input(number)
-            for v in values
-            for call, number in readers.get(v, ())
-        }
+        wanted = uses.wanted(calls, *values)
         held = [hubs[v.label] for v in values if v.label in hubs]
         late = [
             len(wanted) == 1 and all(w[axis] == V for w in wanted)
@@ -125,7 +172,7 @@ def _summands(option: Option) -> Option:
                                outputs=(V, ) * len(option.outputs))
 
 
-def _may_hoist(value: Value, hub: Layout, wanted: Layout, names: list[str],
+def _may_hoist(value: Value, hub: Layout, wanted: Layout, names: Sequence[str],
                layout: ProgramLayout) -> bool:
     """Whether only the gradient moves between hub and readers, and the
     parameters can go from rest to their readers' layout directly."""

@@ -23,7 +23,6 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.program import value_kind
 from planner.rules.registry import TensorSpec
 from planner.search.facts import Facts
-from planner.search.hoist import hoist_parameters
 from planner.search.placed import numbered
 from planner.search.policy import Policy
 from planner.search.pressure import MemoryPressure, local_bytes
@@ -142,7 +141,7 @@ def search_layouts(request: Request) -> LayoutSolution:
     """
     start = time.perf_counter()
     layout, value_s, solves = _descend(request, _first(request))
-    layout = hoist_parameters(request.facts.program, layout)
+    layout = request.facts.hoist.hoisted(layout)
     layout = dataclasses.replace(layout, regather=_regathered(request, layout))
     return LayoutSolution(layout=layout,
                           value_s=value_s,
