@@ -66,7 +66,10 @@ def _send(point: Point, job: Job, group: Any) -> Run:
 
 
 def _around(point: Point, job: Job, group: Any, *, count: int) -> Run:
-    """Every rank to the next of its group, around, so often at once."""
+    """Every rank to the next of its group, around, so often at once.
+
+    Receives come first, as the pipeline's: see `planner.schedule.transfers`.
+    """
     assert point.groups is not None
     members = job.members(point.groups)
     place = members.index(job.rank)
@@ -74,8 +77,8 @@ def _around(point: Point, job: Job, group: Any, *, count: int) -> Run:
     after = members[(place + 1) % len(members)]
     before = members[place - 1]
     ops = [
-        dist.P2POp(dist.isend, given, after, group),
-        dist.P2POp(dist.irecv, gotten, before, group)
+        dist.P2POp(dist.irecv, gotten, before, group),
+        dist.P2POp(dist.isend, given, after, group)
     ] * count
 
     def run() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
 from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 
+from planner.profile.place import Place, place, processors_are_shared
 from planner.profile.point import Groups
 
 __all__ = ["Job"]
@@ -27,7 +27,7 @@ class Job:
     Attributes
     ----------
     rank, size : int
-    hosts : tuple of str
+    places : tuple of Place
         Of every rank.
     """
 
@@ -38,7 +38,8 @@ class Job:
         self.size = dist.get_world_size() if together else 1
         self._groups: dict[tuple[tuple[int, ...], int], Any] = {}
         self._owned = False
-        self.hosts = tuple(self.gather(socket.gethostname()))
+        self.places: tuple[Place, ...] = tuple(
+            self.gather(place(torch.get_num_threads())))
 
     @classmethod
     def joined(cls,
@@ -79,11 +80,15 @@ class Job:
         return self.rank == 0
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """Of every rank."""
+        return tuple(p.host for p in self.places)
+
+    @property
     def shares_processors(self) -> bool:
-        """Whether some host has more processes than processors for them."""
-        most = max(self.hosts.count(host) for host in self.hosts)
-        threads = most * torch.get_num_threads()
-        return self.device.type == "cpu" and threads > (os.cpu_count() or 1)
+        """Whether some machine has more processes than processors."""
+        return (self.device.type == "cpu"
+                and processors_are_shared(self.places))
 
     def largest(self, value: float) -> float:
         """The largest `value` of all ranks; also a barrier."""

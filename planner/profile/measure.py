@@ -38,7 +38,7 @@ _MOST_CALLS = 2000
 _TURNS = 6
 """Collectives that one sample has at least."""
 _LONG_S = 0.1
-"""From here on a point is not measured more often than it must be."""
+"""From here on a sample is not taken more often than it must be."""
 _SHARE = 0.7
 """Of the budget for samples; the rest is for making operands, warming up."""
 _SLOWEST_S = 1.0
@@ -167,8 +167,10 @@ class _Meter:
             clock.shortest_s, SHARED_S)
         fewest = 1 if alone or once_s > _LONG_S else _TURNS
         calls = min(max(round(shortest_s / once_s), fewest), _MOST_CALLS)
-        count = round(self.each_s / (calls * once_s))
-        count = min(max(count, _FEWEST if once_s < _LONG_S else 1), _MOST)
+        sample_s = calls * once_s
+        count = min(
+            max(round(self.each_s / sample_s),
+                _FEWEST if sample_s < _LONG_S else 1), _MOST)
         self.job.largest(0.0)
         if run is None:
             found = [0.0]

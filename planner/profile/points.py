@@ -232,11 +232,14 @@ def _collectives(sizes: Sizes, world_size: int) -> Iterator[list[Point]]:
     for groups in all_groups(world_size):
         own = COLLECTIVE_KINDS[:1] if groups.alone else COLLECTIVE_KINDS
         for kind in own:
-            yield [
+            found = [
                 Point(kind=kind,
                       sizes=(_divisible(n, groups.size), ),
                       groups=groups) for n in sizes.messages
             ]
+            # A large one tells the rate, a small one the latency.
+            yield [found[0], *found[2:]]
+            yield found[1:2]
 
 
 def _divisible(size_bytes: int, parts: int) -> int:

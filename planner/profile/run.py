@@ -21,7 +21,7 @@ from planner.profile.store import Store
 __all__ = ["DEFAULT_BUDGET_S", "POINTS_FILE", "Profile", "profile"]
 
 DEFAULT_BUDGET_S = 60.0
-POINTS_FILE = "points-4.sqlite"
+POINTS_FILE = "points-5.sqlite"
 """In the cache folder: raw points of all machines that share it. The number
 changes with the way in which points are measured."""
 

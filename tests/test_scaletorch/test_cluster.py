@@ -148,7 +148,7 @@ class TestProfile(_InCache):
         self.assertEqual(first[1], "measured on this machine")
         names = sorted(p.name for p in Path(folder, "scaletorch").iterdir())
         self.assertEqual(
-            names, sorted(["points-4.sqlite",
+            names, sorted(["points-5.sqlite",
                            local_path("cpu", 2).name]))
 
     def test_simulated_ranks(self) -> None:
