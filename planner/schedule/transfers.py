@@ -18,11 +18,17 @@ both come to post it, and it is the first in the queue at both ends.
 
 For two ranks the order of the posts is the same at both ends, so no tags
 are needed.
+
+Sockets have a queue for each direction. There a sender asks first whether
+its receive is posted, and the answer queues behind what goes the other way:
+a receive that comes after a send waits for all of that. So receives are
+posted as soon as their senders begin, and before sends at the same place.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,10 +74,10 @@ class Transfer:
                 f"{self.source}->{self.target} {arrow} rank {self.peer}")
 
 
-def transfers(
-    schedule: Schedule,
-    edges: Sequence[tuple[int, int]] | None = None
-) -> tuple[tuple[Transfer, ...], ...]:
+def transfers(schedule: Schedule,
+              edges: Sequence[tuple[int, int]] | None = None,
+              *,
+              one_queue: bool = True) -> tuple[tuple[Transfer, ...], ...]:
     """For each rank its sends and receives, in the order to post them in.
 
     Parameters
@@ -81,6 +87,9 @@ def transfers(
     edges : sequence of (int, int), optional
         Which stage feeds which; a chain if left out. Stages on the same
         rank send nothing.
+    one_queue : bool
+        Whether messages between two ranks, both ways, go one after the other
+        in the order of their posts. If not, those of one direction do.
 
     Examples
     --------
@@ -96,6 +105,7 @@ def transfers(
     ends = finish_times(graph, units)
     clocks = [[ends[n] for n in row] for row in graph.numbers]
     posts: list[list[Transfer]] = [[] for _ in schedule.ranks]
+    last: defaultdict[tuple[int, str, int], int] = defaultdict(int)
     for sender, reader in _messages(graph, ends):
         action, peer = graph.actions[sender], graph.rank[reader]
         start = ends[sender] - units.table[graph.codes[sender]]
@@ -103,7 +113,9 @@ def transfers(
                                        ends[sender]),
                                       ("receive", peer, graph.rank[sender],
                                        start)):
-            # Posts never overtake each other.
+            # Posts of one queue never overtake each other.
+            queue = (here, "", -1) if one_queue else (here, op, there)
+            last[queue] = max(last[queue], bisect_right(clocks[here], time))
             posts[here].append(
                 Transfer(op=op,
                          kind="F" if action.kind == "F" else "B",
@@ -111,9 +123,10 @@ def transfers(
                          target=graph.actions[reader].stage,
                          microbatch=action.microbatch,
                          peer=there,
-                         position=max(
-                             bisect_right(clocks[here], time),
-                             posts[here][-1].position if posts[here] else 0)))
+                         position=last[queue]))
+    if not one_queue:
+        for row in posts:
+            row.sort(key=lambda p: (p.position, p.op == "send"))
     return tuple(map(tuple, posts))
 
 

@@ -104,7 +104,8 @@ class Engine:
         self.device = device
         self.carried = carried
         self.posts: dict[int, list[Transfer]] = {}
-        for transfer in transfers(schedule, edges)[rank]:
+        one_queue = device.type != "cpu"
+        for transfer in transfers(schedule, edges, one_queue=one_queue)[rank]:
             self.posts.setdefault(transfer.position, []).append(transfer)
         self.complete = _complete(self.actions)
 

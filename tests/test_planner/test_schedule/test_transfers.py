@@ -104,9 +104,38 @@ class TestTransfers(unittest.TestCase):
 
     def test_posts_stand_where_they_can_be_done(self) -> None:
         for name, schedule, edges in cases():
+            for one_queue in (True, False):
+                posts = transfers(schedule, edges, one_queue=one_queue)
+                with self.subTest(name, one_queue=one_queue):
+                    for rank, row in enumerate(posts):
+                        self.assert_positions(schedule.ranks[rank], row)
+
+    def test_each_direction_has_an_order_of_its_own(self) -> None:
+        for name, schedule, edges in cases():
+            posts = transfers(schedule, edges, one_queue=False)
             with self.subTest(name):
-                for rank, row in enumerate(transfers(schedule, edges)):
-                    self.assert_positions(schedule.ranks[rank], row)
+                for a in range(len(posts)):
+                    for b in range(len(posts)):
+                        self.assertEqual([
+                            post_key(p)
+                            for p in posts[a] if p.peer == b and p.op == "send"
+                        ], [
+                            post_key(p) for p in posts[b]
+                            if p.peer == a and p.op == "receive"
+                        ])
+
+    def test_receives_do_not_wait_for_sends(self) -> None:
+        """Of the first rank: a gradient comes while it sends a value."""
+        schedule = make_schedule("1f1b", ranks=2, microbatches=3)
+        first, _ = transfers(schedule, one_queue=False)
+        self.assertEqual([(p.position, str(p)) for p in first], [
+            (1, "send F0 of 0->1 -> rank 1"),
+            (2, "receive B0 of 1->0 <- rank 1"),
+            (2, "receive B1 of 1->0 <- rank 1"),
+            (2, "send F1 of 0->1 -> rank 1"),
+            (4, "receive B2 of 1->0 <- rank 1"),
+            (4, "send F2 of 0->1 -> rank 1"),
+        ])
 
     def assert_positions(self, actions: tuple[Action, ...],
                          row: tuple[Transfer, ...]) -> None:
