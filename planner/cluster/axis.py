@@ -57,6 +57,7 @@ class AxisInfo(HashedOnce):
     inner: Link | None = None
     num_units: int = 1
     num_islands: int = 1
+    apart: bool = False
 
     __hash__ = HashedOnce.__hash__
 
@@ -180,7 +181,13 @@ def _axis_info(cluster: ClusterSpec, groups: np.ndarray) -> AxisInfo:
                     num_sharing=sharing,
                     inner=inner,
                     num_units=num_units,
-                    num_islands=num_islands)
+                    num_islands=num_islands,
+                    apart=_are_apart(cluster, groups))
+
+
+def _are_apart(cluster: ClusterSpec, groups: np.ndarray) -> bool:
+    units = groups // cluster.unit_sizes()[0]
+    return len(cluster.tiers) > 1 and bool((_members(units)[1] == 1).all())
 
 
 def _rate_of_active(link: Link, unit: int, groups: np.ndarray) -> float:

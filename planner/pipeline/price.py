@@ -170,6 +170,8 @@ def pipeline_price(found: Pipelined,
         they wait for each other as for a collective once a step at least.
     """
     streams = streams or Streams()
+    # Those that wait leave nothing to ranks of other hosts.
+    alone_speedup = 1.0 if link.apart else streams.alone_speedup
     graph = (schedule if isinstance(schedule, ActionGraph) else build_graph(
         schedule, found.edges))
     schedule = graph.schedule
@@ -178,12 +180,13 @@ def pipeline_price(found: Pipelined,
         [c.forward_s + host_s * n for c, n in zip(costs, forward)],
         [c.input_s + host_s * n
          for c, n in zip(costs, backward)], [c.weight_s for c in costs],
-        alone_speedup=streams.alone_speedup)
+        alone_speedup=alone_speedup)
     saved = tuple(float(c.saved_bytes) for c in costs)
     message_s = message_times_s(found, link)
     simulation = simulate(graph,
                           times,
                           p2p_s=message_s,
+                          occupancy_s=_occupancy_s(found, link),
                           memory=StageMemory(saved_bytes=saved,
                                              held_bytes=saved))
     ranks = len(schedule.ranks)
@@ -243,15 +246,28 @@ def _rehearsal_s(found: Pipelined, times: StageTimes, schedule: Schedule,
 def message_times_s(found: Pipelined,
                     link: AxisInfo) -> dict[tuple[int, int], float]:
     """Seconds of a micro-batch's values from stage to stage."""
+    return {
+        e: collective_time_s("send", float(n), link)
+        for e, n in _sent_bytes(found).items()
+    }
+
+
+def _occupancy_s(found: Pipelined,
+                 link: AxisInfo) -> dict[tuple[int, int], float]:
+    """For how long they keep a link busy: their bytes at its rate."""
+    rate = (link.point or link.link).rate_bytes_per_s
+    factor = link.link.factor("send")
+    return {e: factor * n / rate for e, n in _sent_bytes(found).items()}
+
+
+def _sent_bytes(found: Pipelined) -> dict[tuple[int, int], int]:
+    """Bytes of a micro-batch's values, by stages from and to which."""
     total: dict[tuple[int, int], int] = {}
     for number, stage in enumerate(found.stages):
         for name, made in stage.takes.items():
             edge = (made, number)
             total[edge] = total.get(edge, 0) + wire_bytes(stage, name)
-    return {
-        e: collective_time_s("send", float(n), link)
-        for e, n in total.items()
-    }
+    return total
 
 
 def _rank_memory(costs: Sequence[StageCost], owner: Sequence[int], rank: int,

@@ -45,20 +45,13 @@ def finish_times(graph: ActionGraph,
     -------
     list of float
         Seconds, by number of the graph's actions.
-
-    Raises
-    ------
-    ValueError
-        For `occupancy_s` where ranks share processors.
     """
     seconds, lag = times.table, edge_table(p2p_s, graph.edges)
+    busy = (None if occupancy_s is None else edge_table(
+        occupancy_s, graph.edges))
     if times.alone_speedup > 1:
-        if occupancy_s is not None:
-            raise ValueError("links that are busy are not simulated where "
-                             "ranks share processors: leave occupancy_s out")
-        return shared_times(graph, seconds, lag, times.alone_speedup)[1]
-    if occupancy_s is not None:
-        busy = edge_table(occupancy_s, graph.edges)
+        return shared_times(graph, seconds, lag, times.alone_speedup, busy)[1]
+    if busy is not None:
         return _with_links(graph, seconds, lag, busy)
     if graph.more:
         return _with_more(graph, seconds, lag)

@@ -17,9 +17,13 @@ from planner.schedule.graph import ActionGraph
 __all__ = ["shared_times"]
 
 
-def shared_times(graph: ActionGraph, seconds: Sequence[float],
-                 lag: Sequence[float],
-                 alone_speedup: float) -> tuple[list[float], list[float]]:
+def shared_times(
+        graph: ActionGraph,
+        seconds: Sequence[float],
+        lag: Sequence[float],
+        alone_speedup: float,
+        busy: Sequence[float] | None = None
+) -> tuple[list[float], list[float]]:
     """Starts and ends of actions that start as soon as they can.
 
     Parameters
@@ -31,20 +35,26 @@ def shared_times(graph: ActionGraph, seconds: Sequence[float],
         Of each edge, and at -1 a 0.
     alone_speedup : float
         How many times as fast a rank is alone.
+    busy : sequence of float, optional
+        Of each edge, for how long a message keeps the link from its rank to
+        the other busy.
 
     Returns
     -------
     list of float, list of float
         Seconds, by number of the graph's actions.
     """
-    return _Run(graph, seconds, lag, alone_speedup).times()
+    return _Run(graph, seconds, lag, alone_speedup, busy).times()
 
 
 class _Run:
 
     def __init__(self, graph: ActionGraph, seconds: Sequence[float],
-                 lag: Sequence[float], alone_speedup: float) -> None:
+                 lag: Sequence[float], alone_speedup: float,
+                 busy: Sequence[float] | None) -> None:
         self.graph, self.seconds, self.lag = graph, seconds, lag
+        self.busy = busy or [0.0] * len(lag)
+        self.free: defaultdict[tuple[int, int], float] = defaultdict(float)
         self.speedup = alone_speedup
         self.starts = [0.0] * len(graph.actions)
         self.ends = [0.0] * len(graph.actions)
@@ -100,5 +110,8 @@ class _Run:
         self.ends[number] = now
         for reader, edge in self.readers[number]:
             self.unmet[reader] -= 1
+            link = rank, self.graph.rank[reader]
+            leaves = max(now, self.free[link])
+            self.free[link] = leaves + self.busy[edge]
             self.ready_s[reader] = max(self.ready_s[reader],
-                                       now + self.lag[edge])
+                                       leaves + self.lag[edge])

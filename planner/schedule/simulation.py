@@ -144,11 +144,13 @@ def _spans(graph: ActionGraph, times: StageTimes, p2p_s: EdgeTimes,
            occupancy_s: EdgeTimes | None) -> tuple[list[float], list[float]]:
     """How long actions take, and when they end."""
     table = times.table
-    if times.alone_speedup == 1 or occupancy_s is not None:
+    if times.alone_speedup == 1:
         return ([table[c] for c in graph.codes],
                 finish_times(graph, times, p2p_s, occupancy_s))
+    busy = (None if occupancy_s is None else edge_table(
+        occupancy_s, graph.edges))
     starts, ends = shared_times(graph, table, edge_table(p2p_s, graph.edges),
-                                times.alone_speedup)
+                                times.alone_speedup, busy)
     return [e - s for s, e in zip(starts, ends, strict=True)], ends
 
 

@@ -120,6 +120,13 @@ class TestAxisLink(unittest.TestCase):
     def test_axis_of_one_rank(self) -> None:
         self.assertEqual(axis_link(_cluster(), (32, 1), 1).size, 1)
 
+    def test_members_on_nodes_of_their_own(self) -> None:
+        self.assertTrue(axis_link(_cluster(), (4, 8), 0).apart)
+        for shape, axis in (((4, 8), 1), ((32, ), 0), ((8, 4), 0)):
+            self.assertFalse(axis_link(_cluster(), shape, axis).apart)
+        node = dataclasses.replace(_cluster(), tiers=_cluster().tiers[:1])
+        self.assertFalse(axis_link(node, (8, ), 0).apart)
+
     def test_errors(self) -> None:
         with self.assertRaisesRegex(
                 ValueError, "needs 64 devices, cluster "

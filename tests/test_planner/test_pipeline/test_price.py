@@ -120,6 +120,38 @@ class TestStage(unittest.TestCase):
                                  for p in (slower, step))
             self.assertAlmostEqual(with_s - without_s, 2.0 * _PARTS)
 
+    def test_ranks_of_other_hosts_leave_no_processors(self) -> None:
+        candidate, step = _candidate(None), _step(None)
+        assert candidate.pipeline is not None
+        found = pipelined(_planning().program, candidate.layout,
+                          candidate.pipeline)
+        link = axis_link(_planning().cluster, (1, 2, 1), 1)
+        near, apart = (pipeline_price(found,
+                                      step.stages,
+                                      step.schedule,
+                                      dataclasses.replace(link, apart=apart),
+                                      streams=Streams(alone_speedup=2.0))
+                       for apart in (False, True))
+        self.assertLess(near.step_s, step.step_s)
+        self.assertEqual(apart.step_s, step.step_s)
+
+    def test_messages_of_one_direction_follow_each_other(self) -> None:
+        """A link that takes longer for a message than a stage does for its
+        micro-batch sends all of them, one after the other, both ways."""
+        candidate, step = _candidate(None), _step(None)
+        assert candidate.pipeline is not None
+        found = pipelined(_planning().program, candidate.layout,
+                          candidate.pipeline)
+        link = axis_link(_planning().cluster, (1, 2, 1), 1)
+        narrow = dataclasses.replace(link.link, bandwidth_bytes_per_s=1e3)
+        schedule = make_schedule("gpipe", ranks=2, microbatches=_PARTS)
+        slow = pipeline_price(
+            found, step.stages, schedule,
+            dataclasses.replace(link, link=narrow, point=narrow))
+        (message_s, ) = slow.message_s.values()
+        self.assertGreater(slow.simulation.makespan_s,
+                           2 * _PARTS * message_s * 0.99)
+
     def test_ranks_wait_for_the_last_once_a_step(self) -> None:
         candidate, step = _candidate(None), _step(None)
         assert candidate.pipeline is not None

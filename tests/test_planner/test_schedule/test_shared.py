@@ -69,10 +69,19 @@ class TestShared(unittest.TestCase):
         self.assertGreaterEqual(found * (1 + 1e-9), max(alone / speedup, work))
 
     def test_links_that_are_busy(self) -> None:
-        graph = build_graph(make_schedule("gpipe", ranks=2, microbatches=1))
-        times = _times(2.0, [1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
-        with self.assertRaisesRegex(ValueError, "occupancy_s"):
-            finish_times(graph, times, occupancy_s=0.1)
+        """Where hardly anything is shared, as where nothing is."""
+        rows = [1.0, 3.0, 2.0], [2.0, 1.0, 2.0], [1.0, 2.0, 2.0]
+        for name in ("gpipe", "1f1b", "zbh1"):
+            graph = build_graph(
+                make_schedule(name, ranks=_RANKS, microbatches=_MICROBATCHES))
+            alone, shared = (finish_times(graph,
+                                          _times(speedup, *rows),
+                                          2.0,
+                                          occupancy_s=1.5)
+                             for speedup in (1.0, 1 + 1e-9))
+            with self.subTest(name):
+                for end_s, other_s in zip(alone, shared, strict=True):
+                    self.assertAlmostEqual(end_s, other_s, places=5)
 
     def test_slower_alone(self) -> None:
         with self.assertRaisesRegex(ValueError, "alone_speedup"):
