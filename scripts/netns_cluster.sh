@@ -9,8 +9,9 @@
 #
 # RATE is per host and direction (kbit, mbit or gbit; 0 is without a limit),
 # DELAY one way (us or ms). A host has its own host name and the address
-# 10.98.0.(HOST+1); ranks of one host talk over its loopback. `run` sets what
-# torchrun would set. Needs root, iproute2, unshare and Python; nothing of it
+# 10.98.0.(HOST+1); ranks of one host talk over its loopback. Each has its share
+# of the processors, unless there are fewer than hosts. `run` sets what torchrun
+# would set. Needs root, iproute2, unshare, taskset and Python; nothing of it
 # outlives `destroy`.
 set -euo pipefail
 
@@ -90,10 +91,22 @@ create() {
   echo "$1 hosts, $2, $3 one way" | tee "$folder/shape"
 }
 
+processors() {
+  local count all
+  count=$(hosts)
+  all=$(nproc --all)
+  if ((all < count)); then
+    echo "0-$((all - 1))"
+  else
+    echo "$((all * $1 / count))-$((all * ($1 + 1) / count - 1))"
+  fi
+}
+
 on_host() {
   local host=$1
   shift
-  ip netns exec "$prefix$host" unshare --uts bash -c \
+  ip netns exec "$prefix$host" taskset --cpu-list "$(processors "$host")" \
+    unshare --uts bash -c \
     "hostname sim$host && exec \"\$@\"" bash "$@"
 }
 
@@ -119,5 +132,5 @@ case ${1:-} in
   exec) shift && on_host "$@" ;;
   run) shift && run "$@" ;;
   shape) cat "$folder/shape" ;;
-  *) sed -n '2,16s/^# \{0,1\}//p' "$0" && exit 2 ;;
+  *) sed -n '2,17s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac
