@@ -12,6 +12,7 @@ from passes.lower import lower
 from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.cost.block_order import BlockOrder, Called, Moved
+from planner.cost.calls import known_calls
 from planner.cost.forks import add_fork_sums, fork_sums_s
 from planner.cost.roofline import memory_time_s
 from planner.cost.timeline import Streams, run
@@ -87,7 +88,9 @@ class TestForks(unittest.TestCase):
     def _sums_s(self, ranks: int) -> dict[str, float]:
         planning, candidate = _candidate(ranks)
         (cls, ) = planning.program.classes.values()
-        return fork_sums_s(cls, candidate.layout, planning.cluster.device)
+        return fork_sums_s(cls,
+                           known_calls(planning.program)[cls.name],
+                           candidate.layout, planning.cluster.device)
 
     def test_an_addition_for_each_reader_but_the_first(self) -> None:
         device = slow_cluster(2, 1e9).device
@@ -113,7 +116,8 @@ class TestForks(unittest.TestCase):
         layout = _held(found.layout, "gelu", S(1))
         (cls, ) = program.classes.values()
         device = planning.cluster.device
-        sums_s = fork_sums_s(cls, layout, device)
+        calls = known_calls(program)[cls.name]
+        sums_s = fork_sums_s(cls, calls, layout, device)
         whole = 3 * 4 * sequences.numel()
         self.assertAlmostEqual(
             sums_s["gelu"],
