@@ -67,7 +67,7 @@ def price(program: Program,
         the batch is not even (:mod:`planner.ir.shares`).
     """
     pricing = _Pricing(program, layout, cost, device, divisors)
-    found = pricing.run(calls or known_calls(program))
+    found = pricing.run(calls or known_calls(program), stage)
     own = stage_time(program, layout, cost, pricing.orders, found.collectives,
                      pricing.between_s) if stage else None
     return dataclasses.replace(found, stage=own)
@@ -92,7 +92,9 @@ class _Pricing:
         self.repeated: list[RepeatedWork] = []
         self.blocks: list[BlockCompute] = []
 
-    def run(self, calls: KnownCalls) -> PlanPrice:
+    def run(self, calls: KnownCalls, stage: bool) -> PlanPrice:
+        """The price; of a stage without what overlaps in a step of its own.
+        """
         counts = Counter(b.block_class for b in self.program.blocks)
         first = {b.block_class: b for b in reversed(self.program.blocks)}
         for name, cls in self.program.classes.items():
@@ -109,14 +111,15 @@ class _Pricing:
                 self._again(name, calls[name], runs)
             self._block(name, before, runs)
         self.between_s = self._between()
-        return PlanPrice(forward_s=self.forward_s,
-                         backward_s=self.backward_s,
-                         recompute_s=self.recompute_s,
-                         local_s=self.moves.local_s,
-                         collectives=tuple(self.moves.found),
-                         repeated=tuple(self.repeated),
-                         blocks=tuple(self.blocks),
-                         step=self._step() if self.parts == 1 else None)
+        return PlanPrice(
+            forward_s=self.forward_s,
+            backward_s=self.backward_s,
+            recompute_s=self.recompute_s,
+            local_s=self.moves.local_s,
+            collectives=tuple(self.moves.found),
+            repeated=tuple(self.repeated),
+            blocks=tuple(self.blocks),
+            step=(self._step() if self.parts == 1 and not stage else None))
 
     def _step(self) -> StepTime:
         """What overlaps, of the same calls and conversions."""

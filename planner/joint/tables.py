@@ -32,7 +32,8 @@ from planner.joint.apart import Apart, BlocksApart
 from planner.joint.space import Cell
 from planner.pipeline.cuts import call_times_s
 from planner.pipeline.microbatch import with_microbatches
-from planner.pipeline.stage_cost import KnownByClass, stage_cost, taken_bytes
+from planner.pipeline.stage_cost import (KnownByClass, stage_cost,
+                                         stage_forward_s, taken_bytes)
 from planner.pipeline.stages import Stage
 
 if TYPE_CHECKING:
@@ -259,8 +260,10 @@ def block_table(planning: Planning,
 def _rows(planning: Planning, apart: Apart, cost: ConversionCost,
           known: KnownByClass) -> Array:
     """A row for each of the columns of a table, of one block of each kind."""
-    return np.array(
-        [_row(planning, apart.main, s, cost, known) for s in apart.stages]).T
+    again: dict[tuple[int, ...], float] = {}
+    return np.array([
+        _row(planning, apart.main, s, cost, known, again) for s in apart.stages
+    ]).T
 
 
 def _mesh(cell: Cell) -> MeshSpec:
@@ -311,7 +314,9 @@ def _layout(planning: Planning, cell: Cell, *, exact: bool,
 
 
 def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
-         known: KnownByClass) -> tuple[float, ...]:
+         known: KnownByClass, again: dict[tuple[int, ...],
+                                          float]) -> tuple[float, ...]:
+    """`again` is filled with what stages compute again of earlier ones."""
     priced = stage_cost(stage, main, cost, planning.optimizer, known)
     *_, own = stage.program.blocks
     rerun = priced
@@ -322,7 +327,9 @@ def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
     works = [c.work for c in known[id(stage.program.classes[own.block_class])]]
     # What a host adds is not concave in the rows, as bounds on the device's
     # time are; scores add it to these.
-    again_s = _again_s(stage, main, cost, planning.optimizer, known)
+    computed = tuple(map(id, stage.program.blocks[:-1]))
+    if computed not in again:
+        again[computed] = _again_s(stage, cost, known)
     forward_s = (priced.forward_s - priced.found.forward_host_s -
                  _computed_again_s(stage, cost, known))
     input_s = max(0.0, priced.input_s - priced.found.backward_host_s)
@@ -336,7 +343,7 @@ def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
             *_evenly(planning, stage), float(taken_bytes(stage)),
             float(sum(w.forward_kernels for w in works)),
             float(sum(w.backward_kernels
-                      for w in works)), again_s, _made_by(main, stage))
+                      for w in works)), again[computed], _made_by(main, stage))
 
 
 def _recomputed(stage: Stage, name: str) -> Stage:
@@ -344,8 +351,7 @@ def _recomputed(stage: Stage, name: str) -> Stage:
     return dataclasses.replace(stage, layout=layout)
 
 
-def _again_s(stage: Stage, main: Program, cost: ConversionCost, optimizer: str,
-             known: KnownByClass) -> float:
+def _again_s(stage: Stage, cost: ConversionCost, known: KnownByClass) -> float:
     """What a stage does once that has of earlier blocks what it computes
     again."""
     *again, _ = stage.program.blocks
@@ -360,8 +366,7 @@ def _again_s(stage: Stage, main: Program, cost: ConversionCost, optimizer: str,
         outputs=(),
         output_constants=(),
         mutations={})
-    return stage_cost(dataclasses.replace(stage, program=program), main, cost,
-                      optimizer, known).forward_s
+    return stage_forward_s(program, stage.layout, cost, known)
 
 
 def _computed_again_s(stage: Stage, cost: ConversionCost,

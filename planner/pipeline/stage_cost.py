@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.cost.calls import KnownCall, known_calls
+from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
                                           local_spec)
@@ -22,8 +22,8 @@ from planner.pipeline.build import Pipelined
 from planner.pipeline.stages import Stage
 
 __all__ = [
-    "KnownByClass", "StageCost", "stage_cost", "stage_costs", "taken_bytes",
-    "wire_bytes"
+    "KnownByClass", "StageCost", "stage_cost", "stage_costs",
+    "stage_forward_s", "taken_bytes", "wire_bytes"
 ]
 
 KnownByClass = dict[int, Sequence[KnownCall]]
@@ -114,9 +114,7 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
     calls = {n: _calls(program, n, known) for n in program.classes}
     parts = stage.layout.mesh.size(MICROBATCH)
     device = cost.device
-    found = price(program, stage.layout, cost, device, calls=calls,
-                  stage=True).stage
-    assert found is not None
+    found = _priced(program, stage.layout, cost, calls)
     memory = estimate_memory(program,
                              stage.layout,
                              optimizer=optimizer,
@@ -140,6 +138,31 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
                      found=found,
                      saved_bytes=memory.saved + taken_bytes(stage),
                      memory=memory)
+
+
+def stage_forward_s(program: Program, layout: ProgramLayout,
+                    cost: ConversionCost, known: KnownByClass) -> float:
+    """Seconds of the forward of one micro-batch, as `StageCost` has it.
+
+    Parameters
+    ----------
+    program : Program
+        What a stage runs, or some of it.
+    layout : ProgramLayout
+    cost : ConversionCost
+    known : KnownByClass
+        Filled with what is found.
+    """
+    calls = {n: _calls(program, n, known) for n in program.classes}
+    return _priced(program, layout, cost, calls).forward_s
+
+
+def _priced(program: Program, layout: ProgramLayout, cost: ConversionCost,
+            calls: KnownCalls) -> StageTime:
+    found = price(program, layout, cost, cost.device, calls=calls,
+                  stage=True).stage
+    assert found is not None
+    return found
 
 
 def _calls(program: Program, name: str,
