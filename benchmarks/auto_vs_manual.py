@@ -78,7 +78,8 @@ class _Runner:
     step: Step
 
 
-def _runner(name: str, planned: Planned, cluster: str) -> _Runner:
+def _runner(name: str, planned: Planned, program: str,
+            cluster: str) -> _Runner:
     model, inputs = model_and_batch(name)
     mesh = init_device_mesh("cpu",
                             tuple(size for _, size in planned.axes),
@@ -99,7 +100,7 @@ def _runner(name: str, planned: Planned, cluster: str) -> _Runner:
         optimizer.zero_grad()
         return loss.detach()
 
-    return _Runner(planned=planned, program=planned.program, step=step)
+    return _Runner(planned=planned, program=program, step=step)
 
 
 def _compared(name: str, plans: Sequence[Planned],
@@ -111,7 +112,7 @@ def _compared(name: str, plans: Sequence[Planned],
     reasons: dict[str, str] = {}
     for text, each in {programs[p.name]: p for p in reversed(plans)}.items():
         try:
-            runner = _runner(name, each, arguments.cluster)
+            runner = _runner(name, each, text, arguments.cluster)
             runner.step()
             runners.append(runner)
         except (InfeasiblePlan, LayoutError, ScheduleError,

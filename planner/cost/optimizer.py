@@ -39,7 +39,7 @@ _StateBytes = Callable[[TensorSpec], int]
 """From a parameter, as it lies at rest, to its state."""
 
 
-def _whole(copies: int, *, step: bool) -> Callable[[TensorSpec], int]:
+def _whole(copies: int, *, step: bool) -> _StateBytes:
     """`copies` tensors like the parameter, and a float32 step count."""
 
     def size_bytes(param: TensorSpec) -> int:

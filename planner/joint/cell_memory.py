@@ -19,11 +19,11 @@ from planner.schedule.checked import checked_graph
 from planner.schedule.simulation import peaks
 from planner.schedule.times import StageMemory
 
-__all__ = ["CellMemory"]
+__all__ = ["LONG", "CellMemory"]
 
 Array = NDArray[np.float64]
 
-_LONG = 2**13
+LONG = 2**13
 """Stages times micro-batches, from which a bound must do."""
 
 
@@ -166,7 +166,7 @@ def _kept_bytes(point: Point, of_stages: Array) -> Array:
     """Most that each rank keeps at once of its stages' micro-batches, which
     does not grow with these once all stages have some."""
     stages, count = len(of_stages), min(point.microbatches, 2 * point.pp)
-    if point.chunks == 1 or stages * count > _LONG:
+    if point.chunks == 1 or stages * count > LONG:
         return _least_of_ranks(point, of_stages) * flying(point)
     graph = checked_graph(point.schedule,
                           ranks=point.pp,

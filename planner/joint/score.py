@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.joint.cell_memory import CellMemory
+from planner.joint.cell_memory import LONG, CellMemory
 from planner.joint.held import flying, owners_of
 from planner.joint.links import Links, Place, place_of
 from planner.joint.once import Once, Resting
@@ -45,9 +45,6 @@ _MOVED = MappingProxyType({
     "fsdp": ("reduce_scatter", "all_gather", "all_gather"),
 })
 """What data parallelism moves in a step without stages."""
-
-_LONG = 2**13
-"""Stages times micro-batches, from which a bound must do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +244,7 @@ class CellScores:
     def simulated_s(self, point: Point) -> float:
         """Seconds of a step, its schedule simulated; 0 where it is long."""
         count = point.pp * point.chunks
-        if not point.is_staged or count * point.microbatches > _LONG:
+        if not point.is_staged or count * point.microbatches > LONG:
             return 0.0
         stages = (self._stages(point)
                   if self._once is None else self._closely(point))
@@ -306,13 +303,16 @@ class CellScores:
         return kernels
 
     def _stages(self, point: Point) -> StageSums:
-        place, given = place_of(point, "pp"), self._given
-        key = (point.microbatches, point.chunks, point.recompute, place,
-               point.sharding, place_of(point,
-                                        "dp"), point.schedule == "zbv", given)
+        key = self._sums_key(point)
         if key not in self._known:
             self._known[key] = self._sums_of(point)
         return self._known[key]
+
+    def _sums_key(self, point: Point) -> tuple[object, ...]:
+        """What sums over stages depend on."""
+        return (point.microbatches, point.chunks, point.recompute,
+                place_of(point, "pp"), point.sharding, place_of(point, "dp"),
+                point.schedule == "zbv", self._given)
 
     def _sums_of(self, point: Point) -> StageSums:
         own = self._own_sums(point)
@@ -332,9 +332,7 @@ class CellScores:
 
     def _closely(self, point: Point) -> StageSums:
         """The same with parameters where they rest at best."""
-        key = (point.microbatches, point.chunks, point.recompute,
-               place_of(point, "pp"), point.sharding, place_of(point, "dp"),
-               point.schedule == "zbv", self._given)
+        key = self._sums_key(point)
         if key not in self._close:
             assert self._once is not None
             self._close[key] = self._rested(point, self._once.of(point))
@@ -343,10 +341,8 @@ class CellScores:
     def _step_s(self, point: Point, resting: Resting) -> float:
         """Of a step without stages, all of which is in order."""
         table = self.table
-        forward_s = table.forward_s.copy()
-        forward_s[-1] = max(0.0, forward_s[-1] - table.counting_s)
         return resting.step_s(
-            forward_s,
+            table.uncounted_forward_s(table),
             table.input_s + table.weight_s + self._again_s(point, table))
 
     def _rested(self, point: Point, resting: Resting) -> StageSums:

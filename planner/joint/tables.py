@@ -168,12 +168,7 @@ class BlockTable:
 
     def at_least(self) -> BlockTable:
         """The same whether losses' counts are split off or not."""
-
-        def lower_s(times: BlockTable | BlockTimes) -> Array:
-            forward_s = times.forward_s.copy()
-            forward_s[-1] = max(0.0, forward_s[-1] - self.counting_s)
-            return forward_s
-
+        lower_s = self.uncounted_forward_s
         return dataclasses.replace(self,
                                    counting_s=0.0,
                                    forward_s=lower_s(self),
@@ -183,6 +178,12 @@ class BlockTable:
                                            t, forward_s=lower_s(t))
                                        for d, t in self.times_on.items()
                                    })
+
+    def uncounted_forward_s(self, times: BlockTable | BlockTimes) -> Array:
+        """Of a program whose losses' counts are not split off."""
+        forward_s = times.forward_s.copy()
+        forward_s[-1] = max(0.0, forward_s[-1] - self.counting_s)
+        return forward_s
 
     def on(self, device: DeviceKind) -> BlockTable | BlockTimes:
         """The times on a kind of device."""
