@@ -94,12 +94,13 @@ class _Regions:
 
 def _written_state(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Changes with each write to a buffer that is no batch norm's."""
-    return {
-        f"{path}.{name}".removeprefix("."): (id(buffer), buffer._version)
-        for path, module in model.named_modules()
-        if not isinstance(module, _BatchNorm)
-        for name, buffer in module._buffers.items() if buffer is not None
-    }
+    with torch._C.DisableTorchFunction():
+        return {
+            f"{path}.{name}".removeprefix("."): (id(buffer), buffer._version)
+            for path, module in model.named_modules()
+            if not isinstance(module, _BatchNorm)
+            for name, buffer in module._buffers.items() if buffer is not None
+        }
 
 
 def _as_reentrant(args: tuple[Any, ...]) -> contextlib.AbstractContextManager:

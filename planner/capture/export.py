@@ -58,10 +58,29 @@ def _decomposed(
 ) -> tuple[ExportedProgram, dict[str, fx.Node]]:
     """As torch does it, and what stands for nodes by their names."""
     runs = fold_runs(exported.graph)
+    _drop_second_names(exported)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = exported.run_decompositions({})
     return exported, unfold_runs(exported.graph, runs)
+
+
+def _drop_second_names(exported: ExportedProgram) -> None:
+    """Of buffers that have several: what is written to has to have one."""
+    nodes = {n.name: n for n in exported.graph.nodes}
+    first: dict[int, fx.Node] = {}
+    for spec in list(exported.graph_signature.input_specs):
+        if spec.kind is not InputKind.BUFFER:
+            continue
+        name, node = spec.target or "", nodes[spec.arg.name]
+        state = (exported.state_dict
+                 if spec.persistent else exported.constants)
+        other = first.setdefault(id(state[name]), node)
+        if other is not node:
+            node.replace_all_uses_with(other)
+            exported.graph.erase_node(node)
+            exported.graph_signature.input_specs.remove(spec)
+            del state[name]
 
 
 def _keep_paths_of_regions(exported: ExportedProgram) -> None:

@@ -147,7 +147,13 @@ def _short(entry: Entry, fakes: _Tensors, learnt: Learnt) -> Traced:
                 raise NotAlike("the model can't be traced so") from error
             raise
     drop_unused(traced.graph)
-    return unrolled(traced, repeats.withheld.like)
+    return unrolled(
+        traced,
+        repeats.withheld.like,
+        writing=repeats.writing,
+        buffers=[
+            name for name, _ in entry.named_buffers(remove_duplicate=False)
+        ])
 
 
 def _second_try(entry: Entry, fakes: tuple[torch.Tensor, ...],

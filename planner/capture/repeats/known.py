@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import \
     _temp_remove_pre_dispatch_torch_function_mode
 from torch.utils import _pytree as pytree
 
-from planner.capture.repeats.operator import AGAIN
+from planner.capture.repeats.operator import AGAIN, VALUE_HERE
 from planner.capture.repeats.recorded import (Differs, Recording, Replay,
                                               described)
 
@@ -76,6 +76,10 @@ class Known:
     recording : Recording
     outputs : list of Tensor
         What it has made that others see.
+    written : list of Tensor
+        Buffers that it writes to.
+    left : list of Tensor
+        What it left in them.
     returned : object
     withheld : mapping of int to str
         Tensors, by ``id``, that are mentioned by name.
@@ -84,30 +88,51 @@ class Known:
     given: list[Any]
     recording: Recording
     outputs: list[torch.Tensor]
+    written: list[torch.Tensor]
+    left: list[torch.Tensor]
     returned: Any
     withheld: Mapping[int, str]
 
-    def again(self, given: Sequence[Any]) -> _Pairs:
-        """Mention a call on other operands in the graph.
+    def mention(self, here: Mapping[int, torch.Tensor],
+                number: int) -> list[torch.Tensor]:
+        """Put a call into the graph, with other tensors in the place of some.
 
         Returns
         -------
-        list of (Tensor, Tensor)
-            Tensors of this call and those of the other one.
+        list of Tensor
+            In the place of `outputs`, then of `left`.
         """
-        pairs = [(old, new) for old, new in zip(self.given, given, strict=True)
-                 if isinstance(old, torch.Tensor)]
-        here = {id(old): new for old, new in pairs}
         takes = [here.get(i, t) for i, (t, _) in self.recording.taken.items()]
         names = [self.withheld.get(id(t), "") for t in takes]
         shown = [t for t in takes if id(t) not in self.withheld]
+        places = list(self.recording.taken)
         with torch._C.DisableTorchFunction():
-            found = AGAIN(shown, names, self.outputs)
-        return [*pairs, *zip(self.outputs, found, strict=True)]
+            found: list[torch.Tensor] = AGAIN(
+                shown, names, [*self.outputs, *self.left],
+                [places.index(id(t)) for t in self.written], number)
+        return found
 
-    def repeated(self, run: Callable[[], Any],
-                 given: Sequence[Any]) -> tuple[bool, Any]:
+    def results(self, found: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """In the place of `outputs`: with a gradient where those have one."""
+        pairs = zip(self.outputs, found)
+        with torch._C.DisableTorchFunction():
+            return [
+                new
+                if old.requires_grad == new.requires_grad else VALUE_HERE(new)
+                for old, new in pairs
+            ]
+
+    def repeated(self, run: Callable[[], Any], given: Sequence[Any],
+                 number: int) -> tuple[bool, Any]:
         """Whether `run` does to `given` what was done here, and its result.
+
+        Parameters
+        ----------
+        run : callable
+        given : sequence
+            As `Known.given`.
+        number : int
+            By which the call is known in the graph.
 
         Raises
         ------
@@ -115,17 +140,32 @@ class Known:
             When `run` left values of this call with others, or its own
             although it does something else.
         """
-        pairs = self.again(given)
+        pairs = [(old, new) for old, new in zip(self.given, given, strict=True)
+                 if isinstance(old, torch.Tensor)]
+        here = {id(old): new for old, new in pairs}
+        found = self.mention(here, number)
+        results = self.results(found)
         inside = list(self.recording.made.values())
-        results = [new for _, new in pairs[-len(self.outputs):]]
         before = _references(inside), _references(results)
-        alike, returned = self._replayed(run, pairs)
+        alike, returned = self._replayed(
+            run, [*pairs, *zip(self.outputs, results, strict=True)])
         kept = _more(before[0], inside)
         if kept:
             raise Kept(kept)
         if not alike and _more(before[1], results):
             raise Kept(())
+        if alike:
+            self._write([here[id(t)] for t in self.written],
+                        found[len(self.outputs):])
         return alike, returned
+
+    def _write(self, written: list[torch.Tensor],
+               left: list[torch.Tensor]) -> None:
+        """What is mentioned by name is written to where it gets its place."""
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            for buffer, value in zip(written, left, strict=True):
+                if id(buffer) not in self.withheld:
+                    buffer.copy_(VALUE_HERE(value, True))
 
     def _replayed(self, run: Callable[[], Any],
                   pairs: _Pairs) -> tuple[bool, Any]:
@@ -163,8 +203,9 @@ def _more(before: list[int], tensors: list[torch.Tensor]) -> list[int]:
 
 
 def traced_layer(run: Callable[[], Any], given: list[Any], *,
-                 kept: Collection[int],
-                 withheld: Mapping[int, str]) -> tuple[Any, Known | None]:
+                 buffers: Sequence[torch.Tensor], kept: Collection[int],
+                 withheld: Mapping[int, str],
+                 number: int) -> tuple[Any, Known | None]:
     """Run and trace a layer.
 
     Parameters
@@ -172,10 +213,14 @@ def traced_layer(run: Callable[[], Any], given: list[Any], *,
     run : callable
     given : list
         Leaves of its arguments, then its parameters and buffers.
+    buffers : sequence of Tensor
+        Those of them that it may write to.
     kept : collection of int
         Which of the tensors that it makes others keep.
     withheld : mapping of int to str
         See `Known`.
+    number : int
+        By which the call is known in the graph.
 
     Returns
     -------
@@ -184,7 +229,8 @@ def traced_layer(run: Callable[[], Any], given: list[Any], *,
         None where what others see doesn't follow from its operands alone,
         or where it does more.
     """
-    with Recording() as recording:
+    before = _values({id(t): t for t in buffers})
+    with Recording(buffers) as recording:
         returned = run()
     own = {id(x) for x in given}
     made = list(recording.made.values())
@@ -194,16 +240,41 @@ def traced_layer(run: Callable[[], Any], given: list[Any], *,
         *(made[i] for i in kept)
     ]
     outputs = list({id(x): x for x in seen}.values())
-    if not _is_function(recording, outputs):
+    written = recording.written()
+    if not all(
+            id(t) in before and _stays(t, recording, outputs)
+            for t in written) or not _is_function(recording, outputs):
         return returned, None
     known = Known(given=given,
                   recording=recording,
                   outputs=outputs,
+                  written=written,
+                  left=list(_values({
+                      id(t): t
+                      for t in written
+                  }).values()),
                   returned=returned,
                   withheld=withheld)
-    here = {id(old): new for old, new in known.again(given)}
+    found = known.mention({id(t): before[id(t)] for t in written}, number)
+    here = {id(old): new for old, new in zip(outputs, known.results(found))}
     return pytree.tree_map_only(torch.Tensor, lambda t: here.get(id(t), t),
                                 returned), known
+
+
+def _values(tensors: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """What they hold now, in the graph."""
+    with torch._C.DisableTorchFunction():
+        return {i: VALUE_HERE(t) for i, t in tensors.items()}
+
+
+def _stays(buffer: torch.Tensor, recording: Recording,
+           outputs: list[torch.Tensor]) -> bool:
+    """Whether nobody else has its memory, and it carries no gradient."""
+    with torch._C.DisableTorchFunction():
+        memory = buffer.untyped_storage()._cdata
+        others = [t for t, _ in recording.taken.values()] + outputs
+        return not buffer.requires_grad and sum(
+            t.untyped_storage()._cdata == memory for t in others) == 1
 
 
 def _is_function(recording: Recording, outputs: list[torch.Tensor]) -> bool:
@@ -216,6 +287,6 @@ def _is_function(recording: Recording, outputs: list[torch.Tensor]) -> bool:
                                                    for t in taken)
         return all(
             isinstance(t, FakeTensor) and id(t) in recording.made
-            and storages.count(t.untyped_storage()._cdata) == 1
-            and t.requires_grad == (inherits and t.is_floating_point())
+            and storages.count(t.untyped_storage()._cdata) == 1 and (
+                inherits and t.is_floating_point() or not t.requires_grad)
             for t in outputs)

@@ -97,6 +97,9 @@ class Repeats:
         Why the trace can't be used.
     in_model : bool
         Whether it has failed in the model's code, outside of all layers.
+    writing : set of int
+        Calls by number, of those in the graph that stand for a layer, that
+        write to withheld buffers.
     """
 
     def __init__(self, learnt: Learnt, withheld: Withheld) -> None:
@@ -104,6 +107,8 @@ class Repeats:
         self.refused = ""
         self.in_model = False
         self.withheld = withheld
+        self.writing: set[int] = set()
+        self._numbers = itertools.count()
         self._learnt = learnt
         self._inside = False
         self._broken = False
@@ -159,19 +164,27 @@ class Repeats:
                 return returned
         if len(variants) == _MOST_VARIANTS or None in variants:
             return run()
-        if not self.withheld.names.keys().isdisjoint(map(id, own.values())):
+        if not self._is_shown(module):
             self.risky, self.refused = True, "a layer differs from the first"
             self._learnt.differing.add(module)
-        returned, known = traced_layer(run,
-                                       given,
-                                       kept=self._learnt.kept.get(
-                                           len(self._traced), ()),
-                                       withheld=self.withheld.names)
+        returned, known = traced_layer(
+            run,
+            given,
+            buffers=[b for b in module.buffers() if not b.requires_grad],
+            kept=self._learnt.kept.get(len(self._traced), ()),
+            withheld=self.withheld.names,
+            number=next(self._numbers))
         after = pytree.tree_leaves(called)
         unchanged = list(map(id, after)) == list(map(id, leaves))
         variants.append(known if unchanged else None)
         self._traced.append(known)
         return returned
+
+    def _is_shown(self, module: nn.Module) -> bool:
+        """Whether the graph has its state."""
+        return self.withheld.names.keys().isdisjoint(
+            map(id,
+                _own(module).values()))
 
     def _repeated(self, known: Known | None, run: Callable[[], Any],
                   module: nn.Module, given: list[Any]) -> tuple[bool, Any]:
@@ -179,8 +192,9 @@ class Repeats:
             return False, None
         self.risky = True
         attributes = Attributes(module)
+        call = next(self._numbers)
         try:
-            alike, returned = known.repeated(run, given)
+            alike, returned = known.repeated(run, given, call)
         except Kept as error:
             self.refused = "a layer keeps values for others to read"
             number = self._traced.index(known)
@@ -188,6 +202,8 @@ class Repeats:
             raise NotAlike(self.refused) from error
         if not alike:
             attributes.restore()
+        elif known.written and not self._is_shown(module):
+            self.writing.add(call)
         return alike, returned
 
 

@@ -7,12 +7,13 @@ runs that ask the same things of corresponding tensors are the same graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.graph import increment_version
 from torch.overrides import TorchFunctionMode
 
 from planner.capture.autocast import autocast_devices
@@ -26,6 +27,12 @@ _SEQUENCES = (tuple, list, torch.Size)
 _SET_GRAD = torch._C._set_grad_enabled
 _MAKES_CONSTANTS = (torch.tensor, torch.as_tensor, torch.asarray,
                     torch.from_numpy)
+_BATCH_NORMS = {
+    torch.nn.functional.batch_norm:
+    ("input", "running_mean", "running_var", "weight", "bias", "training"),
+    torch.batch_norm:
+    ("input", "weight", "bias", "running_mean", "running_var", "training")
+}
 
 
 class Differs(BaseException):
@@ -84,6 +91,7 @@ class _Step:
     arguments: Any
     around: tuple[Any, ...]
     result: Any
+    written: tuple[torch.Tensor, ...]
 
 
 class Recording(TorchFunctionMode):
@@ -91,15 +99,23 @@ class Recording(TorchFunctionMode):
 
     `steps` is complete where `usable` stays true. `taken` are the tensors
     that come from outside, in the order of their use, with their versions
-    then; `made` are the others, by their ``id``.
+    then; `made` are the others, by their ``id``. `statistics` are those of
+    batch norms that are updated, which have no versions in a trace.
+
+    Parameters
+    ----------
+    buffers : sequence of Tensor
+        What may be written to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: Sequence[torch.Tensor]) -> None:
         super().__init__()
+        self.buffers = buffers
         self.steps: list[_Step] = []
         self.usable = True
         self.taken: dict[int, tuple[torch.Tensor, int]] = {}
         self.made: dict[int, torch.Tensor] = {}
+        self.statistics: set[int] = set()
 
     def __torch_function__(self,
                            func: Any,
@@ -115,13 +131,17 @@ class Recording(TorchFunctionMode):
         except Differs:
             arguments, self.usable = None, False
         self._take((args, kwargs))
+        self.statistics.update(map(id, _updated(func, args, kwargs)))
+        before = _versions(self.buffers)
         result = func(*args, **kwargs)
         self._give(func, result)
+        pairs = zip(self.buffers, before, _versions(self.buffers))
         self.steps.append(
             _Step(called=func,
                   arguments=arguments,
                   around=around,
-                  result=result))
+                  result=result,
+                  written=tuple(b for b, old, new in pairs if old != new)))
         return result
 
     def _take(self, value: Any) -> None:
@@ -143,15 +163,38 @@ class Recording(TorchFunctionMode):
                 self.made[id(tensor)] = tensor
 
     def is_closed(self) -> bool:
-        """Whether nothing was written to, and only traced values read."""
+        """Whether only traced values were read."""
+        return self.usable and all(
+            isinstance(t, FakeTensor) for t, _ in self.taken.values())
+
+    def written(self) -> list[torch.Tensor]:
+        """What was taken and written to."""
         with torch._C.DisableTorchFunction():
-            return self.usable and all(
-                isinstance(t, FakeTensor) and t._version == version
-                for t, version in self.taken.values())
+            return [
+                t for i, (t, version) in self.taken.items()
+                if t._version != version or i in self.statistics
+            ]
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
+    with torch._C.DisableTorchFunction():
+        return [t._version for t in tensors]
+
+
+def _updated(func: Any, args: tuple[Any, ...],
+             kwargs: dict[str, Any]) -> Iterable[Any]:
+    """The running statistics that a call of a batch norm updates."""
+    order = _BATCH_NORMS.get(func, ())
+    given = {**dict(zip(order, args)), **kwargs}
+    if order and given.get("training"):
+        return given["running_mean"], given["running_var"]
+    return ()
 
 
 class Replay(TorchFunctionMode):
     """Answers as in a recording, as long as the same things are asked.
+
+    What is written to has another version afterwards.
 
     Parameters
     ----------
@@ -184,8 +227,10 @@ class Replay(TorchFunctionMode):
             self.differs = not self._is_next(func, (args, kwargs or {}))
         if self.differs:
             raise Differs
+        step = self.steps[self.done]
         self.done += 1
-        return self._stands_for(self.steps[self.done - 1].result)
+        increment_version(self.here[id(t)] for t in step.written)
+        return self._stands_for(step.result)
 
     def _stands_for(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):

@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import fx
 
-from planner.capture.repeats.operator import AGAIN
+from planner.capture.repeats.operator import AGAIN, VALUE_HERE
 
 __all__ = ["fold_runs", "unfold_runs"]
+
+_PICKS = (operator.getitem, VALUE_HERE)
 
 
 def fold_runs(graph: fx.Graph) -> dict[str, fx.Graph]:
@@ -33,8 +35,7 @@ def fold_runs(graph: fx.Graph) -> dict[str, fx.Graph]:
     runs: dict[str, fx.Graph] = {}
     for nodes in list(_runs(graph)):
         results = [n for n in nodes if not nodes.keys() >= n.users.keys()]
-        if all(r.target is operator.getitem and all(u.op != "output"
-                                                    for u in r.users)
+        if all(r.target in _PICKS and all(u.op != "output" for u in r.users)
                for r in results):
             name = f"run {len(runs)}"
             runs[name] = _folded(graph, nodes, results, name)
@@ -45,7 +46,7 @@ def _runs(graph: fx.Graph) -> Iterator[dict[fx.Node, None]]:
     """Several calls in a row, with what picks of their results."""
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
-        if node.target is AGAIN or (node.target is operator.getitem
+        if node.target is AGAIN or (node.target in _PICKS
                                     and node.args[0] in found):
             found[node] = None
         else:
@@ -67,7 +68,7 @@ def _folded(graph: fx.Graph, nodes: Mapping[fx.Node, None],
     *_, last = nodes
     with graph.inserting_after(last):
         call = graph.call_function(
-            AGAIN, ([*takes], [name], [_like(n) for n in results]))
+            AGAIN, ([*takes], [name], [_like(n) for n in results], [], -1))
     call.meta = dict(last.meta)
     for number, result in reversed(list(enumerate(results))):
         with graph.inserting_after(call):
@@ -81,6 +82,8 @@ def _folded(graph: fx.Graph, nodes: Mapping[fx.Node, None],
 
 def _like(pick: fx.Node) -> fx.Node:
     """What was traced, and looks the same."""
+    while pick.target is VALUE_HERE:
+        (pick, ) = pick.all_input_nodes
     call: Any
     number: Any
     call, number = pick.args
@@ -99,7 +102,8 @@ def unfold_runs(graph: fx.Graph,
     """
     instead: dict[str, fx.Node] = {}
     for call in graph.find_nodes(op="call_function", target=AGAIN):
-        takes, (name, *_), _ = call.args
+        takes, names, *_ = call.args
+        name = next(iter(names), "")
         if name not in runs:
             continue
         places = runs[name].find_nodes(op="placeholder")

@@ -8,13 +8,15 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
-from planner.capture.repeats.operator import AGAIN
+from planner.capture.repeats.operator import AGAIN, VALUE_HERE
 from planner.capture.traced import Traced
 
 __all__ = ["NotAlike", "unrolled"]
 
+_COPY = torch.ops.aten.copy.default
 _Values = dict[fx.Node, fx.Node]
 
 
@@ -22,7 +24,8 @@ class NotAlike(Exception):
     """Why a graph with repeats can't stand for the whole model's."""
 
 
-def unrolled(traced: Traced, withheld: Mapping[str, str]) -> Traced:
+def unrolled(traced: Traced, withheld: Mapping[str, str], *,
+             writing: Collection[int], buffers: Iterable[str]) -> Traced:
     """The graph with every repeat written out, in place.
 
     Parameters
@@ -31,6 +34,10 @@ def unrolled(traced: Traced, withheld: Mapping[str, str]) -> Traced:
         Without unused calls.
     withheld : mapping of str to str
         Leaves that are missing, with leaves that look the same.
+    writing : collection of int
+        Calls by number that write to what they name.
+    buffers : iterable of str
+        In the order in which what is written to them is listed.
 
     Raises
     ------
@@ -39,9 +46,11 @@ def unrolled(traced: Traced, withheld: Mapping[str, str]) -> Traced:
         than it was seen to take.
     """
     traced = _with_leaves(traced, withheld)
-    named = {leaf: node for node, leaf in traced.leaves.items()}
+    replaced = _without_values(traced.graph)
+    mutations = {**traced.mutations, **_show_operands(traced, writing)}
+    place = {name: i for i, name in enumerate(buffers)}
     groups: dict[tuple[fx.Node, ...], list[fx.Node]] = {}
-    for node in traced.graph.find_nodes(op="call_function", target=AGAIN):
+    for node in _calls(traced.graph):
         groups.setdefault(tuple(node.args[2]), []).append(node)
     # Of the numbers that a layer's Python had, which were compared.
     constants = {
@@ -49,27 +58,87 @@ def unrolled(traced: Traced, withheld: Mapping[str, str]) -> Traced:
         for node, leaf in traced.leaves.items() if leaf.startswith("const:")
     }
     order = {n: i for i, n in enumerate(traced.graph.nodes)}
-    replaced: _Values = {}
-    kept = {*traced.outputs, *traced.mutations.values()}
+    kept = {*traced.outputs, *mutations.values()}
     for like, (first, *others) in groups.items():
-        takes = _takes(first, named)
+        takes = _takes(first)
         body = _body({*takes, *constants}, like, order)
         _check_exits(set(body) - set(like), {*body, first, *others}, kept)
         for node in others:
             operands = [
-                *zip(takes, _takes(node, named), strict=True),
+                *zip(takes, _takes(node), strict=True),
                 *((c, c) for c in constants)
             ]
             copies = _copied(body, operands, first, node)
             replaced |= _replace(node, [copies[n] for n in like])
         replaced |= _replace(first, like)
-    return dataclasses.replace(traced,
-                               outputs=tuple(
-                                   replaced.get(n, n) for n in traced.outputs),
-                               mutations={
-                                   name: replaced.get(n, n)
-                                   for name, n in traced.mutations.items()
-                               })
+    return dataclasses.replace(
+        traced,
+        outputs=tuple(_last(n, replaced) for n in traced.outputs),
+        mutations={
+            name: _last(mutations[name], replaced)
+            for name in sorted(mutations, key=place.__getitem__)
+        })
+
+
+def _last(node: fx.Node, replaced: _Values) -> fx.Node:
+    while node in replaced:
+        node = replaced[node]
+    return node
+
+
+def _calls(graph: fx.Graph) -> list[fx.Node]:
+    return list(graph.find_nodes(op="call_function", target=AGAIN))
+
+
+def _without_values(graph: fx.Graph) -> _Values:
+    """What a written tensor holds is a value like any other here."""
+    replaced: _Values = {}
+    for node in graph.find_nodes(op="call_function", target=VALUE_HERE):
+        value: Any = node.args[0]
+        put = len(node.args) > 1 and node.args[1]
+        copies = [u for u in node.users if put and u.target is _COPY]
+        for gone in (*copies, node):
+            gone.replace_all_uses_with(value)
+            replaced[gone] = value
+            graph.erase_node(gone)
+    return replaced
+
+
+def _show_operands(traced: Traced,
+                   writing: Collection[int]) -> dict[str, fx.Node]:
+    """Give calls what they name, and return what they write by name.
+
+    Raises
+    ------
+    NotAlike
+        When a call that writes is gone, since nobody has read its results.
+    """
+    values = {leaf: node for node, leaf in traced.leaves.items()}
+    written: dict[str, fx.Node] = {}
+    left = set(writing)
+    for node in _calls(traced.graph):
+        takes: Any
+        names: Any
+        takes, names, like, writes, number = node.args
+        shown = iter(takes)
+        node.args = ([values[n] if n else next(shown)
+                      for n in names], [], like, writes, number)
+        if number not in writing:
+            continue
+        left.remove(number)
+        with traced.graph.inserting_after(node):
+            for place, result in zip(reversed(writes),
+                                     reversed(range(len(like)))):
+                if name := names[place]:
+                    values[name] = traced.graph.call_function(
+                        operator.getitem, (node, result))
+                    written[name.removeprefix("buffer:")] = values[name]
+    if left:
+        raise NotAlike("a layer that writes to buffers is not in the graph")
+    end = traced.graph.output_node()
+    returned: Any = end.args[0]
+    end.args = ((*written.values(), *returned), )
+    return written
 
 
 def _with_leaves(traced: Traced, missing: Mapping[str, str]) -> Traced:
@@ -100,12 +169,10 @@ def _body(ends: Collection[fx.Node], like: Sequence[fx.Node],
     return sorted(found, key=order.__getitem__)
 
 
-def _takes(node: fx.Node, named: Mapping[str, fx.Node]) -> Sequence[fx.Node]:
+def _takes(node: fx.Node) -> Sequence[fx.Node]:
     """Its operands, in the order of their use."""
     takes: Any = node.args[0]
-    names: Any = node.args[1]
-    shown = iter(takes)
-    return [named[name] if name else next(shown) for name in names]
+    return takes
 
 
 def _check_exits(inner: set[fx.Node], users: set[fx.Node],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import re
 import unittest
 from collections.abc import Callable, Mapping
@@ -11,15 +13,18 @@ from unittest import mock
 import torch
 import transformers as hf
 from torch import fx, nn
+from torch.utils.checkpoint import checkpoint
 
 from planner.capture import ladder
 from planner.capture.capture import capture
+from planner.capture.reference import model_values, run
 from planner.capture.repeats import layers
 from planner.capture.repeats.operator import AGAIN
 from planner.capture.traced import Traced
 from planner.ir.program import Program
 from tests.markers import nightly
 from tests.model_zoo import MODELS, VOCABULARY
+from tests.test_scaletorch.test_models.tiny import TINY, tiny
 
 WIDTH, DEPTH = 8, 5
 
@@ -55,10 +60,11 @@ def traced_again(model: nn.Module,
     copied = [0]
     unrolled = ladder.unrolled
 
-    def counted(traced: Traced, withheld: Mapping[str, str]) -> Traced:
+    def counted(traced: Traced, withheld: Mapping[str, str],
+                **more: Any) -> Traced:
         again = traced.graph.find_nodes(op="call_function", target=AGAIN)
         number = len(again) - len({n.args[2] for n in again})
-        result = unrolled(traced, withheld)
+        result = unrolled(traced, withheld, **more)
         copied[0] = number
         return result
 
@@ -81,6 +87,13 @@ class TestFamilies(unittest.TestCase):
 
     def test_a_mixture_that_collects_its_router_logits(self) -> None:
         self.assertEqual(self.check(*MODELS["mixtral"]()), 1)
+
+    def test_a_mixture_that_corrects_its_routers(self) -> None:
+        router = dataclasses.replace(TINY["deepseek-v3"]["router"],
+                                     correction_rate=0.1)
+        model: Any = tiny("deepseek-v3", depth=6, dense_depth=2, router=router)
+        inputs = model.example_inputs(2, 8)
+        self.assertEqual(self.check(model.train(), inputs), 4)
 
     @nightly
     def test_every_model_of_the_zoo(self) -> None:
@@ -171,17 +184,23 @@ def layer_of(
     return build
 
 
+def alike_program(case: unittest.TestCase, model: nn.Module,
+                  copies: int) -> Program:
+    """The program, which is the same when each layer is traced."""
+    x = torch.randn(4, WIDTH, requires_grad=True)
+    short, count = traced_again(model.train(), (x, ))
+    with mock.patch.object(layers, "_candidates", lambda model: iter(())):
+        full = capture(model, (x, ))
+    case.assertEqual(described(short), described(full))
+    case.assertEqual(count, copies)
+    return short
+
+
 class TestDifferences(unittest.TestCase):
     """Layers that are alike at first sight only, and calls with effects."""
 
-    def check(self, model: nn.Module, copies: int) -> Program:
-        x = torch.randn(4, WIDTH, requires_grad=True)
-        short, count = traced_again(model.train(), (x, ))
-        with mock.patch.object(layers, "_candidates", lambda model: iter(())):
-            full = capture(model, (x, ))
-        self.assertEqual(described(short), described(full))
-        self.assertEqual(count, copies)
-        return short
+    def check(self, model: nn.Module, copies: int) -> None:
+        alike_program(self, model, copies)
 
     def test_alike(self) -> None:
         self.check(Stack(Layer), 4)
@@ -419,16 +438,6 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(layer_of(viewed), run), 0)
 
-    def test_buffers_that_are_updated(self) -> None:
-
-        def normed(self: Any, x: Any) -> Any:
-            return self.norm(self.inner(x))
-
-        def prepare(self: Any) -> None:
-            self.norm = nn.BatchNorm1d(WIDTH)
-
-        self.check(Stack(layer_of(normed, prepare)), 0)
-
     @nightly
     def test_inputs_handed_through(self) -> None:
 
@@ -498,7 +507,7 @@ class TestDifferences(unittest.TestCase):
         def picked(self: Any, x: Any) -> Any:
             return self.inner(x)[:, [1, 0, *range(2, WIDTH)]]
 
-        program = self.check(Stack(layer_of(picked)), 4)
+        program = alike_program(self, Stack(layer_of(picked)), 4)
         self.assertEqual(len(program.constants), 1)
 
     def test_constants_inside_of_an_operator_that_differ(self) -> None:
@@ -506,7 +515,7 @@ class TestDifferences(unittest.TestCase):
         def picked(self: Any, x: Any) -> Any:
             return self.inner(x)[:, [self.index, *range(1, WIDTH)]]
 
-        program = self.check(Stack(layer_of(picked)), 0)
+        program = alike_program(self, Stack(layer_of(picked)), 0)
         self.assertEqual(len(program.constants), DEPTH)
 
     def test_hooks(self) -> None:
@@ -595,6 +604,371 @@ class TestDifferences(unittest.TestCase):
         self.check(model, 4)
         self.assertEqual([type(m) for m in model.modules()], before)
         self.assertEqual(list(map(id, model.parameters())), state)
+
+
+def counting(forward: Callable[[Any, Any], Any]) -> Callable[[int], nn.Module]:
+    """Layers that have a buffer of each kind, among them a batch norm's."""
+
+    def prepare(self: Any) -> None:
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(WIDTH))
+        self.norm = nn.BatchNorm1d(WIDTH)
+
+    return layer_of(forward, prepare)
+
+
+def averaged(self: Any, x: Any) -> Any:
+    """A layer that reads what it writes, and once more what it has written."""
+    y = self.inner(x) - self.mean
+    with torch.no_grad():
+        self.seen += 1
+        self.mean.mul_(0.9).add_(y.mean(0), alpha=0.1)
+        self.mean.clamp_(min=self.mean.abs().mean())
+    return x + y * self.mean
+
+
+def in_order(listed: Any, x: Any) -> Any:
+    for layer in listed:
+        x = layer(x)
+    return x
+
+
+class TestBuffers(unittest.TestCase):
+    """Layers that write to their own buffers, and others' reads of these."""
+
+    def check(self,
+              model: nn.Module,
+              copies: int,
+              backward: bool = False) -> Program:
+        program = alike_program(self, model, copies)
+        x = torch.randn(4, WIDTH)
+        outputs, written = run(program, model_values(model), (x, ))
+        eager = copy.deepcopy(model)
+        loss = eager(x)
+        if backward:
+            loss.backward()
+        torch.testing.assert_close(outputs[0], loss)
+        values = model_values(model) | written
+        for name, tensor in model_values(eager).items():
+            torch.testing.assert_close(values[name], tensor)
+        return program
+
+    def test_writes_and_reads_in_turn(self) -> None:
+        program = self.check(Stack(counting(averaged)), 4)
+        self.assertEqual(len(program.mutations), 2 * DEPTH)
+
+    def test_batch_norms(self) -> None:
+
+        def normed(self: Any, x: Any) -> Any:
+            return self.norm(self.inner(x))
+
+        program = self.check(Stack(counting(normed)), 4)
+        self.assertEqual(len(program.mutations), 3 * DEPTH)
+
+    def test_batch_norms_that_are_computed_again(self) -> None:
+
+        def normed(self: Any, x: Any) -> Any:
+            return checkpoint(lambda x: self.norm(self.inner(x)),
+                              x,
+                              use_reentrant=False)
+
+        self.check(Stack(counting(normed)), 4, backward=True)
+
+    def test_writes_that_are_computed_again(self) -> None:
+
+        def again(self: Any, x: Any) -> Any:
+            return checkpoint(averaged, self, x, use_reentrant=False)
+
+        program = self.check(Stack(counting(again)), 4)
+        self.assertEqual(len(program.notes), 1 + 2 * DEPTH)
+
+    @nightly
+    def test_batch_norms_with_averages_of_all_batches(self) -> None:
+
+        def normed(self: Any, x: Any) -> Any:
+            self.norm.momentum = None
+            return self.norm(self.inner(x))
+
+        self.check(Stack(counting(normed)), 4)
+
+    def test_statistics_without_a_count(self) -> None:
+
+        def normed(self: Any, x: Any) -> Any:
+            return torch.batch_norm(self.inner(x), None, None,
+                                    self.norm.running_mean,
+                                    self.norm.running_var, True, 0.1, 1e-5,
+                                    False)
+
+        self.check(Stack(counting(normed)), 4)
+
+    def test_statistics_of_which_nobody_says_that_they_change(self) -> None:
+
+        def normed(self: Any, x: Any) -> Any:
+            return torch._batch_norm_impl_index(self.inner(x), None, None,
+                                                self.norm.running_mean,
+                                                self.norm.running_var, True,
+                                                0.1, 1e-5, False)[0]
+
+        self.check(Stack(counting(normed)), 0)
+
+    @nightly
+    def test_statistics_that_are_read_only(self) -> None:
+
+        def normed(self: Any, x: Any) -> Any:
+            return self.norm.eval()(self.inner(x))
+
+        program = self.check(Stack(counting(normed)), 4)
+        self.assertFalse(program.mutations)
+
+    def test_a_part_of_a_buffer(self) -> None:
+
+        def partly(self: Any, x: Any) -> Any:
+            y = self.inner(x)
+            self.mean[:2] += y.detach().mean()
+            self.mean.view(2, -1)[1].zero_()
+            return y * self.mean
+
+        self.check(Stack(counting(partly)), 4)
+
+    def test_results_without_gradients(self) -> None:
+
+        def loaded(self: Any, x: Any) -> Any:
+            with torch.no_grad():
+                load = self.inner(x).mean(0)
+                self.mean.add_(load)
+            return averaged(self, x) * load, load
+
+        def run(listed: Any, x: Any) -> Any:
+            total = x.sum(0)
+            for layer in listed:
+                x, load = layer(x)
+                total = total + (load if load.requires_grad else 2 * load)
+            return x * total
+
+        self.check(Stack(counting(loaded), run), 4)
+
+    @nightly
+    def test_results_without_gradients_that_are_written(self) -> None:
+
+        def loaded(self: Any, x: Any) -> Any:
+            with torch.no_grad():
+                load = self.inner(x).mean()
+                self.mean.add_(load)
+            return averaged(self, x), load
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer in listed:
+                x, load = layer(x)
+                listed[0].mean.copy_(load)
+                listed[0].mean.add_(1)
+            return x
+
+        self.check(Stack(counting(loaded), run), 4)
+
+    @nightly
+    def test_under_autocast(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            with torch.autocast("cpu", torch.bfloat16):
+                x = in_order(listed[:3], x)
+            return in_order(listed, x)
+
+        self.check(Stack(counting(averaged), run), 6)
+
+    @nightly
+    def test_without_gradients(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            with torch.no_grad():
+                y = in_order(listed, x)
+            return in_order(listed, x) * y
+
+        self.check(Stack(counting(averaged), run), 7)
+
+    def test_another_number_is_written(self) -> None:
+
+        def counted(self: Any, x: Any) -> Any:
+            self.seen += 2 if self.index == 3 else 1
+            return self.inner(x)
+
+        self.check(Stack(counting(counted)), 3)
+
+    def test_one_layer_called_again(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            return in_order((*listed, listed[0], listed[2], *listed), x)
+
+        program = self.check(Stack(counting(averaged), run), 11)
+        self.assertEqual(len(program.mutations), 2 * DEPTH)
+
+    @nightly
+    def test_calls_of_two_kinds_in_turn(self) -> None:
+
+        def scaled(self: Any, x: Any, scale: int = 1) -> Any:
+            return averaged(self, x) * scale
+
+        def run(listed: Any, x: Any) -> Any:
+            for scale in (1, 2, 1):
+                for layer in listed:
+                    x = layer(x, scale)
+            return x
+
+        self.check(Stack(counting(scaled), run), 13)
+
+    def test_one_buffer_of_two_layers(self) -> None:
+        model = Stack(counting(averaged))
+        model.layers[3].mean = model.layers[1].mean
+        self.check(model, 4)
+
+    def test_one_buffer_of_all_layers(self) -> None:
+        model = Stack(counting(averaged))
+        for layer in model.layers:
+            layer.mean = model.layers[0].mean
+        program = self.check(model, 4)
+        self.assertEqual(len(program.mutations), DEPTH + 1)
+
+    @nightly
+    def test_one_buffer_under_two_names(self) -> None:
+
+        def doubled(self: Any, x: Any) -> Any:
+            self.mean += 1
+            return self.inner(x) * self.other
+
+        model = Stack(counting(doubled))
+        for layer in model.layers:
+            layer.register_buffer("other", layer.mean)
+        self.check(model, 4)
+
+    def test_read_from_outside_afterwards(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            return in_order(listed, x) * sum(layer.mean for layer in listed)
+
+        self.check(Stack(counting(averaged), run), 4)
+
+    @nightly
+    def test_read_by_the_next_layer(self) -> None:
+
+        def with_others(self: Any, x: Any, other: Any) -> Any:
+            return averaged(self, x) * other
+
+        def run(listed: Any, x: Any) -> Any:
+            last = x.detach().mean(0)
+            for layer in listed:
+                x = layer(x, last)
+                last = layer.mean
+            return x
+
+        self.check(Stack(counting(with_others), run), 4)
+
+    @nightly
+    def test_written_to_from_outside_before(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer in listed:
+                layer.mean.zero_()
+            return in_order(listed, x)
+
+        self.check(Stack(counting(averaged), run), 4)
+
+    @nightly
+    def test_written_to_from_outside_in_between(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer in listed:
+                x = layer(x)
+                listed[0].mean.add_(layer.mean)
+            return in_order(listed, x)
+
+        self.check(Stack(counting(averaged), run), 9)
+
+    def test_written_to_by_another_layer(self) -> None:
+
+        def to_others(self: Any, x: Any, other: Any) -> Any:
+            other.add_(1)
+            return averaged(self, x)
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer, other in zip(listed, (*listed[1:], listed[0])):
+                x = layer(x, other.mean)
+            return x
+
+        self.check(Stack(counting(to_others), run), 0)
+
+    def test_handed_back(self) -> None:
+
+        def handed(self: Any, x: Any) -> Any:
+            return averaged(self, x), self.mean
+
+        def run(listed: Any, x: Any) -> Any:
+            total = 0
+            for layer in listed:
+                x, mean = layer(x)
+                total = total + mean
+            return x * total
+
+        self.check(Stack(counting(handed), run), 4)
+
+    @nightly
+    def test_a_view_handed_back(self) -> None:
+
+        def handed(self: Any, x: Any) -> Any:
+            return averaged(self, x), self.mean[:1]
+
+        def run(listed: Any, x: Any) -> Any:
+            for layer in listed:
+                x, first = layer(x)
+                x = x * first
+            return x
+
+        self.check(Stack(counting(handed), run), 0)
+
+    def test_a_layer_whose_result_is_not_used(self) -> None:
+
+        def run(listed: Any, x: Any) -> Any:
+            in_order(listed[3:], in_order(listed[:3], x))
+            return in_order(listed[:3], x)
+
+        program = self.check(Stack(counting(averaged), run), 7)
+        self.assertEqual(len(program.mutations), 2 * DEPTH)
+
+    @nightly
+    def test_assigned(self) -> None:
+
+        def assigned(self: Any, x: Any) -> Any:
+            y = self.inner(x)
+            self.mean = 0.9 * self.mean + 0.1 * y.detach().mean(0)
+            self.seen = self.seen + 1
+            return y
+
+        program = self.check(Stack(counting(assigned)), 4)
+        self.assertEqual(len(program.mutations), 2 * DEPTH)
+
+    @nightly
+    def test_written_through_data(self) -> None:
+
+        def behind(self: Any, x: Any) -> Any:
+            y = self.inner(x)
+            self.mean.data.mul_(0.9)
+            self.mean.data = self.mean + y.mean(0).data
+            return y
+
+        self.check(Stack(counting(behind)), 4)
+
+    def test_what_is_exported_does_not_grow_with_depth(self) -> None:
+        exported = torch.export.ExportedProgram
+        sizes = []
+
+        def decomposed(program: Any, table: Any) -> Any:
+            sizes.append(len(program.graph.nodes))
+            return decompose(program, table)
+
+        decompose = exported.run_decompositions
+        x = torch.randn(4, WIDTH, requires_grad=True)
+        with mock.patch.object(exported, "run_decompositions", decomposed):
+            for depth in (5, 9):
+                traced_again(Stack(counting(averaged), depth=depth), (x, ))
+        self.assertEqual(sizes[0], sizes[1])
 
 
 if __name__ == "__main__":
