@@ -32,12 +32,13 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 class _Tracker(TorchDispatchMode):
-    """Notes every storage that operators make, until it is freed."""
+    """Notes every storage that operators make, until it is freed or emptied.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak_bytes = self._live_bytes = 0
-        self._seen: dict[int, int] = {}
+        self.peak_bytes = 0
+        self._live = weakref.WeakValueDictionary[int, torch.UntypedStorage]()
 
     def __torch_dispatch__(self,
                            func: Any,
@@ -58,17 +59,11 @@ class _Tracker(TorchDispatchMode):
         return out
 
     def _note(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
         pointer = _pointer(tensor)
-        if pointer in self._seen or not storage.nbytes():
-            return
-        self._seen[pointer] = storage.nbytes()
-        self._live_bytes += storage.nbytes()
-        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
-        weakref.finalize(storage, self._freed, pointer)
-
-    def _freed(self, pointer: int) -> None:
-        self._live_bytes -= self._seen.pop(pointer, 0)
+        if pointer not in self._live:
+            self._live[pointer] = tensor.untyped_storage()
+            live = sum(s.nbytes() for s in self._live.values())
+            self.peak_bytes = max(self.peak_bytes, live)
 
 
 def _pointer(tensor: torch.Tensor) -> int:

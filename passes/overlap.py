@@ -8,6 +8,7 @@ keep their order, which all ranks share.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
@@ -60,6 +61,8 @@ def _filled(nodes: Sequence[fx.Node]) -> list[fx.Node]:
             for other in put_off if node.op == "output" else ():
                 emit(other)
             emit(node)
+        elif _is_taken(node, done):
+            emit(node)
         elif node not in leading:
             put_off.append(node)
         else:
@@ -67,6 +70,12 @@ def _filled(nodes: Sequence[fx.Node]) -> list[fx.Node]:
                 put_off = _emit_ready(put_off, done, emit)
             emit(node)
     return order
+
+
+def _is_taken(node: fx.Node, done: set[fx.Node]) -> bool:
+    """Whether a node is one result of a call that was made: as long as one
+    is not taken out, all of them are held."""
+    return node.target is operator.getitem and node.args[0] in done
 
 
 def _emit_ready(nodes: Sequence[fx.Node], done: set[fx.Node],

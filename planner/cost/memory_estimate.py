@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -23,6 +23,7 @@ from planner.cost.optimizer import optimizer_bytes
 from planner.cost.peak import (BlockPeaks, backward_peak, forward_peak,
                                step_peak)
 from planner.cost.rerun import rerun
+from planner.cost.saved import is_view
 from planner.cost.state_moves import BUCKET_BYTES
 from planner.ir.convert import conversion_steps
 from planner.ir.layout import Layout, R, local_shape
@@ -118,7 +119,7 @@ def estimate_memory(
         local[n] for n in program.params if program.specs[n].requires_grad
     ]
     calls = calls or known_calls(program)
-    peaks, needs = _by_class(layout, calls, own)
+    peaks, needs = _by_class(program, layout, calls, own)
     blocks = Counter(b.block_class for b in program.blocks)
     operands = _operands_kept(program, layout, calls, own)
     outputs = _outputs(program)
@@ -145,7 +146,7 @@ def estimate_memory(
                    finished=finished))
 
 
-def _by_class(layout: ProgramLayout, calls: KnownCalls,
+def _by_class(program: Program, layout: ProgramLayout, calls: KnownCalls,
               sizes: Divisors) -> tuple[dict[str, BlockPeaks], dict[str, int]]:
     """What blocks of each class keep and need, and what one needs besides
     what is kept."""
@@ -153,9 +154,12 @@ def _by_class(layout: ProgramLayout, calls: KnownCalls,
     sums = MICROBATCH in layout.mesh.names and layout.mesh.size(MICROBATCH) > 1
     peaks, needs = dict[str, BlockPeaks](), dict[str, int]()
     for name, known in calls.items():
+        cls = program.classes[name]
         peaks[name], needs[name] = _block(known,
                                           layout.classes[name],
                                           sizes,
+                                          results=frozenset(
+                                              map(value_of, cls.results)),
                                           again=name in layout.recompute,
                                           sums=sums)
     return peaks, needs
@@ -179,13 +183,14 @@ def _peak(program: Program, layout: ProgramLayout, peaks: Mapping[str,
 
 
 def _block(calls: Sequence[KnownCall], layout: ClassLayout, sizes: Divisors, *,
-           again: bool, sums: bool) -> tuple[BlockPeaks, int]:
+           results: Collection[Value], again: bool,
+           sums: bool) -> tuple[BlockPeaks, int]:
     """What blocks of a class keep and need, and what one needs besides what
     is kept; gradients are counted elsewhere where there are no sums."""
     values = _saved_values(calls, layout, sizes)
     once = sum(values.values()) + _extra_bytes(calls, layout, sizes)
     forward = forward_peak(calls, layout, sizes, {v for v, _ in values})
-    backward, gradients = backward_peak(calls, layout, sizes)
+    backward, gradients = backward_peak(calls, layout, sizes, results)
     if again:
         backward = max(forward, backward) + once
     peaks = BlockPeaks(kept=0 if again else once,
@@ -238,18 +243,42 @@ def _saved_values(calls: Sequence[KnownCall], layout: ClassLayout,
                   sizes: Divisors) -> dict[tuple[Value, Layout], int]:
     """Local bytes of the distinct activations that the backward keeps."""
     found: dict[tuple[Value, Layout], int] = {}
+    bases = _bases(calls, layout, sizes)
     for known in calls:
         keeps = known.work.saved
         chosen = layout.calls[known.label]
         pairs = [(known.operands[i], chosen.input(i)) for i in keeps.inputs]
         pairs += [(known.outputs[i], chosen.output(i)) for i in keeps.outputs]
         for value, lay in pairs:
-            if value.bound_kind == "value":
-                plain = tuple(R if p.is_replicated else p for p in lay)
-                if (value, plain) not in found:
-                    found[value, plain] = local_spec(value.spec, plain,
-                                                     sizes).size_bytes
+            local = value, _plain(lay)
+            local = bases.get(local, local)
+            if local[0].bound_kind == "value" and local not in found:
+                found[local] = local_spec(local[0].spec, local[1],
+                                          sizes).size_bytes
     return found
+
+
+def _bases(
+        calls: Sequence[KnownCall], layout: ClassLayout,
+        sizes: Divisors) -> dict[tuple[Value, Layout], tuple[Value, Layout]]:
+    """What views of all of a tensor are views of."""
+    found: dict[tuple[Value, Layout], tuple[Value, Layout]] = {}
+    for known in calls:
+        if not is_view(known.call):
+            continue
+        chosen = layout.calls[known.label]
+        base = known.operands[0], _plain(chosen.input(0))
+        view = known.outputs[0], _plain(chosen.output(0))
+        whole, part = (local_spec(v.spec, lay, sizes).size_bytes
+                       for v, lay in (base, view))
+        if whole == part:
+            found[view] = found.get(base, base)
+    return found
+
+
+def _plain(layout: Layout) -> Layout:
+    """Of the value, whatever its gradient is."""
+    return tuple(R if p.is_replicated else p for p in layout)
 
 
 def _operands_kept(program: Program, layout: ProgramLayout, calls: KnownCalls,
@@ -262,9 +291,8 @@ def _operands_kept(program: Program, layout: ProgramLayout, calls: KnownCalls,
         if (value_kind(name) == "value"
                 and value in reads.get(block.block_class, ())):
             hub = layout.classes[block.block_class].hubs[value.label]
-            plain = tuple(R if p.is_replicated else p for p in hub)
-            found[name, plain] = local_spec(value.spec, plain,
-                                            sizes).size_bytes
+            found[name, _plain(hub)] = local_spec(value.spec, _plain(hub),
+                                                  sizes).size_bytes
     return sum(found.values())
 
 

@@ -10,7 +10,7 @@ units, gradients are packed into buckets before they are sent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -135,14 +135,21 @@ def forward_peak(calls: Sequence[KnownCall], layout: ClassLayout,
     return live.peak
 
 
-def backward_peak(calls: Sequence[KnownCall], layout: ClassLayout,
-                  sizes: Sequence[int | Fraction]) -> tuple[int, int]:
+def backward_peak(
+    calls: Sequence[KnownCall],
+    layout: ClassLayout,
+    sizes: Sequence[int | Fraction],
+    results: Collection[Value] = ()
+) -> tuple[int, int]:
     """The most that gradients take in a block's backward.
 
     Parameters
     ----------
     calls, layout, sizes
         As for :func:`forward_peak`.
+    results : collection of Value
+        Of the block. Their gradients are given to its backward, and held
+        until it is over.
 
     Returns
     -------
@@ -172,12 +179,15 @@ def backward_peak(calls: Sequence[KnownCall], layout: ClassLayout,
                 parameters[value] = size
             if value in live:
                 live.burst(2 * size)
+                live.free(value)
+                live.add(value, size)
             elif passes_gradient(call.call):
                 live.share(value, taken[0])
             else:
                 live.add(value, size)
         for value in taken:
-            live.free(value)
+            if value not in results:
+                live.free(value)
     return live.peak, sum(parameters.values())
 
 

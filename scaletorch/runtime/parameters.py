@@ -18,6 +18,7 @@ import torch.distributed as dist
 from passes.collectives import apply_move
 from passes.shard_parameters import ParameterMove
 from planner.ir.convert import Step
+from scaletorch.runtime.given_back import give_back
 from scaletorch.runtime.groups import Groups
 from scaletorch.runtime.lost import Watched
 
@@ -212,6 +213,7 @@ class _Gather:
     def _start(self, axis: int) -> None:
         parts = [x.reshape(-1) for x in self.local]
         flat = torch.cat(parts) if len(parts) > 1 else parts[0]
+        self.sent = flat if len(parts) > 1 else None
         self.size, group = self.groups.axes[axis].size, self.groups.groups[
             axis]
         self.whole = flat.new_empty(self.size * flat.numel())
@@ -233,15 +235,25 @@ class _Gather:
             }
         with self.watched:
             self.work.wait()
-        # It holds what was sent, which is not needed any more.
         del self.work
+        if self.sent is not None:
+            give_back(self.sent)
         parts = self.whole.view(self.size, -1).split_with_sizes(
             [x.numel() for x in self.local], 1)
-        return {
+        values = {
             name: _joined(part, x.shape, dim)
             for name, part, x, dim in zip(
                 bucket.moves, parts, self.local, bucket.dims, strict=True)
         }
+        if not any(_shares(x, self.whole) for x in values.values()):
+            give_back(self.whole)
+        return values
+
+
+def _shares(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    first, second = (t.untyped_storage().data_ptr() for t in (one, other))
+    return first == second
 
 
 def _joined(parts: torch.Tensor, shape: Sequence[int],

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from passes.collectives import apply_move
 from passes.shard_parameters import ParameterMove
 from planner.ir.convert import Step
+from scaletorch.runtime.given_back import give_back
 from scaletorch.runtime.groups import Groups
 from scaletorch.runtime.lost import Watched
 
@@ -143,6 +144,7 @@ class _Sent:
         self.todo = list(first.steps)
         self.shapes: list[torch.Size] = []
         self.work: Any = None
+        self.scattered: torch.Tensor | None = None
         if first.scatter is None:
             self.shapes = [g.shape for g in grads.values()]
             self.buffer = torch.cat([g.reshape(-1) for g in grads.values()])
@@ -186,7 +188,7 @@ class _Sent:
                                                self.buffer.view(-1),
                                                group=group,
                                                async_op=True)
-        self.buffer = out
+        self.scattered, self.buffer = self.buffer, out
 
     def finish(self) -> list[tuple[str, torch.Tensor]]:
         """Wait, and give the gradients at rest by parameter."""
@@ -202,3 +204,7 @@ class _Sent:
     def _wait(self) -> None:
         with self.watched:
             self.work.wait()
+        del self.work
+        if self.scattered is not None:
+            give_back(self.scattered)
+            self.scattered = None

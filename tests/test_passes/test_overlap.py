@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import operator
 import unittest
 
 import torch
@@ -52,6 +53,29 @@ class TestOverlap(unittest.TestCase):
             moved = overlap(b.graph, allowance=allowance)
             self.assertLessEqual(peak_bytes(moved),
                                  peak_bytes(b.graph) * (1 + allowance))
+
+    def test_results_of_a_call_are_taken_out_where_it_is_made(self) -> None:
+        """Or all of them would be held as long as one is not."""
+        b = Builder()
+        x, w = b.operand("x", 8, 8), b.operand("w", 8)
+        normed = b.call(aten.native_layer_norm.default, x, [8], w, w, 1e-5)
+        mean = b.call(operator.getitem, normed, 1)
+        out = b.call(operator.getitem, normed, 0)
+        summed = b.all_reduce(b.call(aten.exp.default, out))
+        b.joint(mean, b.call(aten.exp.default, summed))
+        check_golden(
+            self, joint_text(overlap(b.graph)), """
+            x = placeholder : (8, 8) float32
+            w = placeholder : (8,) float32
+            native_layer_norm_default = native_layer_norm(x, [8], w, w, 1e-05) : (8, 8) float32, (8, 1) float32, (8, 1) float32
+            getitem = native_layer_norm_default[1] : (8, 1) float32
+            getitem_1 = native_layer_norm_default[0] : (8, 8) float32
+            exp_default = exp(getitem_1) : (8, 8) float32
+            all_reduce_default = all_reduce[sum, tp](exp_default) : (8, 8) float32
+            wait_tensor_default = wait_tensor(all_reduce_default) : (8, 8) float32
+            exp_default_1 = exp(wait_tensor_default) : (8, 8) float32
+            return [getitem, exp_default_1]
+            """)
 
     def test_a_view_of_a_number_is_a_tensor(self) -> None:
         b = Builder()

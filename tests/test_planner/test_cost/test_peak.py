@@ -6,13 +6,15 @@ import unittest
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from planner.capture.capture import capture
 from planner.cost.calls import known_calls
 from planner.cost.peak import (BlockPeaks, backward_peak, forward_peak,
                                step_peak)
 from planner.ir.mesh import MeshSpec
-from planner.planning import Planning
+from planner.ir.program import Program
+from planner.planning import Candidate, Planning
 from planner.recipes import RECIPES
 from tests.test_planner.test_planning.programs import slow_cluster
 
@@ -28,6 +30,39 @@ def _peak(*blocks: BlockPeaks,
                      packed=packed,
                      finished=finished,
                      unit_bytes=unit_bytes)
+
+
+class _Residual(nn.Module):
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.first, self.second = (nn.Linear(16, 16, bias=False)
+                                               for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.front(x)
+        x = x + self.first(x)
+        return x + self.second(x)
+
+
+class _Attention(nn.Module):
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        queries, keys, values = (y.unflatten(-1, (2, 8)).transpose(1, 2)
+                                 for y in self.front(x).chunk(3, -1))
+        x = F.scaled_dot_product_attention(queries, keys, values)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+def _laid_out(program: Program) -> Candidate:
+    return Planning(program,
+                    slow_cluster(2,
+                                 1e9)).from_recipe(RECIPES["ddp"](),
+                                                   MeshSpec(("dp", ), (1, )))
 
 
 class TestMoments(unittest.TestCase):
@@ -89,9 +124,7 @@ class TestLiveness(unittest.TestCase):
         program = capture(nn.Sequential(*layers),
                           (torch.zeros(64, 16), torch.zeros(64, 16)),
                           loss_fn=lambda y, target: (y - target).sum())
-        planning = Planning(program, slow_cluster(2, 1e9))
-        candidate = planning.from_recipe(RECIPES["ddp"](),
-                                         MeshSpec(("dp", ), (1, )))
+        candidate = _laid_out(program)
         ((name, calls), ) = known_calls(program).items()
         layout = candidate.layout.classes[name]
         # Two outputs at once; the difference comes when the first has gone.
@@ -103,6 +136,31 @@ class TestLiveness(unittest.TestCase):
         # Of the second layer alone; that of the sum is gone by then.
         self.assertEqual(peak, 2 * 4096 + 1024)
         self.assertLess(candidate.memory.total, candidate.memory.kinds)
+
+    def test_gradients_of_residual_layers(self) -> None:
+        """What is given for the result, where it is held; the sum of the
+        second layer, and of the first both that are added up and the sum."""
+        program = capture(_Residual(),
+                          (torch.zeros(64, 16), torch.zeros(64, 16)),
+                          loss_fn=lambda y, target: (y - target).sum())
+        ((name, calls), ) = known_calls(program).items()
+        layout = _laid_out(program).layout.classes[name]
+        result = calls[4].outputs[0]
+        self.assertEqual(calls[4].label, "add.1")
+        peaks = [
+            backward_peak(calls, layout, (1, ), held)
+            for held in ((), (result, ))
+        ]
+        self.assertEqual(peaks, [(3 * 4096 + 1024, 3 * 1024),
+                                 (4 * 4096 + 1024, 3 * 1024)])
+
+    def test_a_value_and_its_view_are_kept_once(self) -> None:
+        """Of attention on 2 x 2 x 8 rows of 8 numbers: three operands, its
+        result, which the product reads too, and a number for each row."""
+        program = capture(_Attention(),
+                          (torch.zeros(2, 8, 16), torch.zeros(2, 8, 16)),
+                          loss_fn=lambda y, target: (y - target).sum())
+        self.assertEqual(_laid_out(program).memory.saved, 4 * 1024 + 32 * 4)
 
 
 if __name__ == "__main__":

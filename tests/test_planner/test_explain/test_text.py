@@ -61,12 +61,12 @@ class TestText(TestCase):
               Sequential  2.linear  all_reduce  tp    forward      1  0.63 us  0.63 us
               Sequential  mse_loss  all_reduce  dp    forward      1  0.35 us  0.35 us
 
-            memory 684 B of 953.7 MiB per device (fits)
+            memory 688 B of 953.7 MiB per device (fits)
               optimizer    264 B  ..............................
               activations  128 B  ..............................
               gradients    128 B  ..............................
               parameters   128 B  ..............................
-              transient     32 B  ..............................
+              transient     36 B  ..............................
               outputs        4 B  ..............................
 
             layouts by block (over dp, tp)
@@ -85,14 +85,14 @@ class TestText(TestCase):
               Sequential: mse_loss           tp  costs 0.0098 us
 
             alternatives (2 of 6 that were considered)
-              auto-dp(dp=2) * auto(tp=2): 1.73 us, 1.449 KiB
+              auto-dp(dp=2) * auto(tp=2): 1.73 us, 1.453 KiB
                 communication dp -1.94 us, compute +1.05 us
-              ddp(dp=2) * megatron(tp=2): 3.21 us, 684 B
+              ddp(dp=2) * megatron(tp=2): 3.21 us, 688 B
                 the same cost; the order of names decided
 
             what would change (plans found, priced again)
-              2x bandwidth of tier node: 0.82 us shorter, 684 B
-              20% more memory: as long, 684 B
+              2x bandwidth of tier node: 0.82 us shorter, 688 B
+              20% more memory: as long, 688 B
             """)
 
     def test_too_much_memory(self) -> None:

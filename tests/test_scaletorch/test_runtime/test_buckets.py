@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import unittest
+from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -126,6 +128,44 @@ class TestMovements(unittest.TestCase):
                     if rest.is_shard:
                         wanted = wanted.chunk(2, rest.dim)[rank]
                     self.assertTrue(torch.equal(found[name], wanted), name)
+
+    def test_memory_of_buffers_is_given_back_whoever_holds_them(self) -> None:
+        """As a backend's thread does, until it has its turn."""
+        names = ("rows", "columns")
+        moves = {n: movement(n, *self.shapes[n]) for n in names}
+        gathering = dist.all_gather_single
+        scattering = dist.reduce_scatter_single
+        gathered: list[torch.Tensor] = []
+        scattered: list[torch.Tensor] = []
+
+        def gather(whole: torch.Tensor, sent: torch.Tensor,
+                   **options: Any) -> Any:
+            gathered.extend((whole, sent))
+            return gathering(whole, sent, **options)
+
+        def scatter(out: torch.Tensor, sent: torch.Tensor,
+                    **options: Any) -> Any:
+            scattered.append(sent)
+            return scattering(out, sent, **options)
+
+        def work(rank: int) -> None:
+            local = {n: torch.ones(6).double() for n in names}
+            local["rows"] = local["rows"].view(2, 3)
+            local["columns"] = local["columns"].view(3, 2)
+            Feed(plan_units([(0, moves)], 1 << 20), local,
+                 groups(rank)).arrive(0)
+            reducer = Reducer(groups(rank), 1 << 20)
+            for name, move in moves.items():
+                reducer.add(Route.of(move), torch.ones(self.shapes[name][0]))
+            reducer.finish()
+
+        with mock.patch.multiple(dist,
+                                 all_gather_single=gather,
+                                 reduce_scatter_single=scatter):
+            run_ranks(2, work)
+        self.assertEqual((len(gathered), len(scattered)), (4, 2))
+        for buffer in (*gathered, *scattered):
+            self.assertEqual(buffer.untyped_storage().nbytes(), 0)
 
     def test_two_uses_of_a_parameter_are_one_summand(self) -> None:
         route = Route.of(movement("x", (4, ), (R, )))
