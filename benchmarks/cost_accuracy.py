@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,12 +41,9 @@ from planner.capture.capture import capture
 from planner.cluster.spec import ClusterSpec
 from planner.planning import Candidate, Planning
 from planner.profile.job import Job
-from planner.profile.measure import measure_points
-from planner.profile.operations import OPERATIONS
-from planner.profile.point import Point
+from planner.profile.pace import pace
 from planner.profile.points import Sizes as PointSizes
 from planner.profile.run import Profile, profile
-from planner.profile.store import Measured
 from scaletorch import auto_parallelize
 
 __all__ = ["accuracy", "main", "parse_arguments"]
@@ -64,9 +61,8 @@ _QUICK_POINTS = PointSizes(products=(64, 128),
                            sequences=(16, ),
                            messages=(2**12, 2**16),
                            dtypes=("float32", ))
-_MEASURED_AGAIN = 12
-"""Kernels of the profile, to see how the machine has drifted since."""
 _AGAIN_S = 1.5
+"""For some kernels of the profile, to see how the machine has drifted."""
 _AGAIN_EVERY = 3
 """Rounds of steps."""
 
@@ -133,7 +129,7 @@ def _measured(model: str, sizes: Sizes, profiled: Profile, job: Job,
     paces = []
     for number in range(arguments.warm_up + arguments.rounds):
         if number % _AGAIN_EVERY == 0:
-            paces.append(_pace(job, profiled.outcome.known))
+            paces.append(pace(job, profiled.outcome.known, budget_s=_AGAIN_S))
         for one, found in zip(made, times_s, strict=True):
             time_s = timed_s(one.step)
             if number >= arguments.warm_up:
@@ -167,14 +163,6 @@ def accuracy(arguments: argparse.Namespace) -> list[Row]:
         row for name, sizes in models.items()
         for row in _measured(name, sizes, made, job, arguments)
     ]
-
-
-def _pace(job: Job, known: Mapping[Point, Measured]) -> float:
-    """How much longer kernels take now, the median of some of a profile."""
-    kernels = sorted((p for p in known if p.kind in OPERATIONS), key=str)
-    some = kernels[::max(len(kernels) // _MEASURED_AGAIN, 1)]
-    now = measure_points(some, job, None, budget_s=_AGAIN_S).known
-    return statistics.median(now[p].median / known[p].median for p in now)
 
 
 def _rank(rank: int, ranks: int, arguments: argparse.Namespace,

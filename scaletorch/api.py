@@ -18,6 +18,7 @@ from planner.capture.capture import capture_call
 from planner.capture.entry import (Call, bind_inputs, default_example_inputs,
                                    split_example)
 from planner.capture.refuse import check_model, unwrap
+from planner.cluster.local import LOCAL
 from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
 from planner.cost.optimizer import optimizer_bytes
@@ -30,8 +31,8 @@ from planner.recipes import Recipe
 from planner.undivided import undivided
 from scaletorch.choose import (Chosen, Replan, choose, fingerprint,
                                searched_meshes)
-from scaletorch.cluster import (PROFILE, cluster_of, found_cluster,
-                                profiled_cluster)
+from scaletorch.cluster import (PROFILE, at_machines_pace, cluster_of,
+                                found_cluster, profiled_cluster)
 from scaletorch.compare import compare_on_mesh
 from scaletorch.mesh import device_mesh, reshaped, spec_of
 from scaletorch.module import ParallelModule
@@ -345,5 +346,9 @@ def _cluster(cluster: str | Path | ClusterSpec | None, devices: DeviceMesh,
             spec = profiled_cluster(devices)
         else:
             spec = cluster_of(cluster, devices.size(), devices.device_type)
+    if cluster not in (None, LOCAL):
+        return spec
     # Hosts have caches of their own.
-    return agreement.first(spec) if cluster is None else spec
+    return at_machines_pace(agreement.first(spec),
+                            devices,
+                            tell=agreement.is_first)

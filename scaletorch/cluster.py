@@ -15,10 +15,14 @@ from planner.cluster.local import (LOCAL, PROFILE_COMMAND, cache_folder,
                                    find_local)
 from planner.cluster.spec import ClusterSpec
 from planner.profile.job import Job
+from planner.profile.pace import at_pace, clear_pace
 from planner.profile.run import profile
 from scaletorch.mesh import mesh_device
 
-__all__ = ["PROFILE", "cluster_of", "found_cluster", "profiled_cluster"]
+__all__ = [
+    "PROFILE", "at_machines_pace", "cluster_of", "found_cluster",
+    "profiled_cluster"
+]
 
 # The first part that is in the device's name decides.
 _BY_NAME = (("GB300", "gb300-nvl72"), ("GB200", "gb200-nvl72"), ("B300",
@@ -35,6 +39,8 @@ _BY_NAME = (("GB300", "gb300-nvl72"), ("GB200", "gb200-nvl72"), ("B300",
 PROFILE = "profile"
 """What asks for a short profile of the machine before planning."""
 _BRIEFLY_S = 20.0
+_SIMULATED = ("threaded", "fake")
+"""Backends whose ranks are no processes."""
 
 _LOGGER = logging.getLogger("scaletorch")
 
@@ -117,12 +123,45 @@ def profiled_cluster(devices: DeviceMesh) -> ClusterSpec:
             f"cluster=\"{PROFILE}\" measures with every rank of the job, but "
             f"the mesh has {devices.size()} of {dist.get_world_size()}; run "
             f"{PROFILE_COMMAND} before, or pass a mesh of all ranks")
-    if dist.get_backend() in ("threaded", "fake"):
+    if dist.get_backend() in _SIMULATED:
         raise ValueError(f"cluster=\"{PROFILE}\" would measure simulated "
                          "ranks; start real processes, or name a cluster")
     job = Job(mesh_device(devices))
     try:
         return profile(job, budget_s=_BRIEFLY_S).cluster
+    finally:
+        job.leave()
+
+
+def at_machines_pace(spec: ClusterSpec, devices: DeviceMesh, *,
+                     tell: bool) -> ClusterSpec:
+    """The profile of this machine, scaled to what kernels take now.
+
+    All ranks of the mesh call this together. Where there is no profile of as
+    many processes, or the mesh is a part of the job, nothing is measured.
+
+    Parameters
+    ----------
+    spec : ClusterSpec
+        That profile, or what stands in for one.
+    devices : DeviceMesh
+    tell : bool
+        Whether to log by how much it was scaled.
+    """
+    if (devices.size() != dist.get_world_size()
+            or dist.get_backend() in _SIMULATED):
+        return spec
+    job = Job(mesh_device(devices))
+    try:
+        pace = clear_pace(job)
+        if pace == 1:
+            return spec
+        if tell:
+            _LOGGER.info(
+                "kernels take %.2f times as long as when this machine was "
+                "profiled: planning for that pace (measure anew with %s "
+                "--refresh)", pace, PROFILE_COMMAND)
+        return at_pace(spec, pace, job)
     finally:
         job.leave()
 

@@ -6,7 +6,9 @@ import os
 import tempfile
 import unittest
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
@@ -14,10 +16,15 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import scaletorch
 from planner.cluster import load_cluster
-from planner.cluster.local import local_path
-from planner.profile.points import Sizes
+from planner.cluster.local import local_path, profile_key
+from planner.profile.measure import Outcome
+from planner.profile.point import Point
+from planner.profile.points import Sizes, points_for
+from planner.profile.run import POINTS_FILE
+from planner.profile.store import Measured, Store
 from scaletorch import parallel
-from scaletorch.cluster import cluster_of, found_cluster, profiled_cluster
+from scaletorch.cluster import (at_machines_pace, cluster_of, found_cluster,
+                                profiled_cluster)
 from scaletorch.runtime.ranks import run_ranks
 from tests.launch import launch
 from tests.test_scaletorch.small import Mlp, batch, seeded
@@ -116,6 +123,62 @@ class TestTold(_InCache):
         self.assertEqual(told, [])
         self.assertEqual(len(logged), 1)
         self.assertIn(str(self.path), logged[0])
+
+
+def _slower(ratio: float) -> Any:
+    """Kernels are measured to take so much longer than 1 s."""
+
+    def measure(points: Sequence[Point], *args: Any,
+                **options: Any) -> Outcome:
+        return Outcome(
+            known={p: Measured(median=ratio, count=1)
+                   for p in points},
+            missing=(),
+            refused={})
+
+    return mock.patch("planner.profile.pace.measure_points", measure)
+
+
+def _at_pace(rank: int, folder: str) -> tuple[list[str], float]:
+    """What a rank logs, and how much slower it takes the device to be."""
+    mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
+    spec = load_cluster("cpu-gloo")
+    cache = mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder})
+    logs = unittest.TestCase().assertLogs("scaletorch", "INFO")
+    with cache, _slower(1.5 if rank == 0 else 1.7), logs as found:
+        scaletorch.cluster._LOGGER.info("so that there is a record")
+        paced = at_machines_pace(spec, mesh, tell=rank == 0)
+    told = [r.getMessage() for r in found.records[1:]]
+    before, after = (s.device.peak_flops_per_s[0][1] for s in (spec, paced))
+    return told, before / after
+
+
+class TestPace(_InCache):
+
+    def test_ranks_plan_for_the_pace_of_the_first(self) -> None:
+        path = local_path("cpu", 2)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        store = Store(path.parent / POINTS_FILE, profile_key("cpu", 2))
+        store.put(points_for("cpu", 2)[0], Measured(median=1.0, count=1))
+        store.close()
+        (told, first), (nothing, second) = launch(2, _at_pace,
+                                                  os.environ["XDG_CACHE_HOME"])
+        self.assertAlmostEqual(first, 1.5)
+        self.assertEqual(first, second)
+        self.assertEqual(nothing, [])
+        self.assertEqual(len(told), 1)
+        self.assertIn("kernels take 1.50 times as long", told[0])
+
+    def test_simulated_ranks_have_none(self) -> None:
+
+        def work(rank: int) -> None:
+            del rank
+            mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
+            spec = load_cluster("cpu-gloo")
+            self.assertIs(at_machines_pace(spec, mesh, tell=False), spec)
+
+        run_ranks(2, work)
 
 
 def _profiled(rank: int, folder: str) -> tuple[str, str]:

@@ -1,0 +1,170 @@
+"""How fast the machine is now, against when it was profiled.
+
+A virtual machine has neighbours and a device gets warm: what kernels take
+changes by tens of percent from one hour to the next. So some kernels of a
+profile are measured again, for a second, and its numbers scaled by what they
+take now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from planner.cluster.device import Coefficient, DeviceKind
+from planner.cluster.link import Link
+from planner.cluster.local import cache_folder, local_path, profile_key
+from planner.cluster.spec import ClusterSpec
+from planner.profile.job import Job
+from planner.profile.measure import measure_points
+from planner.profile.operations import OPERATIONS
+from planner.profile.place import most_on_one_machine
+from planner.profile.point import Point
+from planner.profile.points import points_for
+from planner.profile.run import POINTS_FILE
+from planner.profile.store import Measured, Store
+
+__all__ = ["at_pace", "clear_pace", "pace"]
+
+_KERNELS = 12
+_BUDGET_S = 1.0
+_CLEARLY = 1.1
+"""Up to this ratio, either way, the machine counts as being as it was."""
+_OF_THE_HOST = frozenset(
+    {"call_parameter_s", "call_s", "dispatch_s", "message_s", "view_s"})
+
+
+def pace(job: Job,
+         known: Mapping[Point, Measured],
+         *,
+         budget_s: float = _BUDGET_S) -> float:
+    """How many times as long kernels take now, the median of some.
+
+    All ranks call this together, and get the same.
+
+    Parameters
+    ----------
+    job : Job
+    known : mapping of Point to Measured
+        Of a profile of as many processes; the same on all ranks.
+    budget_s : float
+        No kernel is begun after so many seconds.
+    """
+    kernels = sorted((p for p in known if p.kind in OPERATIONS), key=str)
+    some = kernels[::max(len(kernels) // _KERNELS, 1)]
+    with _random_numbers_kept(job.device):
+        now = measure_points(some, job, None, budget_s=budget_s).known
+    ratios = [now[p].median / known[p].median for p in now]
+    found: float = job.first(statistics.median(ratios) if ratios else 1.0)
+    return found
+
+
+def clear_pace(job: Job, *, folder: Path | None = None) -> float:
+    """The machine's pace, where it clearly is another than in its profile.
+
+    All ranks call this together, and get the same. Without a profile of as
+    many processes nothing is measured, and it is 1.
+
+    Parameters
+    ----------
+    job : Job
+    folder : Path, optional
+        The cache; the user's if left out.
+    """
+    known = _known(job, cache_folder() if folder is None else folder)
+    found = pace(job, known) if known else 1.0
+    return found if max(found, 1 / found) > _CLEARLY else 1.0
+
+
+def at_pace(cluster: ClusterSpec, ratio: float, job: Job) -> ClusterSpec:
+    """A cluster on which all that is computed takes `ratio` times as long.
+
+    Where processors send what they computed to others of the same machine,
+    messages do too. What a host does beside an accelerator stays.
+
+    Parameters
+    ----------
+    cluster : ClusterSpec
+    ratio : float
+    job : Job
+        Whose processes the cluster was profiled with.
+    """
+    on_host = job.device.type == "cpu"
+    device = _device_at(cluster.device, ratio, on_host=on_host)
+    tiers = cluster.tiers
+    if on_host and most_on_one_machine(job.places) == job.size:
+        tiers = tuple(
+            dataclasses.replace(t, link=_link_at(t.link, ratio))
+            for t in tiers)
+    return dataclasses.replace(cluster, device=device, tiers=tiers)
+
+
+def _random_numbers_kept(
+        device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Operands are random; the user's generators go on as if none were."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)
+
+
+def _known(job: Job, folder: Path) -> dict[Point, Measured]:
+    """The points that the first rank has of a profile of as many."""
+    kept = job.first(_kept(job, folder) if job.is_first else {})
+    return {
+        p: kept[p.row]
+        for p in points_for(job.device.type, job.size) if p.row in kept
+    }
+
+
+def _kept(job: Job, folder: Path) -> dict[tuple[str, str, str, str], Measured]:
+    path, device = folder / POINTS_FILE, job.device.type
+    is_profiled = local_path(device, job.size, folder=folder).exists()
+    if not (is_profiled and path.exists()):
+        return {}
+    try:
+        store = Store(path, profile_key(device, job.size))
+    except (OSError, ValueError):
+        return {}
+    try:
+        return store.all()
+    finally:
+        store.close()
+
+
+def _device_at(device: DeviceKind, ratio: float, *,
+               on_host: bool) -> DeviceKind:
+    return dataclasses.replace(
+        device,
+        memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s /
+        ratio,
+        peak_flops_per_s=tuple(
+            (d, f / ratio) for d, f in device.peak_flops_per_s),
+        launch_overhead_s=device.launch_overhead_s * ratio,
+        coefficients=tuple(c if c.name in _OF_THE_HOST and not on_host else
+                           _coefficient_at(c, ratio)
+                           for c in device.coefficients),
+        source=f"{device.source}, at {ratio:.2f} times the time")
+
+
+def _coefficient_at(coefficient: Coefficient, ratio: float) -> Coefficient:
+    """Of seconds or a rate, as its name says."""
+    name, value = coefficient.name, coefficient.value
+    if name.endswith("_per_s"):
+        value /= ratio
+    elif name.endswith(("_s", "_s_per_byte")):
+        value *= ratio
+    return dataclasses.replace(coefficient, value=value)
+
+
+def _link_at(link: Link, ratio: float) -> Link:
+    return dataclasses.replace(
+        link,
+        latency_s=link.latency_s * ratio,
+        overhead_s=link.overhead_s * ratio,
+        segment_s=link.segment_s * ratio,
+        bandwidth_bytes_per_s=link.bandwidth_bytes_per_s / ratio)

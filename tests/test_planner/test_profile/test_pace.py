@@ -1,0 +1,141 @@
+"""What a machine that is slower than when it was profiled makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import TestCase, mock
+
+import torch
+
+from planner.cluster.local import local_path, profile_key
+from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
+                                  Tier)
+from planner.profile import pace as pace_module
+from planner.profile.job import Job
+from planner.profile.measure import Outcome
+from planner.profile.pace import at_pace, clear_pace, pace
+from planner.profile.point import Point
+from planner.profile.points import points_for
+from planner.profile.run import POINTS_FILE
+from planner.profile.store import Measured, Store
+
+_CLUSTER = ClusterSpec(name="made up",
+                       device=DeviceKind(
+                           name="device",
+                           memory_bytes=10**9,
+                           memory_bandwidth_bytes_per_s=6e9,
+                           peak_flops_per_s=(("float32", 3e9), ),
+                           launch_overhead_s=1e-5,
+                           efficiencies=(Coefficient(name="attention",
+                                                     value=0.5,
+                                                     source=""), ),
+                           coefficients=tuple(
+                               Coefficient(name=n, value=3.0, source="")
+                               for n in ("cache_bytes", "cache_bytes_per_s",
+                                         "gelu_s_per_byte", "interference",
+                                         "call_s"))),
+                       tiers=(Tier(name="node",
+                                   size=1,
+                                   link=Link(latency_s=1e-3,
+                                             overhead_s=2e-3,
+                                             segment_s=3e-3,
+                                             bandwidth_bytes_per_s=6e9,
+                                             factors=(("send", 0.5), ))), ))
+
+
+def _again(ratio: float) -> Any:
+    """In place of measuring: all kernels take so much longer than 1 s."""
+
+    def measure(points: Sequence[Point], *args: Any,
+                **options: Any) -> Outcome:
+        torch.rand(3)
+        return Outcome(
+            known={p: Measured(median=ratio, count=1)
+                   for p in points},
+            missing=(),
+            refused={})
+
+    return mock.patch.object(pace_module, "measure_points", measure)
+
+
+class TestScaled(TestCase):
+
+    def _coefficients(self, device: DeviceKind) -> Mapping[str, float]:
+        return {c.name: c.value for c in device.coefficients}
+
+    def test_processors_send_as_slowly_as_they_compute(self) -> None:
+        found = at_pace(_CLUSTER, 2.0, Job(torch.device("cpu")))
+        device, link = found.device, found.tiers[0].link
+        self.assertEqual(device.memory_bandwidth_bytes_per_s, 3e9)
+        self.assertEqual(device.peak_flops_per_s, (("float32", 1.5e9), ))
+        self.assertAlmostEqual(device.launch_overhead_s, 2e-5)
+        self.assertEqual(device.efficiencies, _CLUSTER.device.efficiencies)
+        self.assertEqual(
+            self._coefficients(device), {
+                "cache_bytes": 3.0,
+                "cache_bytes_per_s": 1.5,
+                "gelu_s_per_byte": 6.0,
+                "interference": 3.0,
+                "call_s": 6.0
+            })
+        self.assertEqual(
+            link,
+            dataclasses.replace(_CLUSTER.tiers[0].link,
+                                latency_s=2e-3,
+                                overhead_s=4e-3,
+                                segment_s=6e-3,
+                                bandwidth_bytes_per_s=3e9))
+        self.assertIn("at 2.00 times the time", device.source)
+
+    def test_an_accelerator_has_links_and_a_host_beside_it(self) -> None:
+        job = Job(torch.device("cpu"))
+        job.device = torch.device("cuda")
+        found = at_pace(_CLUSTER, 1.5, job)
+        self.assertEqual(found.tiers, _CLUSTER.tiers)
+        coefficients = self._coefficients(found.device)
+        self.assertEqual(coefficients["call_s"], 3.0)
+        self.assertEqual(coefficients["gelu_s_per_byte"], 4.5)
+
+
+class TestPace(TestCase):
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.job = Job(torch.device("cpu"))
+
+    def _profiled(self) -> None:
+        local_path("cpu", 1, folder=self.folder).touch()
+        store = Store(self.folder / POINTS_FILE, profile_key("cpu", 1))
+        for point in points_for("cpu", 1):
+            store.put(point, Measured(median=1.0, count=1))
+        store.close()
+
+    def test_without_a_profile_nothing_is_measured(self) -> None:
+        with mock.patch.object(pace_module, "measure_points") as measure:
+            self.assertEqual(clear_pace(self.job, folder=self.folder), 1.0)
+        measure.assert_not_called()
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_only_what_is_clear_counts(self) -> None:
+        self._profiled()
+        found = []
+        for ratio in (0.5, 0.95, 1.05, 1.5):
+            with _again(ratio):
+                found.append(clear_pace(self.job, folder=self.folder))
+        self.assertEqual(found, [0.5, 1.0, 1.0, 1.5])
+
+    def test_random_numbers_go_on_as_if_none_were_drawn(self) -> None:
+        point = Point(kind="add", sizes=(8, 8))
+        torch.manual_seed(0)
+        wanted = torch.rand(2)
+        torch.manual_seed(0)
+        with _again(2.0):
+            ratio = pace(self.job, {point: Measured(median=1.0, count=1)})
+        self.assertEqual(ratio, 2.0)
+        self.assertTrue(torch.equal(torch.rand(2), wanted))
