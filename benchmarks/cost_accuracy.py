@@ -39,9 +39,10 @@ from benchmarks.predictions import Row, format_rows
 from benchmarks.tensor_memory import peak_bytes, storage_bytes
 from planner.capture.capture import capture
 from planner.cluster.spec import ClusterSpec
+from planner.ir.plan import Plan
 from planner.planning import Candidate, Planning
 from planner.profile.job import Job
-from planner.profile.pace import pace
+from planner.profile.pace import at_pace, pace
 from planner.profile.points import Sizes as PointSizes
 from planner.profile.run import Profile, profile
 from scaletorch import auto_parallelize
@@ -82,6 +83,7 @@ class _Made:
     step: Step
     candidate: Candidate
     module: torch.nn.Module
+    plan: Plan
     batch: tuple[torch.Tensor, ...]
 
 
@@ -101,6 +103,7 @@ def _made(named: NamedPlan, sizes: Sizes, planning: Planning,
                  step=training_step(module, batch),
                  candidate=planning.of_plan(module.plan),
                  module=module,
+                 plan=module.plan,
                  batch=batch)
 
 
@@ -122,7 +125,8 @@ def _measured(model: str, sizes: Sizes, profiled: Profile, job: Job,
     """All plans of a model, in turns, and kernels between them."""
     torch.manual_seed(0)
     spec = profiled.cluster
-    planning = Planning(capture(*build(sizes)), spec)
+    program = capture(*build(sizes))
+    planning = Planning(program, spec)
     plans = _wanted(dist.get_world_size(), arguments)
     made = [_made(named, sizes, planning, spec) for named in plans]
     times_s: list[list[float]] = [[] for _ in made]
@@ -134,6 +138,8 @@ def _measured(model: str, sizes: Sizes, profiled: Profile, job: Job,
             time_s = timed_s(one.step)
             if number >= arguments.warm_up:
                 found.append(time_s)
+    mean = statistics.mean(paces)
+    paced = Planning(program, at_pace(spec, mean, device_type="cpu"))
     return [
         Row(ranks=dist.get_world_size(),
             model=model,
@@ -142,7 +148,9 @@ def _measured(model: str, sizes: Sizes, profiled: Profile, job: Job,
             measured_s=statistics.median(found),
             predicted_bytes=one.candidate.memory.total,
             measured_bytes=_memory_bytes(one),
-            pace=statistics.mean(paces)) for one, found in zip(made, times_s)
+            pace=mean,
+            paced_s=paced.of_plan(one.plan).time_s)
+        for one, found in zip(made, times_s)
     ]
 
 

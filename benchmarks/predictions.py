@@ -13,8 +13,11 @@ _NEAR = 0.03
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One model under one plan; `pace`: what kernels took while it ran, over
-    what they did when the machine was profiled."""
+    """One model under one plan.
+
+    `pace` is what kernels took while it ran, over what they did when the
+    machine was profiled, and `paced_s` what is predicted with that in mind.
+    """
 
     ranks: int
     model: str
@@ -24,6 +27,7 @@ class Row:
     predicted_bytes: int = 0
     measured_bytes: int = 0
     pace: float = 1.0
+    paced_s: float = 0.0
 
     @property
     def error(self) -> float:
@@ -32,8 +36,8 @@ class Row:
 
     @property
     def steady_error(self) -> float:
-        """The same, had the machine not drifted since it was profiled."""
-        return self.pace * self.predicted_s / self.measured_s - 1
+        """The same, of what is predicted at the machine's pace."""
+        return self.paced_s / self.measured_s - 1
 
     @property
     def memory_error(self) -> float:

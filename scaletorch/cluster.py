@@ -161,7 +161,7 @@ def at_machines_pace(spec: ClusterSpec, devices: DeviceMesh, *,
                 "kernels take %.2f times as long as when this machine was "
                 "profiled: planning for that pace (measure anew with %s "
                 "--refresh)", pace, PROFILE_COMMAND)
-        return at_pace(spec, pace, job)
+        return at_pace(spec, pace, device_type=devices.device_type)
     finally:
         job.leave()
 

@@ -16,14 +16,12 @@ from pathlib import Path
 
 import torch
 
-from planner.cluster.device import Coefficient, DeviceKind
-from planner.cluster.link import Link
+from planner.cluster.device import Coefficient
 from planner.cluster.local import cache_folder, local_path, profile_key
 from planner.cluster.spec import ClusterSpec
 from planner.profile.job import Job
 from planner.profile.measure import measure_points
 from planner.profile.operations import OPERATIONS
-from planner.profile.place import most_on_one_machine
 from planner.profile.point import Point
 from planner.profile.points import points_for
 from planner.profile.run import POINTS_FILE
@@ -81,27 +79,35 @@ def clear_pace(job: Job, *, folder: Path | None = None) -> float:
     return found if max(found, 1 / found) > _CLEARLY else 1.0
 
 
-def at_pace(cluster: ClusterSpec, ratio: float, job: Job) -> ClusterSpec:
+def at_pace(cluster: ClusterSpec, ratio: float, *,
+            device_type: str) -> ClusterSpec:
     """A cluster on which all that is computed takes `ratio` times as long.
 
-    Where processors send what they computed to others of the same machine,
-    messages do too. What a host does beside an accelerator stays.
+    Links stay as they are, and what a host does beside an accelerator; where
+    processors compute they are the host.
 
     Parameters
     ----------
     cluster : ClusterSpec
     ratio : float
-    job : Job
-        Whose processes the cluster was profiled with.
+    device_type : str
+        ``cpu``, ``cuda``, ...
     """
-    on_host = job.device.type == "cpu"
-    device = _device_at(cluster.device, ratio, on_host=on_host)
-    tiers = cluster.tiers
-    if on_host and most_on_one_machine(job.places) == job.size:
-        tiers = tuple(
-            dataclasses.replace(t, link=_link_at(t.link, ratio))
-            for t in tiers)
-    return dataclasses.replace(cluster, device=device, tiers=tiers)
+    device = cluster.device
+    stays = frozenset[str]() if device_type == "cpu" else _OF_THE_HOST
+    bandwidth = device.memory_bandwidth_bytes_per_s / ratio
+    return dataclasses.replace(
+        cluster,
+        device=dataclasses.replace(
+            device,
+            memory_bandwidth_bytes_per_s=bandwidth,
+            peak_flops_per_s=tuple(
+                (d, f / ratio) for d, f in device.peak_flops_per_s),
+            launch_overhead_s=device.launch_overhead_s * ratio,
+            coefficients=tuple(
+                c if c.name in stays else _coefficient_at(c, ratio)
+                for c in device.coefficients),
+            source=f"{device.source}, at {ratio:.2f} times the time"))
 
 
 def _random_numbers_kept(
@@ -136,21 +142,6 @@ def _kept(job: Job, folder: Path) -> dict[tuple[str, str, str, str], Measured]:
         store.close()
 
 
-def _device_at(device: DeviceKind, ratio: float, *,
-               on_host: bool) -> DeviceKind:
-    return dataclasses.replace(
-        device,
-        memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s /
-        ratio,
-        peak_flops_per_s=tuple(
-            (d, f / ratio) for d, f in device.peak_flops_per_s),
-        launch_overhead_s=device.launch_overhead_s * ratio,
-        coefficients=tuple(c if c.name in _OF_THE_HOST and not on_host else
-                           _coefficient_at(c, ratio)
-                           for c in device.coefficients),
-        source=f"{device.source}, at {ratio:.2f} times the time")
-
-
 def _coefficient_at(coefficient: Coefficient, ratio: float) -> Coefficient:
     """Of seconds or a rate, as its name says."""
     name, value = coefficient.name, coefficient.value
@@ -159,12 +150,3 @@ def _coefficient_at(coefficient: Coefficient, ratio: float) -> Coefficient:
     elif name.endswith(("_s", "_s_per_byte")):
         value *= ratio
     return dataclasses.replace(coefficient, value=value)
-
-
-def _link_at(link: Link, ratio: float) -> Link:
-    return dataclasses.replace(
-        link,
-        latency_s=link.latency_s * ratio,
-        overhead_s=link.overhead_s * ratio,
-        segment_s=link.segment_s * ratio,
-        bandwidth_bytes_per_s=link.bandwidth_bytes_per_s / ratio)

@@ -28,6 +28,8 @@ class TestQuick(TestCase):
             self.assertGreater(mine.predicted_s, 0)
             self.assertGreater(mine.measured_s, 0)
             self.assertGreater(mine.pace, 0)
+            self.assertEqual(mine.paced_s, theirs.paced_s)
+            self.assertGreater(mine.paced_s, 0)
 
     def test_quick_keeps_out_of_the_user_s_cache(self) -> None:
         err = io.StringIO()

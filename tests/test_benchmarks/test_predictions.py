@@ -21,7 +21,8 @@ def _row(plan: str,
                measured_s=measured_s,
                predicted_bytes=3 * 2**20,
                measured_bytes=4 * 2**20,
-               pace=pace)
+               pace=pace,
+               paced_s=pace * predicted_s)
 
 
 class TestTable(TestCase):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,10 +40,7 @@ _CLUSTER = ClusterSpec(name="made up",
                        tiers=(Tier(name="node",
                                    size=1,
                                    link=Link(latency_s=1e-3,
-                                             overhead_s=2e-3,
-                                             segment_s=3e-3,
-                                             bandwidth_bytes_per_s=6e9,
-                                             factors=(("send", 0.5), ))), ))
+                                             bandwidth_bytes_per_s=6e9)), ))
 
 
 def _again(ratio: float) -> Any:
@@ -67,9 +63,9 @@ class TestScaled(TestCase):
     def _coefficients(self, device: DeviceKind) -> Mapping[str, float]:
         return {c.name: c.value for c in device.coefficients}
 
-    def test_processors_send_as_slowly_as_they_compute(self) -> None:
-        found = at_pace(_CLUSTER, 2.0, Job(torch.device("cpu")))
-        device, link = found.device, found.tiers[0].link
+    def test_processors(self) -> None:
+        found = at_pace(_CLUSTER, 2.0, device_type="cpu")
+        device = found.device
         self.assertEqual(device.memory_bandwidth_bytes_per_s, 3e9)
         self.assertEqual(device.peak_flops_per_s, (("float32", 1.5e9), ))
         self.assertAlmostEqual(device.launch_overhead_s, 2e-5)
@@ -82,23 +78,14 @@ class TestScaled(TestCase):
                 "interference": 3.0,
                 "call_s": 6.0
             })
-        self.assertEqual(
-            link,
-            dataclasses.replace(_CLUSTER.tiers[0].link,
-                                latency_s=2e-3,
-                                overhead_s=4e-3,
-                                segment_s=6e-3,
-                                bandwidth_bytes_per_s=3e9))
         self.assertIn("at 2.00 times the time", device.source)
-
-    def test_an_accelerator_has_links_and_a_host_beside_it(self) -> None:
-        job = Job(torch.device("cpu"))
-        job.device = torch.device("cuda")
-        found = at_pace(_CLUSTER, 1.5, job)
         self.assertEqual(found.tiers, _CLUSTER.tiers)
+
+    def test_an_accelerator_has_a_host_beside_it(self) -> None:
+        found = at_pace(_CLUSTER, 2.0, device_type="cuda")
         coefficients = self._coefficients(found.device)
         self.assertEqual(coefficients["call_s"], 3.0)
-        self.assertEqual(coefficients["gelu_s_per_byte"], 4.5)
+        self.assertEqual(coefficients["gelu_s_per_byte"], 6.0)
 
 
 class TestPace(TestCase):
