@@ -39,7 +39,7 @@ from planner.planning import Planning
 
 __all__ = ["explain", "main"]
 
-_MESH = "8"
+_DEVICES = 8
 
 Observer = Callable[[Candidate], None]
 
@@ -97,7 +97,7 @@ def _compared(args: argparse.Namespace, observer: Observer) -> str:
 def _planned(args: argparse.Namespace, observer: Observer) -> _Answer:
     """On a mesh that is given."""
     plans = [Plan.load(_existing(args.plan))] if args.plan else []
-    meshes = [plans[0].mesh] if plans else parse_mesh(args.mesh or _MESH)
+    meshes = [plans[0].mesh] if plans else _meshes(args)
     planning = _planning(args, meshes[0].world_size, observer)
     chosen, found = _chosen(planning, plans, meshes)
     return _Answer(planning=planning,
@@ -106,14 +106,24 @@ def _planned(args: argparse.Namespace, observer: Observer) -> _Answer:
                    meshes=meshes)
 
 
+def _meshes(args: argparse.Namespace) -> Sequence[MeshSpec]:
+    """All devices of a cluster whose sizes are given, unless it is said."""
+    return parse_mesh(args.mesh or str(_given_devices(args) or _DEVICES))
+
+
+def _given_devices(args: argparse.Namespace) -> int | None:
+    if ":" not in args.cluster:
+        return None
+    return load_cluster(args.cluster).num_devices
+
+
 def _fitted(args: argparse.Namespace, observer: Observer) -> _Answer:
     """On as few devices as will do."""
     for name in ("mesh", "plan", "global_batch"):
         if getattr(args, name):
             raise ValueError("--fit finds the number of devices for a batch: "
                              f"leave out --{name.replace('_', '-')}")
-    cluster = load_cluster(args.cluster)
-    most = cluster.num_devices if ":" in args.cluster else MOST_DEVICES
+    most = _given_devices(args) or MOST_DEVICES
     fit = fewest_devices(_planning(args, 1, observer), most=most)
     return _Answer(planning=fit.smallest.planning,
                    chosen=fit.smallest.found[0],
@@ -127,7 +137,7 @@ def _batched(args: argparse.Namespace, observer: Observer) -> _Answer:
     if args.plan or args.objective == "step-time":
         raise ValueError("--global-batch searches for the most work per "
                          "second: leave out --plan and --objective")
-    meshes = parse_mesh(args.mesh or _MESH)
+    meshes = _meshes(args)
     sizes = parse_range(args.global_batch)
     args = argparse.Namespace(**{**vars(args), "batch": sizes.start})
     planning = _planning(args, meshes[0].world_size, observer)

@@ -61,7 +61,8 @@ def _add_search(add: Callable[..., Any]) -> None:
     """What is asked, on which devices."""
     add("--mesh",
         help="64 (the split is searched), 8x8 (dp x "
-        "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8 (default: 8)")
+        "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8 (default: as many as the "
+        "cluster has if its sizes are given, else 8)")
     add("--cluster",
         default="h100-sxm",
         help="preset, YAML file or \"local\" (the profile of this machine), "

@@ -187,11 +187,14 @@ def _split(mesh: dict[str, int]) -> frozenset[tuple[str, int]]:
 
 
 def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
-    """One for all that do the same under several names, the first."""
+    """One for all that do the same under several names, the first.
+
+    Sums of the same parts in another order differ in their last digits.
+    """
     kept: dict[Any, Candidate] = {}
     for each in found:
-        same = (tuple(_mesh(each.mesh).items()), each.time_s,
-                each.memory.total)
+        same = (tuple(_mesh(each.mesh).items()), f"{each.time_s:.6g}",
+                f"{each.memory.total:.6g}")
         kept.setdefault(same, each)
     return list(kept.values())
 

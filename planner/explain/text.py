@@ -19,6 +19,8 @@ from planner.units import bar, format_bytes, format_time
 
 __all__ = ["constraints_text", "format_report"]
 
+_NOTABLE = 1e-5
+"""The least part of a step that is shown where most have none."""
 _ROWS = 12
 """Collectives of a block that are shown."""
 
@@ -65,7 +67,8 @@ def _time(report: dict[str, Any]) -> Iterator[str]:
                                 ("slowed by messages", "interference_s"),
                                 ("waiting for the host",
                                  "host_s"), ("around the blocks", "around_s"),
-                                ("optimizer", "optimizer_s")) if time[key]]
+                                ("optimizer", "optimizer_s"))
+              if time[key] > _NOTABLE * whole]
     yield from table(
         [(name, format_time(s), f"{s / whole:.1%}", bar(s / whole))
          for name, s in parts],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -78,6 +79,12 @@ class TestResults(_InFolder):
         self.assertAlmostEqual(report["time"]["step_s"],
                                plan.prediction["step_time_s"],
                                delta=1e-12)
+
+    def test_all_devices_that_are_given(self) -> None:
+        for cluster, devices in (("h100-sxm", 8), ("h100-sxm:2x2", 4)):
+            _, out, _ = _run("model.py", "--cluster", cluster, "--json")
+            mesh = json.loads(out)["mesh"]
+            self.assertEqual(math.prod(mesh.values()), devices)
 
     def test_output_is_stable(self) -> None:
         first, second = (_run("model.py", "--mesh", "2x4") for _ in "ab")
