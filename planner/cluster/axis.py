@@ -136,11 +136,22 @@ def axis_link(cluster: ClusterSpec,
         raise ValueError(
             f"mesh {shape} needs {total} devices, cluster {cluster.name} has "
             f"{cluster.num_devices}; write {cluster.name}:{total} for more")
-    ranks = np.arange(total).reshape([shape[a] for a in order])
+    sizes = [shape[a] for a in order]
+    if order and order[0] not in axes:
+        sizes[0] = _until_alike(cluster, sizes)
+    ranks = np.arange(math.prod(sizes)).reshape(sizes)
     ranks = np.moveaxis(ranks, [order.index(a) for a in axes],
                         range(-len(axes), 0))
     groups = ranks.reshape(-1, math.prod(shape[a] for a in axes))
     return _axis_info(cluster, groups)
+
+
+def _until_alike(cluster: ClusterSpec, sizes: Sequence[int]) -> int:
+    """Of the outermost of some axes, how many there are before the inner
+    ones lie in the cluster's units as they did before."""
+    inner = math.prod(sizes[1:])
+    units = [u for u in cluster.unit_sizes() if u < inner * sizes[0]]
+    return min(sizes[0], math.lcm(inner, *units) // inner)
 
 
 def _axis_info(cluster: ClusterSpec, groups: np.ndarray) -> AxisInfo:

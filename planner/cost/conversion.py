@@ -104,8 +104,10 @@ class ConversionCost:
         layout = list(step.before)
         try:
             for placement in (step.source, step.target, R):
-                layout[step.axis] = placement
-                shape = local_shape(spec.shape, layout, self.sizes)
+                # What is no shard is as large as the whole.
+                if placement.is_shard or placement is R:
+                    layout[step.axis] = placement
+                    shape = local_shape(spec.shape, layout, self.sizes)
         except ValueError:
             return None
         return (math.prod(shape) * float(spec.dtype.itemsize) / self.divided)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 
 from planner.cluster.spec import DeviceKind
@@ -20,7 +20,7 @@ from planner.cost.conversion import ConversionCost
 from planner.cost.forks import add_fork_sums, fork_sums_s
 from planner.cost.lowering import unevenness
 from planner.cost.plan_price import (BlockCompute, PlanPrice, RepeatedWork,
-                                     StepTime)
+                                     StageTime, StepTime)
 from planner.cost.priced_moves import BOTH, PricedMoves
 from planner.cost.rerun import rerun
 from planner.cost.stage_time import stage_time
@@ -33,7 +33,7 @@ from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import Block, BlockClass, Program, value_kind
 from planner.ir.values import Value, value_of
 
-__all__ = ["price"]
+__all__ = ["price", "stage_times"]
 
 _AGAIN = ("recompute", )
 
@@ -71,6 +71,35 @@ def price(program: Program,
     own = stage_time(program, layout, cost, pricing.orders, found.collectives,
                      pricing.between_s) if stage else None
     return dataclasses.replace(found, stage=own)
+
+
+def stage_times(program: Program, layout: ProgramLayout, cost: ConversionCost,
+                calls: KnownCalls,
+                again: Collection[str]) -> tuple[StageTime, StageTime]:
+    """A stage as it is, and with the blocks of some classes run again; what
+    both do is priced once.
+
+    Parameters
+    ----------
+    program : Program
+    layout : ProgramLayout
+        In which no block runs again.
+    cost : ConversionCost
+        Of the layout's mesh.
+    calls : KnownCalls
+        Of the program.
+    again : collection of str
+        Block classes.
+    """
+    repeating = dataclasses.replace(layout, recompute=frozenset(again))
+    pricing = _Pricing(program, repeating, cost, cost.device, None)
+    found = pricing.run(calls, True)
+    once = {n: BlockOrder(events=o.events) for n, o in pricing.orders.items()}
+    plain, repeated = (stage_time(program, own, cost, orders,
+                                  found.collectives, pricing.between_s)
+                       for own, orders in ((layout, once), (repeating,
+                                                            pricing.orders)))
+    return plain, repeated
 
 
 class _Pricing:

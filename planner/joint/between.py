@@ -14,6 +14,7 @@ outweighs these however many rows there are, so that it moves no layouts.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -42,14 +43,19 @@ class Between:
     batch: int
     bends: Callable[[ProgramLayout], bool]
     _known: dict[Axes, dict[int, ProgramLayout]] = field(default_factory=dict)
+    _rows: dict[Axes, list[int]] = field(default_factory=dict)
     _alike: dict[tuple[Cell, Cell], bool] = field(default_factory=dict)
     _bending: dict[tuple[Axes, int], bool] = field(default_factory=dict)
 
     def learn(self, cell: Cell, layout: ProgramLayout | None) -> None:
         """Take a cell's layouts into account, the micro-batches' axis last.
         """
-        if layout is not None and cell.rows < self.batch:
-            self._known.setdefault(_axes(cell), {})[cell.rows] = layout
+        if layout is None or cell.rows >= self.batch:
+            return
+        known = self._known.setdefault(_axes(cell), {})
+        if cell.rows not in known:
+            bisect.insort(self._rows.setdefault(_axes(cell), []), cell.rows)
+        known[cell.rows] = layout
 
     def instead(self, cell: Cell) -> Cell:
         """What to lay out first where more rows of a cell's axes are asked
@@ -67,11 +73,12 @@ class Between:
     def around(self, cell: Cell) -> tuple[Cell, Cell] | None:
         """The nearest cells of fewer and of more rows that are known; None
         where there are not both, or times may bend between them."""
-        known = self._known.get(_axes(cell), {})
-        fewer = max((n for n in known if n < cell.rows), default=0)
-        more = min((n for n in known if n > cell.rows), default=0)
-        if not fewer or not more:
+        known = self._rows.get(_axes(cell), ())
+        before = bisect.bisect_left(known, cell.rows)
+        after = bisect.bisect_right(known, cell.rows)
+        if before == 0 or after == len(known):
             return None
+        fewer, more = known[before - 1], known[after]
         if self._bends_at(cell, more):
             return None
         return cell._replace(rows=fewer), cell._replace(rows=more)

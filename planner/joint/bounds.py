@@ -155,13 +155,19 @@ class CellBounds:
         if guess is None:
             return 0.0, 0.0
         found = []
-        for point in self._space.in_orders(way):
-            for cut in self._cut(guess, point):
-                excess = cut.memory_bytes(point) * _ROUNDED - limit_bytes
-                found.append((excess,
-                              0.0) if excess > 0.0 else (0.0,
-                                                         cut.time_s(point)))
+        for points in self._alike(way):
+            for cut in self._cut(guess, points[0]):
+                excess = cut.memory_bytes(points[0]) * _ROUNDED - limit_bytes
+                if excess > 0.0:
+                    found.append((excess, 0.0))
+                else:
+                    found.append((0.0, min(map(cut.time_s, points))))
         return min(found)
+
+    def _alike(self, way: Point) -> list[list[Point]]:
+        """Its points, with those that take the same memory."""
+        points = list(self._space.in_orders(way))
+        return [[p] for p in points] if self._links.is_mixed else [points]
 
     def _cut(self, guess: _Guess, point: Point) -> list[CellScores]:
         """Wherever stages may begin."""

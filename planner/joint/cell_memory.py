@@ -68,9 +68,9 @@ class CellMemory:
             self._of_ranks[key] = (held.summed(by_rank),
                                    self._kept(cuts, held))
         held, of_stages = self._of_ranks[key]
-        kept = _least_of_ranks(point, of_stages)
-        total = dataclasses.replace(held,
-                                    kept=kept).at_once(point, flying(point))
+        held = dataclasses.replace(held,
+                                   kept=_least_of_ranks(point, of_stages))
+        total = held.at_once(point, flying(point))
         if self._links.is_mixed:
             total = total - self._links.spare_bytes(place_of(point, "pp"))
         return float(total.max()) + self.beside_bytes(point)
@@ -153,6 +153,8 @@ class CellMemory:
 def _least_of_ranks(point: Point, of_stages: Array) -> Array:
     """Of each rank what the micro-batches in flight take at least in the
     mean, if they are those of the stage that takes least, or some of each."""
+    if point.chunks == 1:
+        return of_stages
     least, owners = np.full(point.pp, np.inf), owners_of(point)
     np.minimum.at(least, owners, of_stages)
     each = in_each_stage(point.schedule, point.pp, point.microbatches,

@@ -47,6 +47,8 @@ class Links:
         longer, at least.
     alone_speedup : float
         How many times as fast a rank is while others wait, at most.
+    is_mixed : bool
+        Whether there are several kinds of device.
     """
 
     def __init__(self,
@@ -58,17 +60,13 @@ class Links:
         streams = [Streams.of(d) for d in cluster.kinds()]
         self.interference = min(s.interference for s in streams)
         self.alone_speedup = max(s.alone_speedup for s in streams)
+        self.is_mixed = cluster.is_mixed
         self._streams = streams
         self._devices: dict[Place, tuple[DeviceKind, ...]] = {}
         self._axes: dict[Place, AxisInfo] = {}
         self._apart: dict[tuple[int, int], int] = {}
         self._of: dict[tuple[Place, ...], tuple[object, ...]] = {}
         self._times: dict[tuple[str, float, Place], float] = {}
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether there are several kinds of device."""
-        return self._cluster.is_mixed
 
     def host_s(self, device_s: Array, launches: Array) -> Array:
         """By how much a host that launches makes work longer, at least;

@@ -119,9 +119,42 @@ class _Whole:
 
     def or_more(self, other: _Whole) -> _Whole:
         """The larger of each entry."""
-        trained = tuple(map(np.maximum, self.trained, other.trained))
+        trained = (self.trained if self.trained is other.trained else tuple(
+            map(np.maximum, self.trained, other.trained)))
         return _Whole(np.maximum(self.of_rows, other.of_rows),
                       np.maximum(self.of_step, other.of_step), trained)
+
+
+class _Told:
+    """What a table tells of other cells, each found once.
+
+    Parameters
+    ----------
+    whole : _Whole
+        Of the table.
+    least : _Whole
+        With the rest of which.
+    """
+
+    def __init__(self, whole: _Whole, least: _Whole) -> None:
+        self._whole, self._least = whole, least
+        self._times: dict[bool, _Whole] = {}
+        self._held: dict[bool, _Whole] = {}
+
+    def times(self, *, saved: bool) -> _Whole:
+        """What rows take, and about what they have saved."""
+        if saved not in self._times:
+            rest = (self._whole.saved_with(self._least)
+                    if saved else self._least)
+            self._times[saved] = self._whole.times_with(rest)
+        return self._times[saved]
+
+    def held(self, *, summed: bool) -> _Whole:
+        """About what is held for a step."""
+        if summed not in self._held:
+            self._held[summed] = self._whole.held_with(self._least,
+                                                       summed=summed)
+        return self._held[summed]
 
 
 @dataclass(slots=True)
@@ -153,9 +186,10 @@ class Optimistic:
                  parts: Parts | None = None) -> None:
         self._root, self._between = root, between
         self._made_of = parts or Parts(root.cell.rows)
-        self._tables: list[tuple[Cell, _Whole]] = []
+        self._tables: list[tuple[Cell, _Told]] = []
         self._whole: dict[Cell, _Whole] = {}
         self._known: dict[Cell, _Known] = {}
+        self._lines: dict[tuple[Cell, tuple[Cell, Cell]], _Whole] = {}
         self.learn(root)
 
     def learn(self, table: BlockTable) -> None:
@@ -163,8 +197,8 @@ class Optimistic:
         whole = _Whole.of(table)
         if table.cell not in self._whole and (not self._whole or whole.is_like(
                 self._whole[self._root.cell])):
-            self._tables.append((table.cell, whole))
             self._whole[table.cell] = whole
+            self._tables.append((table.cell, _Told(whole, self._least)))
 
     def changes(self, cell: Cell) -> int:
         """How often more became known of a cell."""
@@ -216,19 +250,15 @@ class Optimistic:
         return known
 
     def _parts(self, cell: Cell, known: _Known) -> Iterator[_Whole]:
-        least = self._least
-        for other, whole in self._tables[known.seen:]:
+        for other, told in self._tables[known.seen:]:
             if other == cell:
-                yield whole
+                yield self._whole[cell]
                 continue
             if other.is_part_of(cell):
-                saved = whole.saved_with(least)
-                yield whole.times_with(
-                    saved if other.tells_what_is_saved(cell) else least)
+                yield told.times(saved=other.tells_what_is_saved(cell))
             if other.tells_what_is_held(cell):
-                yield whole.held_with(least,
-                                      summed=self._sums(cell)
-                                      or other.rows == cell.rows)
+                yield told.held(
+                    summed=self._sums(cell) or other.rows == cell.rows)
         own = self._own(cell)
         if own is not None:
             yield own
@@ -241,7 +271,7 @@ class Optimistic:
                         and all(map(self.knows, cells))):
                     known.added.add((rows, number))
                     axes = [w for w in map(self._own, cells) if w is not None]
-                    yield _together(one, axes).times_with(least)
+                    yield _together(one, axes).times_with(self._least)
 
     def knows(self, cell: Cell) -> bool:
         """Whether a cell's times are known, or those of the same layouts
@@ -269,11 +299,18 @@ class Optimistic:
 
     def _own(self, cell: Cell) -> _Whole | None:
         """What is known of a cell itself."""
+        if cell in self._whole:
+            return self._whole[cell]
         around = self._around(cell)
-        if cell in self._whole or around is None:
-            return self._whole.get(cell)
+        if around is None:
+            return None
+        if (cell, around) not in self._lines:
+            self._lines[cell, around] = self._on_line(cell, *around)
+        return self._lines[cell, around]
+
+    def _on_line(self, cell: Cell, fewer: Cell, more: Cell) -> _Whole:
+        """Between what is known of fewer rows and of more."""
         assert self._between is not None
-        fewer, more = around
         low, high = self._whole[fewer], self._whole[more]
         found = _on_line(cell, (fewer, low), (more, high))
         if self._between.settles(cell):

@@ -98,6 +98,7 @@ class CellScores:
         self._moved: dict[tuple[str, Place, StageCuts], Array] = {}
         self._known: dict[tuple[object, ...], StageSums] = {}
         self._own: dict[tuple[object, ...], tuple[Array, StageSums]] = {}
+        self._messages: dict[tuple[StageCuts, Place], Array] = {}
         self._close: dict[tuple[object, ...], StageSums] = {}
         self._memory = CellMemory(table, links, repeated)
 
@@ -372,7 +373,8 @@ class CellScores:
     def _own_sums(self, point: Point) -> StageSums:
         """Of the cell's axes, without data parallelism."""
         place, cuts = place_of(point, "pp"), self.cuts(point)
-        key = (cuts, place, point.recompute, point.schedule == "zbv")
+        key = (cuts, place if self._links.is_mixed else point.pp,
+               point.recompute, point.schedule == "zbv")
         if key not in self._own:
             adding_s = self._sums(point, lambda t: t.sums_s)
             self._own[key] = adding_s, StageSums(
@@ -382,22 +384,27 @@ class CellScores:
                     point, lambda t: t.input_s + self._again_s(point, t)) +
                 self._backward_host_s(point),
                 weight_s=self._sums(point, lambda t: t.weight_s),
-                message_s=self._messages_s(cuts, place),
+                message_s=np.zeros(len(cuts.starts)),
                 begin_s=np.zeros(point.pp),
                 finish_s=self._sums(point, lambda t: t.once_s),
                 owner=owners_of(point))
         adding_s, own = self._own[key]
-        return replace(own, weight_s=own.weight_s + adding_s * point.adding)
+        return replace(own,
+                       weight_s=own.weight_s + adding_s * point.adding,
+                       message_s=self._messages_s(cuts, place))
 
     def _messages_s(self, cuts: StageCuts, place: Place) -> Array:
         """Until each stage has what it takes of the one before; of pieces of
         blocks that is not known."""
+        if (cuts, place) in self._messages:
+            return self._messages[cuts, place]
         sizes = self.table.taken_bytes[cuts.block[cuts.starts]]
         times_s = np.array([
             self._links.time_s("send", size, place) for size in sizes.tolist()
         ])
         times_s[cuts.share[cuts.starts] < 1.0] = 0.0
         times_s[0] = 0.0
+        self._messages[cuts, place] = times_s
         return times_s
 
     def _of_rank(self, point: Point, values: Array) -> Array:
@@ -406,6 +413,8 @@ class CellScores:
 
     def _by_rank(self, point: Point, values: Array) -> Array:
         """Sums over the stages of each rank."""
+        if point.chunks == 1:
+            return values
         found = np.bincount(owners_of(point), values, point.pp)
         return found.astype(np.float64, copy=False)
 
@@ -430,12 +439,9 @@ class CellScores:
         if key not in self._moved:
             table = self.table
             sizes = np.array([s.sum() for s in table.trained_bytes])
-            of_stages = cuts.sums(sizes[table.kind])
-            alike, number = np.unique(of_stages, return_inverse=True)
-            self._moved[key] = np.array([
-                self._links.time_s(kind, size, place)
-                for size in alike.tolist()
-            ])[number]
+            of_stages = cuts.sums(sizes[table.kind]).tolist()
+            self._moved[key] = np.array(
+                [self._links.time_s(kind, size, place) for size in of_stages])
         return self._moved[key]
 
     def memory_bytes(self, point: Point) -> float:

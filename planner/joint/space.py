@@ -264,12 +264,15 @@ class Space:
                                         self._shardings(split),
                                         (False, True)[:1 + self.recompute])
             for (schedule, chunks), sharding, recompute in choices:
-                yield dataclasses.replace(split,
-                                          schedule=schedule,
-                                          chunks=chunks,
-                                          sharding=sharding,
-                                          recompute=recompute,
-                                          order=self.orders[0])
+                yield Point(cell=cell,
+                            pp=split.pp,
+                            dp=split.dp,
+                            microbatches=split.microbatches,
+                            schedule=schedule,
+                            chunks=chunks,
+                            sharding=sharding,
+                            recompute=recompute,
+                            order=self.orders[0])
 
     def in_orders(self, way: Point) -> Iterator[Point]:
         """A point with its axes in all orders."""

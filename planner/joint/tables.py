@@ -33,7 +33,8 @@ from planner.joint.space import Cell
 from planner.pipeline.cuts import call_times_s
 from planner.pipeline.microbatch import with_microbatches
 from planner.pipeline.stage_cost import (KnownByClass, stage_cost,
-                                         stage_forward_s, taken_bytes)
+                                         stage_cost_again, stage_forward_s,
+                                         taken_bytes)
 from planner.pipeline.stages import Stage
 
 if TYPE_CHECKING:
@@ -318,12 +319,12 @@ def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
          known: KnownByClass, again: dict[tuple[int, ...],
                                           float]) -> tuple[float, ...]:
     """`again` is filled with what stages compute again of earlier ones."""
-    priced = stage_cost(stage, main, cost, planning.optimizer, known)
     *_, own = stage.program.blocks
-    rerun = priced
+    asked = stage, main, cost, planning.optimizer, known
     if own.block_class in planning.repeated_classes():
-        rerun = stage_cost(_recomputed(stage, own.block_class), main, cost,
-                           planning.optimizer, known)
+        priced, rerun = stage_cost_again(*asked, own.block_class)
+    else:
+        priced = rerun = stage_cost(*asked)
     memory, saved = priced.memory, float(priced.memory.saved)
     works = [c.work for c in known[id(stage.program.classes[own.block_class])]]
     # What a host adds is not concave in the rows, as bounds on the device's
@@ -345,11 +346,6 @@ def _row(planning: Planning, main: Program, stage: Stage, cost: ConversionCost,
             float(sum(w.forward_kernels for w in works)),
             float(sum(w.backward_kernels
                       for w in works)), again[computed], _made_by(main, stage))
-
-
-def _recomputed(stage: Stage, name: str) -> Stage:
-    layout = dataclasses.replace(stage.layout, recompute=frozenset({name}))
-    return dataclasses.replace(stage, layout=layout)
 
 
 def _again_s(stage: Stage, cost: ConversionCost, known: KnownByClass) -> float:

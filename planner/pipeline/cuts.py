@@ -350,13 +350,19 @@ def balanced(times_s: Sequence[float], parts: int) -> list[int]:
         return []
     until = [0.0, *itertools.accumulate(times_s)]
     slack = _ROUNDING * until[-1]
-    each = np.subtract.outer(until, until)
+    mean_s = until[-1] / parts
     # Parts filled up to the mean have at most one more each.
-    most = until[-1] / parts + max(times_s) + slack
-    sums = np.unique(each[(each >= 0.0) & (each <= most)]).tolist()
+    most = mean_s + max(times_s) + slack
+    # What is left of the last parts is seldom much shorter than the mean.
+    low = mean_s - 2 * max(times_s)
+    sums = _sums(until, low, most)
     cuts, end, at = [], len(times_s), len(sums) - 1
     for part in range(parts, 1, -1):
         # What is left is not longer than the whole was, nor than its mean.
+        if until[end] / part - slack < low:
+            longest, low = sums[at], 0.0
+            sums = _sums(until, low, most)
+            at = bisect.bisect_left(sums, longest)
         least = bisect.bisect_left(sums, until[end] / part - slack, 0, at)
         at = bisect.bisect_left(sums,
                                 True,
@@ -369,6 +375,14 @@ def balanced(times_s: Sequence[float], parts: int) -> list[int]:
         end = max(first, part - 1)
         cuts.append(end)
     return cuts[::-1]
+
+
+def _sums(until: Sequence[float], low: float, most: float) -> list[float]:
+    """Of neighbours, in order: those that are neither less nor more."""
+    each = np.subtract.outer(until, until)
+    found: list[float] = np.unique(each[(each >= max(low, 0.0))
+                                        & (each <= most)]).tolist()
+    return found
 
 
 def _is_enough(until: Sequence[float], end: int, parts: int, slack: float,

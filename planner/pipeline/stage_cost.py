@@ -11,7 +11,7 @@ from planner.cost.conversion import ConversionCost
 from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
                                           local_spec)
 from planner.cost.plan_price import StageTime
-from planner.cost.price import price
+from planner.cost.price import price, stage_times
 from planner.cost.stage_time import sums_s
 from planner.ir.layouts import ProgramLayout
 from planner.ir.pipeline import MICROBATCH
@@ -22,8 +22,8 @@ from planner.pipeline.build import Pipelined
 from planner.pipeline.stages import Stage
 
 __all__ = [
-    "KnownByClass", "StageCost", "stage_cost", "stage_costs",
-    "stage_forward_s", "taken_bytes", "wire_bytes"
+    "KnownByClass", "StageCost", "stage_cost", "stage_cost_again",
+    "stage_costs", "stage_forward_s", "taken_bytes", "wire_bytes"
 ]
 
 KnownByClass = dict[int, Sequence[KnownCall]]
@@ -107,25 +107,55 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
     known : KnownByClass
         Filled with what is found.
     """
-    kept = tuple(n for n in stage.program.outputs if n == whole.loss_name)
-    program = dataclasses.replace(stage.program,
-                                  outputs=kept,
-                                  output_constants=(None, ) * len(kept))
+    program = _losing(stage.program, whole)
     calls = {n: _calls(program, n, known) for n in program.classes}
-    parts = stage.layout.mesh.size(MICROBATCH)
-    device = cost.device
     found = _priced(program, stage.layout, cost, calls)
-    memory = estimate_memory(program,
-                             stage.layout,
-                             optimizer=optimizer,
-                             calls=calls)
+    return _stage_cost(stage, program, stage.layout, found, cost, optimizer,
+                       calls)
+
+
+def stage_cost_again(stage: Stage, whole: Program, cost: ConversionCost,
+                     optimizer: str, known: KnownByClass,
+                     name: str) -> tuple[StageCost, StageCost]:
+    """Price one stage in which no block runs again, and the same with those
+    of a class run again.
+
+    Parameters
+    ----------
+    stage, whole, cost, optimizer, known
+        As for :func:`stage_cost`.
+    name : str
+        Of the block class.
+    """
+    program = _losing(stage.program, whole)
+    calls = {n: _calls(program, n, known) for n in program.classes}
+    rerun = dataclasses.replace(stage.layout, recompute=frozenset({name}))
+    once, again = stage_times(program, stage.layout, cost, calls, {name})
+    return (_stage_cost(stage, program, stage.layout, once, cost, optimizer,
+                        calls),
+            _stage_cost(stage, program, rerun, again, cost, optimizer, calls))
+
+
+def _losing(program: Program, whole: Program) -> Program:
+    """A stage's program with no output but the loss."""
+    kept = tuple(n for n in program.outputs if n == whole.loss_name)
+    return dataclasses.replace(program,
+                               outputs=kept,
+                               output_constants=(None, ) * len(kept))
+
+
+def _stage_cost(stage: Stage, program: Program, layout: ProgramLayout,
+                found: StageTime, cost: ConversionCost, optimizer: str,
+                calls: KnownCalls) -> StageCost:
+    parts = layout.mesh.size(MICROBATCH)
+    device = cost.device
+    memory = estimate_memory(program, layout, optimizer=optimizer, calls=calls)
     memory = dataclasses.replace(memory,
                                  gradients=max(
                                      memory.gradients,
-                                     _unreduced_bytes(program, stage.layout)))
-    weight_s = min(found.backward_s,
-                   _weight_s(program, stage.layout, calls, cost))
-    adding_s = sums_s(program, stage.layout, device)
+                                     _unreduced_bytes(program, layout)))
+    weight_s = min(found.backward_s, _weight_s(program, layout, calls, cost))
+    adding_s = sums_s(program, layout, device)
     trained = sum(program.specs[n].requires_grad for n in program.params)
     handed_s = trained * device.coefficient("call_parameter_s", 0.0)
     return StageCost(forward_s=found.forward_s,

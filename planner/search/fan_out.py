@@ -87,6 +87,11 @@ class Charges:
         self.copies.append(states)
         return self.readers + len(self.copies) - 1
 
+    def add(self, scope: tuple[int, ...], table: Array) -> None:
+        """A factor; one that is nothing everywhere is left out."""
+        if table.any():
+            self.factors.append((scope, table))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FanOut:
@@ -130,7 +135,8 @@ class FanOut:
             names.append(self._copy(states))
         names.append(self.source)
         for scope, table in found.factors:
-            self.draft.add(tuple([names[i] for i in scope]), table)
+            self.draft.add(tuple([names[i] for i in scope]),
+                           table * self.count)
 
     def _copy(self, states: int) -> str:
         """Declare a variable of copies."""
@@ -141,10 +147,11 @@ class FanOut:
         return name
 
     def _charges(self, readers: list[Reader], held_elsewhere: bool) -> Charges:
-        """Found once for all problems of a mesh that ask the same."""
+        """Of one time, found once for all problems of a mesh that ask the
+        same."""
         problem = self.problem
         known = problem.tables.fan_outs
-        key = (problem.axis, problem.policy, self.kind, self.spec, self.count,
+        key = (problem.axis, problem.policy, self.kind, self.spec,
                self.made.tobytes(), self._but_own(self.layout), held_elsewhere,
                *[(r.wanted.tobytes(), self._but_own(r.layout), r.kind)
                  for r in readers])
@@ -170,7 +177,7 @@ class FanOut:
                 self._add_copies(found, numbers, group, copies)
             else:
                 for number, reader in zip(numbers, group):
-                    found.factors.append(((-1, number), self._alone_s(reader)))
+                    found.add((-1, number), self._alone_s(reader))
         return found
 
     def _alone_s(self, reader: Reader) -> Array:
@@ -186,7 +193,7 @@ class FanOut:
                           wanted)
         if extra is not None:
             table = table + extra
-        return table * self.count
+        return table
 
     def _others(self, layout: Layout) -> Layout:
         """Over the other axes, as far as it makes a difference."""
@@ -212,9 +219,9 @@ class FanOut:
         name = found.add_copy(1 + len(copies))
         prices = self._prices_s(placements, group[0].layout, self.kind)
         none = np.zeros((len(self.made), 1))
-        found.factors.append(((-1, name), np.hstack([none, prices])))
+        found.add((-1, name), np.hstack([none, prices]))
         for number, reader in zip(numbers, group):
             alone = self._alone_s(reader)
             table = np.repeat(alone[:, None, :], 1 + len(copies), axis=1)
             table[:, 1:, :][:, placements[:, None] == reader.wanted] = 0.0
-            found.factors.append(((-1, name, number), table))
+            found.add((-1, name, number), table)
