@@ -24,6 +24,7 @@ __all__ = ["DetachWithoutGrad", "NoForm", "running_line", "writes_in_place"]
 _OURS = str(Path(__file__).parent)
 _GET_DATA = torch.Tensor.data.__get__
 _SET_DATA = torch.Tensor.data.__set__
+_SET_GRAD = torch._C._set_grad_enabled
 _SET_REQUIRES = torch.Tensor.requires_grad.__set__
 _PLAIN = ("__get__", "__set__", "detach", "detach_", "requires_grad_", "size",
           "dim", "stride", "is_floating_point", "numel", "item", "__len__",
@@ -62,6 +63,10 @@ class DetachWithoutGrad(TorchFunctionMode):
                            types: Any,
                            args: tuple[Any, ...] = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
+        if func is _SET_GRAD:
+            # No node of the graph: regions of it would be traced once more.
+            with torch._C.DisableTorchFunction():
+                return func(*args)
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         writes = (bool(args) and writes_in_place(name) and name not in _PLAIN)

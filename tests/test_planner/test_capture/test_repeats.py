@@ -477,6 +477,19 @@ class TestDifferences(unittest.TestCase):
 
         self.check(Stack(layer_of(partly)), 4)
 
+    def test_regions_without_gradients_are_no_regions_of_the_graph(
+            self) -> None:
+
+        def partly(self: Any, x: Any) -> Any:
+            with torch.no_grad():
+                scale = self.inner(x).abs().amax()
+            return self.inner(x) / scale
+
+        with mock.patch.object(torch.export.ExportedProgram,
+                               "run_decompositions") as by_torch:
+            capture(Stack(layer_of(partly)), (torch.randn(4, WIDTH), ))
+        by_torch.assert_not_called()
+
     def test_one_region_without_gradients(self) -> None:
 
         def partly(self: Any, x: Any) -> Any:
