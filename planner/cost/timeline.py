@@ -16,6 +16,9 @@ another. What is computed in between hides it; the rest of its time is
 ``alone_speedup``
     How many times as fast a rank computes while all others wait, as those of
     a pipeline do: more than 1 where there are more ranks than processors.
+``call_s``
+    Where the host computes and sends (it has ``message_s``), each action of a
+    schedule costs it what a call of the module does.
 ``dispatch_s``, ``queue_order``
     What the host takes to launch a kernel, and how well that hides behind
     the device's work (:mod:`planner.cost.queue`).
@@ -70,7 +73,7 @@ class Streams:
     Parameters
     ----------
     interference, straggling, straggling_limit_s, alone_speedup : float
-    dispatch_s, queue_order : float
+    action_s, dispatch_s, queue_order : float
         See the module's docstring.
     """
 
@@ -78,6 +81,7 @@ class Streams:
     straggling: float = 0.0
     straggling_limit_s: float = 0.0
     alone_speedup: float = 1.0
+    action_s: float = 0.0
     dispatch_s: float = 0.0
     queue_order: float = QUEUE_ORDER
 
@@ -89,6 +93,8 @@ class Streams:
             straggling=device.coefficient("straggling", 0.0),
             straggling_limit_s=device.coefficient("straggling_limit_s", 0.0),
             alone_speedup=max(device.coefficient("alone_speedup", 1.0), 1.0),
+            action_s=(device.coefficient("call_s", 0.0) if device.coefficient(
+                "message_s", 0.0) else 0.0),
             dispatch_s=device.coefficient("dispatch_s", 0.0),
             queue_order=device.coefficient("queue_order", QUEUE_ORDER))
 

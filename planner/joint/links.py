@@ -49,6 +49,8 @@ class Links:
         How many times as fast a rank is while others wait, at most.
     is_mixed : bool
         Whether there are several kinds of device.
+    action_s : float
+        What an action of a schedule takes besides its stage, at least.
     """
 
     def __init__(self,
@@ -61,6 +63,7 @@ class Links:
         self.interference = min(s.interference for s in streams)
         self.alone_speedup = max(s.alone_speedup for s in streams)
         self.is_mixed = cluster.is_mixed
+        self.action_s = min(s.action_s for s in streams)
         self._streams = streams
         self._devices: dict[Place, tuple[DeviceKind, ...]] = {}
         self._axes: dict[Place, AxisInfo] = {}

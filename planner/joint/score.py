@@ -259,6 +259,7 @@ class CellScores:
             StageTimes.in_parts(stages.forward_s.tolist(),
                                 stages.input_s.tolist(),
                                 stages.weight_s.tolist(),
+                                apart_s=self._links.action_s,
                                 alone_speedup=self._links.alone_speedup),
             p2p_s={
                 (i, i + 1): s
@@ -379,10 +380,10 @@ class CellScores:
             adding_s = self._sums(point, lambda t: t.sums_s)
             self._own[key] = adding_s, StageSums(
                 forward_s=self._sums(point, lambda t: t.forward_s) +
-                self._forward_host_s(point),
+                self._forward_host_s(point) + self._links.action_s,
                 input_s=self._sums(
                     point, lambda t: t.input_s + self._again_s(point, t)) +
-                self._backward_host_s(point),
+                self._backward_host_s(point) + self._links.action_s,
                 weight_s=self._sums(point, lambda t: t.weight_s),
                 message_s=np.zeros(len(cuts.starts)),
                 begin_s=np.zeros(point.pp),

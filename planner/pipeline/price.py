@@ -176,11 +176,15 @@ def pipeline_price(found: Pipelined,
         schedule, found.edges))
     schedule = graph.schedule
     forward, backward = _messages(found, schedule.stage_rank)
-    times = StageTimes.in_parts(
-        [c.forward_s + host_s * n for c, n in zip(costs, forward)],
-        [c.input_s + host_s * n
-         for c, n in zip(costs, backward)], [c.weight_s for c in costs],
-        alone_speedup=alone_speedup)
+    times = StageTimes.in_parts([
+        c.forward_s + host_s * n + streams.action_s
+        for c, n in zip(costs, forward)
+    ], [
+        c.input_s + host_s * n + streams.action_s
+        for c, n in zip(costs, backward)
+    ], [c.weight_s for c in costs],
+                                apart_s=streams.action_s,
+                                alone_speedup=alone_speedup)
     saved = tuple(float(c.saved_bytes) for c in costs)
     message_s = message_times_s(found, link)
     simulation = simulate(graph,

@@ -63,14 +63,16 @@ class StageTimes:
                  input_s: Sequence[float],
                  weight_s: Sequence[float],
                  *,
+                 apart_s: float = 0.0,
                  alone_speedup: float = 1.0) -> StageTimes:
-        """Of each stage; a backward is both of its parts."""
+        """Of each stage; a backward is both of its parts, and `apart_s`
+        less than both are as actions of their own."""
         return StageTimes(forward_s=tuple(forward_s),
                           backward_s=tuple(
                               i + w
                               for i, w in zip(input_s, weight_s, strict=True)),
                           input_s=tuple(input_s),
-                          weight_s=tuple(weight_s),
+                          weight_s=tuple(w + apart_s for w in weight_s),
                           alone_speedup=alone_speedup)
 
     @property

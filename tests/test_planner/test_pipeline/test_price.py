@@ -120,6 +120,36 @@ class TestStage(unittest.TestCase):
                                  for p in (slower, step))
             self.assertAlmostEqual(with_s - without_s, 2.0 * _PARTS)
 
+    def test_hosts_that_compute_run_each_action(self) -> None:
+        """A forward and a backward of each micro-batch; a second more of both
+        is one more until the last stage has begun, then two a micro-batch,
+        and one until the first is done."""
+        candidate, step = _candidate(None), _step(None)
+        assert candidate.pipeline is not None
+        found = pipelined(_planning().program, candidate.layout,
+                          candidate.pipeline)
+        link = axis_link(_planning().cluster, (1, 2, 1), 1)
+        slower, slowest = (pipeline_price(found,
+                                          step.stages,
+                                          step.schedule,
+                                          link,
+                                          streams=Streams(action_s=s))
+                           for s in (1.0, 2.0))
+        for rank in (0, 1):
+            with_s, without_s = (p.simulation.makespan_s -
+                                 p.simulation.idle_s[rank]
+                                 for p in (slower, step))
+            self.assertAlmostEqual(with_s - without_s, 2.0 * _PARTS)
+        self.assertAlmostEqual(
+            slowest.simulation.makespan_s - slower.simulation.makespan_s,
+            1.0 + 2.0 * _PARTS + 1.0)
+
+    def test_gradients_of_weights_apart_are_actions_too(self) -> None:
+        times = StageTimes.in_parts([1.0], [2.0], [3.0], apart_s=0.5)
+        self.assertEqual(
+            (times.forward_s, times.backward_s, times.input_s, times.weight_s),
+            ((1.0, ), (5.0, ), (2.0, ), (3.5, )))
+
     def test_ranks_of_other_hosts_leave_no_processors(self) -> None:
         candidate, step = _candidate(None), _step(None)
         assert candidate.pipeline is not None
