@@ -4,8 +4,9 @@ What a rank holds beside parameters and the optimizer's state changes over a
 step: saved values come in the forward and go in the backward, while the
 gradients of parameters come. Sums of both at their largest would be more
 than there ever is. The moments are those of the executor: a block's saved
-values are held until its backward is over, gathered parameters come in
-units, gradients are packed into buckets before they are sent.
+values, and the gradients that its backward is given, are held until that is
+over, gathered parameters come in units, gradients are packed into buckets
+before they are sent.
 """
 
 from __future__ import annotations
