@@ -33,7 +33,7 @@ from planner.ir.program import Program, value_kind
 from planner.ir.values import Value, value_of
 from planner.rules.registry import TensorSpec
 
-__all__ = ["MemoryEstimate", "estimate_memory", "local_spec"]
+__all__ = ["MemoryEstimate", "Moments", "estimate_memory", "local_spec"]
 
 _STATE = ("param", "buffer", "const")
 
@@ -87,13 +87,34 @@ class MemoryEstimate:
         return dict(sorted(parts.items(), key=lambda kv: (-kv[1], kv[0])))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Bytes of a block whose forward and backward each run once.
+
+    Parameters
+    ----------
+    once : int
+        Kept from one to the other.
+    forward, backward : int
+        Most at once in each, beside that.
+    gradients : int
+        Of its parameters, among the backward's.
+    """
+
+    once: int
+    forward: int
+    backward: int
+    gradients: int
+
+
 def estimate_memory(
         program: Program,
         layout: ProgramLayout,
         *,
         optimizer: str = "adamw",
         calls: KnownCalls | None = None,
-        divisors: Sequence[int | Fraction] | None = None) -> MemoryEstimate:
+        divisors: Sequence[int | Fraction] | None = None,
+        moments: dict[str, Moments] | None = None) -> MemoryEstimate:
     """Estimate one rank's memory in a training step.
 
     Parameters
@@ -107,6 +128,9 @@ def estimate_memory(
     divisors : sequence of int or Fraction, optional
         What divides this rank's values along each axis, where its share of
         the batch is not even (:mod:`planner.ir.shares`).
+    moments : dict of str to Moments, optional
+        By block class, filled with what is found: the same for layouts that
+        only differ in what runs again.
     """
     own = tuple(divisors or layout.mesh.sizes)
     local = {
@@ -119,7 +143,8 @@ def estimate_memory(
         local[n] for n in program.params if program.specs[n].requires_grad
     ]
     calls = calls or known_calls(program)
-    peaks, needs = _by_class(program, layout, calls, own)
+    peaks, needs = _by_class(program, layout, calls, own,
+                             {} if moments is None else moments)
     blocks = Counter(b.block_class for b in program.blocks)
     operands = _operands_kept(program, layout, calls, own)
     outputs = _outputs(program)
@@ -146,20 +171,22 @@ def estimate_memory(
                    finished=finished))
 
 
-def _by_class(program: Program, layout: ProgramLayout, calls: KnownCalls,
-              sizes: Divisors) -> tuple[dict[str, BlockPeaks], dict[str, int]]:
+def _by_class(
+    program: Program, layout: ProgramLayout, calls: KnownCalls,
+    sizes: Divisors,
+    moments: dict[str,
+                  Moments]) -> tuple[dict[str, BlockPeaks], dict[str, int]]:
     """What blocks of each class keep and need, and what one needs besides
     what is kept."""
     # Gradients of a micro-batch are there beside the sums of those before.
     sums = MICROBATCH in layout.mesh.names and layout.mesh.size(MICROBATCH) > 1
     peaks, needs = dict[str, BlockPeaks](), dict[str, int]()
     for name, known in calls.items():
-        cls = program.classes[name]
-        peaks[name], needs[name] = _block(known,
-                                          layout.classes[name],
-                                          sizes,
-                                          results=frozenset(
-                                              map(value_of, cls.results)),
+        if name not in moments:
+            results = map(value_of, program.classes[name].results)
+            moments[name] = _moments(known, layout.classes[name], sizes,
+                                     frozenset(results))
+        peaks[name], needs[name] = _block(moments[name],
                                           again=name in layout.recompute,
                                           sums=sums)
     return peaks, needs
@@ -182,23 +209,28 @@ def _peak(program: Program, layout: ProgramLayout, peaks: Mapping[str,
                      unit_bytes=BUCKET_BYTES)
 
 
-def _block(calls: Sequence[KnownCall], layout: ClassLayout, sizes: Divisors, *,
-           results: Collection[Value], again: bool,
-           sums: bool) -> tuple[BlockPeaks, int]:
+def _moments(calls: Sequence[KnownCall], layout: ClassLayout, sizes: Divisors,
+             results: Collection[Value]) -> Moments:
+    values = _saved_values(calls, layout, sizes)
+    backward, gradients = backward_peak(calls, layout, sizes, results)
+    return Moments(
+        once=sum(values.values()) + _extra_bytes(calls, layout, sizes),
+        forward=forward_peak(calls, layout, sizes, {v
+                                                    for v, _ in values}),
+        backward=backward,
+        gradients=gradients)
+
+
+def _block(of: Moments, *, again: bool, sums: bool) -> tuple[BlockPeaks, int]:
     """What blocks of a class keep and need, and what one needs besides what
     is kept; gradients are counted elsewhere where there are no sums."""
-    values = _saved_values(calls, layout, sizes)
-    once = sum(values.values()) + _extra_bytes(calls, layout, sizes)
-    forward = forward_peak(calls, layout, sizes, {v for v, _ in values})
-    backward, gradients = backward_peak(calls, layout, sizes, results)
-    if again:
-        backward = max(forward, backward) + once
-    peaks = BlockPeaks(kept=0 if again else once,
-                       forward=forward,
+    backward = max(of.forward, of.backward) + of.once if again else of.backward
+    peaks = BlockPeaks(kept=0 if again else of.once,
+                       forward=of.forward,
                        backward=backward,
-                       gradients=gradients)
-    return peaks, max(forward + (once if again else 0),
-                      backward - (0 if sums else gradients))
+                       gradients=of.gradients)
+    return peaks, max(of.forward + (of.once if again else 0),
+                      backward - (0 if sums else of.gradients))
 
 
 def _outputs(program: Program) -> int:

@@ -29,6 +29,7 @@ parallelism.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -241,6 +242,13 @@ def local_shape(shape: Sequence[int], layout: Sequence[Placement],
     ValueError
         When a sharded dim is not divisible by its axes.
     """
+    return _local_shape(tuple(shape), tuple(layout), tuple(sizes))
+
+
+@functools.lru_cache(maxsize=65536)
+def _local_shape(shape: tuple[int, ...], layout: Layout,
+                 sizes: tuple[int | Fraction, ...]) -> tuple[int, ...]:
+    """Layers share their shapes and layouts."""
     local = list(shape)
     for placement, size in zip(layout, sizes, strict=True):
         if placement.is_shard:

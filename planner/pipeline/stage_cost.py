@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.conversion import ConversionCost
-from planner.cost.memory_estimate import (MemoryEstimate, estimate_memory,
-                                          local_spec)
+from planner.cost.memory_estimate import (MemoryEstimate, Moments,
+                                          estimate_memory, local_spec)
 from planner.cost.plan_price import StageTime
 from planner.cost.price import price, stage_times
 from planner.cost.stage_time import sums_s
@@ -111,7 +111,7 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
     calls = {n: _calls(program, n, known) for n in program.classes}
     found = _priced(program, stage.layout, cost, calls)
     return _stage_cost(stage, program, stage.layout, found, cost, optimizer,
-                       calls)
+                       calls, {})
 
 
 def stage_cost_again(stage: Stage, whole: Program, cost: ConversionCost,
@@ -131,9 +131,12 @@ def stage_cost_again(stage: Stage, whole: Program, cost: ConversionCost,
     calls = {n: _calls(program, n, known) for n in program.classes}
     rerun = dataclasses.replace(stage.layout, recompute=frozenset({name}))
     once, again = stage_times(program, stage.layout, cost, calls, {name})
-    return (_stage_cost(stage, program, stage.layout, once, cost, optimizer,
-                        calls),
-            _stage_cost(stage, program, rerun, again, cost, optimizer, calls))
+    moments: dict[str, Moments] = {}
+    plain, repeated = (_stage_cost(stage, program, layout, found, cost,
+                                   optimizer, calls, moments)
+                       for layout, found in ((stage.layout, once), (rerun,
+                                                                    again)))
+    return plain, repeated
 
 
 def _losing(program: Program, whole: Program) -> Program:
@@ -146,10 +149,14 @@ def _losing(program: Program, whole: Program) -> Program:
 
 def _stage_cost(stage: Stage, program: Program, layout: ProgramLayout,
                 found: StageTime, cost: ConversionCost, optimizer: str,
-                calls: KnownCalls) -> StageCost:
+                calls: KnownCalls, moments: dict[str, Moments]) -> StageCost:
     parts = layout.mesh.size(MICROBATCH)
     device = cost.device
-    memory = estimate_memory(program, layout, optimizer=optimizer, calls=calls)
+    memory = estimate_memory(program,
+                             layout,
+                             optimizer=optimizer,
+                             calls=calls,
+                             moments=moments)
     memory = dataclasses.replace(memory,
                                  gradients=max(
                                      memory.gradients,

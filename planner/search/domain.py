@@ -33,6 +33,8 @@ class CallOptions:
         For every tensor, its placement's number under each option.
     is_sharded : array of bool
     lowerings : tuple of (str or None)
+    has_lowerings : bool
+        Whether some option needs one.
     """
 
     options: tuple[Option, ...]
@@ -40,11 +42,7 @@ class CallOptions:
     outputs: tuple[Numbers, ...]
     is_sharded: npt.NDArray[np.bool_]
     lowerings: tuple[str | None, ...]
-
-    @property
-    def has_lowerings(self) -> bool:
-        """Whether some option needs one."""
-        return any(self.lowerings)
+    has_lowerings: bool
 
     @staticmethod
     def of(call: OpCall, size: int) -> CallOptions:
@@ -57,7 +55,8 @@ class CallOptions:
                                numbered(o.outputs[i] for o in found)
                                for i in range(len(call.outputs))),
                            is_sharded=np.array([o.is_sharded for o in found]),
-                           lowerings=tuple(o.lowering for o in found))
+                           lowerings=tuple(o.lowering for o in found),
+                           has_lowerings=any(o.lowering for o in found))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,7 @@ import numpy as np
 from planner.ir.layout import Layout, R
 from planner.rules.registry import TensorSpec
 from planner.search.draft import FactorDraft
+from planner.search.factors import Factor
 from planner.search.placed import Numbers
 from planner.search.policy import Policy
 from planner.search.tables import Array, penalties
@@ -134,9 +135,10 @@ class FanOut:
         for states in found.copies:
             names.append(self._copy(states))
         names.append(self.source)
-        for scope, table in found.factors:
-            self.draft.add(tuple([names[i] for i in scope]),
-                           table * self.count)
+        self.draft.factors += [
+            Factor(tuple([names[i] for i in scope]), table * self.count)
+            for scope, table in found.factors
+        ]
 
     def _copy(self, states: int) -> str:
         """Declare a variable of copies."""

@@ -26,7 +26,9 @@ def inside_s(problem: AxisProblem, name: str, call: CallFacts,
     take longer than even ones.
     """
     current = problem.layout.classes[name].calls[call.label].options
-    lowerings = {*domain.options.lowerings, *(o.lowering for o in current)}
+    lowerings = {o.lowering for o in current}
+    if domain.options.has_lowerings:
+        lowerings.update(domain.options.lowerings)
     if lowerings == {None} or lowerings.isdisjoint(moving_lowerings()):
         return None
     own = [domain.option(s) for s in range(len(domain.legal))]
