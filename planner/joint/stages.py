@@ -105,10 +105,16 @@ class StageCuts:
         ]
 
         def refine() -> list[Piece]:
-            return [] if finer is None else [
-                replace(p,
-                        times_s=tuple((work_s[:, p.block] * p.share).tolist()))
-                for p in finer(len(kinds))
+            pieces = [] if finer is None else finer(len(kinds))
+            share = np.array([p.share for p in pieces])
+            times_s = work_s[:, [p.block for p in pieces]] * share
+            return [
+                Piece(cut=p.cut,
+                      block=p.block,
+                      share=p.share,
+                      times_s=tuple(s),
+                      kernels=p.kernels)
+                for p, s in zip(pieces, times_s.T.tolist())
             ]
 
         return StageCuts._at(*cut_pieces(blocks, kinds, refine))

@@ -256,26 +256,39 @@ def finer_pieces(facts: Facts, times: Sequence[Mapping[str, Sequence[float]]],
         name: _narrow_starts(cls, times[0][name], total_s / stages / _GRAIN)
         for name, cls in facts.classes.items()
     }
+    parts: dict[str, list[Piece]] = {}
     found = []
     for number, block in enumerate(facts.program.blocks):
-        of_calls = times[0][block.block_class]
-        whole_s = sum(of_calls) or 1.0
-        cls = facts.classes[block.block_class]
-        starts = narrow[block.block_class]
-        if len(facts.program.blocks) + len(starts) < stages:
-            starts = list(range(1, len(of_calls)))
-        labels = list(cls.calls)
-        ends = [0, *starts, len(of_calls)]
-        for begin, end in itertools.pairwise(ends):
-            cut = f"{block.name}:{labels[begin]}" if begin else block.name
-            found.append(
-                Piece(cut=cut,
-                      block=number,
-                      share=sum(of_calls[begin:end]) / whole_s,
-                      times_s=tuple(
-                          sum(t[block.block_class][begin:end]) for t in times),
-                      kernels=_kernels(cls, begin, end)))
+        name = block.block_class
+        if name not in parts:
+            starts = narrow[name]
+            if len(facts.program.blocks) + len(starts) < stages:
+                starts = list(range(1, len(times[0][name])))
+            parts[name] = _parts_of(facts.classes[name],
+                                    [t[name] for t in times], starts)
+        found += [
+            Piece(cut=f"{block.name}:{p.cut}" if p.cut else block.name,
+                  block=number,
+                  share=p.share,
+                  times_s=p.times_s,
+                  kernels=p.kernels) for p in parts[name]
+        ]
     return found
+
+
+def _parts_of(cls: ClassFacts, times: Sequence[Sequence[float]],
+              starts: Sequence[int]) -> list[Piece]:
+    """A block of a class, cut before some calls, which are the cuts."""
+    labels, whole_s = list(cls.calls), sum(times[0]) or 1.0
+    return [
+        Piece(cut=labels[begin] if begin else "",
+              block=0,
+              share=sum(times[0][begin:end]) / whole_s,
+              times_s=tuple(sum(t[begin:end]) for t in times),
+              kernels=_kernels(cls, begin, end))
+        for begin, end in itertools.pairwise([0, *starts,
+                                              len(labels)])
+    ]
 
 
 def _kernels(cls: ClassFacts, begin: int, end: int) -> tuple[float, float]:
