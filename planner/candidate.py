@@ -42,6 +42,10 @@ class Searched:
     scored : tuple of Score
         Splits of the devices that were looked at, priced or not, by what
         they take at least.
+    uncut : str
+        Why the batch can't be cut, so that no combination has stages or
+        several micro-batches; empty if it can, or if there are no
+        combinations to search.
     """
 
     visited: int = 0
@@ -50,6 +54,7 @@ class Searched:
     bound_s: float = float("inf")
     bound_of: str = ""
     scored: tuple[Score, ...] = ()
+    uncut: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,7 @@ class _Search:
         self.visited_before = planning.visited
         self.found: list[Candidate] = []
         self.errors: list[InfeasiblePlan] = []
-        self.bound_s, self.pruned = float("inf"), 0
+        self.bound_s, self.pruned, self.uncut = float("inf"), 0, ""
         self.overlaps = False
         self.overlapped_s, self.overlapped_of = 0.0, ""
         self.bound_of = ""
@@ -249,6 +249,7 @@ class _Search:
             raise InfeasiblePlan(made.reason)
         self.found += made.candidates
         self.pruned += made.pruned
+        self.uncut = made.reason
         self.scored += made.scored
         # Of what overlaps, while bounds on meshes are of sums.
         self.overlaps = not made.reason and math.isfinite(made.bound_s)
@@ -285,7 +286,8 @@ class _Search:
                                seconds=time.monotonic() - self.start_s,
                                bound_s=bound_s,
                                bound_of=self.bound_of,
-                               scored=tuple(self.scored))
+                               scored=tuple(self.scored),
+                               uncut=self.uncut)
 
     def _choose_bound(self) -> None:
         """The bound of which the quickest plan is closest."""

@@ -29,10 +29,7 @@ def held_back_by(report: dict[str, Any]) -> str:
 def binding_text(report: dict[str, Any]) -> Iterator[str]:
     """What stands between the plan and a quicker one, and the search."""
     searched = report["solution"]
-    yield from textwrap.wrap(f"held back by {held_back_by(report)}",
-                             WIDTH,
-                             break_long_words=False,
-                             subsequent_indent="  ")
+    yield from _wrapped(f"held back by {held_back_by(report)}")
     yield (f"search: {searched['visited']} plans priced, "
            f"{searched['pruned']} combinations left out")
     none = ("none" if report["time"]["bound_overlaps"] else
@@ -41,6 +38,16 @@ def binding_text(report: dict[str, Any]) -> Iterator[str]:
            f"(gap {searched['gap']:.1%})")
     if searched["bound_of"]:
         yield f"  (of {searched['bound_of']})"
+    if searched["uncut"]:
+        yield from _wrapped("neither stages nor several micro-batches: "
+                            f"{searched['uncut']}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text,
+                         WIDTH,
+                         break_long_words=False,
+                         subsequent_indent="  ")
 
 
 def what_fits_text(report: dict[str, Any]) -> Iterator[str]:

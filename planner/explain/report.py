@@ -151,6 +151,7 @@ def _solution(planning: Planning, chosen: Candidate) -> dict[str, Any]:
         "visited": searched.visited,
         "pruned": searched.pruned,
         "seconds": searched.seconds,
+        "uncut": searched.uncut,
     }
 
 

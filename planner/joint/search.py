@@ -202,6 +202,7 @@ class JointSearch:
         self.links = Links(planning.cluster, planning.limits)
         self.reason, self.is_cut = "", False
         self.laid_out: dict[Cell, ProgramLayout | None] = {}
+        self._whole_rows: set[tuple[int, bool]] = set()
         self._besides: dict[tuple[MeshSpec, Cell, int, str],
                             ProgramLayout] = {}
         self.between = Between(self.space.batch, self._bends)
@@ -247,6 +248,8 @@ class JointSearch:
         return finer_pieces(self.own.facts, [table.call_times_s], stages)
 
     def _table(self, cell: Cell, *, exact: bool) -> BlockTable | None:
+        if (cell.rows, exact) in self._whole_rows:
+            return None
         try:
             table = block_table(self.own,
                                 cell,
@@ -258,6 +261,9 @@ class JointSearch:
                                 blocks=self.blocks)
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
+            if cell.ranks == 1 and isinstance(error, LayoutError):
+                # Micro-batches are cut first, the same way for all cells.
+                self._whole_rows.add((cell.rows, exact))
             return None
         self.laid_out[cell] = table.layout
         self.between.learn(cell, table.layout)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import unittest
+from unittest import mock
 
 import numpy as np
 import torch
@@ -265,6 +266,33 @@ class TestSearch(unittest.TestCase):
             self.assertIsNone(candidate.pipeline)
             self.assertNotIn("dp", candidate.mesh.names)
         self.assertIn("run this model without a pipeline", found.reason)
+
+    def test_rows_that_one_rank_cannot_cut_are_not_laid_out_again(
+            self) -> None:
+        model, inputs, loss_fn = MODELS["clip"]()
+        planning = Planning(capture(model, inputs, loss_fn=loss_fn),
+                            load_cluster("h100-sxm").resized(4))
+        search = JointSearch(planning, 4)
+        rows = planning.facts.batch_rows // 2
+        with mock.patch("planner.joint.search.block_table",
+                        side_effect=block_table) as laid_out:
+            self.assertIsNone(search.scores(Cell(rows=rows)))
+            for cell in (Cell(tp=2, rows=rows), Cell(cp=2, rows=rows)):
+                self.assertIsNone(search.scores(cell))
+        self.assertEqual(laid_out.call_count, 1)
+        self.assertIsNotNone(
+            search.scores(Cell(tp=2, rows=planning.facts.batch_rows)))
+
+    def test_the_report_says_why_the_batch_stays_whole(self) -> None:
+        model, inputs, loss_fn = MODELS["clip"]()
+        planning = Planning(capture(model, inputs, loss_fn=loss_fn),
+                            load_cluster("h100-sxm").resized(2))
+        best, found = planning.best(factorisations(2))
+        report = build_report(planning, best, found)
+        self.assertIn("run this model without a pipeline",
+                      report["solution"]["uncut"])
+        self.assertIn("neither stages nor several micro-batches",
+                      format_report(report))
 
 
 if __name__ == "__main__":
