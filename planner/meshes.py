@@ -249,7 +249,7 @@ class _Search:
             raise InfeasiblePlan(made.reason)
         self.found += made.candidates
         self.pruned += made.pruned
-        self.uncut = made.reason
+        self.uncut = made.uncut
         self.scored += made.scored
         # Of what overlaps, while bounds on meshes are of sums.
         self.overlaps = not made.reason and math.isfinite(made.bound_s)

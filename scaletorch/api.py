@@ -94,7 +94,9 @@ def auto_parallelize(
         Preset name or YAML file; ``"local"``: the profile of this machine
         that ``python -m planner.profile`` has made; ``"profile"``: make it
         now, briefly; None: the profile if there is one, else the preset
-        nearest to the devices we run on.
+        nearest to the devices we run on. Of a profile that is there some
+        kernels are measured again, for a second, and it is scaled where the
+        machine is now clearly faster or slower.
     plan : Plan, Recipe, str or Path, optional
         Run exactly this, without a search.
     constraints : optional

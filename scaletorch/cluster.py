@@ -138,7 +138,8 @@ def at_machines_pace(spec: ClusterSpec, devices: DeviceMesh, *,
     """The profile of this machine, scaled to what kernels take now.
 
     All ranks of the mesh call this together. Where there is no profile of as
-    many processes, or the mesh is a part of the job, nothing is measured.
+    many processes, or the mesh is a part of the job or begins with another
+    rank than it, nothing is measured.
 
     Parameters
     ----------
@@ -149,6 +150,7 @@ def at_machines_pace(spec: ClusterSpec, devices: DeviceMesh, *,
         Whether to log by how much it was scaled.
     """
     if (devices.size() != dist.get_world_size()
+            or devices.mesh.flatten()[0].item() != 0
             or dist.get_backend() in _SIMULATED):
         return spec
     job = Job(mesh_device(devices))

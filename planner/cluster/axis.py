@@ -137,7 +137,7 @@ def axis_link(cluster: ClusterSpec,
             f"mesh {shape} needs {total} devices, cluster {cluster.name} has "
             f"{cluster.num_devices}; write {cluster.name}:{total} for more")
     sizes = [shape[a] for a in order]
-    if order and order[0] not in axes:
+    if order[0] not in axes:
         sizes[0] = _until_alike(cluster, sizes)
     ranks = np.arange(math.prod(sizes)).reshape(sizes)
     ranks = np.moveaxis(ranks, [order.index(a) for a in axes],

@@ -369,7 +369,9 @@ class CellScores:
         forward_s, backward_s = cuts.stage_times(
             lambda first, end: resting.fed_s(first, end, table.forward_s,
                                              back_s)).T
-        return forward_s, np.maximum(0.0, backward_s - weight_s)
+        action_s = self._links.action_s
+        return (forward_s + action_s,
+                np.maximum(0.0, backward_s - weight_s) + action_s)
 
     def _own_sums(self, point: Point) -> StageSums:
         """Of the cell's axes, without data parallelism."""

@@ -71,8 +71,10 @@ class JointFound:
         Of each split of the ranks that was looked at closely, the
         combination that promises most, by what it takes at least.
     reason : str
-        Why the program can't be cut along the batch; empty if it can.
+        Why no cell of a part of the batch was laid out; empty if one was.
         There are no stages then, and no data parallelism.
+    uncut : str
+        The same where it is that the program can't be cut along the batch.
     """
 
     candidates: tuple[Candidate, ...]
@@ -80,6 +82,7 @@ class JointFound:
     pruned: int
     scored: tuple[Score, ...] = ()
     reason: str = ""
+    uncut: str = ""
 
 
 def joint_candidates(
@@ -125,7 +128,8 @@ def joint_candidates(
                       bound_s=branching.bound_s * (1 - TOLERANCE),
                       pruned=search.space.count() - len(found),
                       scored=tuple(branching.scored.values()),
-                      reason="" if search.is_cut else search.reason)
+                      reason="" if search.is_cut else search.reason,
+                      uncut="" if search.is_cut else search.uncut)
 
 
 def space_of(planning: Planning,
@@ -200,7 +204,7 @@ class JointSearch:
         self.blocks = BlocksApart(self.own.program, self.own.facts.known_calls)
         self.space = space_of(planning, ranks, mesh, staged=staged)
         self.links = Links(planning.cluster, planning.limits)
-        self.reason, self.is_cut = "", False
+        self.reason, self.uncut, self.is_cut = "", "", False
         self.laid_out: dict[Cell, ProgramLayout | None] = {}
         self._whole_rows: set[tuple[int, bool]] = set()
         self._besides: dict[tuple[MeshSpec, Cell, int, str],
@@ -261,6 +265,8 @@ class JointSearch:
                                 blocks=self.blocks)
         except (InfeasiblePlan, LayoutError) as error:
             self.reason = str(error)
+            if isinstance(error, LayoutError) and cell.rows < self.space.batch:
+                self.uncut = self.reason
             if cell.ranks == 1 and isinstance(error, LayoutError):
                 # Micro-batches are cut first, the same way for all cells.
                 self._whole_rows.add((cell.rows, exact))

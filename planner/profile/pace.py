@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sqlite3
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +34,10 @@ _KERNELS = 12
 _BUDGET_S = 1.0
 _CLEARLY = 1.1
 """Up to this ratio, either way, the machine counts as being as it was."""
-_OF_THE_HOST = frozenset(
-    {"call_parameter_s", "call_s", "dispatch_s", "message_s", "view_s"})
+_OF_THE_HOST = frozenset({
+    "adamw_foreach_parameter_s", "adamw_fused_parameter_s", "call_parameter_s",
+    "call_s", "dispatch_s", "message_s", "view_s"
+})
 
 
 def pace(job: Job,
@@ -57,6 +60,8 @@ def pace(job: Job,
     some = kernels[::max(len(kernels) // _KERNELS, 1)]
     with _random_numbers_kept(job.device):
         now = measure_points(some, job, None, budget_s=budget_s).known
+    if job.device.type != "cpu":
+        torch.accelerator.empty_cache()
     ratios = [now[p].median / known[p].median for p in now]
     found: float = job.first(statistics.median(ratios) if ratios else 1.0)
     return found
@@ -128,18 +133,17 @@ def _known(job: Job, folder: Path) -> dict[Point, Measured]:
 
 
 def _kept(job: Job, folder: Path) -> dict[tuple[str, str, str, str], Measured]:
+    """None where they can't be read: other ranks wait for an answer."""
     path, device = folder / POINTS_FILE, job.device.type
-    is_profiled = local_path(device, job.size, folder=folder).exists()
-    if not (is_profiled and path.exists()):
-        return {}
     try:
-        store = Store(path, profile_key(device, job.size))
-    except (OSError, ValueError):
+        is_profiled = local_path(device, job.size, folder=folder).exists()
+        if not (is_profiled and path.exists()):
+            return {}
+        with contextlib.closing(Store(path, profile_key(device,
+                                                        job.size))) as store:
+            return store.all()
+    except (OSError, ValueError, sqlite3.Error):
         return {}
-    try:
-        return store.all()
-    finally:
-        store.close()
 
 
 def _coefficient_at(coefficient: Coefficient, ratio: float) -> Coefficient:

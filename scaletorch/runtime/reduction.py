@@ -204,7 +204,7 @@ class _Sent:
     def _wait(self) -> None:
         with self.watched:
             self.work.wait()
-        del self.work
+        self.work = None
         if self.scattered is not None:
             give_back(self.scattered)
             self.scattered = None

@@ -22,25 +22,24 @@ from planner.profile.points import points_for
 from planner.profile.run import POINTS_FILE
 from planner.profile.store import Measured, Store
 
-_CLUSTER = ClusterSpec(name="made up",
-                       device=DeviceKind(
-                           name="device",
-                           memory_bytes=10**9,
-                           memory_bandwidth_bytes_per_s=6e9,
-                           peak_flops_per_s=(("float32", 3e9), ),
-                           launch_overhead_s=1e-5,
-                           efficiencies=(Coefficient(name="attention",
-                                                     value=0.5,
-                                                     source=""), ),
-                           coefficients=tuple(
-                               Coefficient(name=n, value=3.0, source="")
-                               for n in ("cache_bytes", "cache_bytes_per_s",
-                                         "gelu_s_per_byte", "interference",
-                                         "call_s"))),
-                       tiers=(Tier(name="node",
-                                   size=1,
-                                   link=Link(latency_s=1e-3,
-                                             bandwidth_bytes_per_s=6e9)), ))
+_CLUSTER = ClusterSpec(
+    name="made up",
+    device=DeviceKind(name="device",
+                      memory_bytes=10**9,
+                      memory_bandwidth_bytes_per_s=6e9,
+                      peak_flops_per_s=(("float32", 3e9), ),
+                      launch_overhead_s=1e-5,
+                      efficiencies=(Coefficient(name="attention",
+                                                value=0.5,
+                                                source=""), ),
+                      coefficients=tuple(
+                          Coefficient(name=n, value=3.0, source="")
+                          for n in ("cache_bytes", "cache_bytes_per_s",
+                                    "gelu_s_per_byte", "interference",
+                                    "call_s", "adamw_fused_parameter_s"))),
+    tiers=(Tier(name="node",
+                size=1,
+                link=Link(latency_s=1e-3, bandwidth_bytes_per_s=6e9)), ))
 
 
 def _again(ratio: float) -> Any:
@@ -76,7 +75,8 @@ class TestScaled(TestCase):
                 "cache_bytes_per_s": 1.5,
                 "gelu_s_per_byte": 6.0,
                 "interference": 3.0,
-                "call_s": 6.0
+                "call_s": 6.0,
+                "adamw_fused_parameter_s": 6.0
             })
         self.assertIn("at 2.00 times the time", device.source)
         self.assertEqual(found.tiers, _CLUSTER.tiers)
@@ -84,7 +84,8 @@ class TestScaled(TestCase):
     def test_an_accelerator_has_a_host_beside_it(self) -> None:
         found = at_pace(_CLUSTER, 2.0, device_type="cuda")
         coefficients = self._coefficients(found.device)
-        self.assertEqual(coefficients["call_s"], 3.0)
+        for name in ("call_s", "adamw_fused_parameter_s"):
+            self.assertEqual(coefficients[name], 3.0)
         self.assertEqual(coefficients["gelu_s_per_byte"], 6.0)
 
 
@@ -108,6 +109,13 @@ class TestPace(TestCase):
             self.assertEqual(clear_pace(self.job, folder=self.folder), 1.0)
         measure.assert_not_called()
         self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_points_that_cannot_be_read_count_as_none(self) -> None:
+        self._profiled()
+        (self.folder / POINTS_FILE).write_bytes(b"no database" * 100)
+        with mock.patch.object(pace_module, "measure_points") as measure:
+            self.assertEqual(clear_pace(self.job, folder=self.folder), 1.0)
+        measure.assert_not_called()
 
     def test_only_what_is_clear_counts(self) -> None:
         self._profiled()
