@@ -126,7 +126,8 @@ def priced_pipeline(planning: Planning,
                                      costs,
                                      link,
                                      limits_bytes=list(
-                                         map(planning.limits.on, ranks)))
+                                         map(planning.limits.on, ranks)),
+                                     action_s=Streams.of(cost.device).action_s)
         if len(set(ranks)) > 1:  # stages may lie on other ranks than thought
             costs = stages(stage_devices(pipeline, ranks))
     if bound_s is None:

@@ -21,9 +21,13 @@ _EFFORT = 100_000
 """About a second; more effort rarely finds more for a few dozen actions."""
 
 
-def with_own_schedule(pipeline: PipelineSpec, found: Pipelined,
-                      costs: Sequence[StageCost], link: AxisInfo, *,
-                      limits_bytes: Sequence[float]) -> PipelineSpec:
+def with_own_schedule(pipeline: PipelineSpec,
+                      found: Pipelined,
+                      costs: Sequence[StageCost],
+                      link: AxisInfo,
+                      *,
+                      limits_bytes: Sequence[float],
+                      action_s: float = 0.0) -> PipelineSpec:
     """Synthesise a schedule for priced stages; the plan then holds its text.
 
     Parameters
@@ -38,11 +42,14 @@ def with_own_schedule(pipeline: PipelineSpec, found: Pipelined,
         Of memory, for each rank of that axis. Where no order of the
         micro-batches keeps to them, it is left to the caller to find that
         the plan does not fit.
+    action_s : float
+        Of an action that does nothing.
     """
     saved = tuple(float(c.saved_bytes) for c in costs)
-    times = StageTimes.in_parts([c.forward_s for c in costs],
-                                [c.input_s for c in costs],
-                                [c.weight_s for c in costs])
+    times = StageTimes.in_parts([c.forward_s + action_s for c in costs],
+                                [c.input_s + action_s for c in costs],
+                                [c.weight_s for c in costs],
+                                apart_s=action_s)
 
     def text(cap_bytes: Sequence[float] | None) -> str:
         schedule = synthesise(times,
