@@ -82,6 +82,8 @@ def _explained(args: argparse.Namespace, observer: Observer) -> str:
                           halved=_halved(args, answer.planning),
                           fit=answer.fit,
                           batches=answer.batches)
+    if not args.model.is_file():
+        report["model"] = str(args.model)  # its name, not its class
     _write(args, answer.planning, answer.chosen, report)
     return _json(report) if args.json else format_report(report)
 

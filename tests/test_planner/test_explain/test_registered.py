@@ -10,6 +10,8 @@ import torch
 
 from planner.capture.capture import capture
 from planner.explain import registered
+from planner.explain.__main__ import explain
+from planner.explain.arguments import parse_arguments
 from planner.explain.load import Loaded, load_model
 from scaletorch import models
 
@@ -46,6 +48,12 @@ class TestRegistered(unittest.TestCase):
                 self.assertIn(name, models.names())
                 rows = {x.shape[0] for x in _load(name).inputs.values()}
                 self.assertEqual(rows, {4})
+
+    def test_the_report_is_of_that_name(self) -> None:
+        text = explain(
+            parse_arguments(
+                ["gpt2", "--mesh", "2", "--batch", "2", "--seq", "32"]))
+        self.assertTrue(text.startswith("gpt2 on "), text[:80])
 
     def test_unknown(self) -> None:
         with self.assertRaisesRegex(ValueError, "did you mean llama3-8b"):
