@@ -17,7 +17,7 @@ class Vision(unittest.TestCase):
         check_model(self, "resnet", FEW)
 
     def test_unet(self) -> None:
-        check_model(self, "unet", MOST)
+        check_model(self, "unet", FEW)
 
     def test_convnext(self) -> None:
         check_model(self, "convnext", FEW)
