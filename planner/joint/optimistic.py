@@ -305,10 +305,10 @@ class Optimistic:
         if around is None:
             return None
         if (cell, around) not in self._lines:
-            self._lines[cell, around] = self._on_line(cell, *around)
+            self._lines[cell, around] = self._from_around(cell, *around)
         return self._lines[cell, around]
 
-    def _on_line(self, cell: Cell, fewer: Cell, more: Cell) -> _Whole:
+    def _from_around(self, cell: Cell, fewer: Cell, more: Cell) -> _Whole:
         """Between what is known of fewer rows and of more."""
         assert self._between is not None
         low, high = self._whole[fewer], self._whole[more]

@@ -399,16 +399,14 @@ class CellScores:
     def _messages_s(self, cuts: StageCuts, place: Place) -> Array:
         """Until each stage has what it takes of the one before; of pieces of
         blocks that is not known."""
-        if (cuts, place) in self._messages:
-            return self._messages[cuts, place]
-        sizes = self.table.taken_bytes[cuts.block[cuts.starts]]
-        times_s = np.array([
-            self._links.time_s("send", size, place) for size in sizes.tolist()
-        ])
-        times_s[cuts.share[cuts.starts] < 1.0] = 0.0
-        times_s[0] = 0.0
-        self._messages[cuts, place] = times_s
-        return times_s
+        if (cuts, place) not in self._messages:
+            sizes = self.table.taken_bytes[cuts.block[cuts.starts]].tolist()
+            times_s = np.array(
+                [self._links.time_s("send", size, place) for size in sizes])
+            times_s[cuts.share[cuts.starts] < 1.0] = 0.0
+            times_s[0] = 0.0
+            self._messages[cuts, place] = times_s
+        return self._messages[cuts, place]
 
     def _of_rank(self, point: Point, values: Array) -> Array:
         """Sums over the blocks of each rank."""

@@ -107,7 +107,7 @@ def stage_cost(stage: Stage, whole: Program, cost: ConversionCost,
     known : KnownByClass
         Filled with what is found.
     """
-    program = _losing(stage.program, whole)
+    program = _only_losing(stage.program, whole)
     calls = {n: _calls(program, n, known) for n in program.classes}
     found = _priced(program, stage.layout, cost, calls)
     return _stage_cost(stage, program, stage.layout, found, cost, optimizer,
@@ -127,7 +127,7 @@ def stage_cost_again(stage: Stage, whole: Program, cost: ConversionCost,
     name : str
         Of the block class.
     """
-    program = _losing(stage.program, whole)
+    program = _only_losing(stage.program, whole)
     calls = {n: _calls(program, n, known) for n in program.classes}
     rerun = dataclasses.replace(stage.layout, recompute=frozenset({name}))
     once, again = stage_times(program, stage.layout, cost, calls, {name})
@@ -139,7 +139,7 @@ def stage_cost_again(stage: Stage, whole: Program, cost: ConversionCost,
     return plain, repeated
 
 
-def _losing(program: Program, whole: Program) -> Program:
+def _only_losing(program: Program, whole: Program) -> Program:
     """A stage's program with no output but the loss."""
     kept = tuple(n for n in program.outputs if n == whole.loss_name)
     return dataclasses.replace(program,

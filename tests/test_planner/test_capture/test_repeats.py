@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import re
 import unittest
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -70,6 +71,20 @@ def traced_again(model: nn.Module,
 
     with mock.patch.object(ladder, "unrolled", counted):
         return capture(model, inputs, loss_fn=loss_fn), copied[0]
+
+
+@contextlib.contextmanager
+def decomposed_sizes() -> Iterator[list[int]]:
+    """Nodes of each graph that torch makes functional, as they come."""
+    exported, sizes = torch.export.ExportedProgram, list[int]()
+
+    def decomposed(program: Any, table: Any) -> Any:
+        sizes.append(len(program.graph.nodes))
+        return decompose(program, table)
+
+    decompose = exported.run_decompositions
+    with mock.patch.object(exported, "run_decompositions", decomposed):
+        yield sizes
 
 
 class TestFamilies(unittest.TestCase):
@@ -589,18 +604,8 @@ class TestDifferences(unittest.TestCase):
         self.check(Stack(Layer, run), 2)
 
     def test_what_is_exported_does_not_grow_with_depth(self) -> None:
-        exported = torch.export.ExportedProgram
-        sizes = []
-
-        def decomposed(program: Any, table: Any) -> Any:
-            sizes.append(len(program.graph.nodes))
-            return decompose(program, table)
-
-        decompose = exported.run_decompositions
-        with mock.patch.object(exported, "run_decompositions",
-                               decomposed), mock.patch(
-                                   "planner.capture.export.make_functional",
-                                   return_value=None):
+        with decomposed_sizes() as sizes, mock.patch(
+                "planner.capture.export.make_functional", return_value=None):
             for depth in (5, 9):
                 self.check_depth(depth)
         self.assertEqual(sizes[0], sizes[1])
@@ -969,16 +974,8 @@ class TestBuffers(unittest.TestCase):
         self.check(Stack(counting(behind)), 4)
 
     def test_what_is_exported_does_not_grow_with_depth(self) -> None:
-        exported = torch.export.ExportedProgram
-        sizes = []
-
-        def decomposed(program: Any, table: Any) -> Any:
-            sizes.append(len(program.graph.nodes))
-            return decompose(program, table)
-
-        decompose = exported.run_decompositions
         x = torch.randn(4, WIDTH, requires_grad=True)
-        with mock.patch.object(exported, "run_decompositions", decomposed):
+        with decomposed_sizes() as sizes:
             for depth in (5, 9):
                 traced_again(Stack(counting(averaged), depth=depth), (x, ))
         self.assertEqual(sizes[0], sizes[1])

@@ -12,13 +12,14 @@ from torch import nn
 from planner.candidate import Candidate
 from planner.capture.capture import capture
 from planner.cluster import axis_link
+from planner.cluster.axis import AxisInfo
 from planner.cost.roofline import memory_time_s
 from planner.cost.stage_time import sums_s
 from planner.cost.timeline import Streams
 from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
 from planner.pipeline.alike import shape_of
-from planner.pipeline.build import pipelined
+from planner.pipeline.build import Pipelined, pipelined
 from planner.pipeline.means import count_ahead
 from planner.pipeline.price import PipelinePrice, pipeline_price
 from planner.pipeline.stage_cost import stage_cost, stage_costs
@@ -66,6 +67,17 @@ def _step(recipe: str | None, axis: str = "dp") -> PipelinePrice:
     return step
 
 
+def _pipelined() -> Pipelined:
+    candidate = _candidate(None)
+    assert candidate.pipeline is not None
+    return pipelined(_planning().program, candidate.layout, candidate.pipeline)
+
+
+def _link() -> AxisInfo:
+    """Between its stages."""
+    return axis_link(_planning().cluster, (1, 2, 1), 1)
+
+
 class TestStage(unittest.TestCase):
 
     def test_without_other_axes_nothing_moves(self) -> None:
@@ -105,14 +117,11 @@ class TestStage(unittest.TestCase):
 
     def test_hosts_that_compute_send(self) -> None:
         """Each action of both stages has one message, weights' have none."""
-        candidate, step = _candidate(None), _step(None)
-        assert candidate.pipeline is not None
-        found = pipelined(_planning().program, candidate.layout,
-                          candidate.pipeline)
-        slower = pipeline_price(found,
+        step = _step(None)
+        slower = pipeline_price(_pipelined(),
                                 step.stages,
                                 step.schedule,
-                                axis_link(_planning().cluster, (1, 2, 1), 1),
+                                _link(),
                                 host_s=1.0)
         for rank in (0, 1):
             with_s, without_s = (p.simulation.makespan_s -
@@ -124,11 +133,7 @@ class TestStage(unittest.TestCase):
         """A forward and a backward of each micro-batch; a second more of both
         is one more until the last stage has begun, then two a micro-batch,
         and one until the first is done."""
-        candidate, step = _candidate(None), _step(None)
-        assert candidate.pipeline is not None
-        found = pipelined(_planning().program, candidate.layout,
-                          candidate.pipeline)
-        link = axis_link(_planning().cluster, (1, 2, 1), 1)
+        step, found, link = _step(None), _pipelined(), _link()
         slower, slowest = (pipeline_price(found,
                                           step.stages,
                                           step.schedule,
@@ -151,11 +156,7 @@ class TestStage(unittest.TestCase):
             ((1.0, ), (5.0, ), (2.0, ), (3.5, )))
 
     def test_ranks_of_other_hosts_leave_no_processors(self) -> None:
-        candidate, step = _candidate(None), _step(None)
-        assert candidate.pipeline is not None
-        found = pipelined(_planning().program, candidate.layout,
-                          candidate.pipeline)
-        link = axis_link(_planning().cluster, (1, 2, 1), 1)
+        step, found, link = _step(None), _pipelined(), _link()
         near, apart = (pipeline_price(found,
                                       step.stages,
                                       step.schedule,
@@ -168,11 +169,7 @@ class TestStage(unittest.TestCase):
     def test_messages_of_one_direction_follow_each_other(self) -> None:
         """A link that takes longer for a message than a stage does for its
         micro-batch sends all of them, one after the other, both ways."""
-        candidate, step = _candidate(None), _step(None)
-        assert candidate.pipeline is not None
-        found = pipelined(_planning().program, candidate.layout,
-                          candidate.pipeline)
-        link = axis_link(_planning().cluster, (1, 2, 1), 1)
+        step, found, link = _step(None), _pipelined(), _link()
         narrow = dataclasses.replace(link.link, bandwidth_bytes_per_s=1e3)
         schedule = make_schedule("gpipe", ranks=2, microbatches=_PARTS)
         slow = pipeline_price(
@@ -183,11 +180,7 @@ class TestStage(unittest.TestCase):
                            2 * _PARTS * message_s * 0.99)
 
     def test_ranks_wait_for_the_last_once_a_step(self) -> None:
-        candidate, step = _candidate(None), _step(None)
-        assert candidate.pipeline is not None
-        found = pipelined(_planning().program, candidate.layout,
-                          candidate.pipeline)
-        link = axis_link(_planning().cluster, (1, 2, 1), 1)
+        step, found, link = _step(None), _pipelined(), _link()
         busy_s = step.simulation.makespan_s - step.bubble_s
         for limit_s in (busy_s, busy_s / 8):
             apart = pipeline_price(found,
