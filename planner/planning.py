@@ -10,7 +10,7 @@ from planner.candidate import Candidate, Searched
 from planner.choices import factorisations
 from planner.cost.optimizer import optimizer_s
 from planner.cost.price import price
-from planner.garbage import new_objects_alone
+from planner.garbage import few_collections
 from planner.infeasible import why_not
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.layout import Layout, Placement
@@ -210,7 +210,7 @@ class Planning(Problem):
         """
         if self.time_limit_s is not None:
             self.until_s = time.monotonic() + self.time_limit_s
-        with new_objects_alone():
+        with few_collections():
             found, self.searched = candidates_over(self,
                                                    meshes,
                                                    self.until_s,
