@@ -148,7 +148,7 @@ def space_of(planning: Planning,
         fixed = {n: sizes.get(n, 1) for n in AXES}
         absent = tuple(n for n in AXES if n not in sizes)
         orders = ((*mesh.names, *absent), )
-    limits = planning.constraints
+    limits, links = planning.constraints, Links(planning.cluster)
     return Space(
         ranks=ranks,
         batch=planning.facts.batch_rows,
@@ -162,7 +162,8 @@ def space_of(planning: Planning,
         recompute=(limits.allows_recompute()
                    and bool(planning.repeated_classes())),
         staged=staged,
-        links=Links(planning.cluster).of,
+        links=links.of,
+        is_shared=links.alone_speedup > 1,
         orders=orders)
 
 

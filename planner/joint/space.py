@@ -24,6 +24,8 @@ ORDERS: tuple[tuple[str, ...], ...] = (AXES, ("dp", "pp", "ep", "cp", "tp"))
 """Which axes span the slower links: stages, or data parallelism."""
 _MOST_PARTS = 32
 """Micro-batches for each stage, beyond which the bubble is small anyway."""
+_SHARED_PARTS = 2
+"""Least micro-batches of ranks with stages that share processors."""
 
 
 class Cell(NamedTuple):
@@ -172,6 +174,10 @@ class Space:
     staged : bool, optional
         Whether there are stages, or several micro-batches; both are looked
         at if left out.
+    is_shared : bool
+        Whether ranks share processors. One without work leaves its part to
+        the others then, so that there may be fewer micro-batches than ranks
+        with stages.
     """
 
     ranks: int
@@ -187,6 +193,7 @@ class Space:
     schedules: tuple[tuple[str, int], ...] = _SCHEDULES
     recompute: bool = True
     staged: bool | None = None
+    is_shared: bool = False
     _unlike: dict[tuple[int, ...], tuple[tuple[str, ...],
                                          ...]] = field(default_factory=dict,
                                                        init=False,
@@ -241,7 +248,8 @@ class Space:
                     or dp > self.largest.get("dp", dp)):
                 continue
             point = Point(cell=cell, pp=pp, dp=dp, microbatches=count)
-            if (pp <= count <= _MOST_PARTS * pp
+            least = min(pp, _SHARED_PARTS) if self.is_shared else pp
+            if (least <= count <= _MOST_PARTS * pp
                     and self.staged in (None, point.is_staged)):
                 yield point
 
@@ -281,8 +289,11 @@ class Space:
                 way, order=order))
 
     def _schedules(self, split: Point) -> list[tuple[str, int]]:
-        return [(name, chunks) for name, chunks in self.schedules if split.pp *
-                chunks <= self.blocks and (split.pp > 1 or name == "1f1b")]
+        return [
+            (name, chunks) for name, chunks in self.schedules if split.pp *
+            chunks <= self.blocks and (split.pp > 1 or name == "1f1b") and (
+                split.pp <= split.microbatches or chunks == 1)
+        ]
 
     def _shardings(self, split: Point) -> tuple[str, ...]:
         return self.shardings if split.dp > 1 else SHARDINGS[:1]

@@ -18,6 +18,7 @@ from planner.cost.collective import collective_time_s
 from planner.cost.memory_estimate import MemoryEstimate
 from planner.cost.plan_price import Exposure, StepTime
 from planner.cost.timeline import Streams
+from planner.ir.pipeline import MICROBATCH
 from planner.pipeline.build import Pipelined
 from planner.pipeline.stage_cost import StageCost, wire_bytes
 from planner.schedule.actions import Schedule
@@ -168,6 +169,8 @@ def pipeline_price(found: Pipelined,
         Of the ranks' devices. Of the messages that a rank waits for, most
         leave it idle anyway, so that ranks which are apart cost little; but
         they wait for each other as for a collective once a step at least.
+        Where they share processors and nothing but stages divides the work,
+        all of that waiting is simulated.
     """
     streams = streams or Streams()
     # Those that wait leave nothing to ranks of other hosts.
@@ -198,18 +201,25 @@ def pipeline_price(found: Pipelined,
     begin = [0.0] * ranks
     for number, cost in enumerate(costs):
         begin[owner[number]] += cost.begin_s
-    return PipelinePrice(stages=tuple(costs),
-                         schedule=schedule,
-                         simulation=simulation,
-                         begin_s=tuple(begin),
-                         finish_s=tuple(c.finish_s for c in costs),
-                         around_s=call_s +
-                         _rehearsal_s(found, times, schedule, message_s),
-                         message_s=message_s,
-                         late_s=_late_s(simulation, streams),
-                         memory=tuple(
-                             _rank_memory(costs, owner, rank, simulation)
-                             for rank in range(ranks)))
+    return PipelinePrice(
+        stages=tuple(costs),
+        schedule=schedule,
+        simulation=simulation,
+        begin_s=tuple(begin),
+        finish_s=tuple(c.finish_s for c in costs),
+        around_s=call_s + _rehearsal_s(found, times, schedule, message_s),
+        message_s=message_s,
+        late_s=(0.0 if alone_speedup > 1 and _is_alone(found) else _late_s(
+            simulation, streams)),
+        memory=tuple(
+            _rank_memory(costs, owner, rank, simulation)
+            for rank in range(ranks)))
+
+
+def _is_alone(found: Pipelined) -> bool:
+    """Whether each stage is on one rank, which has no collectives."""
+    mesh = found.layout.mesh
+    return mesh.world_size == mesh.size(MICROBATCH)
 
 
 def _late_s(simulation: Simulation, streams: Streams) -> float:

@@ -22,7 +22,7 @@ from scaletorch.choose import searched_meshes
 from scaletorch.models.gpt2 import GPT2, GPT2Config
 
 
-def _processors(call_s: float) -> ClusterSpec:
+def _processors(call_s: float, alone_speedup: float = 1.0) -> ClusterSpec:
     """With links so slow that stages are worth it."""
     cluster = load_cluster("cpu-gloo").resized(4)
     tiers = tuple(
@@ -31,7 +31,8 @@ def _processors(call_s: float) -> ClusterSpec:
         for t in cluster.tiers)
     own = tuple(
         Coefficient(name=n, value=v, source="")
-        for n, v in (("message_s", 1e-6), ("call_s", call_s)))
+        for n, v in (("message_s", 1e-6), ("call_s", call_s), ("alone_speedup",
+                                                               alone_speedup)))
     return dataclasses.replace(cluster,
                                tiers=tiers,
                                device=dataclasses.replace(
@@ -70,3 +71,22 @@ class TestActions(unittest.TestCase):
         few, many = self._shares(1e-6), self._shares(1e-3)
         self.assertLess(max(*few, *many), 1 + 1e-9)
         self.assertGreater(min(many), min(few))
+
+    def test_fewer_micro_batches_than_stages(self) -> None:
+        planning = Planning(self.program, _processors(1e-4, 2.0))
+        search = JointSearch(planning, 4)
+        few = [
+            p for c in search.space.cells() for p in search.space.ways(c)
+            if p.microbatches < p.pp
+        ]
+        self.assertTrue(few)
+        for point in few:
+            scores = search.scores(point.cell)
+            assert scores is not None
+            found = search.price(point, scores)
+            assert found is not None
+            simulated_s = scores.simulated_s(point)
+            self.assertLess(
+                scores.score(point).time_s, simulated_s * (1 + 1e-9))
+            self.assertLess(simulated_s, found.time_s * (1 + 1e-9))
+            self.assertLess(0.85 * found.time_s, simulated_s)

@@ -66,6 +66,19 @@ class TestSpace(unittest.TestCase):
         self.assertIn(MeshSpec(AXES, (1, 8, 1, 1, 1)), meshes)
         self.assertIn(MeshSpec(AXES, (2, 1, 2, 2, 1)), meshes)
 
+    def test_fewer_micro_batches_than_stages_on_shared_processors(
+            self) -> None:
+        own, shared = (Space(ranks=8, batch=16, blocks=10, is_shared=s)
+                       for s in (False, True))
+        few = [
+            p for c in shared.cells() for p in shared.points(c)
+            if p.microbatches < p.pp
+        ]
+        self.assertEqual(shared.count() - own.count(), len(few))
+        self.assertEqual({(p.pp, p.microbatches)
+                          for p in few}, {(4, 2), (8, 2), (8, 4)})
+        self.assertEqual({p.chunks for p in few}, {1})
+
     def test_given_and_limited_sizes(self) -> None:
         given = Space(ranks=8,
                       batch=16,

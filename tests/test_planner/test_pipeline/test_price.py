@@ -67,8 +67,8 @@ def _step(recipe: str | None, axis: str = "dp") -> PipelinePrice:
     return step
 
 
-def _pipelined() -> Pipelined:
-    candidate = _candidate(None)
+def _pipelined(recipe: str | None = None) -> Pipelined:
+    candidate = _candidate(recipe)
     assert candidate.pipeline is not None
     return pipelined(_planning().program, candidate.layout, candidate.pipeline)
 
@@ -193,6 +193,21 @@ class TestStage(unittest.TestCase):
             self.assertAlmostEqual(apart.step_s - step.step_s, late_s)
             self.assertAlmostEqual(
                 apart.overlap.straggling_s - step.overlap.straggling_s, late_s)
+
+    def test_late_ranks_of_shared_processors_are_those_of_the_simulation(
+            self) -> None:
+        shared = Streams(straggling=0.25,
+                         straggling_limit_s=1.0,
+                         alone_speedup=2.0)
+        for recipe, is_late in ((None, False), ("ddp", True)):
+            with self.subTest(recipe):
+                step = _step(recipe)
+                found = pipeline_price(_pipelined(recipe),
+                                       step.stages,
+                                       step.schedule,
+                                       _link(),
+                                       streams=shared)
+                self.assertEqual(found.late_s > 0.0, is_late)
 
     def test_what_is_exposed_has_names(self) -> None:
         candidate = _candidate("megatron", "tp")
