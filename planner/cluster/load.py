@@ -13,7 +13,7 @@ from planner.cluster.spec import ClusterSpec
 from planner.cluster.text import from_yaml
 from planner.names import nearest
 
-__all__ = ["load_cluster", "preset_names"]
+__all__ = ["load_cluster", "preset_names", "read_profile"]
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -61,12 +61,37 @@ def _read(name: str, sizes: str) -> ClusterSpec:
     if name in preset_names():
         path = _PRESETS / f"{name}.yaml"
     elif name == LOCAL:
-        path = _local(sizes)
+        return read_profile(_local(sizes))
     if not path.is_file():
         known = (*preset_names(), LOCAL)
         raise ValueError(f"no cluster is called {name!r} and no such file "
                          f"exists; {nearest(name, known)}")
-    return from_yaml(path.read_text(), where=str(path))
+    return _parsed(path)
+
+
+def _parsed(path: Path) -> ClusterSpec:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    return from_yaml(text, where=str(path))
+
+
+def read_profile(path: Path) -> ClusterSpec:
+    """The profile of this machine in a file.
+
+    Raises
+    ------
+    ValueError
+        When it can't be read, such as one of another version; it says what
+        to do.
+    """
+    try:
+        return _parsed(path)
+    except ValueError as error:
+        raise ValueError(
+            f"the profile of this machine can't be read ({error}): run "
+            f"{PROFILE_COMMAND} to write it anew") from error
 
 
 def _local(sizes: str) -> Path:

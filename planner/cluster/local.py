@@ -94,10 +94,11 @@ def find_local(device_type: str,
     """
     folder = cache_folder() if folder is None else folder
     before, after = profile_key(device_type, 0).rsplit("_0_", 1)
-    found = {
-        int(path.name[len(before) + 1:-len(after) - 6]): path
+    names = {
+        path.name[len(before) + 1:-len(after) - 6]: path
         for path in folder.glob(f"{before}_*_{after}.yaml")
     }
+    found = {int(n): path for n, path in names.items() if n.isdecimal()}
     if count is None:
         return found[max(found)] if found else None
     large = [n for n in found if n >= count]

@@ -98,7 +98,7 @@ def from_yaml(text: str, *, where: str = "cluster YAML") -> ClusterSpec:
                                for i, t in enumerate(tiers)),
                            others=_others(data.get("others", []), where),
                            price_per_device_hour=_price(data, where))
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:
         if str(error).startswith(where):
             raise
         raise ValueError(f"{where}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -71,8 +72,12 @@ class DeviceClock:
     shortest_s = 1e-4
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.module = torch.get_device_module(device.type)
-        self.plug = torch.ones(_PLUG_WIDTH, _PLUG_WIDTH, device=device)
+
+    @functools.cached_property
+    def plug(self) -> torch.Tensor:
+        return torch.ones(_PLUG_WIDTH, _PLUG_WIDTH, device=self.device)
 
     def samples(self, run: Callable[[], Any], *, count: int, calls: int,
                 ahead: bool) -> list[float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,13 @@ import torch.distributed as dist
 from planner.profile.place import Place, place, processors_are_shared
 from planner.profile.point import Groups
 
-__all__ = ["Job"]
+__all__ = ["Job", "Refused"]
+
+_T = TypeVar("_T")
+
+
+class Refused(RuntimeError):
+    """What did not run on some rank, on all of them; and why not."""
 
 
 class Job:
@@ -38,6 +44,7 @@ class Job:
         self.size = dist.get_world_size() if together else 1
         self._groups: dict[tuple[tuple[int, ...], int], Any] = {}
         self._owned = False
+        self._control = _control_group() if together else None
         self.places: tuple[Place, ...] = tuple(
             self.gather(place(torch.get_num_threads())))
 
@@ -68,10 +75,11 @@ class Job:
 
     def leave(self) -> None:
         """Free the groups that were made; end the job if it was begun."""
-        for group in self._groups.values():
-            if group is not dist.group.WORLD:
+        for group in (*self._groups.values(), self._control):
+            if group not in (None, dist.group.WORLD):
                 dist.destroy_process_group(group)
         self._groups.clear()
+        self._control = None
         if self._owned:
             dist.destroy_process_group()
 
@@ -96,8 +104,8 @@ class Job:
             return value
         tensor = torch.tensor(value,
                               dtype=torch.float64,
-                              device=self._control())
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+                              device=self._control_device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._control)
         return float(tensor)
 
     def first(self, value: Any) -> Any:
@@ -105,7 +113,10 @@ class Job:
         if self.size == 1:
             return value
         held = [value]
-        dist.broadcast_object_list(held, src=0, device=self._control())
+        dist.broadcast_object_list(held,
+                                   src=0,
+                                   group=self._control,
+                                   device=self._control_device)
         return held[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -113,12 +124,61 @@ class Job:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self._control)
         return found
 
-    def _control(self) -> torch.device:
+    def together(self, step: Callable[[], _T]) -> _T:
+        """What `step` returns on this rank, after it ran on all.
+
+        Parameters
+        ----------
+        step : callable
+            Without collectives, or with such as fail on all ranks alike.
+
+        Raises
+        ------
+        Refused
+            On every rank, when it failed on any.
+        """
+        result, reason = None, ""
+        try:
+            result = step()
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+        if self.largest(1.0 if reason else 0.0):
+            raise Refused(_told(self.gather(reason)))
+        return cast(_T, result)
+
+    def by_first(self, step: Callable[[], _T]) -> _T:
+        """What `step` returns on the first rank, which alone runs it.
+
+        Raises
+        ------
+        ValueError
+            On every rank, when a file can't be used or a value is wrong.
+        RuntimeError
+            On every rank, when the step fails otherwise.
+        """
+        result: _T | None = None
+        failure: Exception | None = None
+        cause: Exception | None = None
+        if self.is_first:
+            try:
+                result = step()
+            except (OSError, ValueError) as error:
+                failure, cause = ValueError(str(error)), error
+            except Exception as error:
+                failure = RuntimeError(f"{type(error).__name__}: {error}")
+                cause = error
+        result, failure = self.first((result, failure))
+        if failure is not None:
+            raise failure from cause
+        return cast(_T, result)
+
+    @property
+    def _control_device(self) -> torch.device:
         """Where small messages lie: on the host, if a backend takes them."""
-        on_host = "cpu" in dist.get_backend_config()
+        on_host = "cpu" in dist.get_backend_config(self._control)
         return torch.device("cpu") if on_host else self.device
 
     def members(self, groups: Groups) -> list[int]:
@@ -145,6 +205,19 @@ class Job:
         ranks = torch.arange(self.size).reshape(groups.shape)
         rows = ranks.movedim(groups.axis, -1).reshape(-1, groups.size)
         return [[int(r) for r in row] for row in rows]
+
+
+def _control_group() -> Any:
+    """Of messages that need no memory of an accelerator, which may be full."""
+    if "cpu" in dist.get_backend_config() or not dist.is_gloo_available():
+        return dist.group.WORLD
+    return dist.new_group(backend="gloo")
+
+
+def _told(reasons: Sequence[str]) -> str:
+    """The first reason, with its rank where others had none."""
+    rank, reason = next((r, text) for r, text in enumerate(reasons) if text)
+    return reason if all(reasons) else f"{reason} (rank {rank})"
 
 
 def _device(device_type: str | None, local_rank: int) -> torch.device:

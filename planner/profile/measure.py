@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from planner.profile.clock import (SHARED_S, Clock, HostClock, clock_of,
@@ -17,7 +21,7 @@ from planner.profile.clock import (SHARED_S, Clock, HostClock, clock_of,
 from planner.profile.collectives import (between_runner, collective_runner,
                                          messages_runner, overlap_runner,
                                          straggling_runner)
-from planner.profile.job import Job
+from planner.profile.job import Job, Refused
 from planner.profile.operations import OPERATIONS, others_runner, runner
 from planner.profile.others import (allocator_ratio, call_runner,
                                     dispatch_runner, optimizer_runner,
@@ -74,6 +78,8 @@ def measure_points(points: Sequence[Point],
                    refresh: bool = False) -> Outcome:
     """Measure what is not known yet, in rounds, until the time is over.
 
+    Random numbers go on as if none were drawn.
+
     Parameters
     ----------
     points : sequence of Point
@@ -85,9 +91,41 @@ def measure_points(points: Sequence[Point],
         No point is begun after so many seconds.
     refresh : bool
         Measure what is known too.
+
+    Raises
+    ------
+    ValueError
+        On all ranks, when the store can't be used.
+    Refused
+        On all ranks, when some rank can't get ready to measure.
     """
+    with contextlib.ExitStack() as stack:
+        job.together(lambda: stack.enter_context(_undisturbed(job.device)))
+        return _measured(points,
+                         job,
+                         store,
+                         budget_s=budget_s,
+                         refresh=refresh)
+
+
+@contextlib.contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Neither modes of the caller change what runs, nor that the caller."""
+    kind = device.type
+    devices = [] if kind == "cpu" else [device]
+    plain = (torch.autocast(kind, enabled=False)
+             if torch.amp.is_autocast_available(kind) else
+             contextlib.nullcontext())
+    forked = torch.random.fork_rng(
+        devices, device_type="cuda" if kind == "cpu" else kind)
+    with forked, plain, torch.enable_grad():
+        yield
+
+
+def _measured(points: Sequence[Point], job: Job, store: Store | None, *,
+              budget_s: float, refresh: bool) -> Outcome:
     start = time.monotonic()
-    kept = job.first(store.all() if store is not None else {})
+    kept = job.by_first(lambda: {} if store is None else store.all())
     known = {} if refresh else {
         p: kept[p.row]
         for p in points if p.row in kept
@@ -96,8 +134,9 @@ def measure_points(points: Sequence[Point],
     left = [p for p in points if p not in known]
     each_s = min(max(_SHARE * budget_s / max(len(left), 1), _QUICKEST_S),
                  _SLOWEST_S)
-    meter = _Meter(job, each_s / _ROUNDS)
+    meter = job.together(lambda: _Meter(job, each_s / _ROUNDS))
     rounds: dict[Point, list[Measured]] = {p: [] for p in left}
+    full = ""
     with tqdm(left * _ROUNDS,
               desc="measuring",
               unit=" points",
@@ -106,7 +145,8 @@ def measure_points(points: Sequence[Point],
               disable=None if job.is_first else True) as bar:
         for point in bar:
             # Ranks must stop at the same point.
-            if job.largest(time.monotonic() - start) > budget_s:
+            passed_s = math.inf if full else time.monotonic() - start
+            if job.largest(passed_s) > budget_s:
                 break
             if point in refused:
                 continue
@@ -114,14 +154,25 @@ def measure_points(points: Sequence[Point],
                 bar.set_postfix_str(str(point), refresh=False)
             try:
                 rounds[point].append(meter.measured(point))
-            except _Refused as error:
+            except Refused as error:
                 refused[point] = str(error)
                 continue
             known[point] = _mean(rounds[point])
-            if store is not None:
-                store.put(point, known[point])
+            full = _kept(point, known[point], store)
+    if message := job.first(full):
+        raise ValueError(message)
     missing = tuple(p for p in points if p not in known and p not in refused)
     return Outcome(known=known, missing=missing, refused=refused)
+
+
+def _kept(point: Point, measured: Measured, store: Store | None) -> str:
+    """Why a point could not be kept; nothing where it was."""
+    try:
+        if store is not None:
+            store.put(point, measured)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _mean(rounds: Sequence[Measured]) -> Measured:
@@ -134,77 +185,131 @@ def _mean(rounds: Sequence[Measured]) -> Measured:
                     count=sum(m.count for m in rounds))
 
 
-class _Refused(Exception):
-    """A point that does not run on some rank."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runs:
+    """A point on this rank.
+
+    Parameters
+    ----------
+    run : callable or None
+        None: this rank waits for others.
+    between : callable or None
+        What goes before each call.
+    clock : Clock
+    alone : bool
+        Whether ranks do without each other.
+    """
+
+    run: Callable[[], Any] | None
+    between: Callable[[], Any] | None
+    clock: Clock
+    alone: bool
+
+    def warm(self) -> None:
+        """The first call."""
+        if self.run is not None:
+            self.run()
+
+    def once_s(self) -> float:
+        """Of a second call and what is measured with it."""
+        # What goes between is measured alone as well.
+        return (self._once_s(self.run) +
+                (1 if self.alone else 2) * self._once_s(self.between))
+
+    def samples(self, *, count: int, calls: int) -> list[float]:
+        """Seconds of each sample's calls."""
+        if self.run is None:
+            return [0.0]
+        if self.between is None:
+            return self.clock.samples(self.run,
+                                      count=count,
+                                      calls=calls,
+                                      ahead=self.alone)
+        if self.alone:
+            return samples_among(self.between,
+                                 self.run,
+                                 count=count,
+                                 calls=calls)
+        return samples_after(self.between,
+                             self.run,
+                             self.clock,
+                             count=count,
+                             calls=calls)
+
+    def _once_s(self, run: Callable[[], Any] | None) -> float:
+        if run is None:
+            return 0.0
+        # Another warm-up, whose time is known.
+        found = self.clock.samples(run, count=1, calls=1, ahead=self.alone)
+        return max(found[0], 1e-7)
 
 
 class _Meter:
-    """Runs points on all ranks at once; the slowest rank counts."""
+    """Runs points on all ranks at once; the slowest rank counts.
+
+    What fails on one rank is refused on all of them before any waits for it
+    in a collective.
+    """
 
     def __init__(self, job: Job, each_s: float) -> None:
         self.job = job
         self.each_s = each_s
         self.clock = clock_of(job.device, shared=job.shares_processors)
-        self.others = others_runner(job.device)
 
     def measured(self, point: Point) -> Measured:
+        job = self.job
         if point.kind == "allocator":
-            ratio = self._together(
-                lambda: allocator_ratio(self.job.device, _ALLOCATOR_ELEMENTS))
-            return Measured(median=self.job.largest(ratio), count=1)
-        run = self._together(lambda: self._warm(point))
-        host = point.kind == "dispatch"
-        clock = HostClock() if host else self.clock
-        alone = point.groups is None
-        between = self._between(point) if run else None
-        # What goes between is measured alone as well.
-        once_s = self.job.largest(
-            self._once_s(run, clock, alone) +
-            (1 if alone else 2) * self._once_s(between, clock, alone))
-        # Ranks that wait for each other do so for very different times;
-        # what counts in a step of many collectives is the mean.
-        shortest_s = clock.shortest_s if alone else max(
-            clock.shortest_s, SHARED_S)
-        fewest = 1 if alone or once_s > _LONG_S else _TURNS
-        calls = min(max(round(shortest_s / once_s), fewest), _MOST_CALLS)
-        sample_s = calls * once_s
-        count = min(
-            max(round(self.each_s / sample_s),
-                _FEWEST if sample_s < _LONG_S else 1), _MOST)
-        self.job.largest(0.0)
-        if run is None:
-            found = [0.0]
-        elif between is None:
-            found = clock.samples(run, count=count, calls=calls, ahead=alone)
-        elif alone:
-            found = samples_among(between, run, count=count, calls=calls)
-        else:
-            found = samples_after(between,
-                                  run,
-                                  clock,
-                                  count=count,
-                                  calls=calls)
-        median = self.job.largest(statistics.median(found))
-        del run
+            ratio = job.together(
+                lambda: allocator_ratio(job.device, _ALLOCATOR_ELEMENTS))
+            return Measured(median=job.largest(ratio), count=1)
+        runs = job.together(lambda: self._made(point))
+        job.together(runs.warm)
+        once_s = job.largest(job.together(runs.once_s))
+        count, calls = self._samples(runs, once_s)
+        job.largest(0.0)
+        found = job.together(
+            functools.partial(runs.samples, count=count, calls=calls))
+        median = job.largest(statistics.median(found))
+        del runs
         gc.collect(0)
         return Measured(median=median, count=count)
+
+    def _made(self, point: Point) -> _Runs:
+        """What runs a point, its operands made; nothing has run yet."""
+        run = self._runner(point)
+        return _Runs(
+            run=run,
+            between=self._between(point) if run else None,
+            clock=HostClock() if point.kind == "dispatch" else self.clock,
+            alone=point.groups is None)
+
+    def _samples(self, runs: _Runs, once_s: float) -> tuple[int, int]:
+        """How many samples, and of how many calls each."""
+        # Ranks that wait for each other do so for very different times;
+        # what counts in a step of many collectives is the mean.
+        shortest_s = runs.clock.shortest_s
+        if not runs.alone:
+            shortest_s = max(shortest_s, SHARED_S)
+        fewest = 1 if runs.alone or once_s > _LONG_S else _TURNS
+        calls = min(max(round(shortest_s / once_s), fewest), _MOST_CALLS)
+        sample_s = calls * once_s
+        count = max(round(self.each_s / sample_s),
+                    _FEWEST if sample_s < _LONG_S else 1)
+        return min(count, _MOST), calls
+
+    @functools.cached_property
+    def _others(self) -> Callable[[], Any]:
+        return others_runner(self.job.device)
 
     def _between(self, point: Point) -> Callable[[], Any] | None:
         """What goes before each call, where it makes a difference."""
         if not isinstance(self.clock, HostClock):
             return None
         if point.groups is None:
-            return self.others
+            return self._others
         if point.kind in COLLECTIVE_KINDS:
             return between_runner(self.job)
         return None
-
-    def _warm(self, point: Point) -> Callable[[], Any] | None:
-        """What runs a point, after it ran."""
-        run = self._runner(point)
-        if run is not None:
-            run()
-        return run
 
     def _runner(self, point: Point) -> Callable[[], Any] | None:
         if point.kind in OPERATIONS:
@@ -224,24 +329,3 @@ class _Meter:
         if point.kind == "call":
             return call_runner(point, self.job.device)
         return optimizer_runner(point, self.job.device)
-
-    @staticmethod
-    def _once_s(run: Callable[[], Any] | None, clock: Clock,
-                alone: bool) -> float:
-        if run is None:
-            return 0.0
-        # Another warm-up, whose time is known.
-        return max(clock.samples(run, count=1, calls=1, ahead=alone)[0], 1e-7)
-
-    def _together(self, step: Callable[[], Any]) -> Any:
-        """The result of `step`, or the refusal of any rank on all."""
-        message, result = "", None
-        try:
-            result = step()
-        except (RuntimeError, NotImplementedError, ValueError) as error:
-            message = str(error).partition("\n")[0] or type(error).__name__
-        messages = self.job.gather(message)
-        message = next((m for m in messages if m), "")
-        if message:
-            raise _Refused(message)
-        return result

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sqlite3
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +17,10 @@ from pathlib import Path
 import torch
 
 from planner.cluster.device import Coefficient
+from planner.cluster.load import load_cluster
 from planner.cluster.local import cache_folder, local_path, profile_key
 from planner.cluster.spec import ClusterSpec
-from planner.profile.job import Job
+from planner.profile.job import Job, Refused
 from planner.profile.measure import measure_points
 from planner.profile.operations import OPERATIONS
 from planner.profile.point import Point
@@ -55,31 +55,46 @@ def pace(job: Job,
         Of a profile of as many processes; the same on all ranks.
     budget_s : float
         No kernel is begun after so many seconds.
+
+    Raises
+    ------
+    Refused
+        On every rank, when a kernel does not run on some rank now, such as
+        where the accelerator's memory is full. What the others take beside
+        it is not what they took when profiled.
     """
     kernels = sorted((p for p in known if p.kind in OPERATIONS), key=str)
     some = kernels[::max(len(kernels) // _KERNELS, 1)]
-    with _random_numbers_kept(job.device):
-        now = measure_points(some, job, None, budget_s=budget_s).known
+    found = measure_points(some, job, None, budget_s=budget_s)
     if job.device.type != "cpu":
-        torch.accelerator.empty_cache()
+        job.together(torch.accelerator.empty_cache)
+    if found.refused:
+        raise Refused(next(iter(found.refused.values())))
+    now = found.known
     ratios = [now[p].median / known[p].median for p in now]
-    found: float = job.first(statistics.median(ratios) if ratios else 1.0)
-    return found
+    ratio: float = job.first(statistics.median(ratios) if ratios else 1.0)
+    return ratio
 
 
 def clear_pace(job: Job, *, folder: Path | None = None) -> float:
     """The machine's pace, where it clearly is another than in its profile.
 
     All ranks call this together, and get the same. Without a profile of as
-    many processes nothing is measured, and it is 1.
+    many processes, and points that can be read, nothing is measured, and it
+    is 1.
 
     Parameters
     ----------
     job : Job
     folder : Path, optional
         The cache; the user's if left out.
+
+    Raises
+    ------
+    Refused
+        As `pace` does.
     """
-    known = _known(job, cache_folder() if folder is None else folder)
+    known = _known(job, folder)
     found = pace(job, known) if known else 1.0
     return found if max(found, 1 / found) > _CLEARLY else 1.0
 
@@ -115,34 +130,29 @@ def at_pace(cluster: ClusterSpec, ratio: float, *,
             source=f"{device.source}, at {ratio:.2f} times the time"))
 
 
-def _random_numbers_kept(
-        device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Operands are random; the user's generators go on as if none were."""
-    if device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    return torch.random.fork_rng(devices=[device], device_type=device.type)
-
-
-def _known(job: Job, folder: Path) -> dict[Point, Measured]:
+def _known(job: Job, folder: Path | None) -> dict[Point, Measured]:
     """The points that the first rank has of a profile of as many."""
-    kept = job.first(_kept(job, folder) if job.is_first else {})
+    kept = job.by_first(lambda: _kept(job, folder))
     return {
         p: kept[p.row]
         for p in points_for(job.device.type, job.size) if p.row in kept
     }
 
 
-def _kept(job: Job, folder: Path) -> dict[tuple[str, str, str, str], Measured]:
-    """None where they can't be read: other ranks wait for an answer."""
+def _kept(job: Job, folder: Path | None) \
+        -> dict[tuple[str, str, str, str], Measured]:
+    """None where they, or the profile, can't be read."""
+    folder = cache_folder() if folder is None else folder
     path, device = folder / POINTS_FILE, job.device.type
+    profiled = local_path(device, job.size, folder=folder)
     try:
-        is_profiled = local_path(device, job.size, folder=folder).exists()
-        if not (is_profiled and path.exists()):
+        if not (profiled.exists() and path.exists()):
             return {}
+        load_cluster(profiled)
         with contextlib.closing(Store(path, profile_key(device,
                                                         job.size))) as store:
             return store.all()
-    except (OSError, ValueError, sqlite3.Error):
+    except (OSError, ValueError):
         return {}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from planner.profile.job import Job
 from planner.profile.machine import device_facts
 from planner.profile.measure import Outcome, measure_points
 from planner.profile.points import Sizes, points_for
-from planner.profile.store import Store
+from planner.profile.store import SpoiltStore, Store
 
 __all__ = ["DEFAULT_BUDGET_S", "POINTS_FILE", "Profile", "profile"]
 
@@ -24,6 +24,8 @@ DEFAULT_BUDGET_S = 60.0
 POINTS_FILE = "points-5.sqlite"
 """In the cache folder: raw points of all machines that share it. The number
 changes with the way in which points are measured."""
+
+_LOGGER = logging.getLogger("scaletorch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +86,14 @@ def profile(job: Job,
     Raises
     ------
     ValueError
-        When the budget did not suffice for one product, and when the cache
-        can't be used.
+        When no product runs, or the budget did not suffice for one, and
+        when the cache can't be used; on all ranks.
     """
     folder = cache_folder() if folder is None else folder
     key = profile_key(job.device.type, job.size)
     points = points_for(job.device.type, job.size, sizes)
     store = _opened(folder, key, job)
-    load = job.first(os.getloadavg()[0])
+    load = job.by_first(lambda: os.getloadavg()[0])
     try:
         outcome = measure_points(points,
                                  job,
@@ -101,36 +103,62 @@ def profile(job: Job,
     finally:
         if store is not None:
             store.close()
-    device = fit_device(outcome.known, device_facts(job))
-    cluster = fit_cluster(unfitted_cluster(name, device, job.hosts),
-                          outcome.known)
-    # Ranks may round differently; the first one's numbers are everybody's.
-    cluster = job.first(cluster)
+    _check_products(outcome)
     path = (local_path(job.device.type, job.size, folder=folder)
             if out is None else out)
-    if job.is_first:
+    facts = job.together(lambda: device_facts(job))
+
+    def fitted() -> ClusterSpec:
+        device = fit_device(outcome.known, facts)
+        cluster = fit_cluster(unfitted_cluster(name, device, job.hosts),
+                              outcome.known)
         _write(path, to_yaml(cluster))
-    return Profile(cluster=cluster, outcome=outcome, path=path, load=load)
+        return cluster
+
+    # Ranks may round differently; the first one's numbers are everybody's.
+    return Profile(cluster=job.by_first(fitted),
+                   outcome=outcome,
+                   path=path,
+                   load=load)
 
 
 def _opened(folder: Path, key: str, job: Job) -> Store | None:
     """The first rank's store; what it fails with fails all."""
-    store, message = None, ""
-    if job.is_first:
-        try:
-            store = Store(folder / POINTS_FILE, key)
-        except (OSError, ValueError) as error:
-            message = str(error)
-    message = job.first(message)
-    if message:
-        raise ValueError(message)
-    return store
+    opened: list[Store] = []
+    job.by_first(lambda: opened.append(_store(folder / POINTS_FILE, key)))
+    return opened[0] if opened else None
+
+
+def _store(path: Path, key: str) -> Store:
+    """The store in a file, set aside where it is spoilt."""
+    try:
+        return Store(path, key)
+    except SpoiltStore as error:
+        aside = path.with_name(f"{path.name}.spoilt")
+        os.replace(path, aside)
+        _LOGGER.warning(
+            "%s can't be read (%s): it is %s now, and all is "
+            "measured anew", path, error.__cause__, aside.name)
+        return Store(path, key)
+
+
+def _check_products(outcome: Outcome) -> None:
+    """More seconds don't help where products were refused."""
+    known = {p.kind for p in outcome.known}
+    reasons = [r for p, r in outcome.refused.items() if p.kind == "mm"]
+    if reasons and known.isdisjoint(("mm", "linear")):
+        raise ValueError(f"products do not run here: {reasons[0]}")
 
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all: others may read the file meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, made = tempfile.mkstemp(dir=path.parent, prefix=".profile-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(made, path)
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with made.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(made, path)
+    finally:
+        made.unlink(missing_ok=True)

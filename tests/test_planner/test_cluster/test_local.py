@@ -33,6 +33,8 @@ class TestLocal(TestCase):
         for count in (2, 4, 16):
             local_path("cpu", count, folder=self.folder).touch()
         (self.folder / "other-host_cpu_3_torch-1-0.yaml").touch()
+        key = profile_key("cpu", 8).replace("_8_", "_8-copy_")
+        (self.folder / f"{key}.yaml").touch()
         for wanted, found in ((1, 2), (2, 2), (3, 4), (16, 16), (None, 16)):
             self.assertEqual(find_local("cpu", wanted, folder=self.folder),
                              local_path("cpu", found, folder=self.folder))

@@ -95,6 +95,26 @@ class TestCommand(_InFolder):
         self.assertEqual(self._run("--budget-s", "5")[0], 0)
         self.assertEqual(len(self._rows()), 3)
 
+    def test_points_that_cannot_be_read_are_measured_anew(self) -> None:
+        self._run("--budget-s", "5")
+        spoilt = b"no database" * 100
+        (self.folder / POINTS_FILE).write_bytes(spoilt)
+        with self.assertLogs("scaletorch", "WARNING") as logs:
+            self.assertEqual(self._run("--budget-s", "5")[0], 0)
+        self.assertRegex(logs.output[0], "file is not a database.*anew")
+        self.assertEqual(len(self._rows()), 3)
+        aside = self.folder / f"{POINTS_FILE}.spoilt"
+        self.assertEqual(aside.read_bytes(), spoilt)
+
+    def test_interrupted_while_it_is_written(self) -> None:
+        self._run("--budget-s", "5")
+        before = sorted(self.folder.iterdir())
+        texts = [p.read_bytes() for p in before]
+        with mock.patch("os.fsync", side_effect=KeyboardInterrupt):
+            self.assertEqual(self._run("--budget-s", "5")[0], 130)
+        self.assertEqual(sorted(self.folder.iterdir()), before)
+        self.assertEqual([p.read_bytes() for p in before], texts)
+
     def test_points_take_turns_and_bad_moments_do_not_count(self) -> None:
         order: list[str] = []
 
@@ -134,6 +154,9 @@ class TestCommand(_InFolder):
         with mock.patch("planner.profile.measure.runner", refuses):
             code, _, err = self._run("--budget-s", "5")
         self.assertEqual(code, 2)
+        self.assertEqual(
+            err, "error: products do not run here: no such "
+            "kernel\n")
         with mock.patch.object(measure, "OPERATIONS", {}), \
                 mock.patch.object(measure, "optimizer_runner", refuses):
             outcome = measure.measure_points(_FEW,

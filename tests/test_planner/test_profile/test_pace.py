@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,17 @@ import torch
 from planner.cluster.local import local_path, profile_key
 from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
                                   Tier)
+from planner.cluster.text import to_yaml
+from planner.profile import measure
 from planner.profile import pace as pace_module
-from planner.profile.job import Job
+from planner.profile.job import Job, Refused
 from planner.profile.measure import Outcome
 from planner.profile.pace import at_pace, clear_pace, pace
 from planner.profile.point import Point
 from planner.profile.points import points_for
 from planner.profile.run import POINTS_FILE
 from planner.profile.store import Measured, Store
+from tests.launch import launch
 
 _CLUSTER = ClusterSpec(
     name="made up",
@@ -45,16 +49,15 @@ _CLUSTER = ClusterSpec(
 def _again(ratio: float) -> Any:
     """In place of measuring: all kernels take so much longer than 1 s."""
 
-    def measure(points: Sequence[Point], *args: Any,
-                **options: Any) -> Outcome:
-        torch.rand(3)
+    def measured(points: Sequence[Point], *args: Any,
+                 **options: Any) -> Outcome:
         return Outcome(
             known={p: Measured(median=ratio, count=1)
                    for p in points},
             missing=(),
             refused={})
 
-    return mock.patch.object(pace_module, "measure_points", measure)
+    return mock.patch.object(pace_module, "measure_points", measured)
 
 
 class TestScaled(TestCase):
@@ -98,24 +101,32 @@ class TestPace(TestCase):
         self.job = Job(torch.device("cpu"))
 
     def _profiled(self) -> None:
-        local_path("cpu", 1, folder=self.folder).touch()
+        path = local_path("cpu", 1, folder=self.folder)
+        path.write_text(to_yaml(_CLUSTER), encoding="utf-8")
         store = Store(self.folder / POINTS_FILE, profile_key("cpu", 1))
         for point in points_for("cpu", 1):
             store.put(point, Measured(median=1.0, count=1))
         store.close()
 
-    def test_without_a_profile_nothing_is_measured(self) -> None:
-        with mock.patch.object(pace_module, "measure_points") as measure:
+    def _check_nothing_is_measured(self) -> None:
+        with mock.patch.object(pace_module, "measure_points") as measured:
             self.assertEqual(clear_pace(self.job, folder=self.folder), 1.0)
-        measure.assert_not_called()
+        measured.assert_not_called()
+
+    def test_without_a_profile_nothing_is_measured(self) -> None:
+        self._check_nothing_is_measured()
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_points_that_cannot_be_read_count_as_none(self) -> None:
         self._profiled()
         (self.folder / POINTS_FILE).write_bytes(b"no database" * 100)
-        with mock.patch.object(pace_module, "measure_points") as measure:
-            self.assertEqual(clear_pace(self.job, folder=self.folder), 1.0)
-        measure.assert_not_called()
+        self._check_nothing_is_measured()
+
+    def test_a_profile_that_cannot_be_read_counts_as_none(self) -> None:
+        self._profiled()
+        path = local_path("cpu", 1, folder=self.folder)
+        path.write_text("name: local\ndevice:\n", encoding="utf-8")
+        self._check_nothing_is_measured()
 
     def test_only_what_is_clear_counts(self) -> None:
         self._profiled()
@@ -125,12 +136,66 @@ class TestPace(TestCase):
                 found.append(clear_pace(self.job, folder=self.folder))
         self.assertEqual(found, [0.5, 1.0, 1.0, 1.5])
 
-    def test_random_numbers_go_on_as_if_none_were_drawn(self) -> None:
-        point = Point(kind="add", sizes=(8, 8))
+    def test_the_caller_and_what_is_measured_leave_each_other_alone(
+            self) -> None:
+        modes = []
+
+        def measured(*_: object) -> Measured:
+            torch.rand(3)
+            modes.append(
+                (torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+            return Measured(median=2.0, count=1)
+
         torch.manual_seed(0)
         wanted = torch.rand(2)
         torch.manual_seed(0)
-        with _again(2.0):
-            ratio = pace(self.job, {point: Measured(median=1.0, count=1)})
+        with mock.patch.object(measure._Meter, "measured", measured), \
+                torch.autocast("cpu"), torch.no_grad():
+            ratio = pace(self.job, _KNOWN)
         self.assertEqual(ratio, 2.0)
         self.assertTrue(torch.equal(torch.rand(2), wanted))
+        self.assertEqual(set(modes), {(False, True)})
+
+    def test_one_kernel_that_does_not_run(self) -> None:
+        with _out_of_memory(True, "runner"), \
+                self.assertRaisesRegex(Refused, "^no memory$"):
+            pace(self.job, _KNOWN)
+
+
+_KNOWN = {
+    Point(kind="add", sizes=(8, 8)): Measured(median=1.0, count=1),
+    Point(kind="mm", sizes=(8, 8, 8), variant="nn"): Measured(median=1.0,
+                                                              count=1),
+}
+_PARTS = ("clock_of", "_undisturbed", "runner", "warm", "once_s", "samples")
+
+
+def _out_of_memory(here: bool,
+                   part: str) -> contextlib.AbstractContextManager[Any]:
+    """A part of measuring finds an accelerator's memory full."""
+    owner = measure if hasattr(measure, part) else measure._Runs
+
+    def full(*args: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory\nmore text")
+
+    return (mock.patch.object(owner, part, full)
+            if here else contextlib.nullcontext())
+
+
+def _beside_a_full_one(rank: int) -> tuple[list[str], float]:
+    """What each rank is told, and what they agree on after all of it."""
+    job, told = Job(torch.device("cpu")), []
+    for part in _PARTS:
+        with _out_of_memory(rank == 1, part):
+            try:
+                told.append(str(pace(job, _KNOWN)))
+            except Refused as error:
+                told.append(str(error))
+    return told, job.largest(float(rank))
+
+
+class TestRanks(TestCase):
+
+    def test_none_waits_for_one_whose_memory_is_full(self) -> None:
+        expected = ["no memory (rank 1)"] * len(_PARTS), 2.0
+        self.assertEqual(launch(3, _beside_a_full_one), [expected] * 3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import tempfile
 from pathlib import Path
-from unittest import TestCase
+from unittest import TestCase, mock
 
 from planner.profile.point import Groups, Point
-from planner.profile.store import Measured, Store
+from planner.profile.store import Measured, SpoiltStore, Store
 
 
 class TestStore(TestCase):
@@ -44,5 +46,32 @@ class TestStore(TestCase):
     def test_no_database(self) -> None:
         self.path.parent.mkdir()
         self.path.write_text("name: local\n" * 100, encoding="utf-8")
-        with self.assertRaisesRegex(ValueError, "move it away"):
+        with self.assertRaisesRegex(SpoiltStore, "move it away"):
             Store(self.path, "here")
+
+    def test_another_table(self) -> None:
+        self.path.parent.mkdir()
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("CREATE TABLE points (device TEXT)")
+        with self.assertRaisesRegex(SpoiltStore, "no such column"):
+            Store(self.path, "here")
+
+    def test_times_that_are_none(self) -> None:
+        store = self._opened()
+        for size, median in ((1, 0.0), (2, -1.0), (3, 1.0)):
+            store.put(Point(kind="add", sizes=(size, )),
+                      Measured(median=median, count=1))
+        store._connection.execute("INSERT INTO points VALUES "
+                                  "('here', 'add', 'a', 'b', 'c', 'slow', 1)")
+        self.assertEqual([row[2] for row in store.all()], ["3"])
+
+    def test_a_file_that_others_keep(self) -> None:
+        self._opened()
+        with contextlib.closing(sqlite3.connect(self.path)) as other, \
+                contextlib.closing(sqlite3.connect(self.path,
+                                                   timeout=0.0)) as waiting:
+            other.execute("BEGIN EXCLUSIVE")
+            with mock.patch("sqlite3.connect", return_value=waiting), \
+                    self.assertRaisesRegex(ValueError, "locked") as caught:
+                Store(self.path, "here")
+        self.assertNotIsInstance(caught.exception, SpoiltStore)
