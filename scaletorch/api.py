@@ -18,7 +18,6 @@ from planner.capture.capture import capture_call
 from planner.capture.entry import (Call, bind_inputs, default_example_inputs,
                                    split_example)
 from planner.capture.refuse import check_model, unwrap
-from planner.cluster.local import LOCAL
 from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
 from planner.cost.optimizer import optimizer_bytes
@@ -31,8 +30,7 @@ from planner.recipes import Recipe
 from planner.undivided import undivided
 from scaletorch.choose import (Chosen, Replan, choose, fingerprint,
                                searched_meshes)
-from scaletorch.cluster import (PROFILE, at_machines_pace, cluster_of,
-                                found_cluster, profiled_cluster)
+from scaletorch.cluster import agreed_cluster
 from scaletorch.compare import compare_on_mesh
 from scaletorch.mesh import device_mesh, reshaped, spec_of
 from scaletorch.module import ParallelModule
@@ -142,7 +140,7 @@ def auto_parallelize(
     """
     devices, flat = device_mesh(mesh)
     agreement = Agreement(devices)
-    spec = _cluster(cluster, devices, agreement)
+    spec = agreed_cluster(cluster, devices, agreement)
     with agreement.together("planning"):
         _check_options(plan, optimizer, memory_limit_bytes, tune)
         _check_objective(objective, global_batch, plan)
@@ -337,20 +335,3 @@ def _check_objective(objective: str | None, global_batch: range | None,
     if plan is not None:
         raise ValueError("global_batch= searches, but plan= fixes what runs: "
                          "leave one of them out")
-
-
-def _cluster(cluster: str | Path | ClusterSpec | None, devices: DeviceMesh,
-             agreement: Agreement) -> ClusterSpec:
-    with agreement.together("finding the cluster"):
-        if cluster is None:
-            spec = found_cluster(devices, tell=agreement.is_first)
-        elif cluster == PROFILE:
-            spec = profiled_cluster(devices)
-        else:
-            spec = cluster_of(cluster, devices.size(), devices.device_type)
-    if cluster not in (None, LOCAL):
-        return spec
-    # Hosts have caches of their own.
-    return at_machines_pace(agreement.first(spec),
-                            devices,
-                            tell=agreement.is_first)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from planner.cluster import load_cluster
+from planner.cluster.load import load_cluster, read_profile
 from planner.cluster.local import (LOCAL, PROFILE_COMMAND, cache_folder,
                                    find_local)
 from planner.cluster.spec import ClusterSpec
-from planner.profile.job import Job
+from planner.profile.job import Job, Refused
 from planner.profile.pace import at_pace, clear_pace
 from planner.profile.run import profile
 from scaletorch.mesh import mesh_device
+from scaletorch.runtime.agree import Agreement
 
 __all__ = [
-    "PROFILE", "at_machines_pace", "cluster_of", "found_cluster",
-    "profiled_cluster"
+    "PROFILE", "agreed_cluster", "at_machines_pace", "cluster_of",
+    "found_cluster", "profiled_cluster"
 ]
 
 # The first part that is in the device's name decides.
@@ -45,6 +47,41 @@ _SIMULATED = ("threaded", "fake")
 _LOGGER = logging.getLogger("scaletorch")
 
 
+def agreed_cluster(cluster: str | Path | ClusterSpec | None,
+                   devices: DeviceMesh, agreement: Agreement) -> ClusterSpec:
+    """The cluster that all ranks plan for, at the machine's pace of now.
+
+    All ranks of the mesh call this together.
+
+    Parameters
+    ----------
+    cluster : str, Path, ClusterSpec or None
+        As of `cluster_of`; ``"profile"`` measures.
+    devices : DeviceMesh
+    agreement : Agreement
+        Of the ranks of that mesh.
+
+    Raises
+    ------
+    ValueError
+        When nothing is known under the name, or of the device; when only
+        another rank failed, RuntimeError.
+    """
+    with agreement.together("finding the cluster"):
+        if cluster is None:
+            spec = found_cluster(devices, tell=agreement.is_first)
+        elif cluster == PROFILE:
+            spec = profiled_cluster(devices)
+        else:
+            spec = cluster_of(cluster, devices.size(), devices.device_type)
+    if cluster not in (None, LOCAL):
+        return spec
+    # Hosts have caches of their own.
+    return at_machines_pace(agreement.first(spec),
+                            devices,
+                            tell=agreement.is_first)
+
+
 def cluster_of(cluster: str | Path | ClusterSpec | None, world_size: int,
                device_type: str) -> ClusterSpec:
     """The cluster that was named, or the nearest known, large enough.
@@ -64,18 +101,52 @@ def cluster_of(cluster: str | Path | ClusterSpec | None, world_size: int,
     ValueError
         When nothing is known under the name, or of the device.
     """
-    if cluster is None or cluster in (LOCAL, PROFILE):
+    if cluster is None:
+        return _found(world_size, device_type).spec
+    if cluster in (LOCAL, PROFILE):
         path = find_local(device_type, world_size)
-        if path is None and cluster is not None:
+        if path is None:
             raise ValueError(
                 f"there is no profile of this machine with {world_size} "
                 f"{device_type} devices in {cache_folder()}: run "
                 f"{PROFILE_COMMAND}, or pass cluster=\"{PROFILE}\"")
-        cluster = path or _preset(device_type)
-    spec = load_cluster(cluster)
-    if spec.num_devices < world_size:
-        spec = spec.resized(world_size)
-    return spec
+        return read_profile(path)
+    return _large_enough(load_cluster(cluster), world_size)
+
+
+def _large_enough(spec: ClusterSpec, world_size: int) -> ClusterSpec:
+    return (spec
+            if spec.num_devices >= world_size else spec.resized(world_size))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """The cluster where none was named.
+
+    Parameters
+    ----------
+    spec : ClusterSpec
+    path : Path or None
+        Of the profile that it is; None: it is a preset.
+    problem : str
+        Why a profile that there is can't be read.
+    """
+
+    spec: ClusterSpec
+    path: Path | None = None
+    problem: str = ""
+
+
+def _found(world_size: int, device_type: str) -> _Found:
+    problem = ""
+    path = find_local(device_type, world_size)
+    if path is not None:
+        try:
+            return _Found(spec=read_profile(path), path=path)
+        except ValueError as error:
+            problem = str(error)
+    preset = load_cluster(_preset(device_type))
+    return _Found(spec=_large_enough(preset, world_size), problem=problem)
 
 
 def found_cluster(devices: DeviceMesh, *, tell: bool) -> ClusterSpec:
@@ -87,20 +158,20 @@ def found_cluster(devices: DeviceMesh, *, tell: bool) -> ClusterSpec:
     tell : bool
         Whether to log that a profile is used, or warn that a preset is.
     """
-    size, device_type = devices.size(), devices.device_type
-    spec = cluster_of(None, size, device_type)
-    path = find_local(device_type, size)
-    if path is not None and tell:
+    found = _found(devices.size(), devices.device_type)
+    if found.path is not None and tell:
         _LOGGER.info(
             "cluster was not given: planning for the profile of this "
-            "machine in %s", path)
+            "machine in %s", found.path)
     elif tell:
-        warnings.warn(
-            f"cluster was not given: planning for the preset {spec.name}; "
+        what_to_do = found.problem or (
             f"for a better prediction run {PROFILE_COMMAND} once, or pass "
-            f"cluster= (\"{PROFILE}\", a preset or a YAML file)",
-            stacklevel=5)
-    return spec
+            f"cluster= (\"{PROFILE}\", a preset or a YAML file)")
+        warnings.warn(
+            "cluster was not given: planning for the preset "
+            f"{found.spec.name}; {what_to_do}",
+            stacklevel=4)
+    return found.spec
 
 
 def profiled_cluster(devices: DeviceMesh) -> ClusterSpec:
@@ -139,7 +210,8 @@ def at_machines_pace(spec: ClusterSpec, devices: DeviceMesh, *,
 
     All ranks of the mesh call this together. Where there is no profile of as
     many processes, or the mesh is a part of the job or begins with another
-    rank than it, nothing is measured.
+    rank than it, nothing is measured. Where a rank can't measure, such as
+    beside a model that fills its accelerator, nothing is scaled on any.
 
     Parameters
     ----------
@@ -147,7 +219,7 @@ def at_machines_pace(spec: ClusterSpec, devices: DeviceMesh, *,
         That profile, or what stands in for one.
     devices : DeviceMesh
     tell : bool
-        Whether to log by how much it was scaled.
+        Whether to log by how much it was scaled, or why it was not.
     """
     if (devices.size() != dist.get_world_size()
             or devices.mesh.flatten()[0].item() != 0
@@ -164,6 +236,12 @@ def at_machines_pace(spec: ClusterSpec, devices: DeviceMesh, *,
                 "profiled: planning for that pace (measure anew with %s "
                 "--refresh)", pace, PROFILE_COMMAND)
         return at_pace(spec, pace, device_type=devices.device_type)
+    except Refused as error:
+        if tell:
+            _LOGGER.warning(
+                "what kernels take now could not be measured (%s): planning "
+                "for the profile of this machine as it was made", error)
+        return spec
     finally:
         job.leave()
 

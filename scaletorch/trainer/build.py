@@ -21,7 +21,6 @@ from planner.recipes import Recipe
 from scaletorch import models
 from scaletorch.api import auto_parallelize
 from scaletorch.checkpoint import load_checkpoint
-from scaletorch.cluster import cluster_of
 from scaletorch.mesh import device_mesh, mesh_device, reshaped
 from scaletorch.module import ParallelModule
 from scaletorch.trainer.config import Config, ModelConfig
@@ -54,18 +53,16 @@ def build_module(config: Config,
     if config.model.hugging_face is not None:
         _check_names(model, batch)
     example = {n: torch.empty_like(t, device="meta") for n, t in batch.items()}
-    cluster = cluster_of(config.cluster, flat.size(), flat.device_type)
     with autocast(mesh_device(flat), config.train.dtype):
         module = auto_parallelize(model,
                                   mesh,
                                   example_inputs=example,
-                                  cluster=cluster,
+                                  cluster=config.cluster,
                                   plan=plan,
                                   optimizer=config.optimizer.name,
                                   compile=config.train.compile)
     if module.agreement.is_first:
-        _LOGGER.info("planned for %s: %s over %s", cluster.name,
-                     module.plan.axes, module.plan.mesh)
+        _LOGGER.info("planned: %s over %s", module.plan.axes, module.plan.mesh)
     if config.model.weights is not None:
         load_checkpoint(module, config.model.weights)
     return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import unittest
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -26,8 +28,10 @@ from scaletorch import parallel
 from scaletorch.cluster import (at_machines_pace, cluster_of, found_cluster,
                                 profiled_cluster)
 from scaletorch.runtime.ranks import run_ranks
+from scaletorch.trainer.loop import Trainer
 from tests.launch import launch
 from tests.test_scaletorch.small import Mlp, batch, seeded
+from tests.test_scaletorch.test_trainer.runs import tiny
 
 _TEXT = """name: local
 device:
@@ -82,6 +86,21 @@ class TestNamed(_InCache):
         # Nothing says how more processes than were measured get on.
         self.assertEqual(cluster_of(None, 8, "cpu").name, "cpu-gloo")
 
+    def test_a_profile_that_cannot_be_read(self) -> None:
+        self.path.parent.mkdir(parents=True)
+        old = _TEXT.replace("launch_overhead_s", "launch_s")
+        for content in (b"", _TEXT[:-9].encode(), old.encode(), b"\xff\xfe",
+                        _TEXT.replace("1e9", ".inf").encode()):
+            self.path.write_bytes(content)
+            self.assertEqual(cluster_of(None, 2, "cpu").name, "cpu-gloo")
+            for name in ("local", "profile"):
+                with self.assertRaisesRegex(
+                        ValueError, "(?s)can't be read .*planner.profile"):
+                    cluster_of(name, 2, "cpu")
+            with self.assertRaisesRegex(ValueError,
+                                        "(?s)can't be read .*planner.profile"):
+                load_cluster("local:2")
+
     def test_another_name(self) -> None:
         with self.assertRaisesRegex(ValueError, "did you mean local"):
             load_cluster("locall")
@@ -106,15 +125,25 @@ class TestTold(_InCache):
             logs.records.clear()
             scaletorch.cluster._LOGGER.info("so that there is a record")
             run_ranks(2, work)
+        caught = [w for w in caught if "was not given" in str(w.message)]
+        self.assertEqual({w.filename for w in caught} - {__file__}, set())
         told = [str(w.message) for w in caught]
-        return ([t for t in told if "cluster was not given" in t],
-                [r.getMessage() for r in logs.records[1:]])
+        return told, [r.getMessage() for r in logs.records[1:]]
 
     def test_preset(self) -> None:
         told, logged = self._told()
         self.assertEqual(len(told), 1)
         self.assertIn("preset cpu-gloo", told[0])
         self.assertIn("-m planner.profile", told[0])
+        self.assertEqual(logged, [])
+
+    def test_unreadable_profile(self) -> None:
+        self.write()
+        self.path.write_text("name: local\n", encoding="utf-8")
+        (told, ), logged = self._told()
+        self.assertIn("preset cpu-gloo", told)
+        self.assertIn(f"{self.path}: device is missing", told)
+        self.assertIn("-m planner.profile", told)
         self.assertEqual(logged, [])
 
     def test_profile(self) -> None:
@@ -139,13 +168,22 @@ def _slower(ratio: float) -> Any:
     return mock.patch("planner.profile.pace.measure_points", measure)
 
 
-def _at_pace(rank: int, folder: str) -> tuple[list[str], float]:
+def _full() -> Any:
+    """No memory is left to measure with."""
+    return mock.patch("planner.profile.measure.runner",
+                      side_effect=torch.OutOfMemoryError("no memory"))
+
+
+def _at_pace(rank: int, folder: str, full: int) -> tuple[list[str], float]:
     """What a rank logs, and how much slower it takes the device to be."""
     mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
     spec = load_cluster("cpu-gloo")
     cache = mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder})
     logs = unittest.TestCase().assertLogs("scaletorch", "INFO")
-    with cache, _slower(1.5 if rank == 0 else 1.7), logs as found:
+    measured = contextlib.nullcontext() if full >= 0 else _slower(
+        1.5 if rank == 0 else 1.7)
+    memory = _full() if rank == full else contextlib.nullcontext()
+    with cache, measured, memory, logs as found:
         scaletorch.cluster._LOGGER.info("so that there is a record")
         paced = at_machines_pace(spec, mesh, tell=rank == 0)
     told = [r.getMessage() for r in found.records[1:]]
@@ -153,22 +191,55 @@ def _at_pace(rank: int, folder: str) -> tuple[list[str], float]:
     return told, before / after
 
 
+def _trained(rank: int, folder: str) -> tuple[str, str]:
+    """Of whom the trainer's module and a module without a cluster are."""
+    del rank
+    cache = mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder})
+    with cache, _slower(1.5):
+        trained = Trainer(tiny(plan="fsdp", cluster=None)).module
+        mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
+        module = scaletorch.auto_parallelize(seeded(Mlp),
+                                             mesh,
+                                             example_inputs=batch(),
+                                             plan=parallel.ddp())
+    first, second = (m._replan.planning.cluster.device.source
+                     for m in (trained, module))
+    return first, second
+
+
 class TestPace(_InCache):
 
-    def test_ranks_plan_for_the_pace_of_the_first(self) -> None:
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder = os.environ["XDG_CACHE_HOME"]
         path = local_path("cpu", 2)
         path.parent.mkdir(parents=True)
-        path.touch()
+        path.write_text(_TEXT.replace("size: 4", "size: 2"), encoding="utf-8")
         store = Store(path.parent / POINTS_FILE, profile_key("cpu", 2))
         store.put(points_for("cpu", 2)[0], Measured(median=1.0, count=1))
         store.close()
-        (told, first), (nothing, second) = launch(2, _at_pace,
-                                                  os.environ["XDG_CACHE_HOME"])
+
+    def test_ranks_plan_for_the_pace_of_the_first(self) -> None:
+        (told, first), (nothing, second) = launch(2, _at_pace, self.folder, -1)
         self.assertAlmostEqual(first, 1.5)
         self.assertEqual(first, second)
         self.assertEqual(nothing, [])
         self.assertEqual(len(told), 1)
         self.assertIn("kernels take 1.50 times as long", told[0])
+
+    def test_nothing_is_scaled_where_one_rank_cannot_measure(self) -> None:
+        for full in (0, 1):
+            (told, first), (nothing, second) = launch(2, _at_pace, self.folder,
+                                                      full)
+            self.assertEqual((first, second), (1.0, 1.0))
+            self.assertEqual(nothing, [])
+            self.assertEqual(len(told), 1)
+            self.assertIn(f"could not be measured (no memory (rank {full}))",
+                          told[0])
+
+    def test_the_trainer_goes_the_same_way(self) -> None:
+        for found in launch(2, _trained, self.folder):
+            self.assertEqual(found, (", at 1.50 times the time", ) * 2)
 
     def test_simulated_ranks_have_none(self) -> None:
 

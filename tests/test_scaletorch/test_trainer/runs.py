@@ -26,6 +26,7 @@ TINY: dict[str, Any] = {
             "context": 8
         }
     },
+    "cluster": "cpu-gloo",
     "data": _TOKENS | {
         "sequence_length": 8,
         "batch_size": 4,
