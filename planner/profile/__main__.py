@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planner.cluster.local import LOCAL
-from planner.profile.job import Job
+from planner.profile.job import Job, Refused
 from planner.profile.report import format_profile
 from planner.profile.run import DEFAULT_BUDGET_S, profile
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                            name=args.name)
         finally:
             job.leave()
-    except ValueError as error:
+    except (Refused, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -140,6 +140,11 @@ class TestCommand(_InFolder):
         self.assertEqual(code, 2)
         self.assertIn("--budget-s", err)
 
+    def test_a_device_that_cannot_be_used(self) -> None:
+        full = RuntimeError("out of memory")
+        with mock.patch.object(measure, "clock_of", side_effect=full):
+            self.assertEqual(self._run(), (2, "", "error: out of memory\n"))
+
     def test_out_and_name(self) -> None:
         path = self.folder / "mine.yaml"
         self._run("--budget-s", "5", "--out", str(path), "--name", "mine")
