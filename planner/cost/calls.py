@@ -44,13 +44,14 @@ class KnownCall:
         """Forward and backward of so much of its work and of what it makes
         (:meth:`made`), found once."""
         key = (device, share, made)
-        if key not in self._times:
-            self._times[key] = time_s(self.work,
-                                      device,
-                                      self.dtype,
-                                      share=share,
-                                      made=made)
-        return self._times[key]
+        found = self._times.get(key)
+        if found is None:
+            found = self._times[key] = time_s(self.work,
+                                              device,
+                                              self.dtype,
+                                              share=share,
+                                              made=made)
+        return found
 
     def made(self, options: Sequence[Option],
              sizes: Sequence[int | Fraction]) -> Parts:

@@ -71,7 +71,8 @@ class LinkTimes(Protocol):
 
 
 def _check(buffer_bytes: Any, size: Any) -> None:
-    if np.any(np.less(buffer_bytes, 0)) or np.any(np.less(size, 1)):
+    is_wrong = (buffer_bytes < 0) | (size < 1)
+    if is_wrong is not False and np.any(is_wrong):
         raise ValueError(f"a collective needs at least 0 bytes and 1 rank, "
                          f"got {buffer_bytes} bytes and {size} ranks")
 
@@ -85,7 +86,7 @@ def _steps_time_s(steps: Any, moved_s: Any, size: Any, link: LinkTimes) -> Any:
     """Steps of latency, and `moved_s` seconds of bytes in segments."""
     time_s = (link.overhead_s + steps * link.latency_s + moved_s +
               2 * np.sqrt(link.segment_s * moved_s))
-    return _plain(np.where(np.equal(size, 1), 0.0, time_s))
+    return _plain(time_s * (size != 1))
 
 
 def _levels(size: Any) -> Any:

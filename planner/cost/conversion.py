@@ -53,6 +53,7 @@ class ConversionCost:
         self.device = device
         self._known: dict[tuple[TensorSpec, Layout, Layout],
                           tuple[float, float]] = {}
+        self._moved: dict[tuple[Move, float, int], float] = {}
 
     def on(self, device: DeviceKind) -> ConversionCost:
         """The same between devices of another kind."""
@@ -124,6 +125,14 @@ class ConversionCost:
         """
         if how.kind == "none":
             return 0.0
+        key = (how, whole_bytes, axis)
+        found_s = self._moved.get(key)
+        if found_s is None:
+            found_s = self._moved[key] = self._move_s(*key)
+        return found_s
+
+    def _move_s(self, how: Move, whole_bytes: float, axis: int) -> float:
+        """Found once: values of many shapes have as many bytes."""
         device = self.device
         if not how.is_collective:
             share = 1 if how.kind in ("mask", "pad") else self.sizes[axis]

@@ -91,8 +91,11 @@ def memory_time_s(size_bytes: float,
         What is evaluated meanwhile, see :func:`function_name`; its
         derivative where ``_backward`` follows.
     """
-    return (_moved_s(size_bytes, device, kernels) +
-            size_bytes * device.coefficient(f"{function}_s_per_byte", 0.0))
+    moved_s = _moved_s(size_bytes, device, kernels)
+    if not function:
+        return moved_s
+    return moved_s + size_bytes * device.coefficient(f"{function}_s_per_byte",
+                                                     0.0)
 
 
 def beside_s(beside: Beside, device: DeviceKind, share: float) -> float:

@@ -50,7 +50,6 @@ class AxisMoves:
     cost: ConversionCost
     _times: dict[tuple[int, bool, int, float],
                  _Array] = field(default_factory=dict)
-    _moved: dict[tuple[Move, float, int], float] = field(default_factory=dict)
 
     def times_s(self, spec: TensorSpec, axis: int,
                 layout: Layout) -> tuple[_Array, _Array]:
@@ -76,7 +75,8 @@ class AxisMoves:
         prices = self._times.get(key)
         if prices is None:
             prices = self._times[key] = np.array([
-                *(self._moved_s(m, whole, axis) for m in known.kinds), math.inf
+                *(self.cost.move_time_s(m, whole, axis) for m in known.kinds),
+                math.inf
             ])
         forward, backward = prices[known.forward], prices[known.backward]
         if not legal.all():
@@ -85,13 +85,6 @@ class AxisMoves:
             forward = np.where(kept, forward, np.inf)
             backward = np.where(kept, backward, np.inf)
         return forward, backward
-
-    def _moved_s(self, how: Move, whole: float, axis: int) -> float:
-        """Of values with any number of dims."""
-        key = how, whole, axis
-        if key not in self._moved:
-            self._moved[key] = self.cost.move_time_s(how, whole, axis)
-        return self._moved[key]
 
     def _legal(self, spec: TensorSpec, axis: int,
                layout: Layout) -> tuple[npt.NDArray[np.bool_], float]:

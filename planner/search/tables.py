@@ -85,9 +85,10 @@ class ConversionTables:
                target[:axis], target[axis + 1:])
         known = self._all if self._divides(axis, source,
                                            target) else self.whole
-        if key not in known:
-            known[key] = self._empty(what, spec, axis, source, target)
-        table, is_full = known[key]
+        entry = known.get(key)
+        if entry is None:
+            entry = known[key] = self._empty(what, spec, axis, source, target)
+        table, is_full = entry
         try:
             found = table[made[:, None], wanted]
         except IndexError:
