@@ -12,7 +12,7 @@ from planner.ir.program import value_kind
 from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
 from planner.search.domain import CallDomain
-from planner.search.draft import AxisProblem, Draft
+from planner.search.draft import AxisProblem, Draft, factor_of
 from planner.search.facts import CallFacts, ClassFacts
 from planner.search.fan_out import FanOut, Reader
 from planner.search.inside import inside_s, unwanted_s
@@ -74,16 +74,17 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
              call: CallFacts) -> None:
     variable = f"call {name} {call.label}"
     domain = draft.calls[variable]
-    computing = (problem.device, problem.work_share, problem.compute_weight)
-    if computing not in domain.charges:
-        domain.charges[computing] = _computing_s(problem, name, call, domain)
-    times_s = domain.charges[computing]
-    draft.compute_s += float(times_s.min())
-    key = (*computing, problem.policy)
-    if key not in domain.charges:
-        domain.charges[key] = times_s + _reluctance_s(problem, name, call,
-                                                      domain)
-    draft.add((variable, ), domain.charges[key])
+    key = (problem.device, problem.work_share, problem.compute_weight,
+           problem.policy)
+    found = domain.charges.get(key)
+    if found is None:
+        times_s = _computing_s(problem, name, call, domain)
+        charged_s = times_s + _reluctance_s(problem, name, call, domain)
+        found = domain.charges[key] = (float(times_s.min()),
+                                       factor_of((variable, ), charged_s))
+    least_s, factor = found
+    draft.compute_s += least_s
+    draft.take(factor)
     inside = inside_s(problem, name, call, domain)
     if inside is not None:
         draft.add((variable, ), inside)
@@ -92,9 +93,12 @@ def _compute(problem: AxisProblem, draft: Draft, name: str,
 def _computing_s(problem: AxisProblem, name: str, call: CallFacts,
                  domain: CallDomain) -> Array:
     """What all runs of a call compute for in each of its states."""
-    count = problem.facts.counts[name] * problem.compute_weight
-    return count * _times_s(problem, name, call, domain,
-                            _share(problem, name, call))
+    key = (problem.device, problem.work_share, problem.compute_weight)
+    if key not in domain.times_s:
+        count = problem.facts.counts[name] * problem.compute_weight
+        domain.times_s[key] = count * _times_s(problem, name, call, domain,
+                                               _share(problem, name, call))
+    return domain.times_s[key]
 
 
 def _share(problem: AxisProblem, name: str, call: CallFacts) -> float:
@@ -149,15 +153,18 @@ def _times_s(problem: AxisProblem, name: str, call: CallFacts,
         part_s, whole_s = (sum(call.times_s(device, s)) for s in (part, share))
         return np.where(domain.is_sharded, part_s, whole_s)
     current = problem.layout.classes[name].calls[call.label].options
+    known: dict[object, float] = {}
     found = []
     for state in range(len(domain.legal)):
         option = domain.option(state)
-        options = list(current)
-        options[problem.axis] = option
-        found.append(
-            sum(
+        cut = option.is_sharded, call.cut_by(option)
+        if cut not in known:
+            options = list(current)
+            options[problem.axis] = option
+            known[cut] = sum(
                 call.times_s(device, part if option.is_sharded else share,
-                             call.made(options, problem.sizes))))
+                             call.made(options, problem.sizes)))
+        found.append(known[cut])
     return np.array(found)
 
 

@@ -12,6 +12,7 @@ from planner.ir.layouts import CallLayout
 from planner.rules import options
 from planner.rules.registry import OpCall, Option
 from planner.rules.ring import RING_LOWERINGS
+from planner.search.factors import Factor
 from planner.search.placed import Numbers, fits, numbered
 
 __all__ = ["CallDomain", "CallOptions"]
@@ -71,8 +72,10 @@ class CallDomain:
     inputs, outputs : tuple of int arrays
         For every tensor, its placement's number in each state.
     is_sharded : array of bool
+    times_s : dict
+        What each state computes for, by what that depends on.
     charges : dict
-        What was found of its states' prices, by what these depend on.
+        With what a policy adds: the least of the times, and a factor.
     """
 
     options: CallOptions
@@ -80,8 +83,10 @@ class CallDomain:
     inputs: tuple[Numbers, ...]
     outputs: tuple[Numbers, ...]
     is_sharded: Flags
-    charges: dict[tuple[object, ...],
+    times_s: dict[tuple[object, ...],
                   npt.NDArray[np.float64]] = field(default_factory=dict)
+    charges: dict[tuple[object, ...],
+                  tuple[float, Factor | None]] = field(default_factory=dict)
 
     def option(self, state: int) -> Option:
         return self.options.options[self.legal[state]]

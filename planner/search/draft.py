@@ -22,7 +22,7 @@ from planner.search.policy import Policy
 from planner.search.pressure import MemoryPressure
 from planner.search.tables import ConversionTables
 
-__all__ = ["AxisProblem", "Draft", "FactorDraft", "RestFilter"]
+__all__ = ["AxisProblem", "Draft", "FactorDraft", "RestFilter", "factor_of"]
 
 RestFilter = Callable[[str, TensorSpec, Placement], bool]
 """(parameter, spec, placement) to whether it may rest so."""
@@ -140,9 +140,12 @@ class FactorDraft(Generic[_D]):
 
     def add(self, scope: tuple[str, ...], table: object) -> None:
         """A factor; one that is nothing everywhere is left out."""
-        array = np.asarray(table, np.float64)
-        if array.any():
-            self.factors.append(Factor(scope, array))
+        self.take(factor_of(scope, table))
+
+    def take(self, factor: Factor | None) -> None:
+        """One that was made before."""
+        if factor is not None:
+            self.factors.append(factor)
 
     def graph(self) -> FactorGraph:
         return FactorGraph(
@@ -152,3 +155,9 @@ class FactorDraft(Generic[_D]):
 
 Draft = FactorDraft[CallDomain]
 """Of one axis."""
+
+
+def factor_of(scope: tuple[str, ...], table: object) -> Factor | None:
+    """A factor; None for one that is nothing everywhere."""
+    array = np.asarray(table, np.float64)
+    return Factor(scope, array) if array.any() else None

@@ -80,6 +80,21 @@ class Factor:
             raise ValueError(f"factor over {self.scope} holds NaN or -inf; "
                              "entries are finite or +inf")
 
+    def over(self, scope: tuple[str, ...]) -> Factor:
+        """The same table over other variables.
+
+        Raises
+        ------
+        ValueError
+            When they are not as many, or one is named twice.
+        """
+        if not len(scope) == len(set(scope)) == len(self.scope):
+            raise ValueError(f"a table over {self.scope} does not fit {scope}")
+        found = object.__new__(Factor)
+        object.__setattr__(found, "scope", scope)
+        object.__setattr__(found, "table", self.table)
+        return found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactorGraph:
@@ -143,15 +158,16 @@ class FactorGraph:
 
 
 def _check(factor: Factor, sizes: Mapping[str, int]) -> None:
+    if factor.table.shape == tuple(map(sizes.get, factor.scope)):
+        return
     unknown = [n for n in factor.scope if n not in sizes]
     if unknown:
         raise ValueError(f"factor over {factor.scope} names {unknown[0]!r}, "
                          "which is no variable of the graph")
     want = tuple(sizes[n] for n in factor.scope)
-    if factor.table.shape != want:
-        raise ValueError(f"factor over {factor.scope} has a table of shape "
-                         f"{factor.table.shape}; its variables have {want} "
-                         "states")
+    raise ValueError(f"factor over {factor.scope} has a table of shape "
+                     f"{factor.table.shape}; its variables have {want} "
+                     "states")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

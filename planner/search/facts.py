@@ -49,11 +49,11 @@ class CallFacts(KnownCall):
         """
         chosen = current.options
         key = (axis, sizes, chosen[:axis], chosen[axis + 1:])
-        if key not in self._domains:
-            self._domains[key] = CallDomain.of(self.call,
-                                               self.options(sizes[axis]), axis,
-                                               sizes, current)
-        return self._domains[key]
+        found = self._domains.get(key)
+        if found is None:
+            found = self._domains[key] = CallDomain.of(
+                self.call, self.options(sizes[axis]), axis, sizes, current)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,8 +87,13 @@ class ClassFacts:
 
     def has_hub(self, value: Value) -> bool:
         """Whether the layout of a value is a choice of its own."""
-        return (value.node.op == "placeholder" or value in self.results
-                or len(self.readers.get(value, ())) > 1)
+        return value.node.op == "placeholder" or value in self._shared
+
+    @functools.cached_property
+    def _shared(self) -> frozenset[Value]:
+        """What leaves the block or has several readers."""
+        often = (v for v, readers in self.readers.items() if len(readers) > 1)
+        return frozenset((*self.results, *often))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,8 +26,7 @@ from planner.search.tables import Array, penalties
 __all__ = ["Charges", "FanOut", "Reader"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reader:
+class Reader(NamedTuple):
     """A variable, the placement each state asks for, the other axes'.
 
     `kind` is what the reader makes of the value where that decides what
@@ -82,6 +82,7 @@ class Charges:
     readers: int
     copies: list[int] = field(default_factory=list)
     factors: list[tuple[tuple[int, ...], Array]] = field(default_factory=list)
+    _times: dict[int, list[Factor]] = field(default_factory=dict)
 
     def add_copy(self, states: int) -> int:
         """The number of a new variable of copies."""
@@ -93,8 +94,20 @@ class Charges:
         if table.any():
             self.factors.append((scope, table))
 
+    def over(self, names: Sequence[str], count: int) -> list[Factor]:
+        """The factors, `count` times, over variables of some names."""
+        scopes = [tuple([names[i] for i in s]) for s, _ in self.factors]
+        known = self._times.get(count)
+        if known is not None:
+            return [f.over(s) for f, s in zip(known, scopes, strict=True)]
+        found = self._times[count] = [
+            Factor(s, t * count)
+            for s, (_, t) in zip(scopes, self.factors, strict=True)
+        ]
+        return found
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class FanOut:
     """Charges for bringing one value to its readers.
 
@@ -135,10 +148,7 @@ class FanOut:
         for states in found.copies:
             names.append(self._copy(states))
         names.append(self.source)
-        self.draft.factors += [
-            Factor(tuple([names[i] for i in scope]), table * self.count)
-            for scope, table in found.factors
-        ]
+        self.draft.factors += found.over(names, self.count)
 
     def _copy(self, states: int) -> str:
         """Declare a variable of copies."""
@@ -157,9 +167,10 @@ class FanOut:
                self.made.tobytes(), self._but_own(self.layout), held_elsewhere,
                *[(r.wanted.tobytes(), self._but_own(r.layout), r.kind)
                  for r in readers])
-        if key not in known:
-            known[key] = self._found(readers, held_elsewhere)
-        return known[key]
+        found: Charges | None = known.get(key)
+        if found is None:
+            found = known[key] = self._found(readers, held_elsewhere)
+        return found
 
     def _but_own(self, layout: Layout) -> Layout:
         axis = self.problem.axis

@@ -26,10 +26,10 @@ def inside_s(problem: AxisProblem, name: str, call: CallFacts,
     take longer than even ones.
     """
     current = problem.layout.classes[name].calls[call.label].options
-    lowerings = {o.lowering for o in current}
-    if domain.options.has_lowerings:
-        lowerings.update(domain.options.lowerings)
-    if lowerings == {None} or lowerings.isdisjoint(moving_lowerings()):
+    others = [o.lowering for o in current if o.lowering]
+    if not others and not domain.options.has_lowerings:
+        return None
+    if moving_lowerings().isdisjoint((*others, *domain.options.lowerings)):
         return None
     own = [domain.option(s) for s in range(len(domain.legal))]
     count = problem.facts.counts[name]

@@ -35,6 +35,15 @@ class TestFactorGraph(unittest.TestCase):
             factor.table[0] = 1.0
         table[0] = 1.0
 
+    def test_over_other_variables_the_table_is_the_same(self) -> None:
+        factor = Factor(("a", "b"), np.arange(6.0).reshape(2, 3))
+        other = factor.over(("c", "a"))
+        self.assertEqual(other.scope, ("c", "a"))
+        self.assertIs(other.table, factor.table)
+        for scope in (("c", ), ("c", "c"), ("a", "b", "c")):
+            with self.subTest(scope), self.assertRaises(ValueError):
+                factor.over(scope)
+
     def test_what_makes_no_sense(self) -> None:
         a, b = Variable("a", 2), Variable("b", 3)
         cases = [
