@@ -402,6 +402,7 @@ def _gathered(by_block: Sequence[_Gathered]) -> int:
 
 def _packed(program: Program, layout: ProgramLayout) -> frozenset[str]:
     """The collectives by which gradients get back to rest."""
+    sizes = layout.mesh.sizes
     ways = {(layout.at_rest[name],
              layout.classes[block.block_class].hubs[Value(node).label])
             for block, node, name in program.uses()
@@ -410,5 +411,6 @@ def _packed(program: Program, layout: ProgramLayout) -> frozenset[str]:
         step.backward.kind
         for rest, use in ways
         for step in conversion_steps(rest, use, differentiable=True) or ()
+        if sizes[step.axis] > 1
     }
     return frozenset(kinds & {"all_reduce", "reduce_scatter"})

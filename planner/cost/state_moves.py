@@ -197,8 +197,10 @@ class StateMoves:
                                      use,
                                      differentiable=spec.requires_grad)
             assert steps is not None
-            # Between micro-batches nothing moves.
-            steps = tuple(s for s in steps if s.axis != self._summed)
+            # Between micro-batches nothing moves, nor over one rank.
+            steps = tuple(
+                s for s in steps
+                if s.axis != self._summed and self._cost.sizes[s.axis] > 1)
             sizes = [self._cost.whole_bytes(spec, step) for step in steps]
             self._known[key] = _Way(steps=steps,
                                     whole_bytes=tuple(s or 0.0 for s in sizes),

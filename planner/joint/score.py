@@ -260,7 +260,8 @@ class CellScores:
                                 stages.input_s.tolist(),
                                 stages.weight_s.tolist(),
                                 apart_s=self._links.action_s,
-                                alone_speedup=self._links.alone_speedup),
+                                alone_speedup=self._links.alone_speedup,
+                                replicas=point.dp),
             p2p_s={
                 (i, i + 1): s
                 for i, s in enumerate(stages.message_s[1:].tolist())

@@ -187,7 +187,8 @@ def pipeline_price(found: Pipelined,
         for c, n in zip(costs, backward)
     ], [c.weight_s for c in costs],
                                 apart_s=streams.action_s,
-                                alone_speedup=alone_speedup)
+                                alone_speedup=alone_speedup,
+                                replicas=_replicas(found))
     saved = tuple(float(c.saved_bytes) for c in costs)
     message_s = message_times_s(found, link)
     simulation = simulate(graph,
@@ -214,6 +215,12 @@ def pipeline_price(found: Pipelined,
         memory=tuple(
             _rank_memory(costs, owner, rank, simulation)
             for rank in range(ranks)))
+
+
+def _replicas(found: Pipelined) -> int:
+    """Pipelines that do the same and meet but once a step."""
+    mesh = found.layout.mesh
+    return mesh.size("dp") if "dp" in mesh.names else 1
 
 
 def _is_alone(found: Pipelined) -> bool:

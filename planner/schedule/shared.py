@@ -4,6 +4,10 @@ Where a machine has more ranks than processors, a rank that waits leaves its
 part to the others. Times of actions are those with all ranks at work; with
 fewer at work each runs faster, in proportion, up to what it does alone.
 Between two events the number of ranks at work, and so their speed, stays.
+
+Replicas of a pipeline that share its processors drift apart within a step: while
+one has many idle ranks, others have as many at work as in the mean, and while all
+of its ranks are at work, others have no more.
 """
 
 from __future__ import annotations
@@ -17,13 +21,13 @@ from planner.schedule.graph import ActionGraph
 __all__ = ["shared_times"]
 
 
-def shared_times(
-        graph: ActionGraph,
-        seconds: Sequence[float],
-        lag: Sequence[float],
-        alone_speedup: float,
-        busy: Sequence[float] | None = None
-) -> tuple[list[float], list[float]]:
+def shared_times(graph: ActionGraph,
+                 seconds: Sequence[float],
+                 lag: Sequence[float],
+                 alone_speedup: float,
+                 busy: Sequence[float] | None = None,
+                 *,
+                 replicas: int = 1) -> tuple[list[float], list[float]]:
     """Starts and ends of actions that start as soon as they can.
 
     Parameters
@@ -38,21 +42,43 @@ def shared_times(
     busy : sequence of float, optional
         Of each edge, for how long a message keeps the link from its rank to
         the other busy.
+    replicas : int
+        Pipelines that do the same on the same processors.
 
     Returns
     -------
     list of float, list of float
         Seconds, by number of the graph's actions.
     """
-    return _Run(graph, seconds, lag, alone_speedup, busy).times()
+    starts, ends = _Run(graph, seconds, lag, alone_speedup, busy).times()
+    span_s = max(ends, default=0.0)
+    if replicas == 1 or not span_s:
+        return starts, ends
+    # As if they were in step, which is close.
+    at_work = (sum(ends) - sum(starts)) / span_s
+    return _Run(graph,
+                seconds,
+                lag,
+                alone_speedup,
+                busy,
+                others=replicas - 1,
+                others_at_work=(replicas - 1) * at_work).times()
 
 
 class _Run:
 
-    def __init__(self, graph: ActionGraph, seconds: Sequence[float],
-                 lag: Sequence[float], alone_speedup: float,
-                 busy: Sequence[float] | None) -> None:
+    def __init__(self,
+                 graph: ActionGraph,
+                 seconds: Sequence[float],
+                 lag: Sequence[float],
+                 alone_speedup: float,
+                 busy: Sequence[float] | None,
+                 *,
+                 others: int = 0,
+                 others_at_work: float = 0.0) -> None:
         self.graph, self.seconds, self.lag = graph, seconds, lag
+        self.ranks = len(graph.numbers) * (1 + others)
+        self.others_at_work = others_at_work
         self.busy = busy or [0.0] * len(lag)
         self.free: defaultdict[tuple[int, int], float] = defaultdict(float)
         self.speedup = alone_speedup
@@ -75,8 +101,8 @@ class _Run:
             coming = self._begin(now, left)
             if not left and coming == math.inf:
                 return self.starts, self.ends
-            speed = min(self.speedup,
-                        len(self.next) / len(left)) if left else 1.0
+            speed = min(self.speedup, self.ranks /
+                        (len(left) + self.others_at_work)) if left else 1.0
             least = min(left.values(), default=math.inf)
             if now + least / speed <= coming:
                 passed_s, now = least, now + least / speed

@@ -27,6 +27,9 @@ class StageTimes:
     alone_speedup : float
         How many times as fast a rank is while all others wait; more than 1
         where they share processors.
+    replicas : int
+        Pipelines that do the same, on the same processors where these are
+        shared.
     """
 
     forward_s: tuple[float, ...]
@@ -34,6 +37,7 @@ class StageTimes:
     input_s: tuple[float, ...]
     weight_s: tuple[float, ...]
     alone_speedup: float = 1.0
+    replicas: int = 1
 
     def __post_init__(self) -> None:
         if self.alone_speedup < 1:
@@ -64,7 +68,8 @@ class StageTimes:
                  weight_s: Sequence[float],
                  *,
                  apart_s: float = 0.0,
-                 alone_speedup: float = 1.0) -> StageTimes:
+                 alone_speedup: float = 1.0,
+                 replicas: int = 1) -> StageTimes:
         """Of each stage; a backward is both of its parts, and `apart_s`
         less than both are as actions of their own."""
         return StageTimes(forward_s=tuple(forward_s),
@@ -73,7 +78,8 @@ class StageTimes:
                               for i, w in zip(input_s, weight_s, strict=True)),
                           input_s=tuple(input_s),
                           weight_s=tuple(w + apart_s for w in weight_s),
-                          alone_speedup=alone_speedup)
+                          alone_speedup=alone_speedup,
+                          replicas=replicas)
 
     @property
     def _rows(self) -> tuple[tuple[float, ...], ...]:
@@ -99,7 +105,8 @@ class StageTimes:
                           backward_s=backward,
                           input_s=inputs,
                           weight_s=weights,
-                          alone_speedup=self.alone_speedup)
+                          alone_speedup=self.alone_speedup,
+                          replicas=self.replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

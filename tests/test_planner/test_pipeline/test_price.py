@@ -81,12 +81,10 @@ def _link() -> AxisInfo:
 class TestStage(unittest.TestCase):
 
     def test_without_other_axes_nothing_moves(self) -> None:
-        # One replica's gradients are packed and go nowhere.
         step = _step(None)
         self.assertEqual(step.begin_s, (0.0, 0.0))
-        self.assertLess(max(step.finish_s), 0.01 * step.step_s)
-        self.assertAlmostEqual(step.step_s,
-                               step.simulation.makespan_s + step.finish_s[0])
+        self.assertEqual(step.finish_s, (0.0, 0.0))
+        self.assertAlmostEqual(step.step_s, step.simulation.makespan_s)
 
     def test_replicas_reduce_in_a_bucket(self) -> None:
         # Two weights in one all-reduce, packed by a copy of each.

@@ -47,6 +47,17 @@ class TestShared(unittest.TestCase):
         self.assertEqual(simulated.row(0)[0][1:], (0.0, 0.5))
         self.assertEqual(simulated.idle_s, (1.5, 1.5))
 
+    def test_replicas_are_at_work_as_in_the_mean(self) -> None:
+        """Ranks of two pipelines, 1.5 of each at work: alone a rank has four
+        parts of 1 + 1.5 ranks, and beside the other four of 2 + 1.5."""
+        graph = build_graph(make_schedule("gpipe", ranks=2, microbatches=2))
+        times = StageTimes.in_parts([1.0, 1.0], [1.0, 1.0], [1.0, 1.0],
+                                    alone_speedup=2.0,
+                                    replicas=2)
+        alone, both = 4 / 2.5, 4 / 3.5
+        self.assertAlmostEqual(makespan(graph, times),
+                               (1 + 1 + 2 + 2) / alone + (1 + 2) / both)
+
     def test_messages_are_no_quicker(self) -> None:
         graph = build_graph(make_schedule("gpipe", ranks=2, microbatches=1))
         times = _times(2.0, [1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
