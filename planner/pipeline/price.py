@@ -20,6 +20,7 @@ from planner.cost.plan_price import Exposure, StepTime
 from planner.cost.timeline import Streams
 from planner.ir.pipeline import MICROBATCH
 from planner.pipeline.build import Pipelined
+from planner.pipeline.holders import holders_of
 from planner.pipeline.stage_cost import StageCost, wire_bytes
 from planner.schedule.actions import Schedule
 from planner.schedule.graph import ActionGraph, build_graph
@@ -31,6 +32,8 @@ __all__ = [
     "PipelinePrice", "delay_s", "message_times_s", "pipeline_price",
     "reductions"
 ]
+
+_LOSS_BYTES = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +50,9 @@ class PipelinePrice:
     finish_s : tuple of float
         Of each stage, after its last action.
     around_s : float
-        A call, and a forward pass of all micro-batches where one is made
-        before.
+        A call, a forward pass of all micro-batches where one is made before,
+        and what stages send each other once a step: the loss, and gradients
+        of parameters that several hold.
     memory : tuple of MemoryEstimate
         Of each rank.
     message_s : mapping of (int, int) to float
@@ -208,7 +212,8 @@ def pipeline_price(found: Pipelined,
         simulation=simulation,
         begin_s=tuple(begin),
         finish_s=tuple(c.finish_s for c in costs),
-        around_s=call_s + _rehearsal_s(found, times, schedule, message_s),
+        around_s=(call_s + _rehearsal_s(found, times, schedule, message_s) +
+                  _loss_s(found, link) + _tied_s(found, owner, link)),
         message_s=message_s,
         late_s=(0.0 if alone_speedup > 1 and _is_alone(found) else _late_s(
             simulation, streams)),
@@ -262,6 +267,28 @@ def _rehearsal_s(found: Pipelined, times: StageTimes, schedule: Schedule,
             tuple(a for a in row if a.kind == "F") for row in schedule.ranks))
     return simulate(forward, times, edges=found.edges,
                     p2p_s=message_s).makespan_s
+
+
+def _loss_s(found: Pipelined, link: AxisInfo) -> float:
+    """From the stage that makes it to all ranks of the axis."""
+    if found.program.loss is None:
+        return 0.0
+    return collective_time_s("broadcast", _LOSS_BYTES, link)
+
+
+def _tied_s(found: Pipelined, owner: Sequence[int], link: AxisInfo) -> float:
+    """Adding up the gradients of parameters that several ranks hold, one
+    after the other; each sends its own to all others at once."""
+    total_s = 0.0
+    held = holders_of(found.stages, owner, max(owner) + 1)
+    for name, holders in held.items():
+        if len(holders) > 1:
+            stage = next(s for s in found.stages if name in s.params)
+            if stage.program.specs[name].requires_grad:
+                total_s += collective_time_s("send",
+                                             float(wire_bytes(stage, name)),
+                                             link)
+    return total_s
 
 
 def message_times_s(found: Pipelined,
