@@ -213,7 +213,8 @@ def pipeline_price(found: Pipelined,
         begin_s=tuple(begin),
         finish_s=tuple(c.finish_s for c in costs),
         around_s=(call_s + _rehearsal_s(found, times, schedule, message_s) +
-                  _loss_s(found, link) + _tied_s(found, owner, link)),
+                  _closing_s(found, simulation, [c.finish_s
+                                                 for c in costs], link)),
         message_s=message_s,
         late_s=(0.0 if alone_speedup > 1 and _is_alone(found) else _late_s(
             simulation, streams)),
@@ -269,11 +270,25 @@ def _rehearsal_s(found: Pipelined, times: StageTimes, schedule: Schedule,
                     p2p_s=message_s).makespan_s
 
 
-def _loss_s(found: Pipelined, link: AxisInfo) -> float:
-    """From the stage that makes it to all ranks of the axis."""
-    if found.program.loss is None:
-        return 0.0
-    return collective_time_s("broadcast", _LOSS_BYTES, link)
+def _closing_s(found: Pipelined, simulation: Simulation,
+               finish_s: Sequence[float], link: AxisInfo) -> float:
+    """What stages send each other when their gradients are reduced, as far as
+    no rank still reduces its own meanwhile: the gradients of parameters that
+    several hold, and the loss, from the stage that makes it to all ranks."""
+    owner = simulation.graph.schedule.stage_rank
+    tied_s, loss = _tied_s(found, owner, link), found.program.loss_name
+    makers = [
+        owner[number] for number, stage in enumerate(found.stages)
+        if loss is not None and loss in stage.outputs.values()
+    ]
+    if not makers or max(owner) == 0:
+        return tied_s
+    loss_s = collective_time_s("broadcast", _LOSS_BYTES, link)
+    if tied_s:
+        return tied_s + loss_s
+    ends_s = reductions(simulation, finish_s)
+    made_s = max(end for stage, _, end in ends_s if owner[stage] in makers)
+    return max(0.0, made_s + loss_s - max(end for _, _, end in ends_s))
 
 
 def _tied_s(found: Pipelined, owner: Sequence[int], link: AxisInfo) -> float:
