@@ -206,15 +206,15 @@ def pipeline_price(found: Pipelined,
     begin = [0.0] * ranks
     for number, cost in enumerate(costs):
         begin[owner[number]] += cost.begin_s
+    finish_s = tuple(c.finish_s for c in costs)
     return PipelinePrice(
         stages=tuple(costs),
         schedule=schedule,
         simulation=simulation,
         begin_s=tuple(begin),
-        finish_s=tuple(c.finish_s for c in costs),
+        finish_s=finish_s,
         around_s=(call_s + _rehearsal_s(found, times, schedule, message_s) +
-                  _closing_s(found, simulation, [c.finish_s
-                                                 for c in costs], link)),
+                  _closing_s(found, simulation, finish_s, link)),
         message_s=message_s,
         late_s=(0.0 if alone_speedup > 1 and _is_alone(found) else _late_s(
             simulation, streams)),

@@ -62,7 +62,7 @@ def shared_times(graph: ActionGraph,
                 alone_speedup,
                 busy,
                 others=replicas - 1,
-                others_at_work=(replicas - 1) * at_work).times()
+                at_work=at_work).times()
 
 
 class _Run:
@@ -75,10 +75,10 @@ class _Run:
                  busy: Sequence[float] | None,
                  *,
                  others: int = 0,
-                 others_at_work: float = 0.0) -> None:
+                 at_work: float = 0.0) -> None:
         self.graph, self.seconds, self.lag = graph, seconds, lag
         self.ranks = len(graph.numbers) * (1 + others)
-        self.others_at_work = others_at_work
+        self.others_at_work = others * at_work
         self.busy = busy or [0.0] * len(lag)
         self.free: defaultdict[tuple[int, int], float] = defaultdict(float)
         self.speedup = alone_speedup
