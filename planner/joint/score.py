@@ -261,7 +261,8 @@ class CellScores:
                                 stages.weight_s.tolist(),
                                 apart_s=self._links.action_s,
                                 alone_speedup=self._links.alone_speedup,
-                                replicas=point.dp),
+                                replicas=point.dp,
+                                reduce_s=stages.finish_s.tolist()),
             p2p_s={
                 (i, i + 1): s
                 for i, s in enumerate(stages.message_s[1:].tolist())

@@ -22,6 +22,7 @@ from planner.ir.pipeline import PipelineSpec, inner_mesh
 from planner.ir.program import Program
 from planner.pipeline.build import Pipelined, pipeline_layout, pipelined
 from planner.pipeline.devices import rank_devices, stage_devices
+from planner.pipeline.early_values import Prelude
 from planner.pipeline.own_schedule import with_own_schedule
 from planner.pipeline.price import PipelinePrice, pipeline_price
 from planner.pipeline.stage_cost import StageCost, stage_costs
@@ -132,7 +133,9 @@ def priced_pipeline(planning: Planning,
             costs = stages(stage_devices(pipeline, ranks))
     if bound_s is None:
         bound_s = _bound_s(own, mesh, pipeline)
-    step = _scheduled(pipeline, mesh, parts, costs, link, cost.device)
+    call_s = (cost.device.coefficient("call_s", 0.0) +
+              _prelude_s(own, parts.prelude, mesh, cost.device))
+    step = _scheduled(pipeline, mesh, parts, costs, link, cost.device, call_s)
     work = price(program,
                  layout,
                  cost,
@@ -167,8 +170,8 @@ def _bound_s(planning: Planning, mesh: MeshSpec,
 
 
 def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
-               costs: Sequence[StageCost], link: AxisInfo,
-               device: DeviceKind) -> PipelinePrice:
+               costs: Sequence[StageCost], link: AxisInfo, device: DeviceKind,
+               call_s: float) -> PipelinePrice:
     graph = checked_graph(pipeline.schedule,
                           ranks=mesh.size(pipeline.axis),
                           microbatches=pipeline.microbatches,
@@ -179,9 +182,20 @@ def _scheduled(pipeline: PipelineSpec, mesh: MeshSpec, parts: Pipelined,
                           costs,
                           graph,
                           link,
-                          call_s=device.coefficient("call_s", 0.0),
+                          call_s=call_s,
                           host_s=device.coefficient("message_s", 0.0),
                           streams=Streams.of(device))
+
+
+def _prelude_s(planning: Planning, prelude: Prelude, mesh: MeshSpec,
+               device: DeviceKind) -> float:
+    """What every rank computes before the first micro-batch."""
+    program, layout = prelude.program, prelude.layout
+    if program is None or layout is None:
+        return 0.0
+    cost = planning.tables(layout.mesh, mesh).cost.on(device)
+    found = price(program, layout, cost, device)
+    return found.forward_s + found.local_s + found.communication_s
 
 
 def _as_on(work: PlanPrice, own: Sequence[StageCost],

@@ -20,7 +20,7 @@ from planner.cost.plan_price import Exposure, StepTime
 from planner.cost.timeline import Streams
 from planner.ir.pipeline import MICROBATCH
 from planner.pipeline.build import Pipelined
-from planner.pipeline.holders import holders_of
+from planner.pipeline.closing import closing_s
 from planner.pipeline.stage_cost import StageCost, wire_bytes
 from planner.schedule.actions import Schedule
 from planner.schedule.graph import ActionGraph, build_graph
@@ -32,8 +32,6 @@ __all__ = [
     "PipelinePrice", "delay_s", "message_times_s", "pipeline_price",
     "reductions"
 ]
-
-_LOSS_BYTES = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +48,17 @@ class PipelinePrice:
     finish_s : tuple of float
         Of each stage, after its last action.
     around_s : float
-        A call, a forward pass of all micro-batches where one is made before,
-        and what stages send each other once a step: the loss, and gradients
-        of parameters that several hold.
+        A call, what is computed of the whole batch, and a forward pass of all
+        micro-batches where one is made before.
     memory : tuple of MemoryEstimate
         Of each rank.
     message_s : mapping of (int, int) to float
         Between stages, of one micro-batch.
     late_s : float
         For which ranks wait for the last of them, once a step.
+    closing_s : float
+        For which the next step waits for what stages send each other last:
+        the loss, and gradients of parameters that several hold.
     """
 
     stages: tuple[StageCost, ...]
@@ -70,12 +70,14 @@ class PipelinePrice:
     memory: tuple[MemoryEstimate, ...]
     message_s: Mapping[tuple[int, int], float]
     late_s: float = 0.0
+    closing_s: float = 0.0
 
     @functools.cached_property
     def step_s(self) -> float:
-        """The step: until the last rank has reduced its gradients."""
-        return self.around_s + self.late_s + self.delay_s + max(
-            end_s for _, _, end_s in self.reductions())
+        """The step: until the last rank has reduced its gradients and has
+        what others send it."""
+        return (self.around_s + self.late_s + self.delay_s + self.closing_s +
+                max(end_s for _, _, end_s in self.reductions()))
 
     @property
     def once_s(self) -> float:
@@ -103,7 +105,7 @@ class PipelinePrice:
                                            for s in stages) / ranks,
             interference_s=sum(s.interference_s for s in stages) / ranks,
             host_s=self._host_s / ranks,
-            around_s=self.around_s,
+            around_s=self.around_s + self.closing_s,
             exposures=_mean_rank((e for s in stages for e in s.exposures),
                                  ranks))
 
@@ -166,7 +168,7 @@ def pipeline_price(found: Pipelined,
     link : AxisInfo
         Of the pipeline's axis.
     call_s : float
-        Of a call of the module that does nothing.
+        Of a call of the module before its first micro-batch.
     host_s : float
         For which a message keeps each of its two ranks from computing.
     streams : Streams, optional
@@ -192,7 +194,8 @@ def pipeline_price(found: Pipelined,
     ], [c.weight_s for c in costs],
                                 apart_s=streams.action_s,
                                 alone_speedup=alone_speedup,
-                                replicas=_replicas(found))
+                                replicas=_replicas(found),
+                                reduce_s=[c.finish_s for c in costs])
     saved = tuple(float(c.saved_bytes) for c in costs)
     message_s = message_times_s(found, link)
     simulation = simulate(graph,
@@ -213,11 +216,11 @@ def pipeline_price(found: Pipelined,
         simulation=simulation,
         begin_s=tuple(begin),
         finish_s=finish_s,
-        around_s=(call_s + _rehearsal_s(found, times, schedule, message_s) +
-                  _closing_s(found, simulation, finish_s, link)),
+        around_s=call_s + _rehearsal_s(found, times, schedule, message_s),
         message_s=message_s,
         late_s=(0.0 if alone_speedup > 1 and _is_alone(found) else _late_s(
             simulation, streams)),
+        closing_s=closing_s(found, simulation, begin, finish_s, link),
         memory=tuple(
             _rank_memory(costs, owner, rank, simulation)
             for rank in range(ranks)))
@@ -268,42 +271,6 @@ def _rehearsal_s(found: Pipelined, times: StageTimes, schedule: Schedule,
             tuple(a for a in row if a.kind == "F") for row in schedule.ranks))
     return simulate(forward, times, edges=found.edges,
                     p2p_s=message_s).makespan_s
-
-
-def _closing_s(found: Pipelined, simulation: Simulation,
-               finish_s: Sequence[float], link: AxisInfo) -> float:
-    """What stages send each other when their gradients are reduced, as far as
-    no rank still reduces its own meanwhile: the gradients of parameters that
-    several hold, and the loss, from the stage that makes it to all ranks."""
-    owner = simulation.graph.schedule.stage_rank
-    tied_s, loss = _tied_s(found, owner, link), found.program.loss_name
-    makers = [
-        owner[number] for number, stage in enumerate(found.stages)
-        if loss is not None and loss in stage.outputs.values()
-    ]
-    if not makers or max(owner) == 0:
-        return tied_s
-    loss_s = collective_time_s("broadcast", _LOSS_BYTES, link)
-    if tied_s:
-        return tied_s + loss_s
-    ends_s = reductions(simulation, finish_s)
-    made_s = max(end for stage, _, end in ends_s if owner[stage] in makers)
-    return max(0.0, made_s + loss_s - max(end for _, _, end in ends_s))
-
-
-def _tied_s(found: Pipelined, owner: Sequence[int], link: AxisInfo) -> float:
-    """Adding up the gradients of parameters that several ranks hold, one
-    after the other; each sends its own to all others at once."""
-    total_s = 0.0
-    held = holders_of(found.stages, owner, max(owner) + 1)
-    for name, holders in held.items():
-        if len(holders) > 1:
-            stage = next(s for s in found.stages if name in s.params)
-            if stage.program.specs[name].requires_grad:
-                total_s += collective_time_s("send",
-                                             float(wire_bytes(stage, name)),
-                                             link)
-    return total_s
 
 
 def message_times_s(found: Pipelined,

@@ -50,12 +50,7 @@ def finish_times(graph: ActionGraph,
     busy = (None if occupancy_s is None else edge_table(
         occupancy_s, graph.edges))
     if times.alone_speedup > 1:
-        return shared_times(graph,
-                            seconds,
-                            lag,
-                            times.alone_speedup,
-                            busy,
-                            replicas=times.replicas)[1]
+        return shared_times(graph, times, lag, busy)[1]
     if busy is not None:
         return _with_links(graph, seconds, lag, busy)
     if graph.more:

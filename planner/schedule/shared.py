@@ -4,6 +4,7 @@ Where a machine has more ranks than processors, a rank that waits leaves its
 part to the others. Times of actions are those with all ranks at work; with
 fewer at work each runs faster, in proportion, up to what it does alone.
 Between two events the number of ranks at work, and so their speed, stays.
+A rank that reduces its gradients after its last action is at work, too.
 
 Replicas of a pipeline that share its processors drift apart within a step: while
 one has many idle ranks, others have as many at work as in the mean, and while all
@@ -17,71 +18,61 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from planner.schedule.graph import ActionGraph
+from planner.schedule.times import StageTimes
 
 __all__ = ["shared_times"]
 
 
-def shared_times(graph: ActionGraph,
-                 seconds: Sequence[float],
-                 lag: Sequence[float],
-                 alone_speedup: float,
-                 busy: Sequence[float] | None = None,
-                 *,
-                 replicas: int = 1) -> tuple[list[float], list[float]]:
+def shared_times(
+        graph: ActionGraph, times: StageTimes, lag: Sequence[float],
+        busy: Sequence[float] | None) -> tuple[list[float], list[float]]:
     """Starts and ends of actions that start as soon as they can.
 
     Parameters
     ----------
     graph : ActionGraph
-    seconds : sequence of float
-        Of each code, with all ranks at work.
+    times : StageTimes
+        With an `alone_speedup` and `replicas`.
     lag : sequence of float
-        Of each edge, and at -1 a 0.
-    alone_speedup : float
-        How many times as fast a rank is alone.
-    busy : sequence of float, optional
+        Seconds of each edge, and at -1 a 0.
+    busy : sequence of float or None
         Of each edge, for how long a message keeps the link from its rank to
         the other busy.
-    replicas : int
-        Pipelines that do the same on the same processors.
 
     Returns
     -------
     list of float, list of float
         Seconds, by number of the graph's actions.
     """
-    starts, ends = _Run(graph, seconds, lag, alone_speedup, busy).times()
-    span_s = max(ends, default=0.0)
-    if replicas == 1 or not span_s:
-        return starts, ends
+    run = _Run(graph, times, lag, busy)
+    found = run.times()
+    if times.replicas == 1 or not run.span_s:
+        return found
     # As if they were in step, which is close.
-    at_work = (sum(ends) - sum(starts)) / span_s
     return _Run(graph,
-                seconds,
+                times,
                 lag,
-                alone_speedup,
                 busy,
-                others=replicas - 1,
-                at_work=at_work).times()
+                others_at_work=(times.replicas - 1) * run.at_work_s /
+                run.span_s).times()
 
 
 class _Run:
 
     def __init__(self,
                  graph: ActionGraph,
-                 seconds: Sequence[float],
+                 times: StageTimes,
                  lag: Sequence[float],
-                 alone_speedup: float,
                  busy: Sequence[float] | None,
                  *,
-                 others: int = 0,
-                 at_work: float = 0.0) -> None:
-        self.graph, self.seconds, self.lag = graph, seconds, lag
-        self.ranks = len(graph.numbers) * (1 + others)
-        self.others_at_work = others * at_work
+                 others_at_work: float | None = None) -> None:
+        self.graph, self.seconds, self.lag = graph, times.table, lag
+        self.others_at_work = others_at_work or 0.0
+        self.ranks = len(
+            graph.numbers) * (1 if others_at_work is None else times.replicas)
         self.busy = busy or [0.0] * len(lag)
         self.free: defaultdict[tuple[int, int], float] = defaultdict(float)
-        self.speedup = alone_speedup
+        self.speedup = times.alone_speedup
         self.starts = [0.0] * len(graph.actions)
         self.ends = [0.0] * len(graph.actions)
         self.readers: defaultdict[int, list[tuple[int, int]]]
@@ -94,6 +85,11 @@ class _Run:
                     self.unmet[number] += 1
         self.ready_s = [0.0] * len(graph.actions)
         self.next = [0] * len(graph.numbers)
+        self.reduce_s = [0.0] * len(graph.numbers)
+        for rank, seconds in zip(graph.schedule.stage_rank, times.reduce_s
+                                 or ()):
+            self.reduce_s[rank] += seconds
+        self.span_s = self.at_work_s = 0.0
 
     def times(self) -> tuple[list[float], list[float]]:
         now, left = 0.0, dict[int, float]()
@@ -104,10 +100,13 @@ class _Run:
             speed = min(self.speedup, self.ranks /
                         (len(left) + self.others_at_work)) if left else 1.0
             least = min(left.values(), default=math.inf)
+            before = now
             if now + least / speed <= coming:
                 passed_s, now = least, now + least / speed
             else:
                 passed_s, now = (coming - now) * speed, coming
+            self.span_s = now
+            self.at_work_s += len(left) * (now - before)
             for rank in list(left):
                 left[rank] -= passed_s
                 if left[rank] <= 1e-12 * passed_s:
@@ -118,7 +117,11 @@ class _Run:
         """Start what can; when the next of the waiting ranks can."""
         coming = math.inf
         for rank, row in enumerate(self.graph.numbers):
-            if rank in left or self.next[rank] == len(row):
+            if rank in left:
+                continue
+            if self.next[rank] == len(row):
+                if self.reduce_s[rank]:
+                    left[rank], self.reduce_s[rank] = self.reduce_s[rank], 0.0
                 continue
             number = row[self.next[rank]]
             if self.unmet[number]:
@@ -131,6 +134,8 @@ class _Run:
         return coming
 
     def _end(self, rank: int, now: float) -> None:
+        if self.next[rank] == len(self.graph.numbers[rank]):
+            return
         number = self.graph.numbers[rank][self.next[rank]]
         self.next[rank] += 1
         self.ends[number] = now

@@ -149,12 +149,8 @@ def _spans(graph: ActionGraph, times: StageTimes, p2p_s: EdgeTimes,
                 finish_times(graph, times, p2p_s, occupancy_s))
     busy = (None if occupancy_s is None else edge_table(
         occupancy_s, graph.edges))
-    starts, ends = shared_times(graph,
-                                table,
-                                edge_table(p2p_s, graph.edges),
-                                times.alone_speedup,
-                                busy,
-                                replicas=times.replicas)
+    starts, ends = shared_times(graph, times, edge_table(p2p_s, graph.edges),
+                                busy)
     return [e - s for s, e in zip(starts, ends, strict=True)], ends
 
 

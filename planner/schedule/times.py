@@ -30,6 +30,8 @@ class StageTimes:
     replicas : int
         Pipelines that do the same, on the same processors where these are
         shared.
+    reduce_s : tuple of float, optional
+        Of each stage, for which its rank is at work after its last action.
     """
 
     forward_s: tuple[float, ...]
@@ -38,12 +40,14 @@ class StageTimes:
     weight_s: tuple[float, ...]
     alone_speedup: float = 1.0
     replicas: int = 1
+    reduce_s: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.alone_speedup < 1:
             raise ValueError("a rank is no slower alone, got an "
                              f"alone_speedup of {self.alone_speedup}")
-        for kind, row in zip(KINDS, self._rows):
+        rows = *self._rows, self.reduce_s or (0.0, ) * self.stages
+        for kind, row in zip((*KINDS, "reductions"), rows):
             if len(row) != self.stages or min(row, default=0.0) < 0:
                 raise ValueError(f"times of {kind} have to be {self.stages} "
                                  f"numbers that aren't negative, got {row}")
@@ -69,17 +73,19 @@ class StageTimes:
                  *,
                  apart_s: float = 0.0,
                  alone_speedup: float = 1.0,
-                 replicas: int = 1) -> StageTimes:
+                 replicas: int = 1,
+                 reduce_s: Sequence[float] | None = None) -> StageTimes:
         """Of each stage; a backward is both of its parts, and `apart_s`
         less than both are as actions of their own."""
-        return StageTimes(forward_s=tuple(forward_s),
-                          backward_s=tuple(
-                              i + w
-                              for i, w in zip(input_s, weight_s, strict=True)),
-                          input_s=tuple(input_s),
-                          weight_s=tuple(w + apart_s for w in weight_s),
-                          alone_speedup=alone_speedup,
-                          replicas=replicas)
+        return StageTimes(
+            forward_s=tuple(forward_s),
+            backward_s=tuple(i + w
+                             for i, w in zip(input_s, weight_s, strict=True)),
+            input_s=tuple(input_s),
+            weight_s=tuple(w + apart_s for w in weight_s),
+            alone_speedup=alone_speedup,
+            replicas=replicas,
+            reduce_s=None if reduce_s is None else tuple(reduce_s))
 
     @property
     def _rows(self) -> tuple[tuple[float, ...], ...]:
@@ -106,7 +112,8 @@ class StageTimes:
                           input_s=inputs,
                           weight_s=weights,
                           alone_speedup=self.alone_speedup,
-                          replicas=self.replicas)
+                          replicas=self.replicas,
+                          reduce_s=self.reduce_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -210,9 +210,11 @@ class PipelineProgram:
                 continue
             for name, grad in executor.finish().items():
                 grads[name] = grads[name] + grad if name in grads else grad
+        # First, since ranks may have to wait for each other's gradients.
+        found = self._returned(outputs, returned)
         if keep:
             self._ties.sum_over_holders(grads, local)
-        return self._returned(outputs, returned), mutations, grads
+        return found, mutations, grads
 
     def _shares(self, local: Mapping[str,
                                      torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -58,6 +58,36 @@ class TestShared(unittest.TestCase):
         self.assertAlmostEqual(makespan(graph, times),
                                (1 + 1 + 2 + 2) / alone + (1 + 2) / both)
 
+    def test_who_reduces_is_at_work(self) -> None:
+        """The second rank reduces while the first ends its backward: no
+        quicker than with both at work, until it is done."""
+        graph = build_graph(make_schedule("1f1b", ranks=2, microbatches=1))
+
+        def span_s(reduce_s: float) -> float:
+            return makespan(
+                graph,
+                StageTimes.in_parts([1.0, 1.0], [1.0, 1.0], [1.0, 1.0],
+                                    alone_speedup=2.0,
+                                    reduce_s=[0.0, reduce_s]))
+
+        # A forward and a backward of each, one after the other.
+        self.assertEqual(span_s(0.0), 3.0)
+        self.assertEqual(span_s(0.5), 3.25)
+        self.assertEqual(span_s(9.0), 4.0)
+
+    def test_replicas_that_reduce_leave_less(self) -> None:
+        """Of two pipelines that do nothing but reduce in the end."""
+        graph = build_graph(make_schedule("gpipe", ranks=2, microbatches=2))
+        spans = [
+            makespan(
+                graph,
+                StageTimes.in_parts([1.0, 1.0], [1.0, 1.0], [1.0, 1.0],
+                                    alone_speedup=2.0,
+                                    replicas=2,
+                                    reduce_s=[s, s])) for s in (0.0, 1.0, 2.0)
+        ]
+        self.assertEqual(spans, sorted(set(spans)))
+
     def test_messages_are_no_quicker(self) -> None:
         graph = build_graph(make_schedule("gpipe", ranks=2, microbatches=1))
         times = _times(2.0, [1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
