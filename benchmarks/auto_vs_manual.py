@@ -10,13 +10,15 @@ that are predicted to be quickest (``--products``, ``--all``). All are planned
 once, before ranks start. The plans take turns, and those that are clearly
 slower drop out after a few. A time is the lower quartile of a plan's rounds.
 It prints how much longer than the best of all the automatic plan takes, and
-why plans that can't run could not.
+why plans that can't run could not. Under ``torchrun`` (or on simulated hosts,
+``scripts/netns_cluster.sh run``) its ranks are those of the job.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -43,7 +45,7 @@ from planner.ir.errors import InfeasiblePlan, LayoutError  # noqa: E402
 from planner.ir.plan import Plan  # noqa: E402
 from scaletorch import auto_parallelize  # noqa: E402
 
-__all__ = ["Row", "format_rows", "main"]
+__all__ = ["Row", "compared", "format_rows", "main", "parse_arguments"]
 
 _ROUNDS_ALL = 3
 _PRODUCTS = 6
@@ -154,21 +156,72 @@ def _left(runners: Sequence[_Runner],
     ]
 
 
+def _all_compared(plans: Mapping[str, Sequence[Planned]],
+                  arguments: argparse.Namespace) -> list[Row]:
+    """All models on the process group that is up; the first rank prints."""
+    found = []
+    for name, made in plans.items():
+        chosen = worth_running(made, arguments.products)
+        rows = _compared(name, chosen, arguments)
+        rows += _not_run(name, dist.get_world_size(), made, chosen)
+        if dist.get_rank() == 0:
+            print(format_rows(rows), end="", flush=True)
+        found += rows
+    return found
+
+
 def _rank(rank: int, ranks: int, plans: Mapping[str, Sequence[Planned]],
           arguments: argparse.Namespace, folder: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store-{ranks}", ranks)
     dist.init_process_group("gloo", rank=rank, world_size=ranks, store=store)
-    for name, made in plans.items():
-        chosen = worth_running(made, arguments.products)
-        rows = _compared(name, chosen, arguments)
-        rows += _not_run(name, ranks, made, chosen)
-        if rank == 0:
-            path = Path(folder) / f"{ranks}-{name}.json"
-            path.write_text(json.dumps([asdict(r) for r in rows]),
-                            encoding="utf-8")
-            print(format_rows(rows), end="", flush=True)
+    rows = _all_compared(plans, arguments)
+    if rank == 0:
+        path = Path(folder) / f"{ranks}.json"
+        path.write_text(json.dumps([asdict(r) for r in rows]),
+                        encoding="utf-8")
     dist.destroy_process_group()
+
+
+def _plans(ranks: int,
+           arguments: argparse.Namespace) -> dict[str, list[Planned]]:
+    return {n: planned(n, ranks, arguments.cluster) for n in arguments.models}
+
+
+def compared(arguments: argparse.Namespace) -> list[Row]:
+    """All models on the process group that is up, whose first rank plans."""
+    plans: list[Any] = [
+        _plans(dist.get_world_size(), arguments)
+        if dist.get_rank() == 0 else None
+    ]
+    dist.broadcast_object_list(plans, 0)
+    return _all_compared(plans[0], arguments)
+
+
+def _joined(arguments: argparse.Namespace) -> list[Row]:
+    """As one rank of a job that is there; rows on the first."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rows = compared(arguments)
+    is_first = dist.get_rank() == 0
+    dist.destroy_process_group()
+    return rows if is_first else []
+
+
+def _started(arguments: argparse.Namespace) -> list[Row]:
+    """With ranks of its own, for each number of them."""
+    keep_memory()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for ranks in arguments.ranks:
+            plans = _plans(ranks, arguments)
+            mp.spawn(_rank, (ranks, plans, arguments, folder), nprocs=ranks)
+            path = Path(folder) / f"{ranks}.json"
+            rows += [
+                Row(**row)
+                for row in json.loads(path.read_text(encoding="utf-8"))
+            ]
+    return rows
 
 
 def _not_run(name: str, ranks: int, made: Sequence[Planned],
@@ -241,21 +294,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table for each model and number of ranks."""
-    keep_memory()
     arguments = parse_arguments(argv)
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for ranks in arguments.ranks:
-            plans = {
-                n: planned(n, ranks, arguments.cluster)
-                for n in arguments.models
-            }
-            mp.spawn(_rank, (ranks, plans, arguments, folder), nprocs=ranks)
-        for path in sorted(Path(folder).glob("*.json")):
-            rows += json.loads(path.read_text(encoding="utf-8"))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n",
-                                  encoding="utf-8")
+    rows = (_joined if "RANK" in os.environ else _started)(arguments)
+    if arguments.json and rows:
+        text = json.dumps([asdict(r) for r in rows], indent=1)
+        arguments.json.write_text(f"{text}\n", encoding="utf-8")
     return 0
 
 

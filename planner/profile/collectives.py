@@ -13,12 +13,9 @@ from planner.profile.job import Job
 from planner.profile.point import Point
 
 __all__ = [
-    "between_runner", "collective_runner", "messages_runner", "overlap_runner",
-    "straggling_runner"
+    "between_runner", "buffer_of", "collective_runner", "messages_runner",
+    "products"
 ]
-
-_PRODUCTS = 4
-"""Products that run beside one all-reduce."""
 
 _BETWEEN_WIDTH, _BETWEEN_PRODUCTS = 256, 4
 """About a millisecond of a processor."""
@@ -26,38 +23,39 @@ _BETWEEN_WIDTH, _BETWEEN_PRODUCTS = 256, 4
 Run = Callable[[], Any]
 
 
-def _buffer(point: Point, job: Job, *, parts: int = 1) -> torch.Tensor:
+def buffer_of(point: Point, job: Job, *, parts: int = 1) -> torch.Tensor:
+    """Of a point's bytes, or one of so many parts of them."""
     count = point.sizes[-1] // point.torch_dtype.itemsize // parts
     return torch.zeros(count, dtype=point.torch_dtype, device=job.device)
 
 
 def _all_reduce(point: Point, job: Job, group: Any) -> Run:
-    whole = _buffer(point, job)
+    whole = buffer_of(point, job)
     return lambda: dist.all_reduce(whole, group=group)
 
 
 def _all_gather(point: Point, job: Job, group: Any) -> Run:
     assert point.groups is not None
-    whole = _buffer(point, job)
-    own = _buffer(point, job, parts=point.groups.size)
+    whole = buffer_of(point, job)
+    own = buffer_of(point, job, parts=point.groups.size)
     return lambda: dist.all_gather_single(whole, own, group=group)
 
 
 def _reduce_scatter(point: Point, job: Job, group: Any) -> Run:
     assert point.groups is not None
-    whole = _buffer(point, job)
-    own = _buffer(point, job, parts=point.groups.size)
+    whole = buffer_of(point, job)
+    own = buffer_of(point, job, parts=point.groups.size)
     return lambda: dist.reduce_scatter_single(own, whole, group=group)
 
 
 def _all_to_all(point: Point, job: Job, group: Any) -> Run:
-    given, gotten = _buffer(point, job), _buffer(point, job)
+    given, gotten = buffer_of(point, job), buffer_of(point, job)
     return lambda: dist.all_to_all_single(gotten, given, group=group)
 
 
 def _broadcast(point: Point, job: Job, group: Any) -> Run:
     assert point.groups is not None
-    whole, source = _buffer(point, job), job.members(point.groups)[0]
+    whole, source = buffer_of(point, job), job.members(point.groups)[0]
     return lambda: dist.broadcast(whole, src=source, group=group)
 
 
@@ -73,7 +71,7 @@ def _around(point: Point, job: Job, group: Any, *, count: int) -> Run:
     assert point.groups is not None
     members = job.members(point.groups)
     place = members.index(job.rank)
-    given, gotten = _buffer(point, job), _buffer(point, job)
+    given, gotten = buffer_of(point, job), buffer_of(point, job)
     after = members[(place + 1) % len(members)]
     before = members[place - 1]
     ops = [
@@ -126,32 +124,13 @@ def messages_runner(point: Point, job: Job) -> Run:
     return _around(point, job, job.group(point.groups), count=count)
 
 
-def overlap_runner(point: Point, job: Job) -> Run:
-    """Products, an all-reduce, or both at once, by the point's kind."""
-    assert point.groups is not None
-    group = job.group(point.groups)
-    compute = _products(point.sizes[0], _PRODUCTS, point.torch_dtype, job)
-    buffer = _buffer(point, job)
-
-    def both() -> None:
-        work = dist.all_reduce(buffer, group=group, async_op=True)
-        compute()
-        assert work is not None
-        work.wait()
-
-    return {
-        "overlap_both": both,
-        "overlap_communication": lambda: dist.all_reduce(buffer, group=group),
-        "overlap_compute": compute,
-    }[point.kind]
-
-
 def between_runner(job: Job) -> Run:
     """What a processor computes between two collectives of a step."""
-    return _products(_BETWEEN_WIDTH, _BETWEEN_PRODUCTS, torch.float32, job)
+    return products(_BETWEEN_WIDTH, _BETWEEN_PRODUCTS, torch.float32, job)
 
 
-def _products(width: int, count: int, dtype: torch.dtype, job: Job) -> Run:
+def products(width: int, count: int, dtype: torch.dtype, job: Job) -> Run:
+    """So many products of square matrices, one after the other."""
     matrix = torch.ones(width, width, dtype=dtype, device=job.device)
     result = torch.empty_like(matrix)
 
@@ -160,25 +139,3 @@ def _products(width: int, count: int, dtype: torch.dtype, job: Job) -> Run:
             torch.mm(matrix, matrix, out=result)
 
     return compute
-
-
-def straggling_runner(point: Point, job: Job) -> Run | None:
-    """Some products, and where the kind asks for it a small all-reduce.
-
-    Ranks come to it at different times; how different shows in what it
-    takes longer than with few products before it. None for a rank that
-    waits.
-    """
-    assert point.groups is not None
-    width, count, _ = point.sizes
-    compute = _products(width, count, point.torch_dtype, job)
-    if point.groups.alone:
-        return compute if job.takes_part(point.groups) else None
-    group = job.group(point.groups)
-    buffer = _buffer(point, job)
-
-    def both() -> None:
-        compute()
-        dist.all_reduce(buffer, group=group)
-
-    return both if point.kind == "straggling_both" else compute

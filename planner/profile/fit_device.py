@@ -204,7 +204,7 @@ def _with_others(device: DeviceKind, known: Known) -> DeviceKind:
         "dispatch_s": _median(known, "dispatch"),
         "view_s": _median(known, "view"),
         "allocator_ratio": _median(known, "allocator"),
-        "interference": _interference(known),
+        "interference": _median(known, "interference"),
         "alone_speedup": _alone_speedup(known),
         "message_s": _message_s(known),
         **_straggling(known),
@@ -253,30 +253,10 @@ def _optimizer(known: Known, kind: str,
     }
 
 
-def _interference(known: Known) -> float | None:
-    """Share of the hidden time by which both at once take longer."""
-    compute_s, communication_s, both_s = (_median(known, f"overlap_{part}")
-                                          for part in ("compute",
-                                                       "communication",
-                                                       "both"))
-    if compute_s is None or communication_s is None or both_s is None:
-        return None
-    shorter_s, longer_s = sorted((compute_s, communication_s))
-    return min(max((both_s - longer_s) / shorter_s, 0.0), 1.0)
-
-
 def _alone_speedup(known: Known) -> float | None:
     """How many times as fast a rank is while the others wait."""
-    for point, alone in known.items():
-        if point.kind == "straggling_alone":
-            together_s = next(
-                (m.median for p, m in known.items()
-                 if p.kind == "straggling_compute" and p.sizes == point.sizes),
-                None)
-            if together_s is not None:
-                ratio = together_s / alone.median
-                return ratio if ratio > _ALIKE else 1.0
-    return None
+    ratio = _median(known, "alone_speedup")
+    return 1.0 if ratio is not None and ratio <= _ALIKE else ratio
 
 
 def _message_s(known: Known) -> float | None:
@@ -294,14 +274,14 @@ def _straggling(known: Known) -> dict[str, float | None]:
     """
     pairs = []
     for point, measured in known.items():
-        if point.kind == "straggling_both" and point.groups is not None:
+        if point.kind == "lateness" and point.groups is not None:
             alone = dataclasses.replace(point,
                                         kind="all_reduce",
                                         sizes=point.sizes[-1:])
-            compute = dataclasses.replace(point, kind="straggling_compute")
+            compute = dataclasses.replace(point, kind="compute")
             if alone in known and compute in known:
                 compute_s = known[compute].median
-                late_s = measured.median - compute_s - known[alone].median
+                late_s = measured.median - known[alone].median
                 pairs.append((compute_s, max(late_s, 0.0)))
     if not pairs:
         return {}

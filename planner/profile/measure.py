@@ -19,8 +19,8 @@ from tqdm import tqdm
 from planner.profile.clock import (SHARED_S, Clock, HostClock, clock_of,
                                    samples_after, samples_among)
 from planner.profile.collectives import (between_runner, collective_runner,
-                                         messages_runner, overlap_runner,
-                                         straggling_runner)
+                                         messages_runner, products)
+from planner.profile.in_turns import COMPARED, compared_runs
 from planner.profile.job import Job, Refused
 from planner.profile.operations import OPERATIONS, others_runner, runner
 from planner.profile.others import (allocator_ratio, call_runner,
@@ -38,6 +38,8 @@ _TRIMMED = 0.2
 """Share of the rounds that is left out at either end."""
 _FEWEST, _MOST = 3, 30
 """Samples of a point in a round."""
+_COMPARED = 3
+"""Turns of what is compared, in a round."""
 _MOST_CALLS = 2000
 _TURNS = 6
 """Collectives that one sample has at least."""
@@ -262,6 +264,8 @@ class _Meter:
             ratio = job.together(
                 lambda: allocator_ratio(job.device, _ALLOCATOR_ELEMENTS))
             return Measured(median=job.largest(ratio), count=1)
+        if point.kind in COMPARED:
+            return self._compared(point)
         runs = job.together(lambda: self._made(point))
         job.together(runs.warm)
         once_s = job.largest(job.together(runs.once_s))
@@ -274,6 +278,27 @@ class _Meter:
         gc.collect(0)
         return Measured(median=median, count=count)
 
+    def _compared(self, point: Point) -> Measured:
+        """The median of some turns, each by the slowest rank."""
+        runs = self.job.together(lambda: compared_runs(point, self.job))
+        for run in runs:
+            self._sample_s(run, calls=1)
+        once_s = max(self._sample_s(run, calls=1) for run in runs)
+        calls = self._calls(once_s, alone=False)
+        found = statistics.median(COMPARED[
+            point.kind]([self._sample_s(run, calls=calls) for run in runs])
+                                  for _ in range(_COMPARED))
+        return Measured(median=self.job.first(found), count=_COMPARED)
+
+    def _sample_s(self, run: Callable[[], Any] | None, *, calls: int) -> float:
+        """Of a call, on the slowest rank; all begin together."""
+        sample = functools.partial(self.clock.samples,
+                                   count=1,
+                                   calls=calls,
+                                   ahead=False)
+        return self.job.largest(
+            self.job.together(lambda: sample(run)[0] if run else 0.0))
+
     def _made(self, point: Point) -> _Runs:
         """What runs a point, its operands made; nothing has run yet."""
         run = self._runner(point)
@@ -285,17 +310,25 @@ class _Meter:
 
     def _samples(self, runs: _Runs, once_s: float) -> tuple[int, int]:
         """How many samples, and of how many calls each."""
-        # Ranks that wait for each other do so for very different times;
-        # what counts in a step of many collectives is the mean.
-        shortest_s = runs.clock.shortest_s
-        if not runs.alone:
-            shortest_s = max(shortest_s, SHARED_S)
-        fewest = 1 if runs.alone or once_s > _LONG_S else _TURNS
-        calls = min(max(round(shortest_s / once_s), fewest), _MOST_CALLS)
+        calls = self._calls(once_s, alone=runs.alone, clock=runs.clock)
         sample_s = calls * once_s
         count = max(round(self.each_s / sample_s),
                     _FEWEST if sample_s < _LONG_S else 1)
         return min(count, _MOST), calls
+
+    def _calls(self,
+               once_s: float,
+               *,
+               alone: bool,
+               clock: Clock | None = None) -> int:
+        """How many calls one sample is of."""
+        # Ranks that wait for each other do so for very different times;
+        # what counts in a step of many collectives is the mean.
+        shortest_s = (clock or self.clock).shortest_s
+        if not alone:
+            shortest_s = max(shortest_s, SHARED_S)
+        fewest = 1 if alone or once_s > _LONG_S else _TURNS
+        return min(max(round(shortest_s / once_s), fewest), _MOST_CALLS)
 
     @functools.cached_property
     def _others(self) -> Callable[[], Any]:
@@ -318,10 +351,9 @@ class _Meter:
             return collective_runner(point, self.job)
         if point.kind == "messages":
             return messages_runner(point, self.job)
-        if point.kind.startswith("overlap_"):
-            return overlap_runner(point, self.job)
-        if point.kind.startswith("straggling_"):
-            return straggling_runner(point, self.job)
+        if point.kind == "compute":
+            width, count, _ = point.sizes
+            return products(width, count, point.torch_dtype, self.job)
         if point.kind == "dispatch":
             return dispatch_runner(self.job.device)
         if point.kind == "view":

@@ -90,8 +90,8 @@ def _families(sizes: Sizes, device_type: str,
         yield _memory_bound("add", sizes.elements, dtype)
     yield from _collectives(sizes, world_size)
     if world_size > 1:
+        yield [_interference(sizes, world_size)]
         # One without the others tells nothing.
-        yield from ([point] for point in _overlap(sizes, world_size))
         yield from ([point] for point in _straggling(sizes, world_size))
         yield [_alone(sizes, world_size)]
     first = sizes.dtypes[0]
@@ -258,30 +258,26 @@ def _messages(sizes: Sizes, world_size: int) -> list[Point]:
     ]
 
 
-def _overlap(sizes: Sizes, world_size: int) -> list[Point]:
-    groups = Groups(shape=(1, world_size), axis=1)
+def _interference(sizes: Sizes, world_size: int) -> Point:
+    """Products and an all-reduce, alone and at once."""
     size_bytes = _divisible(sizes.messages[0], world_size)
-    return [
-        Point(kind=f"overlap_{part}",
-              sizes=(sizes.products[0], size_bytes),
-              groups=groups) for part in ("compute", "communication", "both")
-    ]
+    return Point(kind="interference",
+                 sizes=(sizes.products[0], size_bytes),
+                 groups=Groups(shape=(1, world_size), axis=1))
 
 
 def _straggling(sizes: Sizes, world_size: int) -> list[Point]:
-    """Short and long work before a small all-reduce."""
+    """Short and long work, and a small all-reduce after it."""
     groups = Groups(shape=(1, world_size), axis=1)
     return [
-        Point(kind=f"straggling_{part}",
-              sizes=_work(sizes, count, world_size),
-              groups=groups) for count in (4, 16, _MUCH)
-        for part in ("compute", "both")
+        Point(kind=kind, sizes=_work(sizes, count, world_size), groups=groups)
+        for count in (4, 16, _MUCH) for kind in ("compute", "lateness")
     ]
 
 
 def _alone(sizes: Sizes, world_size: int) -> Point:
     """The longest of that work on one rank, while the others wait."""
-    return Point(kind="straggling_alone",
+    return Point(kind="alone_speedup",
                  sizes=_work(sizes, _MUCH, world_size),
                  groups=Groups(shape=(world_size, 1), axis=1, alone=True))
 

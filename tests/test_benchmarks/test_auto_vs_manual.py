@@ -6,11 +6,14 @@ from unittest import TestCase
 
 import torch
 
-from benchmarks.auto_vs_manual import Row, format_rows
+from benchmarks.auto_vs_manual import (Row, compared, format_rows,
+                                       parse_arguments)
 from benchmarks.manual_plans import (AUTO, MODELS, UNSTAGED, Planned, manuals,
                                      model_and_batch, planned, worth_running)
 from planner.ir.plan import Plan
 from tests.golden import check_golden
+from tests.launch import launch
+from tests.markers import nightly
 
 
 def _row(plan: str, measured_s: float, **rest: object) -> Row:
@@ -88,6 +91,26 @@ class TestModels(TestCase):
                 loss = getattr(out, "loss", out)
                 self.assertEqual(loss.shape, ())
                 self.assertTrue(torch.isfinite(loss))
+
+
+def _on_a_rank(rank: int) -> list[Row]:
+    del rank
+    return compared(
+        parse_arguments([
+            "--models", "gpt2", "--rounds", "3", "--products", "0",
+            "--cluster", "cpu-gloo"
+        ]))
+
+
+class TestJob(TestCase):
+
+    @nightly
+    def test_ranks_that_are_up_run_the_first_one_s_plans(self) -> None:
+        rows, other = launch(2, _on_a_rank, timeout_s=300.0)
+        self.assertEqual([r.plan for r in rows], [r.plan for r in other])
+        self.assertIn(AUTO, [r.plan for r in rows])
+        for row in rows:
+            self.assertTrue(row.reason or row.measured_s)
 
 
 class TestTable(TestCase):

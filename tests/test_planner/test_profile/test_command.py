@@ -193,7 +193,7 @@ class TestRanks(_InFolder):
         self.assertEqual(first[:3], second[:3])
         self.assertTrue(first[3])
         self.assertLessEqual(
-            {"mm", "all_reduce", "reduce_scatter", "send", "straggling_alone"},
+            {"mm", "all_reduce", "reduce_scatter", "send", "alone_speedup"},
             set(first[2]))
         path = find_local("cpu", 2, folder=self.folder)
         self.assertEqual(path, local_path("cpu", 2, folder=self.folder))

@@ -52,16 +52,6 @@ class TestDevice(TestCase):
         with self.assertRaisesRegex(ValueError, "--budget-s"):
             fit_device({}, _FACTS)
 
-    def test_interference(self) -> None:
-        groups = Groups(shape=(1, 2), axis=1)
-        known = measured(points_for("cpu", 1), cluster(1))
-        for part, time_s in (("compute", 4.0), ("communication", 2.0), ("both",
-                                                                        4.5)):
-            point = Point(kind=f"overlap_{part}", groups=groups)
-            known[point] = Measured(median=time_s, count=3)
-        device = fit_device(known, _FACTS)
-        self.assertAlmostEqual(device.coefficient("interference", 0.0), 0.25)
-
     def test_functions_take_time_beside_their_bytes(self) -> None:
         slow = dataclasses.replace(DEVICE,
                                    coefficients=(*DEVICE.coefficients,
@@ -85,12 +75,10 @@ class TestDevice(TestCase):
         known = measured(points_for("cpu", 1), cluster(1))
         known[Point(kind="all_reduce", sizes=(64, ),
                     groups=groups)] = Measured(median=1.0, count=3)
-        for count, compute_s, both_s in ((1, 2.0, 3.5), (2, 4.0, 6.0),
-                                         (8, 16.0, 19.0)):
-            for part, time_s in (("compute", compute_s), ("both", both_s)):
-                point = Point(kind=f"straggling_{part}",
-                              sizes=(8, count, 64),
-                              groups=groups)
+        for count, compute_s, late_s in ((1, 2.0, 1.5), (2, 4.0, 2.0),
+                                         (8, 16.0, 3.0)):
+            for kind, time_s in (("compute", compute_s), ("lateness", late_s)):
+                point = Point(kind=kind, sizes=(8, count, 64), groups=groups)
                 known[point] = Measured(median=time_s, count=3)
         device = fit_device(known, _FACTS)
         self.assertAlmostEqual(device.coefficient("straggling", 0.0), 0.25)
@@ -98,16 +86,12 @@ class TestDevice(TestCase):
                                2.0)
 
     def test_ranks_that_share_processors(self) -> None:
-        alone = Groups(shape=(4, 1), axis=1, alone=True)
-        for together_s, expected in ((4.0, 2.0), (2.1, 1.0)):
+        for ratio, expected in ((2.0, 2.0), (1.05, 1.0)):
             known = measured(points_for("cpu", 1), cluster(1))
-            for part, groups, time_s in (("compute",
-                                          Groups(shape=(1, 4), axis=1),
-                                          together_s), ("alone", alone, 2.0)):
-                point = Point(kind=f"straggling_{part}",
-                              sizes=(8, 64, 64),
-                              groups=groups)
-                known[point] = Measured(median=time_s, count=3)
+            point = Point(kind="alone_speedup",
+                          sizes=(8, 64, 64),
+                          groups=Groups(shape=(4, 1), axis=1, alone=True))
+            known[point] = Measured(median=ratio, count=3)
             device = fit_device(known, _FACTS)
             self.assertEqual(device.coefficient("alone_speedup", 0.0),
                              expected)

@@ -95,7 +95,7 @@ _MM = Point(kind="mm", sizes=(8, 8, 8), variant="nn")
 
 def _no_buffer(rank: int) -> list[str]:
     """A collective for whose buffer one rank has no memory."""
-    real = collectives._buffer
+    real = collectives.buffer_of
 
     def buffer(*args: Any, **options: Any) -> torch.Tensor:
         if rank == 1:
@@ -103,7 +103,7 @@ def _no_buffer(rank: int) -> list[str]:
         return real(*args, **options)
 
     points = [Point(kind="all_reduce", sizes=(64, ), groups=_WHOLE), _MM]
-    with mock.patch.object(collectives, "_buffer", buffer):
+    with mock.patch.object(collectives, "buffer_of", buffer):
         found = measure_points(points,
                                Job(torch.device("cpu")),
                                None,
