@@ -14,9 +14,8 @@ axis, where there is one, takes part in every operation.
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from planner.ir.errors import InfeasiblePlan
 from planner.search.factors import FactorGraph, Solution
 from planner.search.order import Order, best_order
+from planner.search.steps import Step, Steps, steps_of
 
 __all__ = [
     "BatchSolution", "MAX_TABLE_ENTRIES", "eliminate", "eliminate_batch",
@@ -43,7 +43,6 @@ _WHOLE_ENTRIES = 2**16  # so little that a call for each state takes longer
 _MAX_KEPT_ENTRIES = 2**27  # 1 GiB of tables that wait for the way back
 
 _Array = npt.NDArray[np.float64]
-_Part = tuple[tuple[str, ...], _Array]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -243,70 +242,31 @@ def _run(graph: FactorGraph,
     limit : int, optional
         Relax where a table would have more entries.
     """
-    rank = {name: i for i, name in enumerate(order.names)}
-    buckets: dict[str, list[_Part]] = {name: [] for name in order.names}
-    constant: _Array = np.zeros(batch)
-    for factor, table in zip(graph.factors, tables, strict=True):
-        scope, table = _sorted(factor.scope, table, rank)
-        if scope:
-            buckets[scope[0]].append((scope, table))
-        else:
-            constant = constant + table
-    for name in order.names:
-        for parts in _grouped(buckets[name], limit):
-            scope, table = _minimise(parts, rank)
-            if scope:
-                buckets[scope[0]].append((scope, table))
-            else:
-                constant = constant + table
-    return constant, _walk_back(order, buckets, graph.sizes, batch)
-
-
-def _sorted(scope: tuple[str, ...], table: _Array,
-            rank: Mapping[str, int]) -> _Part:
-    ordered = tuple(sorted(scope, key=rank.__getitem__))
-    if ordered != scope:
-        axes = (*map(scope.index, ordered), *range(len(scope), table.ndim))
-        table = np.ascontiguousarray(table.transpose(axes))
-    return ordered, table
-
-
-def _grouped(parts: Sequence[_Part],
-             limit: int | None) -> Iterable[Sequence[_Part]]:
-    """Parts to be added; several groups only where the limit asks."""
-    if limit is None:
-        return [parts] if parts else []
-    groups: list[tuple[dict[str, int], list[_Part]]] = []
-    for scope, table in sorted(parts, key=lambda p: (-p[1].size, p[0])):
-        own = dict(zip(scope, table.shape))
-        for sizes, group in groups:
-            merged = sizes | own
-            if math.prod(merged.values()) <= limit:
-                sizes.update(own)
-                group.append((scope, table))
-                break
-        else:
-            groups.append((own, [(scope, table)]))
-    return [group for _, group in groups]
-
-
-def _minimise(parts: Sequence[_Part], rank: Mapping[str, int]) -> _Part:
-    """Add the parts and minimise over the first axis, which all share."""
-    if len(parts) == 1:
-        (scope, table), = parts
-        return scope[1:], np.minimum.reduce(table)
-    sizes = {n: s for scope, t in parts for n, s in zip(scope, t.shape)}
-    scope = tuple(sorted(sizes, key=rank.__getitem__))
-    batch = max(t.shape[len(names):] for names, t in parts)
-    # Small ones first, so that few additions are of the full size.
-    spread = [
-        _spread(names, table, scope)
-        for names, table in sorted(parts, key=lambda p: (p[1].size, p[0]))
+    steps = steps_of(tuple([f.scope for f in graph.factors]),
+                     tuple([t.shape for t in tables]), order.names, limit)
+    known = [
+        t if axes is None else np.ascontiguousarray(t.transpose(axes))
+        for t, axes in zip(tables, steps.axes, strict=True)
     ]
-    left = [sizes[n] for n in scope[1:]]
-    best = np.empty((*left, *batch))
-    _minimise_into(best, spread, sizes[scope[0]])
-    return scope[1:], best
+    for step in steps.steps:
+        known.append(_minimised(step, known))
+    constant: _Array = np.zeros(batch)
+    for number in steps.constants:
+        constant = constant + known[number]
+    return constant, _walk_back(steps, known, batch)
+
+
+def _minimised(step: Step, known: Sequence[_Array]) -> _Array:
+    """Add tables and minimise over their first axis."""
+    if len(step.tables) == 1:
+        return np.minimum.reduce(known[step.tables[0]])
+    spread = [
+        known[n] if shape is None else known[n].reshape(shape)
+        for n, shape in zip(step.tables, step.shapes)
+    ]
+    best = np.empty(step.left)
+    _minimise_into(best, spread, len(spread[0]))
+    return best
 
 
 def _minimise_into(best: _Array, tables: Sequence[_Array],
@@ -316,7 +276,7 @@ def _minimise_into(best: _Array, tables: Sequence[_Array],
     Works in blocks that fit a core's cache.
     """
     if best.size * states <= _WHOLE_ENTRIES:
-        _sum(tables).min(axis=0, out=best)
+        np.minimum.reduce(_sum(tables), out=best)
     elif best.size <= _BLOCK_ENTRIES:
         best[...] = _sum([t[0] for t in tables])
         for state in range(1, states):
@@ -331,33 +291,23 @@ def _minimise_into(best: _Array, tables: Sequence[_Array],
             _minimise_into(part, some, states)
 
 
-def _spread(names: tuple[str, ...], table: _Array,
-            scope: tuple[str, ...]) -> _Array:
-    """Give a table an axis for every variable of the scope."""
-    if names == scope:
-        return table
-    sizes = dict(zip(names, table.shape))
-    shape = [sizes.get(n, 1) for n in scope]
-    return table.reshape(*shape, *table.shape[len(names):])
-
-
 def _sum(tables: Sequence[_Array]) -> _Array:
     return functools.reduce(np.add, tables)
 
 
-def _walk_back(order: Order, buckets: Mapping[str, Sequence[_Part]],
-               sizes: Mapping[str, int], batch: tuple[int,
-                                                      ...]) -> dict[str, Any]:
+def _walk_back(steps: Steps, known: Sequence[_Array],
+               batch: tuple[int, ...]) -> dict[str, Any]:
     """Choose states in reverse, each knowing all that its bucket needs."""
     entry = tuple(np.arange(n) for n in batch)
     states: dict[str, Any] = {}
-    for name in reversed(order.names):
-        total: _Array = np.zeros((sizes[name], *batch))
-        for scope, table in buckets[name]:
-            chosen = [states[n] for n in scope[1:]]
+    for name, bucket in steps.back:
+        costs = []
+        for number, others in bucket:
+            table = known[number]
+            chosen = [states[n] for n in others]
             shared = [i % table.shape[-1] for i in entry]
-            total = total + table[(slice(None), *chosen, *shared)]
-        best = total.argmin(axis=0)
+            costs.append(table[(slice(None), *chosen, *shared)])
+        best = (_sum(costs) if costs else np.zeros((1, *batch))).argmin(axis=0)
         # Numbers are quicker to index by than arrays of one.
         states[name] = best if batch else int(best)
     return states
