@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -43,9 +42,10 @@ class CellMemory:
         self._table, self._links = table, links
         self._repeated = repeated
         self._of_blocks: dict[bool, Held] = {}
-        self._of_ranks: dict[tuple[StageCuts, int, bool, bool],
-                             tuple[Held, Array]] = {}
+        self._of_ranks: dict[tuple[object, ...], tuple[Held, Array]] = {}
+        self._flying: dict[tuple[object, ...], Array] = {}
         self._peaks: dict[bool, Array] = {}
+        self._beside: dict[tuple[bool, bool], float] = {}
 
     def least_room_bytes(self, point: Point, cuts: StageCuts,
                          by_rank: Callable[[Array], Array]) -> float:
@@ -58,7 +58,8 @@ class CellMemory:
         cuts : StageCuts
             Where its stages begin.
         by_rank : callable
-            From values of blocks to their sums over those of each rank.
+            From values of blocks, or rows of them, to their sums over those
+            of each rank.
         """
         if not point.is_staged:
             return self._unstaged_bytes(point)
@@ -68,9 +69,11 @@ class CellMemory:
             self._of_ranks[key] = (held.summed(by_rank),
                                    self._kept(cuts, held))
         held, of_stages = self._of_ranks[key]
-        held = dataclasses.replace(held,
-                                   kept=_least_of_ranks(point, of_stages))
-        total = held.at_once(point, flying(point))
+        flown = (*key, point.schedule, point.microbatches)
+        if flown not in self._flying:
+            self._flying[flown] = flying(point) * _least_of_ranks(
+                point, of_stages)
+        total = held.always(point) + self._flying[flown]
         if self._links.is_mixed:
             total = total - self._links.spare_bytes(place_of(point, "pp"))
         return float(total.max()) + self.beside_bytes(point)
@@ -136,9 +139,13 @@ class CellMemory:
 
     def beside_bytes(self, point: Point) -> float:
         """Peak of a block, and its parameters where they are gathered."""
-        gathered = (float(self._table.parameter_bytes.max())
-                    if point.sharding == "fsdp" else 0.0)
-        return gathered + float(self._peaks_bytes(point).max())
+        key = point.recompute, point.sharding == "fsdp"
+        if key not in self._beside:
+            gathered = (float(self._table.parameter_bytes.max())
+                        if point.sharding == "fsdp" else 0.0)
+            self._beside[key] = gathered + float(
+                self._peaks_bytes(point).max())
+        return self._beside[key]
 
     def _peaks_bytes(self, point: Point) -> Array:
         """Of each block, beside all that is kept."""

@@ -33,15 +33,27 @@ class Held:
     kept: Array
 
     def summed(self, sums: Callable[[Array], Array]) -> Held:
-        """Of ranks, from what blocks have."""
-        return Held(sums(self.parameters), sums(self.gradients),
-                    sums(self.resting), sums(self.state), sums(self.kept))
+        """Of ranks, from what blocks have.
+
+        Parameters
+        ----------
+        sums : callable
+            From rows of values of blocks to those of ranks.
+        """
+        return Held(*sums(
+            np.array([
+                self.parameters, self.gradients, self.resting, self.state,
+                self.kept
+            ])))
 
     def at_once(self, point: Point, flying: Array) -> Array:
         """All, with so many micro-batches in flight."""
+        return self.always(point) + flying * self.kept
+
+    def always(self, point: Point) -> Array:
+        """What is held for a step, whatever is in flight."""
         used = self.parameters * (point.sharding != "fsdp")
-        return (used + self.rested(point) + self.gradients +
-                flying * self.kept)
+        return used + self.rested(point) + self.gradients
 
     def rested(self, point: Point) -> Array:
         """What data parallelism divides, but parameters that it does not."""

@@ -11,6 +11,7 @@ micro-batch, at best while their stage computes.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -96,8 +97,9 @@ class CellScores:
         self._cuts: dict[_CutBy, StageCuts] = {}
         self._fitting: dict[Point, StageCuts] = {}
         self._moved: dict[tuple[str, Place, StageCuts], Array] = {}
+        self._trained: dict[StageCuts, list[float]] = {}
         self._known: dict[tuple[object, ...], StageSums] = {}
-        self._own: dict[tuple[object, ...], tuple[Array, StageSums]] = {}
+        self._own: dict[tuple[object, ...], tuple[Array, ...]] = {}
         self._messages: dict[tuple[StageCuts, Place], Array] = {}
         self._close: dict[tuple[object, ...], StageSums] = {}
         self._memory = CellMemory(table, links, repeated)
@@ -114,7 +116,7 @@ class CellScores:
         if all(
                 map(np.array_equal, table.trained_bytes,
                     self.table.trained_bytes)):
-            found._moved = self._moved
+            found._moved, found._trained = self._moved, self._trained
         return found
 
     def work_s(self, point: Point) -> Array:
@@ -182,12 +184,16 @@ class CellScores:
                     kinds.index(ranks[r]) for r in owners_of(point).tolist()))
 
     def _sums(self, point: Point, values: Callable[[_Times], Array]) -> Array:
-        """Of each stage, from what blocks take on its device."""
+        """Of each stage, from what blocks take on its device, or from rows of
+        that."""
         if not self._links.is_mixed:
             return self.cuts(point).sums(values(self.table))
         times, kinds = self._devices(point)
-        rows = np.array([self.cuts(point).sums(values(t)) for t in times])
-        return rows[list(kinds), np.arange(len(kinds))]
+        each = np.array([self.cuts(point).sums(values(t)) for t in times])
+        found: Array = np.moveaxis(each, 0, -1)[...,
+                                                np.arange(len(kinds)),
+                                                list(kinds)]
+        return found
 
     def score(self, point: Point) -> Score:
         """What a combination takes at least."""
@@ -378,25 +384,31 @@ class CellScores:
     def _own_sums(self, point: Point) -> StageSums:
         """Of the cell's axes, without data parallelism."""
         place, cuts = place_of(point, "pp"), self.cuts(point)
-        key = (cuts, place if self._links.is_mixed else point.pp,
-               point.recompute, point.schedule == "zbv")
+        key = (cuts, point.recompute,
+               (place, point.schedule == "zbv") if self._links.is_mixed else
+               ())
         if key not in self._own:
-            adding_s = self._sums(point, lambda t: t.sums_s)
-            self._own[key] = adding_s, StageSums(
-                forward_s=self._sums(point, lambda t: t.forward_s) +
-                self._forward_host_s(point) + self._links.action_s,
-                input_s=self._sums(
-                    point, lambda t: t.input_s + self._again_s(point, t)) +
-                self._backward_host_s(point) + self._links.action_s,
-                weight_s=self._sums(point, lambda t: t.weight_s),
-                message_s=np.zeros(len(cuts.starts)),
-                begin_s=np.zeros(point.pp),
-                finish_s=self._sums(point, lambda t: t.once_s),
-                owner=owners_of(point))
-        adding_s, own = self._own[key]
-        return replace(own,
-                       weight_s=own.weight_s + adding_s * point.adding,
-                       message_s=self._messages_s(cuts, place))
+            self._own[key] = self._each_sum(point)
+        forward_s, input_s, weight_s, finish_s, adding_s = self._own[key]
+        return StageSums(forward_s=forward_s,
+                         input_s=input_s,
+                         weight_s=weight_s + adding_s * point.adding,
+                         message_s=self._messages_s(cuts, place),
+                         begin_s=_nothing(point.pp),
+                         finish_s=finish_s,
+                         owner=owners_of(point))
+
+    def _each_sum(self, point: Point) -> tuple[Array, ...]:
+        """Rows of stages: both ways, gradients of weights, what is moved once
+        a step, and adding gradients to others."""
+        forward_s, input_s, *rest = self._sums(
+            point, lambda t: np.array([
+                t.forward_s, t.input_s + self._again_s(point, t), t.weight_s, t
+                .once_s, t.sums_s
+            ]))
+        action_s = self._links.action_s
+        return (forward_s + self._forward_host_s(point) + action_s,
+                input_s + self._backward_host_s(point) + action_s, *rest)
 
     def _messages_s(self, cuts: StageCuts, place: Place) -> Array:
         """Until each stage has what it takes of the one before; of pieces of
@@ -415,9 +427,11 @@ class CellScores:
         return self._by_rank(point, self.cuts(point).sums(values))
 
     def _by_rank(self, point: Point, values: Array) -> Array:
-        """Sums over the stages of each rank."""
+        """Sums over the stages of each rank, of rows of stages, too."""
         if point.chunks == 1:
             return values
+        if values.ndim > 1:
+            return np.array([self._by_rank(point, v) for v in values])
         found = np.bincount(owners_of(point), values, point.pp)
         return found.astype(np.float64, copy=False)
 
@@ -425,7 +439,7 @@ class CellScores:
         """What is moved once a step by each stage: by data parallelism before
         its parameters are used, which part of what the cell's axes move, and
         by data parallelism once it has gradients."""
-        nothing = np.zeros(point.pp * point.chunks)
+        nothing = _nothing(point.pp * point.chunks)
         # Shards may be summed over the other axes after they are cut, and
         # what is whole be gathered before a step.
         if point.sharding == "ddp":
@@ -440,11 +454,14 @@ class CellScores:
         place, cuts = place_of(point, "dp"), self.cuts(point)
         key = (kind, place, cuts)
         if key not in self._moved:
-            table = self.table
-            sizes = np.array([s.sum() for s in table.trained_bytes])
-            of_stages = cuts.sums(sizes[table.kind]).tolist()
-            self._moved[key] = np.array(
-                [self._links.time_s(kind, size, place) for size in of_stages])
+            if cuts not in self._trained:
+                table = self.table
+                sizes = np.array([s.sum() for s in table.trained_bytes])
+                self._trained[cuts] = cuts.sums(sizes[table.kind]).tolist()
+            self._moved[key] = np.array([
+                self._links.time_s(kind, size, place)
+                for size in self._trained[cuts]
+            ])
         return self._moved[key]
 
     def memory_bytes(self, point: Point) -> float:
@@ -452,3 +469,11 @@ class CellScores:
         return self._memory.least_room_bytes(
             point, self.cuts(point),
             lambda of_blocks: self._of_rank(point, of_blocks))
+
+
+@functools.cache
+def _nothing(count: int) -> Array:
+    """Of so many stages or ranks."""
+    found = np.zeros(count)
+    found.flags.writeable = False
+    return found

@@ -51,6 +51,25 @@ class StageSums:
         """Of all that a micro-batch takes."""
         return self.forward_s + self.input_s + self.weight_s
 
+    @property
+    def soonest_s(self) -> Array:
+        """Reducing the gradients of the stage of each rank with fewest."""
+        ranks = len(self.begin_s)
+        if ranks == len(self.owner):
+            return self.finish_s
+        found_s = np.full(ranks, np.inf)
+        np.minimum.at(found_s, self.owner, self.finish_s)
+        return found_s
+
+    def of_ranks(self, of_stages: Array) -> Array:
+        """Sums over the stages of each rank, of which there is one at least.
+        """
+        ranks = len(self.begin_s)
+        if ranks == len(self.owner):
+            return of_stages
+        found = np.bincount(self.owner, of_stages, ranks)
+        return found.astype(np.float64, copy=False)
+
     def faster(self, factor: float) -> StageSums:
         """On ranks that compute so many times as fast."""
         return replace(self,
@@ -99,25 +118,19 @@ class StageCuts:
         finer : callable, optional
             From a number of stages to the blocks in pieces.
         """
-        blocks = [
-            Piece(cut=n, block=i, share=1.0, times_s=tuple(s))
-            for i, (n, s) in enumerate(zip(names, work_s.T.tolist()))
-        ]
+        pieces: Sequence[Piece] = ()
 
-        def refine() -> list[Piece]:
-            pieces = [] if finer is None else finer(len(kinds))
+        def refined() -> list[tuple[float, ...]]:
+            nonlocal pieces
+            pieces = () if finer is None else finer(len(kinds))
             share = np.array([p.share for p in pieces])
             times_s = work_s[:, [p.block for p in pieces]] * share
-            return [
-                Piece(cut=p.cut,
-                      block=p.block,
-                      share=p.share,
-                      times_s=tuple(s),
-                      kernels=p.kernels)
-                for p, s in zip(pieces, times_s.T.tolist())
-            ]
+            return list(map(tuple, times_s.T.tolist()))
 
-        return StageCuts._at(*cut_pieces(blocks, kinds, refine))
+        is_finer, starts = cut_pieces(list(map(tuple, work_s.T.tolist())),
+                                      kinds, refined)
+        return (StageCuts._at(pieces, starts)
+                if is_finer else StageCuts._whole(names, starts))
 
     @staticmethod
     def every(names: Sequence[str], stages: int, most: int) -> list[StageCuts]:
@@ -125,12 +138,8 @@ class StageCuts:
         count = math.comb(len(names) - 1, stages - 1)
         if not 0 < count <= most:
             return []
-        blocks = [
-            Piece(cut=n, block=i, share=1.0, times_s=())
-            for i, n in enumerate(names)
-        ]
         return [
-            StageCuts._at(blocks, (0, *starts))
+            StageCuts._whole(names, (0, *starts))
             for starts in itertools.combinations(range(1, len(names)), stages -
                                                  1)
         ]
@@ -170,6 +179,16 @@ class StageCuts:
         return None
 
     @staticmethod
+    def _whole(names: Sequence[str], starts: Sequence[int]) -> StageCuts:
+        """Of whole blocks."""
+        count = len(names)
+        return StageCuts(cuts=tuple(names[i] for i in starts[1:]),
+                         starts=np.array(starts),
+                         block=np.arange(count),
+                         share=np.ones(count),
+                         kernels=np.ones((2, count)))
+
+    @staticmethod
     def _at(pieces: Sequence[Piece], starts: Sequence[int]) -> StageCuts:
         return StageCuts(cuts=tuple(pieces[i].cut for i in starts[1:]),
                          starts=np.array(starts),
@@ -178,12 +197,13 @@ class StageCuts:
                          kernels=np.array([p.kernels for p in pieces]).T)
 
     def sums(self, of_blocks: Array) -> Array:
-        """Of each stage, from what blocks have."""
+        """Of each stage, from what blocks have, or from rows of that."""
         return self.sums_of_pieces(self.parts(of_blocks))
 
     def parts(self, of_blocks: Array) -> Array:
         """Of each piece, in proportion to its work."""
-        return of_blocks[self.block] * self.share
+        parts: Array = of_blocks[..., self.block] * self.share
+        return parts
 
     def firsts(self, of_blocks: Array) -> Array:
         """Of the block with which each stage begins; nothing of a piece."""
@@ -228,7 +248,7 @@ class StageCuts:
 
     def sums_of_pieces(self, of_pieces: Array) -> Array:
         """Of each stage."""
-        return np.add.reduceat(of_pieces, self.starts)
+        return np.add.reduceat(of_pieces, self.starts, axis=-1)
 
 
 def least_step_s(stages: StageSums,
@@ -255,20 +275,16 @@ def least_step_s(stages: StageSums,
         return max(
             alone_s,
             float(stages.begin_s[0]) + shared_s + float(stages.finish_s.min()))
-    each_s = stages.each_s
-    work_s = microbatches * np.bincount(stages.owner, each_s, ranks)
-    late_s = microbatches * np.bincount(stages.owner, stages.weight_s, ranks)
     is_split = schedule in _SPLIT
     back_s = stages.input_s + (0.0 if is_split else stages.weight_s)
-    there_s = np.cumsum(stages.message_s)
+    there_s = stages.message_s.cumsum()
     # A rank's first stage has its own number in all named schedules.
-    head_s = (np.cumsum(stages.forward_s) - stages.forward_s + there_s)[:ranks]
-    tail_s = (np.cumsum(back_s) - back_s + there_s)[:ranks]
-    finish_s = np.full(ranks, np.inf)
-    np.minimum.at(finish_s, stages.owner, stages.finish_s)
-    ended_s = head_s + work_s
+    head_s = (stages.forward_s.cumsum() - stages.forward_s + there_s)[:ranks]
+    tail_s = (back_s.cumsum() - back_s + there_s)[:ranks]
+    ended_s = head_s + microbatches * stages.of_ranks(stages.each_s)
     through_s = ended_s + tail_s
     if is_split:
+        late_s = microbatches * stages.of_ranks(stages.weight_s)
         through_s += stages.weight_s[0] - late_s
-    return float(stages.begin_s[0] + max((ended_s + finish_s).max(),
+    return float(stages.begin_s[0] + max((ended_s + stages.soonest_s).max(),
                                          through_s.max() + stages.finish_s[0]))

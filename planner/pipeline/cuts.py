@@ -35,6 +35,9 @@ _GRAIN = 16
 
 _ROUNDING = 1e-12  # of the sum
 
+Times = tuple[float, ...]
+"""On each kind of device that stages are on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
@@ -122,9 +125,16 @@ def equal_cuts(facts: Facts, layout: ProgramLayout,
               times_s=tuple(sum(t[b.block_class]) for t in times))
         for i, b in enumerate(facts.program.blocks)
     ]
-    pieces, starts = cut_pieces(
-        blocks, [kinds.index(d) for d in devices],
-        lambda: finer_pieces(facts, times, len(devices)))
+    pieces = blocks
+
+    def refined() -> list[Times]:
+        nonlocal pieces
+        pieces = finer_pieces(facts, times, len(devices))
+        return [p.times_s for p in pieces]
+
+    is_finer, starts = cut_pieces([b.times_s for b in blocks],
+                                  [kinds.index(d) for d in devices], refined)
+    pieces = pieces if is_finer else blocks
     if len(starts) < len(devices):
         raise LayoutError(
             f"pipeline: {facts.program.model_name} has {len(pieces)} calls to "
@@ -134,36 +144,37 @@ def equal_cuts(facts: Facts, layout: ProgramLayout,
 
 
 def cut_pieces(
-    blocks: Sequence[Piece], kinds: Sequence[int],
-    refine: Callable[[],
-                     Sequence[Piece]]) -> tuple[Sequence[Piece], list[int]]:
+        blocks: Sequence[Times], kinds: Sequence[int],
+        refine: Callable[[], Sequence[Times]]) -> tuple[bool, list[int]]:
     """Whole blocks where stages of them come out about even, else pieces.
 
     Parameters
     ----------
-    blocks : sequence of Piece
-        Whole.
+    blocks : sequence of tuple of float
+        Seconds of each on each kind of device.
     kinds : sequence of int
-        Which of a piece's times is that of each stage.
+        Of device, by stage.
     refine : callable
         The same in pieces.
 
     Returns
     -------
-    sequence of Piece
+    bool
+        Whether stages are made of pieces.
     list of int
-        The first piece of each stage; fewer where there are not as many.
+        The first block or piece of each stage; fewer where there are not as
+        many.
     """
     stages, whole = len(kinds), _starts(blocks, kinds)
     longest_s = _longest_s(blocks, whole, kinds)
     if len(whole) == stages and longest_s <= _UNEVEN * _even_s(blocks, kinds):
-        return blocks, whole
+        return False, whole
     pieces = refine()
     finer = _starts(pieces, kinds)
     if len(whole) == stages and (len(finer) < stages or longest_s <= _UNEVEN *
                                  _longest_s(pieces, finer, kinds)):
-        return blocks, whole
-    return pieces, finer
+        return False, whole
+    return True, finer
 
 
 def cuts_by_parameters(program: Program,
@@ -215,26 +226,25 @@ def _reads(program: Program) -> Iterator[tuple[str, str, list[str]]]:
                    [bound[n] for n in node.all_input_nodes if n in bound])
 
 
-def _starts(pieces: Sequence[Piece], kinds: Sequence[int]) -> list[int]:
+def _starts(pieces: Sequence[Times], kinds: Sequence[int]) -> list[int]:
     kinds = kinds[:len(pieces)]
     if len(set(kinds)) <= 1:
-        times = [p.times_s[kinds[0]] for p in pieces]
-        return [0, *balanced(times, len(kinds))]
-    rows = [[p.times_s[kind] for p in pieces] for kind in kinds]
+        return [0, *balanced([p[kinds[0]] for p in pieces], len(kinds))]
+    rows = [[p[kind] for p in pieces] for kind in kinds]
     return [0, *(balanced_on(np.array(rows)) or ())]
 
 
-def _longest_s(pieces: Sequence[Piece], starts: Sequence[int],
+def _longest_s(pieces: Sequence[Times], starts: Sequence[int],
                kinds: Sequence[int]) -> float:
     ends = [*starts[1:], len(pieces)]
     return max(
-        sum(p.times_s[kind] for p in pieces[a:b])
+        sum([p[kind] for p in pieces[a:b]])
         for a, b, kind in zip(starts, ends, kinds))
 
 
-def _even_s(pieces: Sequence[Piece], kinds: Sequence[int]) -> float:
+def _even_s(pieces: Sequence[Times], kinds: Sequence[int]) -> float:
     """Of each stage, if all are as long and work can be cut anywhere."""
-    rates = (count / max(1e-30, sum(p.times_s[kind] for p in pieces))
+    rates = (count / max(1e-30, sum([p[kind] for p in pieces]))
              for kind, count in Counter(kinds).items())
     return 1 / sum(rates)
 
@@ -369,6 +379,7 @@ def balanced(times_s: Sequence[float], parts: int) -> list[int]:
     # What is left of the last parts is seldom much shorter than the mean.
     low = mean_s - 2 * max(times_s)
     sums = _sums(until, low, most)
+    reached = functools.cache(functools.partial(_reached, until, slack))
     cuts, end, at = [], len(times_s), len(sums) - 1
     for part in range(parts, 1, -1):
         # What is left is not longer than the whole was, nor than its mean.
@@ -381,8 +392,8 @@ def balanced(times_s: Sequence[float], parts: int) -> list[int]:
                                 True,
                                 least,
                                 at,
-                                key=functools.partial(_is_enough, until, end,
-                                                      part, slack))
+                                key=functools.partial(_is_enough, reached, end,
+                                                      part))
         longest = sums[at] + slack
         first = bisect.bisect_left(until, until[end] - longest, 0, end)
         end = max(first, part - 1)
@@ -398,13 +409,20 @@ def _sums(until: Sequence[float], low: float, most: float) -> list[float]:
     return found
 
 
-def _is_enough(until: Sequence[float], end: int, parts: int, slack: float,
+def _reached(until: Sequence[float], slack: float,
+             longest: float) -> list[int]:
+    """Where parts of at most this length end, from none on, each filled up."""
+    found, last = [0], -1
+    while found[-1] > last:
+        last = found[-1]
+        found.append(
+            bisect.bisect_right(until, until[last] + longest + slack, last) -
+            1)
+    return found
+
+
+def _is_enough(reached: Callable[[float], Sequence[int]], end: int, parts: int,
                longest: float) -> bool:
     """Whether parts of at most this length reach `end`."""
-    start = 0
-    for _ in range(parts):
-        most = until[start] + longest + slack
-        start = bisect.bisect_right(until, most, start, end + 1) - 1
-        if start == end:
-            return True
-    return False
+    ends = reached(longest)
+    return ends[min(parts, len(ends) - 1)] >= end
