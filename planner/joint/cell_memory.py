@@ -42,6 +42,7 @@ class CellMemory:
         self._table, self._links = table, links
         self._repeated = repeated
         self._of_blocks: dict[bool, Held] = {}
+        self._of_stages: dict[tuple[StageCuts, bool], tuple[Held, Array]] = {}
         self._of_ranks: dict[tuple[object, ...], tuple[Held, Array]] = {}
         self._flying: dict[tuple[object, ...], Array] = {}
         self._peaks: dict[bool, Array] = {}
@@ -58,21 +59,19 @@ class CellMemory:
         cuts : StageCuts
             Where its stages begin.
         by_rank : callable
-            From values of blocks, or rows of them, to their sums over those
+            From values of stages, or rows of them, to their sums over those
             of each rank.
         """
         if not point.is_staged:
             return self._unstaged_bytes(point)
         key = (cuts, point.pp, point.schedule == "zbv", point.recompute)
         if key not in self._of_ranks:
-            held = self.of_blocks(point.recompute)
-            self._of_ranks[key] = (held.summed(by_rank),
-                                   self._kept(cuts, held))
-        held, of_stages = self._of_ranks[key]
+            of_stages, kept = self._in_stages(cuts, point.recompute)
+            self._of_ranks[key] = of_stages.summed(by_rank), kept
+        held, kept = self._of_ranks[key]
         flown = (*key, point.schedule, point.microbatches)
         if flown not in self._flying:
-            self._flying[flown] = flying(point) * _least_of_ranks(
-                point, of_stages)
+            self._flying[flown] = flying(point) * _least_of_ranks(point, kept)
         total = held.always(point) + self._flying[flown]
         if self._links.is_mixed:
             total = total - self._links.spare_bytes(place_of(point, "pp"))
@@ -89,9 +88,11 @@ class CellMemory:
         resting : Resting
         """
         held = self.of_blocks(point.recompute)
-        total = by_rank(resting.parameter_bytes + resting.gathered_bytes +
-                        held.gradients + resting.state_bytes)
-        total = total + _kept_bytes(point, self._kept(cuts, held))
+        total = by_rank(
+            cuts.sums(resting.parameter_bytes + resting.gathered_bytes +
+                      held.gradients + resting.state_bytes))
+        _, kept = self._in_stages(cuts, point.recompute)
+        total = total + _kept_bytes(point, kept)
         again = cuts.most(resting.again_bytes)
         total = total + np.bincount(owners_of(point), again, point.pp)
         peaks_of = np.zeros(point.pp)
@@ -122,9 +123,15 @@ class CellMemory:
         packed = float(held.gradients.sum()) * (1 + (point.dp > 1))
         return base + max(float(moments.max()), packed)
 
-    def _kept(self, cuts: StageCuts, held: Held) -> Array:
-        """By each stage of a micro-batch."""
-        return cuts.sums(held.kept) + cuts.firsts(self._table.taken_bytes)
+    def _in_stages(self, cuts: StageCuts,
+                   recompute: bool) -> tuple[Held, Array]:
+        """What the blocks of each stage hold, and what it keeps of a
+        micro-batch."""
+        if (cuts, recompute) not in self._of_stages:
+            held = self.of_blocks(recompute).summed(cuts.sums)
+            kept = held.kept + cuts.firsts(self._table.taken_bytes)
+            self._of_stages[cuts, recompute] = held, kept
+        return self._of_stages[cuts, recompute]
 
     def of_blocks(self, recompute: bool) -> Held:
         """What each block holds."""

@@ -33,12 +33,12 @@ class Held:
     kept: Array
 
     def summed(self, sums: Callable[[Array], Array]) -> Held:
-        """Of ranks, from what blocks have.
+        """Of stages or ranks, from what their parts have.
 
         Parameters
         ----------
         sums : callable
-            From rows of values of blocks to those of ranks.
+            From rows of values of parts to rows of sums.
         """
         return Held(*sums(
             np.array([

@@ -75,7 +75,7 @@ class Links:
         """By how much a host that launches makes work longer, at least;
         on devices of several kinds that is not known."""
         if self.is_mixed or not self._streams[0].dispatch_s:
-            return np.zeros(len(device_s))
+            return np.zeros(device_s.shape)
         streams = self._streams[0]
         whole_s: Array = queued_s(device_s, launches * streams.dispatch_s,
                                   streams.queue_order)

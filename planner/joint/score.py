@@ -37,8 +37,6 @@ __all__ = ["CellScores", "Score"]
 
 Array = NDArray[np.float64]
 _Times = BlockTable | BlockTimes
-_CutBy = tuple[tuple[int, ...], bool, tuple[int, ...]]
-"""Kinds of device by stage, whether blocks run again, and which kinds."""
 
 _MOVED = MappingProxyType({
     "ddp": ("all_reduce", ),
@@ -94,7 +92,7 @@ class CellScores:
         self._repeated = repeated
         self._finer, self._once = finer, once
         self._given: StageCuts | None = None
-        self._cuts: dict[_CutBy, StageCuts] = {}
+        self._cuts: dict[tuple[object, ...], StageCuts] = {}
         self._fitting: dict[Point, StageCuts] = {}
         self._moved: dict[tuple[str, Place, StageCuts], Array] = {}
         self._trained: dict[StageCuts, list[float]] = {}
@@ -165,7 +163,9 @@ class CellScores:
     def _equal_cuts(self, point: Point) -> StageCuts:
         """With which stages take about equally long."""
         times, kinds = self._devices(point)
-        key = (kinds, point.recompute, tuple(map(id, times)))
+        key: tuple[object, ...] = (len(kinds), point.recompute)
+        if self._links.is_mixed:
+            key = (*key, kinds, *map(id, times))
         if key not in self._cuts:
             self._cuts[key] = StageCuts.of(self.table.blocks,
                                            self._works_s(point, times), kinds,
@@ -219,7 +219,7 @@ class CellScores:
                          alone_speedup=self._links.alone_speedup),
                      memory_bytes=self._memory.resting_bytes(
                          point, self.cuts(point), resting,
-                         lambda of_blocks: self._of_rank(point, of_blocks)))
+                         functools.partial(self._by_rank, point)))
 
     def time_s(self, point: Point) -> float:
         """Of a step, as `Score` has it."""
@@ -237,10 +237,10 @@ class CellScores:
         not is waited for; and messages follow each other. Of those of data
         parallelism many are packed together, at best all.
         """
+        host_s = self._both_host_s(point)
         work_s = (
             self._sums(point, lambda t: t.work_s + self._again_s(point, t)) +
-            self._forward_host_s(point) + self._backward_host_s(point) -
-            self.table.counting_s)
+            host_s[0] + host_s[1] - self.table.counting_s)
         place, size = place_of(point, "dp"), float(self.table.own_bytes.sum())
         moved_s = sum(
             self._links.time_s(kind, size, place)
@@ -285,32 +285,26 @@ class CellScores:
         """Of the blocks that run once more."""
         return times.rerun_s * (self._repeated & point.recompute)
 
-    def _forward_host_s(self, point: Point) -> Array:
-        """What launching adds to the forward of each stage."""
-        cuts = self.cuts(point)
-        return self._host_s(cuts, self.table.forward_s,
-                            self._kernels(cuts, self.table.forward_launches))
+    def _both_host_s(self, point: Point) -> Array:
+        """What launching adds to both ways (rows) through each stage, what
+        runs once more in the backward.
 
-    def _backward_host_s(self, point: Point) -> Array:
-        """The same of the backward, with what runs once more in it."""
+        A host waits for its device within each piece of a block.
+        """
         cuts, table = self.cuts(point), self.table
+        first, last = cuts.kernels
         again = table.forward_launches * (self._repeated & point.recompute)
-        return self._host_s(
-            cuts, table.input_s + table.weight_s + self._again_s(point, table),
-            self._kernels(cuts, again) +
-            table.backward_launches[cuts.block] * cuts.kernels[1])
-
-    def _host_s(self, cuts: StageCuts, device_s: Array,
-                kernels: Array) -> Array:
-        """A host waits for its device within each piece of a block."""
+        kernels = np.array([
+            table.forward_launches[cuts.block] * first,
+            again[cuts.block] * first +
+            table.backward_launches[cuts.block] * last
+        ])
+        device_s = np.array([
+            table.forward_s,
+            table.input_s + table.weight_s + self._again_s(point, table)
+        ])
         return cuts.sums_of_pieces(
             self._links.host_s(cuts.parts(device_s), kernels))
-
-    @staticmethod
-    def _kernels(cuts: StageCuts, launches: Array) -> Array:
-        """Of the forward of each piece."""
-        kernels: Array = launches[cuts.block] * cuts.kernels[0]
-        return kernels
 
     def _stages(self, point: Point) -> StageSums:
         key = self._sums_key(point)
@@ -406,25 +400,24 @@ class CellScores:
                 t.forward_s, t.input_s + self._again_s(point, t), t.weight_s, t
                 .once_s, t.sums_s
             ]))
-        action_s = self._links.action_s
-        return (forward_s + self._forward_host_s(point) + action_s,
-                input_s + self._backward_host_s(point) + action_s, *rest)
+        action_s, host_s = self._links.action_s, self._both_host_s(point)
+        return (forward_s + host_s[0] + action_s,
+                input_s + host_s[1] + action_s, *rest)
 
     def _messages_s(self, cuts: StageCuts, place: Place) -> Array:
         """Until each stage has what it takes of the one before; of pieces of
         blocks that is not known."""
         if (cuts, place) not in self._messages:
             sizes = self.table.taken_bytes[cuts.block[cuts.starts]].tolist()
-            times_s = np.array(
-                [self._links.time_s("send", size, place) for size in sizes])
+            each = {
+                s: self._links.time_s("send", s, place)
+                for s in set(sizes)
+            }
+            times_s = np.array([each[s] for s in sizes])
             times_s[cuts.share[cuts.starts] < 1.0] = 0.0
             times_s[0] = 0.0
             self._messages[cuts, place] = times_s
         return self._messages[cuts, place]
-
-    def _of_rank(self, point: Point, values: Array) -> Array:
-        """Sums over the blocks of each rank."""
-        return self._by_rank(point, self.cuts(point).sums(values))
 
     def _by_rank(self, point: Point, values: Array) -> Array:
         """Sums over the stages of each rank, of rows of stages, too."""
@@ -458,17 +451,18 @@ class CellScores:
                 table = self.table
                 sizes = np.array([s.sum() for s in table.trained_bytes])
                 self._trained[cuts] = cuts.sums(sizes[table.kind]).tolist()
-            self._moved[key] = np.array([
-                self._links.time_s(kind, size, place)
-                for size in self._trained[cuts]
-            ])
+            trained = self._trained[cuts]
+            each = {
+                s: self._links.time_s(kind, s, place)
+                for s in set(trained)
+            }
+            self._moved[key] = np.array([each[s] for s in trained])
         return self._moved[key]
 
     def memory_bytes(self, point: Point) -> float:
         """Of the rank with least room, as `Score` has it."""
         return self._memory.least_room_bytes(
-            point, self.cuts(point),
-            lambda of_blocks: self._of_rank(point, of_blocks))
+            point, self.cuts(point), functools.partial(self._by_rank, point))
 
 
 @functools.cache

@@ -63,21 +63,24 @@ class Cell(NamedTuple):
         """Whether all sizes divide those of `other`, which has no more rows
         at a time and its ranks no less far apart: these together take no
         less time for a row."""
-        return not (other.ep % self.ep or other.cp % self.cp
-                    or other.tp % self.tp or self.rows % other.rows) and (
-                        self.apart == 1 or self._is_as_close_as(other))
+        return not self.rows % other.rows and self._divides(other)
 
     def tells_what_is_held(self, other: Cell) -> bool:
         """Whether `other` holds about as much for a step or more. With fewer
         rows experts are divided that are whole with more."""
-        return (other.ep == 1 or self.rows <= other.rows) and self._replace(
-            rows=other.rows).is_part_of(other)
+        return (other.ep == 1
+                or self.rows <= other.rows) and self._divides(other)
 
     def tells_what_is_saved(self, other: Cell) -> bool:
         """Of those that it is part of: whether these have about as much for a
         row or more. More ranks may divide rows more evenly, but along tp."""
-        return self._replace(
-            rows=other.rows) == other or (self.ep == self.cp == 1)
+        return self.ep == self.cp == 1 or (self[:3] == other[:3]
+                                           and self.apart == other.apart)
+
+    def _divides(self, other: Cell) -> bool:
+        return not (other.ep % self.ep or other.cp % self.cp
+                    or other.tp % self.tp) and (self.apart == 1
+                                                or self._is_as_close_as(other))
 
     def _is_as_close_as(self, other: Cell) -> bool:
         return not any(theirs % own for size, own, theirs in zip(

@@ -8,7 +8,6 @@ are those of the program on one rank, at best divided evenly among all.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,11 +137,12 @@ def ways_of(cell: Cell, space: Space, links: Links, state: State,
         Memory of a rank, the mean of all.
     """
     points, rows = tuple(space.ways(cell)), []
+    moves = _Moves(cell, links, state)
     for way in points:
         taken = _memory_bytes(way, state, demand, is_mixed=links.is_mixed)
         again = demand.again_s * space.batch / space.ranks * way.recompute
-        once_s = _once_s(way, links, state)
-        least_s = max(_least_s(way, demand), _gathers_s(way, links, state))
+        once_s = moves.once_s(way)
+        least_s = max(_least_s(way, demand), moves.gathers_s(way))
         if not way.is_staged:
             # Messages are at best hidden, and follow each other.
             least_s, once_s = once_s, once_s * links.interference
@@ -208,31 +208,39 @@ def _least_s(way: Point, demand: Demand) -> float:
     return work_s * head / (1 - (1 - head / way.microbatches)**way.pp)
 
 
-def _gathers_s(way: Point, links: Links, state: State) -> float:
-    """Parameters of a rank, again for both ways of each micro-batch."""
-    if way.sharding != "fsdp" or not way.is_staged:
-        return 0.0
-    return 2 * way.microbatches * _moved_s(["all_gather"], way, links, state)
+class _Moves:
+    """What data parallelism moves of a cell's ranks, by how it is split."""
 
+    def __init__(self, cell: Cell, links: Links, state: State) -> None:
+        self._ranks, self._links, self._state = cell.ranks, links, state
+        self._known: dict[tuple[object, ...], float] = {}
 
-def _once_s(way: Point, links: Links, state: State) -> float:
-    """Of several stages on a rank only those that end last are sure to wait;
-    what is gathered before the first use may be so while a rank waits for
-    its first micro-batch."""
-    if way.chunks > 1:
-        return 0.0
-    if way.sharding == "ddp":
-        return _moved_s(["all_reduce"], way, links, state)
-    gathers = {"zero1": 1, "fsdp": 2}[way.sharding] * (not way.is_staged)
-    kinds = ["reduce_scatter", *["all_gather"] * gathers]
-    return _moved_s(kinds, way, links, state)
+    def gathers_s(self, way: Point) -> float:
+        """Parameters of a rank, again for both ways of each micro-batch."""
+        if way.sharding != "fsdp" or not way.is_staged:
+            return 0.0
+        return 2 * way.microbatches * self._moved_s(("all_gather", ), way)
 
+    def once_s(self, way: Point) -> float:
+        """Of several stages on a rank only those that end last are sure to
+        wait; what is gathered before the first use may be so while a rank
+        waits for its first micro-batch."""
+        if way.chunks > 1:
+            return 0.0
+        if way.sharding == "ddp":
+            return self._moved_s(("all_reduce", ), way)
+        gathers = {"zero1": 1, "fsdp": 2}[way.sharding] * (not way.is_staged)
+        return self._moved_s(("reduce_scatter", *["all_gather"] * gathers),
+                             way)
 
-def _moved_s(kinds: Sequence[str], way: Point, links: Links,
-             state: State) -> float:
-    """As if all parameters of a rank were one."""
-    ranks = way.cell.ranks
-    size = state.gradient_bytes / (ranks * way.pp)
-    places = ((way.pp, way.dp, ranks), (1, way.dp, ranks * way.pp))
-    return min(
-        sum(links.time_s(kind, size, p) for kind in kinds) for p in places)
+    def _moved_s(self, kinds: tuple[str, ...], way: Point) -> float:
+        """As if all parameters of a rank were one."""
+        key = (kinds, way.pp, way.dp)
+        if key not in self._known:
+            ranks = self._ranks
+            size = self._state.gradient_bytes / (ranks * way.pp)
+            places = ((way.pp, way.dp, ranks), (1, way.dp, ranks * way.pp))
+            self._known[key] = min(
+                sum(self._links.time_s(kind, size, p) for kind in kinds)
+                for p in places)
+        return self._known[key]
