@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -140,7 +140,7 @@ def _compared(name: str, plans: Sequence[Planned],
 
 def _undisturbed_s(times_s: Sequence[float]) -> float:
     """The lower quartile: what else runs on a machine only adds to times."""
-    return statistics.quantiles(times_s, n=4, method="inclusive")[0]
+    return float(np.quantile(times_s, 0.25))
 
 
 def _left(runners: Sequence[_Runner],

@@ -64,6 +64,8 @@ ADDED: Mapping[str, str] = {
     "--ranks 2 --sizes tiny --schedules 1f1b --rounds 1",
     "python -m benchmarks.auto_vs_manual":
     "--ranks 2 --models gpt2 --rounds 1 --cluster cpu-gloo",
+    "run 1 python -m benchmarks.auto_vs_manual":
+    "--models t5 --rounds 1",
     "examples/by_recipe.py":
     "--steps 2",
     "examples/train_gpt.py":
