@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 
 if __package__ in (None, ""):
@@ -37,6 +35,7 @@ if __package__ in (None, ""):
 
 from benchmarks.contenders import fused_adamw  # noqa: E402
 from benchmarks.contenders import Step, keep_memory, timed_s
+from benchmarks.gloo_rows import rows_of_job, rows_of_ranks  # noqa: E402
 from benchmarks.manual_plans import Planned  # noqa: E402
 from benchmarks.manual_plans import (AUTO, MODELS, UNSTAGED, model_and_batch,
                                      planned, worth_running)
@@ -170,19 +169,6 @@ def _all_compared(plans: Mapping[str, Sequence[Planned]],
     return found
 
 
-def _rank(rank: int, ranks: int, plans: Mapping[str, Sequence[Planned]],
-          arguments: argparse.Namespace, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store-{ranks}", ranks)
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=store)
-    rows = _all_compared(plans, arguments)
-    if rank == 0:
-        path = Path(folder) / f"{ranks}.json"
-        path.write_text(json.dumps([asdict(r) for r in rows]),
-                        encoding="utf-8")
-    dist.destroy_process_group()
-
-
 def _plans(ranks: int,
            arguments: argparse.Namespace) -> dict[str, list[Planned]]:
     return {n: planned(n, ranks, arguments.cluster) for n in arguments.models}
@@ -198,30 +184,13 @@ def compared(arguments: argparse.Namespace) -> list[Row]:
     return _all_compared(plans[0], arguments)
 
 
-def _joined(arguments: argparse.Namespace) -> list[Row]:
-    """As one rank of a job that is there; rows on the first."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rows = compared(arguments)
-    is_first = dist.get_rank() == 0
-    dist.destroy_process_group()
-    return rows if is_first else []
-
-
 def _started(arguments: argparse.Namespace) -> list[Row]:
     """With ranks of its own, for each number of them."""
     keep_memory()
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for ranks in arguments.ranks:
-            plans = _plans(ranks, arguments)
-            mp.spawn(_rank, (ranks, plans, arguments, folder), nprocs=ranks)
-            path = Path(folder) / f"{ranks}.json"
-            rows += [
-                Row(**row)
-                for row in json.loads(path.read_text(encoding="utf-8"))
-            ]
-    return rows
+    return [
+        row for ranks in arguments.ranks for row in rows_of_ranks(
+            ranks, Row, _all_compared, _plans(ranks, arguments), arguments)
+    ]
 
 
 def _not_run(name: str, ranks: int, made: Sequence[Planned],
@@ -295,7 +264,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table for each model and number of ranks."""
     arguments = parse_arguments(argv)
-    rows = (_joined if "RANK" in os.environ else _started)(arguments)
+    rows = (rows_of_job(lambda: compared(arguments))
+            if "RANK" in os.environ else _started(arguments))
     if arguments.json and rows:
         text = json.dumps([asdict(r) for r in rows], indent=1)
         arguments.json.write_text(f"{text}\n", encoding="utf-8")

@@ -18,14 +18,12 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -34,6 +32,7 @@ if __package__ in (None, ""):
 
 from benchmarks.contenders import (Sizes, Step, build, keep_memory, timed_s,
                                    training_step)
+from benchmarks.gloo_rows import rows_of_job, rows_of_ranks
 from benchmarks.named_plans import NamedPlan, staged_plans, usual_plans
 from benchmarks.predictions import Row, format_rows
 from benchmarks.tensor_memory import peak_bytes, storage_bytes
@@ -173,19 +172,6 @@ def accuracy(arguments: argparse.Namespace) -> list[Row]:
     ]
 
 
-def _rank(rank: int, ranks: int, arguments: argparse.Namespace,
-          folder: str) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store-{ranks}", ranks)
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=store)
-    rows = accuracy(arguments)
-    if rank == 0:
-        path = Path(folder) / f"rows-{ranks}.json"
-        path.write_text(json.dumps([asdict(r) for r in rows]),
-                        encoding="utf-8")
-    dist.destroy_process_group()
-
-
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; mistakes end the program."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -232,35 +218,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _joined(arguments: argparse.Namespace) -> list[Row]:
-    """As one rank of a job that is there; rows on the first."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rows = accuracy(arguments)
-    is_first = dist.get_rank() == 0
-    dist.destroy_process_group()
-    return rows if is_first else []
-
-
 def _started(arguments: argparse.Namespace) -> list[Row]:
     """With ranks of its own, for each number of them."""
     keep_memory()
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for ranks in arguments.ranks:
-            mp.spawn(_rank, (ranks, arguments, folder), nprocs=ranks)
-            path = Path(folder) / f"rows-{ranks}.json"
-            rows += [
-                Row(**row)
-                for row in json.loads(path.read_text(encoding="utf-8"))
-            ]
-    return rows
+    return [
+        row for ranks in arguments.ranks
+        for row in rows_of_ranks(ranks, Row, accuracy, arguments)
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table, or JSON."""
     arguments = parse_arguments(argv)
-    rows = (_joined if "RANK" in os.environ else _started)(arguments)
+    rows = (rows_of_job(lambda: accuracy(arguments))
+            if "RANK" in os.environ else _started(arguments))
     if rows:
         sys.stdout.write(
             json.dumps([asdict(r) for r in rows], indent=1) +

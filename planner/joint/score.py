@@ -409,11 +409,7 @@ class CellScores:
         blocks that is not known."""
         if (cuts, place) not in self._messages:
             sizes = self.table.taken_bytes[cuts.block[cuts.starts]].tolist()
-            each = {
-                s: self._links.time_s("send", s, place)
-                for s in set(sizes)
-            }
-            times_s = np.array([each[s] for s in sizes])
+            times_s = self._times_s("send", sizes, place)
             times_s[cuts.share[cuts.starts] < 1.0] = 0.0
             times_s[0] = 0.0
             self._messages[cuts, place] = times_s
@@ -451,13 +447,14 @@ class CellScores:
                 table = self.table
                 sizes = np.array([s.sum() for s in table.trained_bytes])
                 self._trained[cuts] = cuts.sums(sizes[table.kind]).tolist()
-            trained = self._trained[cuts]
-            each = {
-                s: self._links.time_s(kind, s, place)
-                for s in set(trained)
-            }
-            self._moved[key] = np.array([each[s] for s in trained])
+            self._moved[key] = self._times_s(kind, self._trained[cuts], place)
         return self._moved[key]
+
+    def _times_s(self, kind: str, sizes: Sequence[float],
+                 place: Place) -> Array:
+        """Of messages of these sizes, each size asked for once."""
+        each = {s: self._links.time_s(kind, s, place) for s in set(sizes)}
+        return np.array([each[s] for s in sizes])
 
     def memory_bytes(self, point: Point) -> float:
         """Of the rank with least room, as `Score` has it."""

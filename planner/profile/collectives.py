@@ -13,8 +13,8 @@ from planner.profile.job import Job
 from planner.profile.point import Point
 
 __all__ = [
-    "between_runner", "buffer_of", "collective_runner", "messages_runner",
-    "products"
+    "Run", "between_runner", "buffer_of", "collective_runner",
+    "messages_runner", "products"
 ]
 
 _BETWEEN_WIDTH, _BETWEEN_PRODUCTS = 256, 4

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import torch.distributed as dist
 
-from planner.profile.collectives import buffer_of, products
+from planner.profile.collectives import Run, buffer_of, products
 from planner.profile.job import Job
 from planner.profile.point import Point
 
@@ -20,8 +19,6 @@ __all__ = ["COMPARED", "compared_runs"]
 
 _PRODUCTS = 4
 """That run beside one all-reduce."""
-
-Run = Callable[[], Any]
 
 
 def _interference(seconds: Sequence[float]) -> float:
@@ -60,32 +57,28 @@ def compared_runs(point: Point, job: Job) -> list[Run | None]:
     Every rank has to call this, since groups are made together.
     """
     assert point.groups is not None
+    width = point.sizes[0]
+    count = _PRODUCTS if point.kind == "interference" else point.sizes[1]
     if point.kind == "alone_speedup":
-        compute = products(point.sizes[0], point.sizes[1], point.torch_dtype,
-                           job)
+        compute = products(width, count, point.torch_dtype, job)
         return [compute, compute if job.takes_part(point.groups) else None]
     group = job.group(point.groups)
     buffer = buffer_of(point, job)
-    if point.kind == "interference":
-        return _beside(
-            products(point.sizes[0], _PRODUCTS, point.torch_dtype, job),
-            buffer, group)
-    compute = products(point.sizes[0], point.sizes[1], point.torch_dtype, job)
+    compute = products(width, count, point.torch_dtype, job)
+
+    def reduce() -> None:
+        dist.all_reduce(buffer, group=group)
 
     def after() -> None:
         compute()
-        dist.all_reduce(buffer, group=group)
+        reduce()
 
-    return [compute, after]
-
-
-def _beside(compute: Run, buffer: Any, group: Any) -> list[Run | None]:
-    """Products, an all-reduce, and both at once."""
-
-    def both() -> None:
+    def beside() -> None:
         work = dist.all_reduce(buffer, group=group, async_op=True)
         compute()
         assert work is not None
         work.wait()
 
-    return [compute, lambda: dist.all_reduce(buffer, group=group), both]
+    if point.kind == "interference":
+        return [compute, reduce, beside]
+    return [compute, after]

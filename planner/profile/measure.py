@@ -284,7 +284,7 @@ class _Meter:
         for run in runs:
             self._sample_s(run, calls=1)
         once_s = max(self._sample_s(run, calls=1) for run in runs)
-        calls = self._calls(once_s, alone=False)
+        calls = _calls(self.clock, once_s, alone=False)
         found = statistics.median(COMPARED[
             point.kind]([self._sample_s(run, calls=calls) for run in runs])
                                   for _ in range(_COMPARED))
@@ -310,25 +310,11 @@ class _Meter:
 
     def _samples(self, runs: _Runs, once_s: float) -> tuple[int, int]:
         """How many samples, and of how many calls each."""
-        calls = self._calls(once_s, alone=runs.alone, clock=runs.clock)
+        calls = _calls(runs.clock, once_s, alone=runs.alone)
         sample_s = calls * once_s
         count = max(round(self.each_s / sample_s),
                     _FEWEST if sample_s < _LONG_S else 1)
         return min(count, _MOST), calls
-
-    def _calls(self,
-               once_s: float,
-               *,
-               alone: bool,
-               clock: Clock | None = None) -> int:
-        """How many calls one sample is of."""
-        # Ranks that wait for each other do so for very different times;
-        # what counts in a step of many collectives is the mean.
-        shortest_s = (clock or self.clock).shortest_s
-        if not alone:
-            shortest_s = max(shortest_s, SHARED_S)
-        fewest = 1 if alone or once_s > _LONG_S else _TURNS
-        return min(max(round(shortest_s / once_s), fewest), _MOST_CALLS)
 
     @functools.cached_property
     def _others(self) -> Callable[[], Any]:
@@ -361,3 +347,12 @@ class _Meter:
         if point.kind == "call":
             return call_runner(point, self.job.device)
         return optimizer_runner(point, self.job.device)
+
+
+def _calls(clock: Clock, once_s: float, *, alone: bool) -> int:
+    """How many calls one sample is of."""
+    # Ranks that wait for each other do so for very different times;
+    # what counts in a step of many collectives is the mean.
+    shortest_s = clock.shortest_s if alone else max(clock.shortest_s, SHARED_S)
+    fewest = 1 if alone or once_s > _LONG_S else _TURNS
+    return min(max(round(shortest_s / once_s), fewest), _MOST_CALLS)
