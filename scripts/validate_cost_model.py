@@ -83,18 +83,31 @@ def _print_rows(found: Sequence[Prediction]) -> None:
         cells = [f"{p.id:24s}"]
         if p.reason is not None:
             cells.append(f"- {p.reason}")
-        if p.predicted_s is not None and p.measured_s is not None:
-            cells.append(f"{p.predicted_s:10.4f} s of {p.measured_s:10.4f} s "
-                         f"{100 * (p.predicted_s / p.measured_s - 1):+7.1f}%")
-        if p.captured_s is not None and p.measured_s is not None:
-            cells.append(f"captured {p.captured_s:10.4f} s "
-                         f"{100 * (p.captured_s / p.measured_s - 1):+7.1f}%")
-        if p.predicted_peak_bytes and p.measured_peak_bytes:
-            share = p.predicted_peak_bytes / p.measured_peak_bytes - 1
-            cells.append(f"{p.predicted_peak_bytes / 2**30:7.2f} GiB of "
-                         f"{p.measured_peak_bytes / 2**30:7.2f} GiB "
-                         f"{100 * share:+7.1f}%")
+        cells += _cell(p.predicted_s, p.measured_s, "10.4f", "s")
+        cells += [
+            f"captured {cell}"
+            for cell in _cell(p.captured_s, p.measured_s, "10.4f", "s")
+        ]
+        cells += _cell(_gib(p.predicted_peak_bytes),
+                       _gib(p.measured_peak_bytes), "7.2f", "GiB")
         sys.stdout.write("  ".join(cells) + "\n")
+
+
+def _cell(guess: float | None, truth: float | None, form: str,
+          unit: str) -> list[str]:
+    """What is predicted and measured; none where nothing is predicted."""
+    if guess is None:
+        return []
+    if truth is None:
+        return [f"{guess:{form}} {unit}, not measured"]
+    return [
+        f"{guess:{form}} {unit} of {truth:{form}} {unit} "
+        f"{100 * (guess / truth - 1):+7.1f}%"
+    ]
+
+
+def _gib(size_bytes: float | None) -> float | None:
+    return None if size_bytes is None else size_bytes / 2**30
 
 
 def _print_reasons(found: Sequence[Prediction]) -> None:

@@ -85,7 +85,7 @@ def has_copied_accumulation(row: Mapping[str, Any]) -> bool:
     DeepSpeed's optimizers for bfloat16 do, as rows say that use them.
     """
     return ("bf16 optimizer" in str(row.get("notes"))
-            and str(row.get("dtype")) == "bf16")
+            and str(row.get("dtype")).lower() in ("bf16", "bfloat16"))
 
 
 def has_partitioned_gradients(row: Mapping[str, Any]) -> bool:

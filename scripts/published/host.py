@@ -19,6 +19,7 @@ from scripts.published.case import Case, Unreadable
 from scripts.published.errors import held_out
 from scripts.published.fit import softened
 from scripts.published.read import read_case
+from scripts.published.words import is_test
 
 __all__ = ["HostNumbers", "fit_host", "host_cases"]
 
@@ -46,7 +47,7 @@ def host_cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
     that are kept out."""
     found = []
     for row in rows:
-        if (row.get("model") or {}).get("family") is None:
+        if not is_test(row):
             continue
         try:
             case = read_case(row)

@@ -59,7 +59,7 @@ def with_sequence(row: Mapping[str, Any], devices: int) -> dict[str, Any]:
 def _flops_of_a_sequence(row: Mapping[str, Any], devices: int) -> float | None:
     measured, batch = row["measured"], row.get("global_batch")
     seconds, rate = iteration_s(measured), measured.get("tflops_per_gpu")
-    if not (batch and rate and seconds) or isinstance(rate, list):
+    if not (batch and rate and seconds):
         return None
     return 1e12 * float(rate) * seconds * devices / int(batch)
 

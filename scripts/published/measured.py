@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from statistics import median
 from typing import Any
 
 from planner.cost.analytic.configurations import FULL, Configurations
@@ -48,12 +47,11 @@ def measured_s(row: Mapping[str, Any], model: Transformer,
 
 
 def iteration_s(measured: Mapping[str, Any]) -> float | None:
-    """Seconds of a step as published; the median of repeats."""
+    """Seconds of a step as published."""
     for name, unit in (("iteration_time_s", 1.0), ("iteration_time_ms", 1e-3)):
         value = measured.get(name)
         if value is not None:
-            return unit * (median(value)
-                           if isinstance(value, list) else float(value))
+            return unit * float(value)
     return None
 
 

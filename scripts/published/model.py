@@ -73,11 +73,17 @@ def model_of(raw: Mapping[str, Any]) -> Transformer:
                        expert_layers=layers - dense_layers if experts else 0,
                        cross_layers=decoder,
                        target_share=_TARGET_SHARE if decoder else 1.0,
-                       causal=str(raw.get("family")) != "bert",
+                       causal=not _is_encoder(raw, name),
                        attended=_attended(get.whole("window"), seq),
                        tied=_tied(raw, name),
                        **_heads(raw, hidden, heads, kv_heads,
                                 get.whole("head_dim") or hidden / heads))
+
+
+def _is_encoder(raw: Mapping[str, Any], name: str) -> bool:
+    """Whether tokens attend to later ones too; what is no family of this
+    model's tells nothing."""
+    return "bert" in f"{raw.get('family')} {name}".lower()
 
 
 def _attended(window: int, seq: int) -> float:

@@ -45,7 +45,7 @@ def read_rows(paths: Iterable[Path],
 def _rows_of(path: Path) -> list[Any]:
     try:
         rows = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SystemExit(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(rows, list):
         raise SystemExit(f"{path}: a list of rows is expected, not "

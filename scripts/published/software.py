@@ -16,7 +16,8 @@ from scripts.published.frameworks import (has_copied_accumulation,
 from scripts.published.recipes import (BLACKWELL, has_narrow_attention,
                                        has_plain_exchange, is_gpt_oss,
                                        is_graphed, is_unfused)
-from scripts.published.words import gpu_of, linear_bits, test_name
+from scripts.published.words import (gpu_of, is_half, is_test, linear_bits,
+                                     test_name)
 
 __all__ = ["software_of"]
 
@@ -29,6 +30,9 @@ _LOGGED_S = 0.0385
 Megatron-LM's tests of 12 layers and a width of 512, whose kernels take a
 tenth of the step."""
 _NODE = 8
+_STORED = "unfused|local|eager|naive|math"
+_FUSED = "flash|fused|sdpa|xformers|cudnn|triton|efficient"
+"""What is said of attention that stores its scores, and that does not."""
 
 
 def software_of(row: Mapping[str, Any], *, sharding: int, recent: bool,
@@ -92,19 +96,15 @@ def _memory(row: Mapping[str, Any], sharding: int, recent: bool,
             gated: bool) -> dict[str, Any]:
     """What is kept beside parameters, and in which passes."""
     eager = is_eager(row)
-    half = str(row.get("dtype")) == "fp16"
+    half = is_half(row)
     gated_experts = gated and row["model"].get("experts")
     return {
-        "loss_bytes":
-        _loss_bytes(row, eager or is_plain_fsdp(row, sharding)),
-        "dropout":
-        half or (row["model"].get("family") is not None and not gated_experts),
-        "master_bytes":
-        _master_bytes(row, eager),
-        "fused_accumulation":
-        recent or (is_megatron_of_2022(row) and not eager),
-        "copied_accumulation":
-        has_copied_accumulation(row),
+        "loss_bytes": _loss_bytes(row, eager or is_plain_fsdp(row, sharding)),
+        "dropout": half or (is_test(row) and not gated_experts),
+        "master_bytes": _master_bytes(row, eager),
+        "fused_accumulation": recent
+        or (is_megatron_of_2022(row) and not eager),
+        "copied_accumulation": has_copied_accumulation(row),
         "bucket_bytes":
         2 * _BUCKET_BYTES if has_partitioned_gradients(row) else 0,
     }
@@ -130,7 +130,7 @@ def _gradients(row: Mapping[str, Any], sharding: int) -> dict[str, int]:
             "gradient_bytes": 4,
             "held_gradient_bytes": 2 if has_partitioned_gradients(row) else 6
         }
-    half = str(row.get("dtype")) == "fp16" or has_narrow_gradients(row)
+    half = is_half(row) or has_narrow_gradients(row)
     return {"gradient_bytes": 2 if half else 4}
 
 
@@ -139,7 +139,7 @@ def _host(row: Mapping[str, Any]) -> dict[str, float]:
     those of the Megatron-LM of 2021, and its tests log every step."""
     if is_graphed(row):
         return {"host_factor": 0.0}
-    if row["model"].get("family") is None:
+    if not is_test(row):
         return {}
     return {"host_factor": _CORE_FACTOR, "step_host_s": _LOGGED_S}
 
@@ -188,17 +188,17 @@ def _compiled_loss(row: Mapping[str, Any]) -> bool:
 
 
 def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
-    stated = str(row.get("attention"))
-    if stated in ("flash", "fused"):
-        return True
-    if stated in ("unfused", "local"):
+    stated = str(row.get("attention")).lower()
+    if re.search(_STORED, stated):
         return False
+    if re.search(_FUSED, stated):
+        return True
     library = row.get("transformer_impl")
     if is_old_container(row) or is_unfused(row):
         return False
     if library is not None:
         return library == "transformer_engine"
-    return recent or str(row.get("dtype")) != "fp16"
+    return recent or not is_half(row)
 
 
 def _attention_kernel(row: Mapping[str, Any]) -> int:
@@ -258,5 +258,5 @@ def _exchange_overlap(row: Mapping[str, Any]) -> bool:
         return is_graphed(row)
     chunks = int(parallel.get("vpp") or 1)
     node = int(hardware.get("gpus_per_node") or _NODE)
-    return (row["model"].get("family") is None and chunks > 1
+    return (not is_test(row) and chunks > 1
             and int(parallel.get("ep") or 1) > node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from scripts.published.case import Unreadable
@@ -26,6 +27,15 @@ _RATES = ("iteration_time_s", "iteration_time_ms", "tokens_per_s_per_gpu",
           "tokens_per_s", "sequences_per_s", "samples_per_s",
           "model_tflops_per_gpu", "hw_tflops_per_gpu", "tflops_per_gpu",
           "peak_mem_bytes", "peak_mem_gib", "peak_mem_gb")
+_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "": ("cpu_offload", "torch_compile"),
+    "model": ("gated_mlp", "gated", "untied_embeddings"),
+    "parallel": ("sequence_parallel", "overlap_grad_reduce",
+                 "overlap_param_gather", "tp_comm_overlap", "async_tp"),
+    "measured": ("oom", ),
+}
+_YES = ("true", "yes", "on", "1", "enabled")
+_NO = ("false", "no", "off", "0", "none", "disabled")
 _MOST = 2**40
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 
@@ -33,14 +43,15 @@ _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 def tidy(row: Any) -> dict[str, Any]:
     """The row with mappings for sections and numbers for numbers.
 
-    Numbers may be text (``"1,024"``, ``"250k"``); what is empty or not a
-    number counts as not stated. Unknown fields are left as they are.
+    Numbers may be text (``"1,024"``, ``"250k"``), and so may be flags
+    (``"no"``); what is empty or not a number counts as not stated. Of repeats
+    the median is taken. Unknown fields are left as they are.
 
     Raises
     ------
     Unreadable
-        For a row or a section of another kind, and for sizes that are no
-        whole numbers or negative.
+        For a row or a section of another kind, for sizes that are no whole
+        numbers or negative, and for flags that are neither yes nor no.
     """
     if not isinstance(row, Mapping):
         raise Unreadable(f"the row is no mapping but {row!r}")
@@ -51,6 +62,10 @@ def tidy(row: Any) -> dict[str, Any]:
         table = found[name] if name else found
         for field in fields:
             _replace(table, field, _whole(table.get(field), field))
+    for name, fields in _FLAGS.items():
+        table = found[name] if name else found
+        for field in fields:
+            _replace(table, field, _flag(table.get(field), field))
     for field in _SIGNED:
         group = _number(found["parallel"].get(field), field)
         if group is not None and not abs(group) <= _MOST:
@@ -108,8 +123,19 @@ def _whole(value: Any, field: str) -> int | None:
     return int(number)
 
 
-def _rate(value: Any, field: str) -> Any:
-    """A positive number, or a list of such for repeats."""
+def _flag(value: Any, field: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if not word:
+        return None
+    if word not in (*_YES, *_NO):
+        raise Unreadable(f"{field} is neither yes nor no: {value!r}")
+    return word in _YES
+
+
+def _rate(value: Any, field: str) -> float | None:
+    """A positive number; the median of a list of repeats."""
     several = value if isinstance(value, list) else [value]
     numbers = [_number(v, field) for v in several]
     known = [n for n in numbers if n is not None]
@@ -117,4 +143,4 @@ def _rate(value: Any, field: str) -> Any:
         return None
     if any(n <= 0 or math.isinf(n) for n in known):
         raise Unreadable(f"{field} must be more than nothing: {value!r}")
-    return known if isinstance(value, list) else known[0]
+    return median(known)

@@ -150,11 +150,13 @@ class TestHost(unittest.TestCase):
 
     def test_what_was_made_up_is_found_again(self) -> None:
         model = {"family": "gpt", "hidden": 512, "heads": 8, "seq": 1024}
-        rows = [
-            row(id=str(layers), model={
+        tests = row(source={"name": "functional tests"})
+        rows = [{
+            **tests, "id": str(layers),
+            "model": {
                 **model, "layers": layers
-            }) for layers in (4, 8, 12, 24, 48)
-        ]
+            }
+        } for layers in (4, 8, 12, 24, 48)]
         cases = host_cases([*rows, row(id="no test")])
         self.assertEqual(len(cases),
                          sum(not held_out(c.source, c.id) for c in cases))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import tempfile
 import unittest
 from pathlib import Path
@@ -59,6 +60,18 @@ class TestCommand(unittest.TestCase):
         self.assertIsNone(found[0]["reason"])
         self.assertIn("not stated", found[1]["reason"])
 
+    def test_what_was_not_measured_is_predicted(self) -> None:
+        rows = [row(measured=None), row(measured={"oom": True})]
+        text = _run(rows=rows)
+        self.assertEqual(len(re.findall(r"\d s, not measured", text)), 2)
+        self.assertEqual(len(re.findall(r"GiB, not measured", text)), 2)
+        self.assertIn("0 of 2 rows cannot be expressed", text)
+        for found in json.loads(_run("--json", rows=rows)):
+            self.assertGreater(found["predicted_s"], 0)
+            self.assertGreater(found["predicted_peak_bytes"], 0)
+            self.assertIsNone(found["measured_s"])
+            self.assertIsNone(found["reason"])
+
     def test_limit_and_source(self) -> None:
         rows = [row(), row(id="b"), row(id="c", source={"name": "other"})]
         self.assertEqual(
@@ -69,8 +82,9 @@ class TestCommand(unittest.TestCase):
     def test_files_that_are_no_rows_are_named(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, text in (("mapping.yaml", "a: 1"), ("empty.yaml", ""),
-                               ("broken.yaml", "- {a: [1"), ("absent.yaml",
-                                                             None)):
+                               ("broken.yaml", "- {a: [1"),
+                               ("day.yaml",
+                                "- {id: 2024-13-45}"), ("absent.yaml", None)):
                 path = Path(folder) / name
                 if text is not None:
                     path.write_text(text, encoding="utf-8")
@@ -89,7 +103,6 @@ class TestCommand(unittest.TestCase):
             }),
             row(model=None),
             row(parallel=None),
-            row(measured=None),
             row(hardware=None),
             row(parallel={
                 **plain["parallel"], "dp": "two"

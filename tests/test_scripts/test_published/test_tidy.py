@@ -27,7 +27,7 @@ class TestTidy(unittest.TestCase):
             "vocab": 250000,
             "seq": 4000
         })
-        self.assertEqual(found["measured"], {"iteration_time_ms": [1.5, 2.0]})
+        self.assertEqual(found["measured"], {"iteration_time_ms": 1.75})
 
     def test_what_is_empty_is_not_stated(self) -> None:
         found = tidy(
@@ -44,6 +44,34 @@ class TestTidy(unittest.TestCase):
         self.assertEqual(found["measured"], {})
         self.assertEqual(found["source"], {"name": "a paper"})
         self.assertEqual(found["unknown"], {"new": 1})
+
+    def test_flags_may_be_words(self) -> None:
+        found = tidy(
+            row(cpu_offload="none",
+                torch_compile="",
+                model={"gated_mlp": "Yes"},
+                parallel={
+                    "sequence_parallel": "false",
+                    "async_tp": 1
+                }))
+        self.assertEqual(found["cpu_offload"], False)
+        self.assertNotIn("torch_compile", found)
+        self.assertEqual(found["model"], {"gated_mlp": True})
+        self.assertEqual(found["parallel"], {
+            "sequence_parallel": False,
+            "async_tp": True
+        })
+
+    def test_repeats_count_by_their_median(self) -> None:
+        found = tidy(
+            row(measured={
+                "tokens_per_s": [1, 9, 2],
+                "peak_mem_gb": [20, 30]
+            }))
+        self.assertEqual(found["measured"], {
+            "tokens_per_s": 2,
+            "peak_mem_gb": 25
+        })
 
     def test_minus_one_is_a_group_of_all(self) -> None:
         found = tidy(row(parallel={"tp": 1, "zero1_group": "-1"}))
@@ -63,6 +91,8 @@ class TestTidy(unittest.TestCase):
             (row(parallel={"tp": -1}), "tp is no whole number"),
             (row(parallel={"pp": "two"}), "pp is no number: .two."),
             (row(measured={"iteration_time_s": 0}), "more than nothing"),
+            (row(parallel={"sequence_parallel": "perhaps"}),
+             "sequence_parallel is neither yes nor no: 'perhaps'"),
             (row(model={"layers": 1e30}), "layers is no whole number"),
         )
         for raw, text in wrong:
