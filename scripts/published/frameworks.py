@@ -37,7 +37,7 @@ def is_plain(row: Mapping[str, Any]) -> bool:
     Vendors' libraries call theirs the same; their summaries of performance
     say what task a run had.
     """
-    sharding = str(row["parallel"].get("sharding")).lower()
+    sharding = str(row["parallel"].get("sharding"))
     return (sharding.startswith(("fsdp", "hsdp"))
             and not (row.get("transformer_impl") or row.get("task")))
 

@@ -14,30 +14,48 @@ from scripts.published.case import Unreadable
 
 __all__ = ["cluster_of", "preset_of"]
 
-_PRESETS = (("GB300", "gb300-nvl72"), ("GB200", "gb200-nvl72"),
-            ("B300", "b300-sxm"), ("B200", "b200-sxm"), ("H200", "h200-sxm"),
-            ("H800", "h800-sxm"), ("H100-96GB", "h100-96g-500w"),
-            ("H100-PCIe", "h100-pcie"), ("H100", "h100-sxm"), ("A800",
-                                                               "a800-80g"),
-            ("A100-40GB", "a100-40g"), ("A100-SXM4-40GB",
-                                        "a100-40g"), ("A100", "a100-80g"),
-            ("V100-32GB", "v100-32g"), ("V100", "v100-16g"), ("L40S", "l40s"),
-            ("L4", "l4"), ("4090", "rtx-4090"), ("MI300X", "mi300x"),
-            ("MI250", "mi250x"), ("MI200", "mi250x"), ("910B", "ascend-910b"),
-            ("TPU-v5p", "tpu-v5p"), ("TPU-v5e", "tpu-v5e"), ("TPU-v4",
-                                                             "tpu-v4"))
+_PRESETS = tuple(
+    (re.compile(pattern), preset)
+    for pattern, preset in (("GB300", "gb300-nvl72"), ("GB200", "gb200-nvl72"),
+                            ("B300", "b300-sxm"), ("B200", "b200-sxm"),
+                            ("H200", "h200-sxm"), ("H800", "h800-sxm"),
+                            (r"H100(?!\d).*\b96GB?\b",
+                             "h100-96g-500w"), (r"H100(?!\d).*\bPCIE",
+                                                "h100-pcie"), (r"H100(?!\d)",
+                                                               "h100-sxm"),
+                            ("A800", "a800-80g"), (r"A100(?!\d).*\b40GI?B?\b",
+                                                   "a100-40g"), (r"A100(?!\d)",
+                                                                 "a100-80g"),
+                            (r"V100(?!\d).*\b32GI?B?\b",
+                             "v100-32g"), (r"V100(?!\d)",
+                                           "v100-16g"), (r"\bL40S\b", "l40s"),
+                            (r"\bL4\b", "l4"), (r"\b(RTX)?4090\b", "rtx-4090"),
+                            ("MI300X", "mi300x"), ("MI2[05]0", "mi250x"),
+                            ("910B", "ascend-910b"), (r"(\b|TPU)V?5P\b",
+                                                      "tpu-v5p"),
+                            (r"(\b|TPU)V?5(E|-?LITE)",
+                             "tpu-v5e"), (r"\b(TPU-?)?V4\b", "tpu-v4")))
+_LACKING = tuple(
+    (re.compile(pattern), what)
+    for pattern, what in ((r"A100(?!\d).*PCI", "an A100 on PCI Express"),
+                          (r"V100(?!\d).*PCI", "a V100 on PCI Express"),
+                          (r"H100(?!\d).*\bNVL\b", "an H100 NVL")))
 
 
 def preset_of(gpu: str) -> str:
-    """The preset of the devices that a row names."""
-    name = re.sub(r"[ _]+", "-", gpu.strip().upper())
-    name = re.sub(r"TPU-?V", "TPU-V", name)
-    if "A100" in name and "PCI" in name:
-        raise Unreadable("no preset for an A100 on PCI Express")
-    if "A100" in name and "40G" in name:
-        return "a100-40g"
-    for part, preset in _PRESETS:
-        if part.upper() in name:
+    """The preset of the devices that a row names.
+
+    Raises
+    ------
+    Unreadable
+        For devices without a preset.
+    """
+    name = re.sub("[^A-Z0-9]+", "-", gpu.upper())
+    for pattern, what in _LACKING:
+        if pattern.search(name):
+            raise Unreadable(f"no preset for {what}")
+    for pattern, preset in _PRESETS:
+        if pattern.search(name):
             return preset
     raise Unreadable(f"no preset for devices called {gpu!r}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,26 +21,10 @@ _SHARDING = {
     "zero0": DDP,
     "zero1": ZERO1,
     "zero2": ZERO2,
-    "fsdp": FSDP,
-    "fsdp2": FSDP,
-    "hsdp": FSDP,
     "zero3": FSDP,
-    "none": DDP,
-    "dp": DDP,
-    "distributedoptimizer": ZERO1,
-    "distopt": ZERO1,
-    "shardgradop": ZERO2,
-    "fullshard": FSDP,
-    "fullyshard": FSDP,
-    "hybridshard": FSDP
+    "fsdp": FSDP
 }
-_RECOMPUTE = {
-    "none": NONE,
-    "false": NONE,
-    "selective": SELECTIVE,
-    "full": FULL,
-    "true": FULL
-}
+_RECOMPUTE = {"none": NONE, "selective": SELECTIVE, "full": FULL}
 _MOST_DEVICES = 10**6
 _NODE = 8
 _RELEASE_NODES = 8
@@ -120,8 +103,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str, gated: bool,
                          f"{tp * cp * dp} devices")
     micro, count = _batches(row, dp, seq)
     recent = preset.startswith(_RECENT)
-    sharding = _stated(_SHARDING, parallel, "sharding",
-                       _usual_sharding(row, recent))
+    sharding = _sharding(parallel, _usual_sharding(row, recent))
     stated = parallel.get("sequence_parallel")
     return Configurations(
         tp=tp,
@@ -151,6 +133,12 @@ def _usual_sharding(row: Mapping[str, Any], recent: bool) -> int:
     return ZERO1 if recent else DDP
 
 
+def _sharding(parallel: Mapping[str, Any], usual: int) -> int:
+    if str(parallel.get("sharding")).startswith(("fsdp", "hsdp")):
+        return FSDP
+    return _stated(_SHARDING, parallel, "sharding", usual)
+
+
 def _shard_group(parallel: Mapping[str, Any], ranks: int, test: str) -> int:
     """Ranks that share what is sharded; 0 for all of them."""
     stated = parallel.get("zero1_group") or parallel.get("fsdp_group") or (
@@ -166,10 +154,9 @@ def _stated(known: Mapping[str, int], table: Mapping[str, Any], name: str,
     value = table.get(name)
     if value is None:
         return usual
-    word = re.sub(r"[ _\-]", "", str(value).lower())
-    if word not in known:
+    if value not in known:
         raise Unreadable(f"{name} {value!r} is not modelled")
-    return known[word]
+    return known[value]
 
 
 def _recompute(row: Mapping[str, Any]) -> int:

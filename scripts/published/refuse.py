@@ -13,11 +13,12 @@ from scripts.published.case import Unreadable
 __all__ = ["check_stages", "refuse"]
 
 _WIDE = ("fp32", "float32", "tf32", "fp64", "float64")
+_WHOLE = ("int4", "int8", "uint8")
 _OTHERS = re.compile("mamba|jamba|zamba|rwkv|hyena|retnet|"
                      "nemotron[ _-]?[3h](?![a-z0-9])")
 """Names of models with layers of state spaces."""
-_SCHEDULES = ("", "none", "1f1b", "interleaved1f1b", "interleaved",
-              "virtualpipeline", "vpp")
+_SCHEDULES = ("", "none", "1f1b", "1f1binterleaved", "interleaved1f1b",
+              "interleaved", "pipedreamflush", "virtualpipeline", "vpp")
 _ENDS = 2
 """Embedding and loss: stages that need no layer."""
 
@@ -35,7 +36,7 @@ def refuse(row: Mapping[str, Any]) -> None:
     Unreadable
     """
     dtype = str(row.get("dtype")).strip().lower()
-    if dtype in _WIDE:
+    if dtype in (*_WIDE, *_WHOLE):
         raise Unreadable(f"products in {dtype} are not modelled")
     name = str(row["model"].get("name"))
     if _OTHERS.search(name.lower()):

@@ -84,7 +84,7 @@ def _communication(row: Mapping[str, Any], sharding: int,
         "tensor_overlap": _tensor_overlap(parallel, recent
                                           and sharding != FSDP),
         "backward_overlap": _backward_overlap(row),
-        "copied_gathers": str(parallel.get("sharding")).lower() == "fsdp2",
+        "copied_gathers": str(parallel.get("sharding")).startswith("fsdp2"),
         "dedicated_exchange": recent and not has_plain_exchange(row),
         "exchange_overlap": _exchange_overlap(row),
         "whole_sums": has_copied_accumulation(row),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
 from scripts.published.case import Unreadable
+from scripts.published.words import recomputed, sharded
 
 __all__ = ["tidy"]
 
@@ -45,7 +46,8 @@ def tidy(row: Any) -> dict[str, Any]:
 
     Numbers may be text (``"1,024"``, ``"250k"``), and so may be flags
     (``"no"``); what is empty or not a number counts as not stated. Of repeats
-    the median is taken. Unknown fields are left as they are.
+    the median is taken. What is sharded and recomputed has one name each.
+    Unknown fields are left as they are.
 
     Raises
     ------
@@ -66,6 +68,9 @@ def tidy(row: Any) -> dict[str, Any]:
         table = found[name] if name else found
         for field in fields:
             _replace(table, field, _flag(table.get(field), field))
+    _replace(found, "recompute", _word(found.get("recompute"), recomputed))
+    _replace(found["parallel"], "sharding",
+             _word(found["parallel"].get("sharding"), sharded))
     for field in _SIGNED:
         group = _number(found["parallel"].get(field), field)
         if group is not None and not abs(group) <= _MOST:
@@ -132,6 +137,11 @@ def _flag(value: Any, field: str) -> bool | None:
     if word not in (*_YES, *_NO):
         raise Unreadable(f"{field} is neither yes nor no: {value!r}")
     return word in _YES
+
+
+def _word(value: Any, known: Callable[[str], str]) -> str | None:
+    text = "" if value is None else str(value).strip()
+    return known(text) if text else None
 
 
 def _rate(value: Any, field: str) -> float | None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
-from planner.cost.analytic.configurations import DDP, FSDP, ZERO1, ZERO2
+from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE,
+                                                  SELECTIVE, ZERO1, ZERO2)
 from scripts.published.case import Unreadable
+from scripts.published.hardware import preset_of
 from scripts.published.read import read_case
 from tests.test_scripts.rows import row
 
@@ -19,8 +21,8 @@ class TestRefuse(unittest.TestCase):
         with self.assertRaisesRegex(Unreadable, message):
             read_case(row(**changes))
 
-    def test_products_in_32_bits(self) -> None:
-        for dtype in ("fp32", "TF32"):
+    def test_products_in_other_widths(self) -> None:
+        for dtype in ("fp32", "TF32", "int8"):
             self._refused(f"products in {dtype.lower()} are not modelled",
                           dtype=dtype)
 
@@ -68,10 +70,50 @@ class TestWords(unittest.TestCase):
 
     def test_sharding_has_several_names(self) -> None:
         for word, sharding in (("none", DDP), ("distributed optimizer", ZERO1),
-                               ("SHARD_GRAD_OP", ZERO2), ("full-shard", FSDP)):
+                               ("DeepSpeed ZeRO-1",
+                                ZERO1), ("zero_stage_2", ZERO2), (1, ZERO1),
+                               ("SHARD_GRAD_OP", ZERO2), ("full-shard", FSDP),
+                               ("FSDP (full shard)", FSDP), ("stage3", FSDP),
+                               ("FSDP ZeRO-3", FSDP), ("os+g", ZERO2)):
             parallel = {"tp": 2, "pp": 1, "dp": 4, "sharding": word}
             self.assertEqual(
                 read_case(row(parallel=parallel)).plan.sharding, sharding)
+
+    def test_what_is_recomputed_has_several_names(self) -> None:
+        for word, recompute in ((True, FULL), (False, NONE),
+                                ("Full activation checkpointing",
+                                 FULL), ("uniform", FULL), ("off", NONE),
+                                ("selective (core attention)", SELECTIVE)):
+            self.assertEqual(
+                read_case(row(recompute=word)).plan.recompute, recompute)
+
+    def test_what_is_not_recognised_is_refused(self) -> None:
+        parallel = {"tp": 2, "pp": 1, "dp": 4, "sharding": "ZeRO-Infinity"}
+        for changes, text in (({
+                "recompute": "block"
+        }, "recompute 'block' is not modelled"), ({
+                "parallel": parallel
+        }, "sharding 'zero-infinity' is not modelled")):
+            with self.assertRaisesRegex(Unreadable, text):
+                read_case(row(**changes))
+
+    def test_devices_have_several_names(self) -> None:
+        for gpu, preset in (("NVIDIA H100 80GB PCIe", "h100-pcie"),
+                            ("H100SXM", "h100-sxm"), ("H100 96GB HBM2e",
+                                                      "h100-96g-500w"),
+                            ("Tesla V100-SXM2-32GB", "v100-32g"),
+                            ("A100_40G", "a100-40g"), ("NVIDIA L4", "l4"),
+                            ("TPUv5p", "tpu-v5p"), ("v5litepod-16", "tpu-v5e"),
+                            ("TPU v4-128", "tpu-v4"), ("RTX4090", "rtx-4090")):
+            self.assertEqual(preset_of(gpu), preset)
+
+    def test_devices_that_are_not_those_of_like_names(self) -> None:
+        for gpu, text in (("L40", "called 'L40'"), ("H100 NVL", "an H100 NVL"),
+                          ("V100-PCIe-16GB", "a V100 on PCI Express"),
+                          ("RTX A1000",
+                           "called 'RTX A1000'"), ("H20", "called 'H20'")):
+            with self.assertRaisesRegex(Unreadable, text):
+                preset_of(gpu)
 
     def test_sizes_of_public_models_are_known(self) -> None:
         for name, layers, kv_heads, qk_dim in (("Llama 3.1 8B", 32, 8, 128),
