@@ -19,6 +19,9 @@ _DEFAULT_VOCAB = 51200
 _TARGET_SHARE = 0.25
 """Of T5 where rows do not state it: 512 and 128 in Megatron's recipes."""
 _LATENT = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+_OF_ANY_SIZE = ("gated", "seq", "untied_embeddings", "vocab", "window")
+_OF_ANY_DEPTH = ("expert_ffn", "experts", "ffn", "head_dim", "heads", "hidden",
+                 "kv_heads", "top_k")
 _TABLE = Path(__file__).with_name("models.yaml")
 
 
@@ -37,7 +40,8 @@ def model_of(raw: Mapping[str, Any]) -> Transformer:
     """
     name = str(raw.get("name", ""))
     known = next((m for m in _known() if m["match"] in _joined(name)), {})
-    get = _Fields(raw, known)
+    raw = {**_agreeing(raw, known), **_stated(raw)}
+    get = _Fields(raw)
     layers = get.whole("layers")
     encoder, decoder = (int(raw.get(n) or 0)
                         for n in ("encoder_layers", "decoder_layers"))
@@ -93,24 +97,36 @@ def _attended(window: int, seq: int) -> float:
 
 
 def _joined(name: str) -> str:
-    """A name as the table has it: in lower case, and words run together."""
-    return re.sub(r"[ _\-]", "", name.lower())
+    """A name as the table has it: in lower case, its words run together, and
+    "-" where a digit follows a digit."""
+    plain = re.sub(r"(?<=\d)[ _\-]+(?=\d)", "-", name.lower())
+    plain = re.sub(r"[ _]|(?<!\d)-|-(?!\d)", "", plain)
+    return re.sub(r"llama3([1-3])-", r"llama3.\1-", plain)
+
+
+def _stated(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in raw.items() if value is not None}
+
+
+def _agreeing(raw: Mapping[str, Any], known: Mapping[str,
+                                                     Any]) -> dict[str, Any]:
+    """What is known of a model of that name: of one of another depth what its
+    layers have, of another width its vocabulary and kind."""
+    deep, wide = (raw.get(name) in (None, known.get(name))
+                  for name in ("layers", "hidden"))
+    kept = _OF_ANY_SIZE + (_OF_ANY_DEPTH if wide else ())
+    return {n: known[n] for n in known if (deep and wide) or n in kept}
 
 
 class _Fields:
-    """Numbers of a row, or of the known model of that name."""
+    """Numbers of a row, and of the known model of that name."""
 
-    def __init__(self, raw: Mapping[str, Any], known: Mapping[str,
-                                                              Any]) -> None:
-        self.raw = raw
-        self.known = known
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.table = table
 
     def value(self, *names: str) -> Any:
-        for name in names:
-            for table in (self.raw, self.known):
-                if table.get(name) is not None:
-                    return table[name]
-        return None
+        found = (self.table.get(name) for name in names)
+        return next((v for v in found if v is not None), None)
 
     def whole(self, *names: str) -> int:
         """A whole number such as 512 or 250k; 0 where there is none."""

@@ -52,7 +52,7 @@ class TestRefuse(unittest.TestCase):
         self._refused(
             "latent attention without qk_nope_head_dim, qk_rope_head_dim, "
             "v_head_dim",
-            model=_model("DeepSeek-V2",
+            model=_model("a model",
                          layers=60,
                          hidden=5120,
                          heads=128,
@@ -116,15 +116,39 @@ class TestWords(unittest.TestCase):
                 preset_of(gpu)
 
     def test_sizes_of_public_models_are_known(self) -> None:
-        for name, layers, kv_heads, qk_dim in (("Llama 3.1 8B", 32, 8, 128),
-                                               ("LLaMA-30B", 60, 52, 128),
-                                               ("Qwen2.5-7B", 28, 4, 128),
-                                               ("gemma_2_9b", 42, 8, 256)):
+        for name, layers, kv_heads, qk_dim in (("Llama 3.1 8B", 32, 8,
+                                                128), ("LLaMA-30B", 60, 52,
+                                                       128), ("Qwen2.5-7B", 28,
+                                                              4, 128),
+                                               ("gemma_2_9b", 42, 8,
+                                                256), ("llama31_8b", 32, 8,
+                                                       128), ("Llama 3.2 1B",
+                                                              16, 8, 64),
+                                               ("GPT-NeoX-20B", 44, 64,
+                                                96), ("GPT3-5B", 24, 32, 128),
+                                               ("DeepSeek-V3", 61, 128, 192)):
             case = read_case(
                 row(model=_model(name), measured={"peak_mem_gb": 70}))
             model = case.model
             self.assertEqual((model.layers, model.kv_heads, model.qk_dim),
                              (layers, kv_heads, qk_dim))
+
+    def test_names_of_two_numbers_are_not_run_together(self) -> None:
+        with self.assertRaisesRegex(Unreadable, "are not stated"):
+            read_case(row(model=_model("GPT-35B")))
+
+    def test_other_sizes_than_the_public_models_are_not_filled_in(
+            self) -> None:
+        for width, ffn in ((4096, 14336), (2048, 5632)):
+            sizes = {"layers": 32, "hidden": width, "heads": 16}
+            model = read_case(row(model=_model("Llama-3-8B", **sizes))).model
+            self.assertEqual((model.ffn, model.vocab), (ffn, 128256))
+            self.assertTrue(model.gated)
+
+    def test_fewer_layers_are_those_of_the_public_model(self) -> None:
+        model = read_case(row(model=_model("Llama-3-8B", layers=4))).model
+        self.assertEqual((model.layers, model.hidden, model.kv_heads),
+                         (4, 4096, 8))
 
     def test_samples_are_sequences(self) -> None:
         # 32 sequences a step, 16 of them a second.
