@@ -11,6 +11,7 @@ import pickle
 import random
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
@@ -28,6 +29,10 @@ KINDS = (random.Random, numpy.random.RandomState, numpy.random.Generator,
          torch.Generator)
 """Of generators."""
 
+_OTHERS = frozenset(
+    (bool, dict, int, str, type, type(None), FunctionType, OrderedDict))
+"""What most attributes are: told from generators without asking torch."""
+
 # Ranks may be threads of one process, which share most generators.
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -39,10 +44,13 @@ def generators_of(module: nn.Module) -> dict[str, Any]:
     the globals of the files of their classes and of functions they hold.
     """
     found = dict(GLOBAL)
+    files: set[str] = set()
     for path, owner in module.named_modules():
         _add(found, path, vars(owner))
         for each in (type(owner), *vars(owner).values()):
-            if each is type(owner) or isinstance(each, FunctionType):
+            if (each is type(owner) or isinstance(
+                    each, FunctionType)) and each.__module__ not in files:
+                files.add(each.__module__)
                 scope = sys.modules.get(each.__module__)
                 _add(found, each.__module__, vars(scope) if scope else {})
     return found
@@ -50,9 +58,10 @@ def generators_of(module: nn.Module) -> dict[str, Any]:
 
 def _add(found: dict[str, Any], owner: str, scope: Mapping[str, Any]) -> None:
     for name, value in scope.items():
-        if isinstance(value, KINDS) and not isinstance(
-                value, random.SystemRandom) and all(value is not x
-                                                    for x in found.values()):
+        if type(value) not in _OTHERS and isinstance(
+                value,
+                KINDS) and not isinstance(value, random.SystemRandom) and all(
+                    value is not x for x in found.values()):
             found[f"{owner}.{name}".removeprefix(".")] = value
 
 

@@ -31,8 +31,9 @@ class Attributes:
                      for path, m in module.named_modules()]
         self._classes = [(kind, dict(vars(kind)))
                          for kind in classes_of(module)]
-        self._inner = [(path, container, container.copy())
-                       for path, container in containers(module, given)]
+        # Most are empty, and need no copy.
+        self._inner = [(path, held, held.copy() if held else ())
+                       for path, held in containers(module, given)]
 
     def restore(self) -> None:
         """Put everything back."""
@@ -98,7 +99,7 @@ def _by_hooks(attributes: dict[str, Any]) -> set[str]:
     return computed_before(attributes["_forward_pre_hooks"].values())
 
 
-def _new(now: Container, before: Container) -> Iterable[Any]:
+def _new(now: Container, before: Container | tuple[()]) -> Iterable[Any]:
     if not now:
         return ()
     known = set(map(id, members(before)))

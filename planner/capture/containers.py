@@ -116,7 +116,7 @@ def items(
             if isinstance(container, _NAMED) else enumerate(container))
 
 
-def refill(container: Container, before: Container) -> None:
+def refill(container: Container, before: Container | tuple[()]) -> None:
     """Let it hold what it held before."""
     if holds_same(container, before):
         return
@@ -127,7 +127,7 @@ def refill(container: Container, before: Container) -> None:
         container.extend(before)
 
 
-def holds_same(one: Container, other: Container) -> bool:
+def holds_same(one: Container, other: Container | tuple[()]) -> bool:
     """Whether two containers hold the same, in the same order."""
     if not one and not other:
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -40,16 +41,36 @@ def look_of(values: Sequence[Any]) -> tuple[Any, ...]:
             for t in values)
 
 
+_hidden = False
+
+
 @contextlib.contextmanager
 def _unseen() -> Iterator[None]:
     """Hide from the trace which modules and modes are entered meanwhile."""
+    global _hidden
+    # Python forgets what it knows of all modules' classes when it is set, so
+    # that it stays for as long as the trace's own does.
     call = nn.Module.__call__
-    nn.Module.__call__ = _orig_module_call
+    if call is not _orig_module_call and not hasattr(call, "_hides"):
+        nn.Module.__call__ = _hiding(call)
+    before, _hidden = _hidden, True
     try:
         with _temp_remove_pre_dispatch_torch_function_mode():
             yield
     finally:
-        nn.Module.__call__ = call
+        _hidden = before
+
+
+def _hiding(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A trace's call of modules, but for while it is not to see any."""
+
+    @functools.wraps(call)
+    def hiding(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return (_orig_module_call if _hidden else call)(module, *args,
+                                                        **kwargs)
+
+    setattr(hiding, "_hides", True)
+    return hiding
 
 
 def _constant(value: Any, names: dict[int, int]) -> Any:

@@ -618,8 +618,9 @@ class TestDifferences(unittest.TestCase):
     def test_the_model_is_left_as_it_was(self) -> None:
         model = Stack(Layer)
         before = [type(m) for m in model.modules()]
-        state = list(map(id, model.parameters()))
+        state, call = list(map(id, model.parameters())), nn.Module.__call__
         self.check(model, 4)
+        self.assertIs(nn.Module.__call__, call)
         self.assertEqual([type(m) for m in model.modules()], before)
         self.assertEqual(list(map(id, model.parameters())), state)
 
