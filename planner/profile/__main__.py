@@ -45,7 +45,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where profiles and raw points are kept (default: the user's "
         "cache)")
     args = parser.parse_args(argv)
-    if args.budget_s <= 0:
+    if not args.budget_s > 0:
         parser.error(f"--budget-s must be positive, got {args.budget_s:g}")
     return args
 

@@ -52,7 +52,8 @@ class Job:
     def joined(cls,
                device_type: str | None,
                variables: Mapping[str, str] | None = None) -> Self:
-        """Join what torchrun started, or be alone; groups that are up stay.
+        """Join what torchrun started, or be a job of one; groups that are up
+        stay.
 
         Parameters
         ----------
@@ -63,12 +64,18 @@ class Job:
         """
         found = os.environ if variables is None else variables
         device = _device(device_type, int(found.get("LOCAL_RANK", "0")))
-        starts = not dist.is_initialized() and "RANK" in found
+        starts = not dist.is_initialized()
         if starts:
+            alone: dict[str, Any] = {} if "RANK" in found else {
+                "store": dist.HashStore(),
+                "rank": 0,
+                "world_size": 1
+            }
             dist.init_process_group(
                 _backend(device),
                 timeout=datetime.timedelta(seconds=120),
-                device_id=None if device.type == "cpu" else device)
+                device_id=None if device.type == "cpu" else device,
+                **alone)
         job = cls(device)
         job._owned = starts
         return job

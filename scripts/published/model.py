@@ -19,9 +19,10 @@ _DEFAULT_VOCAB = 51200
 _TARGET_SHARE = 0.25
 """Of T5 where rows do not state it: 512 and 128 in Megatron's recipes."""
 _LATENT = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-_OF_ANY_SIZE = ("gated", "seq", "untied_embeddings", "vocab", "window")
-_OF_ANY_DEPTH = ("expert_ffn", "experts", "ffn", "head_dim", "heads", "hidden",
-                 "kv_heads", "top_k")
+_OF_ANY_SIZE = ("experts", "gated", "seq", "top_k", "untied_embeddings",
+                "vocab", "window")
+_OF_ANY_DEPTH = ("expert_ffn", "ffn", "head_dim", "heads", "hidden",
+                 "kv_heads")
 _TABLE = Path(__file__).with_name("models.yaml")
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import sqlite3
+import sys
 import tempfile
 from pathlib import Path
 from unittest import TestCase, mock
+
+import torch
 
 from planner.cluster import load_cluster
 from planner.cluster.local import find_local, local_path
@@ -125,7 +128,7 @@ class TestCommand(_InFolder):
 
         with mock.patch.object(measure._Meter, "measured", measured):
             found = measure.measure_points(_FEW,
-                                           Job.joined("cpu", {}),
+                                           Job(torch.device("cpu")),
                                            None,
                                            budget_s=5)
         rounds = len(order) // 3
@@ -151,6 +154,14 @@ class TestCommand(_InFolder):
         self.assertEqual(load_cluster(path).name, "mine")
         self.assertIsNone(find_local("cpu", folder=self.folder))
 
+    def test_one_process_has_distributed_tensors(self) -> None:
+        call = Point(kind="call", sizes=(1, ))
+        with mock.patch.object(sys.modules[__name__], "_FEW", [*_FEW, call]):
+            _, out, _ = self._run("--budget-s", "5")
+        self.assertNotIn("does not run here", out)
+        self.assertIn("call", [kind for kind, _ in self._rows()])
+        self.assertFalse(torch.distributed.is_initialized())
+
     def test_what_does_not_run_is_told(self) -> None:
 
         def refuses(*_: object) -> None:
@@ -165,7 +176,7 @@ class TestCommand(_InFolder):
         with mock.patch.object(measure, "OPERATIONS", {}), \
                 mock.patch.object(measure, "optimizer_runner", refuses):
             outcome = measure.measure_points(_FEW,
-                                             Job.joined("cpu", {}),
+                                             Job(torch.device("cpu")),
                                              None,
                                              budget_s=5)
         self.assertEqual(set(outcome.refused.values()), {"no such kernel"})

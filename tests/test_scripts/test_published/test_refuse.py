@@ -145,6 +145,12 @@ class TestWords(unittest.TestCase):
             self.assertEqual((model.ffn, model.vocab), (ffn, 128256))
             self.assertTrue(model.gated)
 
+    def test_a_mixture_of_another_width_is_still_one(self) -> None:
+        wide = _model("Mixtral-8x7B", layers=8, hidden=2048, heads=16)
+        model = read_case(row(model=wide)).model
+        self.assertEqual((model.experts, model.top_k, model.expert_ffn),
+                         (8, 2, model.ffn))
+
     def test_fewer_layers_are_those_of_the_public_model(self) -> None:
         model = read_case(row(model=_model("Llama-3-8B", layers=4))).model
         self.assertEqual((model.layers, model.hidden, model.kv_heads),
