@@ -211,7 +211,8 @@ class ClusterSpec:
         sizes : int
             Outermost first, so that the last is devices per node. The first
             counts units of the tier below it; where fewer sizes than tiers
-            are given, those units fill the outer tiers one by one.
+            are given, those units fill the outer tiers one by one, none with
+            more devices than it has here.
 
         Raises
         ------
@@ -228,10 +229,11 @@ class ClusterSpec:
                 f"{len(self.tiers)} tiers: {names}")
         left, *inner = sizes
         filled = list(reversed(inner))
-        for tier in self.tiers[len(filled):-1]:
-            size = max(n for n in range(1,
-                                        min(left, tier.size) + 1)
-                       if left % n == 0)
+        for index in range(len(filled), len(self.tiers) - 1):
+            devices = math.prod(t.size for t in self.tiers[:index + 1])
+            most = min(left, self.tiers[index].size,
+                       max(devices // math.prod(filled), 1))
+            size = max(n for n in range(1, most + 1) if left % n == 0)
             filled.append(size)
             left //= size
         filled.append(left)

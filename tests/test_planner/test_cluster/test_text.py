@@ -128,6 +128,12 @@ class TestLoad(unittest.TestCase):
         self.assertEqual(load_cluster("h100-sxm:64").unit_sizes(), (8, 64))
         self.assertEqual(load_cluster("cpu-gloo:4").num_devices, 4)
 
+    def test_wider_nodes_leave_a_domain_as_many_devices(self) -> None:
+        for sizes, expected in (("2x72", [72, 1, 2]), ("16x8", [8, 8, 2]),
+                                ("36x4", [4, 18, 2])):
+            cluster = load_cluster(f"gb200-nvl72:{sizes}")
+            self.assertEqual([t.size for t in cluster.tiers], expected)
+
     def test_nodes_fill_racks_in_whole_parts(self) -> None:
         domain = load_cluster("gb200-nvl72:64x4")
         self.assertEqual([t.size for t in domain.tiers], [4, 16, 4])
