@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -118,7 +119,15 @@ def _run_module(module: str, patterns: list[str] | None,
         except unittest.SkipTest:
             outcomes.by_id[module] = "skipped"
             return
+        _fork_server()
         suite.run(outcomes)
+
+
+def _fork_server() -> None:
+    """For a module that starts ranks: nothing has run yet, so that they can
+    be forked from one that has what this process has imported."""
+    if "tests.launch" in sys.modules:
+        importlib.import_module("tests.forked_server").fork_server()
 
 
 def _child(module: str, patterns: list[str] | None, log: Path,

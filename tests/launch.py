@@ -1,7 +1,8 @@
 """Real processes with gloo: a function on every rank, its results back.
 
-A fork server that has loaded what they need makes a launch cost little. The
-ranks meet through a file, so no port has to be free.
+A fork server that has loaded what they need makes a launch cost little;
+``run_tests.py`` forks it from the module's process. The ranks meet through a
+file, so no port has to be free.
 """
 
 from __future__ import annotations
