@@ -9,7 +9,7 @@ from unittest import TestCase
 
 from tests.tree import ROOT
 
-__all__ = ["printed", "printed_on_ranks"]
+__all__ = ["printed"]
 
 
 def printed(test: TestCase, *words: str, timeout_s: float = 300) -> str:
@@ -26,9 +26,3 @@ def printed(test: TestCase, *words: str, timeout_s: float = 300) -> str:
                           check=False)
     test.assertEqual(done.returncode, 0, done.stderr)
     return done.stdout
-
-
-def printed_on_ranks(test: TestCase, ranks: int, *words: str) -> str:
-    """The same on the ranks of torchrun."""
-    return printed(test, "-m", "torch.distributed.run", "--standalone",
-                   "--nproc-per-node", str(ranks), *words)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import tempfile
 import unittest
@@ -10,9 +12,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from tests.e2e.example_ranks import run_example
-from tests.e2e.programs import printed, printed_on_ranks
-from tests.launch import launch
+from planner.explain.__main__ import main as explain
+from tests.e2e.example_ranks import printed_by_example
+from tests.e2e.programs import printed
 from tests.markers import nightly
 from tests.tree import ROOT
 
@@ -35,40 +37,36 @@ class TestExamples(unittest.TestCase):
         small = ("--context", "16", "--width", "32", "--depth", "1")
         losses = [
             float(
-                printed(self, "examples/train_gpt.py", "--steps", steps,
-                        *small).split()[-1]) for steps in ("1", "40")
+                printed_by_example(1, "train_gpt.py", "--steps", steps,
+                                   *small).split()[-1])
+            for steps in ("1", "40")
         ]
         self.assertAlmostEqual(losses[0], 4.6, delta=0.3)
         self.assertLess(losses[1], losses[0] - 0.5)
 
     def test_long_context(self) -> None:
-        text = printed_on_ranks(self, 2, "examples/long_context.py",
-                                "--context", "256", "--steps", "2")
+        text = printed_by_example(2, "long_context.py", "--context", "256",
+                                  "--steps", "2")
         kept = [float(x) for x in re.findall(r": ([\d.]+) MiB", text)]
         self.assertEqual(len(kept), 4)
         self.assertEqual(kept, sorted(kept, reverse=True))
         self.assertLess(float(text.split()[-1]), 1e-4)
 
     def test_explain_llama(self) -> None:
-        text = printed(self, "-m", "planner.explain",
-                       "examples/explain_llama.py", "--mesh", "dp=4,tp=8")
-        self.assertIn("Llama on h100-sxm, dp=4 x tp=8", text)
-        self.assertIn("LlamaLayer x 32", text)
+        text = io.StringIO()
+        model = str(ROOT / "examples/explain_llama.py")
+        with contextlib.redirect_stdout(text):
+            self.assertEqual(explain([model, "--mesh", "dp=4,tp=8"]), 0)
+        self.assertIn("Llama on h100-sxm, dp=4 x tp=8", text.getvalue())
+        self.assertIn("LlamaLayer x 32", text.getvalue())
 
 
 class TestOnRanks(unittest.TestCase):
     """Examples whose ranks are forked instead of started by torchrun."""
 
-    def printed(self, ranks: int, name: str, *options: str) -> str:
-        return launch(ranks,
-                      run_example,
-                      name,
-                      *options,
-                      timeout_s=200,
-                      group_timeout_s=100)[0]
-
     def check_recipe(self, ranks: int, *options: str) -> None:
-        text = self.printed(ranks, "by_recipe.py", *options, "--steps", "3")
+        text = printed_by_example(ranks, "by_recipe.py", *options, "--steps",
+                                  "3")
         rows = re.findall(r"loss ([\d.]+)  alone ([\d.]+)", text)
         self.assertEqual(len(rows), 3)
         for ours, alone in rows:
@@ -86,14 +84,14 @@ class TestOnRanks(unittest.TestCase):
                 self.check_recipe(ranks, recipe)
 
     def test_draw(self) -> None:
-        text = self.printed(2, "by_recipe.py", "megatron", "--steps", "1",
-                            "--draw")
+        text = printed_by_example(2, "by_recipe.py", "megatron", "--steps",
+                                  "1", "--draw")
         self.assertEqual(text.count("all_reduce forward"), 2)
 
     @nightly
     def test_auto_or_manual(self) -> None:
-        text = self.printed(2, "auto_or_manual.py", "--steps", "1", "--width",
-                            "32", "--depth", "2")
+        text = printed_by_example(2, "auto_or_manual.py", "--steps", "1",
+                                  "--width", "32", "--depth", "2")
         rows = re.findall(r"([\d.]+) ms +([\d.]+) ms +([\d.]+) MiB", text)
         self.assertEqual(len(rows), 7)
         measured = [float(found) for _, found, _ in rows]
@@ -103,8 +101,8 @@ class TestOnRanks(unittest.TestCase):
     def test_fine_tune(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = str(Path(folder, "tuned"))
-            text = self.printed(2, "fine_tune.py", "--steps", "10", "--recipe",
-                                "fsdp", "--output", out)
+            text = printed_by_example(2, "fine_tune.py", "--steps", "10",
+                                      "--recipe", "fsdp", "--output", out)
             losses = [float(x) for x in re.findall(r"loss ([\d.]+)", text)]
             self.assertLess(losses[-1], losses[0] - 0.5)
             tuned = transformers.AutoModelForCausalLM.from_pretrained(out)
@@ -112,8 +110,8 @@ class TestOnRanks(unittest.TestCase):
             loss = tuned(input_ids=tokens, labels=tokens).loss.item()
             self.assertLess(loss, losses[0] - 0.5)
             # What was tuned can be tuned on, under another plan.
-            text = self.printed(2, "fine_tune.py", "--model", out, "--steps",
-                                "1", "--recipe", "megatron")
+            text = printed_by_example(2, "fine_tune.py", "--model", out,
+                                      "--steps", "1", "--recipe", "megatron")
             again = re.findall(r"loss ([\d.]+)", text)
             self.assertLess(float(again[0]), losses[0] - 0.5)
 
@@ -122,10 +120,11 @@ class TestOnRanks(unittest.TestCase):
         vit = ("width=64", "depth=2", "heads=4", "patch=8")
         for model, small in (("resnet18", ("width=16", )), ("vit-b16", vit)):
             with self.subTest(model), tempfile.TemporaryDirectory() as folder:
-                text = self.printed(2, "imagenet.py", folder, "--make",
-                                    "--model", model, "--size", "32",
-                                    "--batch", "16", "--epochs", "10", "--lr",
-                                    "0.01", "--overrides", *small)
+                text = printed_by_example(2, "imagenet.py", folder, "--make",
+                                          "--model", model, "--size", "32",
+                                          "--batch", "16", "--epochs", "10",
+                                          "--lr", "0.01", "--overrides",
+                                          *small)
                 rows = re.findall(r"loss ([\d.]+)  right ([\d.]+)%", text)
                 self.assertEqual(len(rows), 10)
                 self.assertLess(float(rows[-1][0]), float(rows[0][0]))

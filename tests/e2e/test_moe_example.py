@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import unittest
 
-from tests.e2e.programs import printed_on_ranks
+from tests.e2e.example_ranks import printed_by_example
 
 
 class TestMoe(unittest.TestCase):
 
     def test_two_ranks(self) -> None:
-        text = printed_on_ranks(self, 2, "examples/moe.py", "--steps", "6",
-                                "--compare", "4", "--context", "16")
+        text = printed_by_example(2, "moe.py", "--steps", "6", "--compare",
+                                  "4", "--context", "16")
         self.assertIn("on 2 ranks", text)
         for layer in (0, 1):
             found = re.search(rf"layers.{layer}: tokens \[(.*)\], the busiest",

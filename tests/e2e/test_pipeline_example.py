@@ -8,16 +8,15 @@ import unittest
 from pathlib import Path
 
 from planner.schedule.named import make_schedule
-from tests.e2e.programs import printed_on_ranks
+from tests.e2e.example_ranks import printed_by_example
 from tests.markers import nightly
 
 
 class TestPipelineExample(unittest.TestCase):
 
     def check(self, *options: str, bubble: str, ranks: int = 2) -> None:
-        text = printed_on_ranks(self, ranks, "examples/pipeline.py", "--steps",
-                                "3", "--width", "32", "--context", "16",
-                                *options)
+        text = printed_by_example(ranks, "pipeline.py", "--steps", "3",
+                                  "--width", "32", "--context", "16", *options)
         self.assertIn(f"bubble of equal stages: {bubble} %", text)
         rows = re.findall(r"loss ([\d.]+)  alone ([\d.]+)", text)
         self.assertEqual(len(rows), 3)
