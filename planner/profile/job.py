@@ -233,7 +233,7 @@ def _device(device_type: str | None, local_rank: int) -> torch.device:
         device_type = found.type if found is not None else "cpu"
     if device_type == "cpu":
         return torch.device("cpu")
-    count = int(torch.get_device_module(device_type).device_count())
+    count = _count(device_type)
     if local_rank >= count:
         raise ValueError(
             f"local rank {local_rank} needs a {device_type} device of its "
@@ -242,6 +242,16 @@ def _device(device_type: str | None, local_rank: int) -> torch.device:
     device = torch.device(device_type, local_rank)
     torch.accelerator.set_device_index(local_rank)
     return device
+
+
+def _count(device_type: str) -> int:
+    """Devices of a kind that this host shows."""
+    try:
+        return int(torch.get_device_module(device_type).device_count())
+    except (AttributeError, RuntimeError):
+        raise ValueError(
+            f"PyTorch has no devices of type {device_type!r} here; pass "
+            "--device cpu or that of an accelerator") from None
 
 
 def _backend(device: torch.device) -> str:

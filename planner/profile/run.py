@@ -112,7 +112,11 @@ def profile(job: Job,
         device = fit_device(outcome.known, facts)
         cluster = fit_cluster(unfitted_cluster(name, device, job.hosts),
                               outcome.known)
-        _write(path, to_yaml(cluster))
+        try:
+            _write(path, to_yaml(cluster))
+        except OSError as error:
+            raise ValueError(f"{path} can't be written ({error}); what was "
+                             "measured is kept, pass another --out") from error
         return cluster
 
     # Ranks may round differently; the first one's numbers are everybody's.

@@ -148,6 +148,22 @@ class TestCommand(_InFolder):
         with mock.patch.object(measure, "clock_of", side_effect=full):
             self.assertEqual(self._run(), (2, "", "error: out of memory\n"))
 
+    def test_a_kind_of_device_that_is_none(self) -> None:
+        for name in ("bogus", "meta"):
+            self.assertEqual(
+                self._run("--device", name),
+                (2, "", f"error: PyTorch has no devices of type '{name}' here;"
+                 " pass --device cpu or that of an accelerator\n"))
+
+    def test_a_file_that_cannot_be_written(self) -> None:
+        inside = self.folder / "file"
+        inside.touch()
+        path = inside / "mine.yaml"
+        code, _, err = self._run("--budget-s", "5", "--out", str(path))
+        self.assertEqual(code, 2)
+        self.assertIn(f"error: {path} can't be written", err)
+        self.assertIn("what was measured is kept, pass another --out", err)
+
     def test_out_and_name(self) -> None:
         path = self.folder / "mine.yaml"
         self._run("--budget-s", "5", "--out", str(path), "--name", "mine")
