@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from planner.candidate import Candidate
 from planner.cluster.spec import ClusterSpec
-from planner.cost.analytic.configurations import (ALTERNATE, DDP, FIRST, FSDP,
-                                                  FULL, OWN, SELECTIVE,
+from planner.cost.analytic.configurations import (ALTERNATE, DDP, DUALPIPEV,
+                                                  FIRST, FSDP, FULL, GPIPE,
+                                                  OWN, SELECTIVE, ZBH1, ZBV,
                                                   Configurations)
 from planner.ir.mesh import MeshSpec
 from planner.planning import Planning
@@ -147,6 +148,16 @@ def _cuts(case: Case) -> tuple[str, ...]:
     return tuple(f"layers.{each * n}" for n in range(1, units))
 
 
+def _schedule(plan: Configurations) -> str:
+    several = plan.chunks > 1
+    return {
+        GPIPE: "loopedbfs" if several else "gpipe",
+        ZBH1: "zbh1",
+        ZBV: "zbv",
+        DUALPIPEV: "dualpipev"
+    }.get(plan.schedule, "interleaved1f1b" if several else "1f1b")
+
+
 def _in_parts(plan: Configurations) -> bool:
     return bool(plan.pp > 1 or plan.num_microbatches > 1)
 
@@ -164,9 +175,9 @@ def _recipe(case: Case) -> Recipe:
     }
     chosen = [parts[n] for n in sizes.names if n != "pp"]
     if _in_parts(plan):
-        chosen.append(RECIPES["pipeline"](
-            schedule="interleaved1f1b" if plan.chunks > 1 else "1f1b",
-            microbatches=int(plan.num_microbatches),
-            chunks=int(plan.chunks),
-            cuts=_cuts(case)))
+        chosen.append(RECIPES["pipeline"](schedule=_schedule(plan),
+                                          microbatches=int(
+                                              plan.num_microbatches),
+                                          chunks=int(plan.chunks),
+                                          cuts=_cuts(case)))
     return functools.reduce(lambda a, b: a * b, chosen)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
-                                                  NONE, SELECTIVE, ZERO1,
-                                                  ZERO2, Configurations)
+from planner.cost.analytic.configurations import (ALTERNATE, DDP, DUALPIPEV,
+                                                  FLUSH, FSDP, FULL, GPIPE,
+                                                  NONE, SELECTIVE, ZBH1, ZBV,
+                                                  ZERO1, ZERO2, Configurations)
 from scripts.published.case import Unreadable
 from scripts.published.frameworks import is_plain
 from scripts.published.recipes import repeats_a_layer
@@ -25,6 +27,19 @@ _SHARDING = {
     "fsdp": FSDP
 }
 _RECOMPUTE = {"none": NONE, "selective": SELECTIVE, "full": FULL}
+_FLUSH = ("", "none", "1f1b", "1f1binterleaved", "interleaved1f1b",
+          "interleaved", "pipedreamflush", "virtualpipeline", "vpp")
+_SCHEDULES = {
+    "gpipe": GPIPE,
+    "afab": GPIPE,
+    "allforwardallbackward": GPIPE,
+    "loopedbfs": GPIPE,
+    "zbh1": ZBH1,
+    "zb1p": ZBH1,
+    "zbv": ZBV,
+    "zbvzerobubble": ZBV,
+    "dualpipev": DUALPIPEV
+}
 _MOST_DEVICES = 10**6
 _NODE = 8
 _RELEASE_NODES = 8
@@ -102,6 +117,7 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str, gated: bool,
         raise Unreadable(f"ep {parallel['ep']} does not fit a stage of "
                          f"{tp * cp * dp} devices")
     micro, count = _batches(row, dp, seq)
+    schedule = _schedule(row, pp)
     recent = preset.startswith(_RECENT)
     sharding = _sharding(parallel, _usual_sharding(row, recent))
     stated = parallel.get("sequence_parallel")
@@ -112,7 +128,8 @@ def plan_of(row: Mapping[str, Any], *, devices: int, preset: str, gated: bool,
         pp=pp,
         ep=_axis(parallel, "ep"),
         expert_tp=_expert_tp(parallel, tp),
-        chunks=_chunks(row, pp),
+        chunks=_chunks(row, pp, schedule),
+        schedule=schedule,
         micro_batch=micro,
         num_microbatches=count,
         sequence_parallel=bool(recent if stated is None else stated)
@@ -174,9 +191,22 @@ def _expert_tp(parallel: Mapping[str, Any], tp: int) -> int:
     return tp
 
 
-def _chunks(row: Mapping[str, Any], pp: int) -> int:
+def _schedule(row: Mapping[str, Any], pp: int) -> int:
+    """As stated; without stages there is none."""
+    stated = row.get("schedule")
+    word = re.sub(r"[^a-z0-9]", "", str(stated or "").lower())
+    if pp == 1 or word in _FLUSH:
+        return FLUSH
+    if word not in _SCHEDULES:
+        raise Unreadable(f"schedule {stated!r} is not modelled")
+    return _SCHEDULES[word]
+
+
+def _chunks(row: Mapping[str, Any], pp: int, schedule: int) -> int:
     if pp == 1:
         return 1
+    if schedule in (ZBV, DUALPIPEV):
+        return 2
     return int(row["parallel"].get("vpp") or 1)
 
 

@@ -17,8 +17,6 @@ _WHOLE = ("int4", "int8", "uint8")
 _OTHERS = re.compile("mamba|jamba|zamba|rwkv|hyena|retnet|"
                      "nemotron[ _-]?[3h](?![a-z0-9])")
 """Names of models with layers of state spaces."""
-_SCHEDULES = ("", "none", "1f1b", "1f1binterleaved", "interleaved1f1b",
-              "interleaved", "pipedreamflush", "virtualpipeline", "vpp")
 _ENDS = 2
 """Embedding and loss: stages that need no layer."""
 
@@ -41,10 +39,6 @@ def refuse(row: Mapping[str, Any]) -> None:
     name = str(row["model"].get("name"))
     if _OTHERS.search(name.lower()):
         raise Unreadable(f"{name}: state space layers are not modelled")
-    schedule = row.get("schedule")
-    if (int(row["parallel"].get("pp") or 1) > 1
-            and _plain(str(schedule)) not in _SCHEDULES):
-        raise Unreadable(f"schedule {schedule!r} is not modelled")
 
 
 def check_stages(model: Transformer, plan: Configurations) -> None:
@@ -58,8 +52,3 @@ def check_stages(model: Transformer, plan: Configurations) -> None:
     if stages > model.layers + _ENDS:
         raise Unreadable(f"{int(model.layers)} layers do not make {stages} "
                          "stages")
-
-
-def _plain(text: str) -> str:
-    """Letters and digits alone."""
-    return re.sub(r"[^a-z0-9]", "", text.lower())

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "ALTERNATE", "Configurations", "DDP", "FIRST", "FSDP", "FULL", "NONE",
-    "OWN", "SECOND", "SELECTIVE", "ZERO1", "ZERO2"
+    "ALTERNATE", "Configurations", "DDP", "DUALPIPEV", "FIRST", "FLUSH",
+    "FSDP", "FULL", "GPIPE", "NONE", "OWN", "SECOND", "SELECTIVE", "ZBH1",
+    "ZBV", "ZERO1", "ZERO2"
 ]
 
 Number = Any
@@ -17,6 +18,7 @@ Number = Any
 DDP, ZERO1, ZERO2, FSDP = range(4)
 NONE, SELECTIVE, FULL, ALTERNATE = range(4)
 FIRST, SECOND, OWN = range(3)
+FLUSH, GPIPE, ZBH1, ZBV, DUALPIPEV = range(5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,10 @@ class Configurations:
         Ranks of tp that divide each expert; the others hold more experts.
     chunks : int
         Virtual stages on each pipeline rank.
+    schedule : int
+        Of the pipeline: ``FLUSH`` (1F1B, interleaved where there are several
+        chunks), ``GPIPE`` (all forwards before the first backward), ``ZBH1``,
+        or ``ZBV`` and ``DUALPIPEV``, of two chunks.
     micro_batch, num_microbatches : int
         Sequences that one rank of dp takes at once, and how many times.
     sequence_parallel : bool
@@ -140,6 +146,7 @@ class Configurations:
     ep: Number = 1
     expert_tp: Number = 1
     chunks: Number = 1
+    schedule: Number = FLUSH
     micro_batch: Number = 1
     num_microbatches: Number = 1
     sequence_parallel: Number = False

@@ -10,13 +10,13 @@ import numpy as np
 from planner.cost.analytic.configurations import (ALTERNATE, FSDP, FULL, NONE,
                                                   ZERO1, ZERO2, Configurations)
 from planner.cost.analytic.operators import ELEMENT_BYTES
+from planner.cost.analytic.pipeline import in_flight
 from planner.cost.analytic.shares import (expert_parameters, expert_replicas,
                                           layer_parameters, stage_layers)
 from planner.cost.analytic.transformer import Transformer
 
 __all__ = [
-    "StepMemory", "in_flight", "layer_activation_bytes", "reserved_bytes",
-    "step_memory"
+    "StepMemory", "layer_activation_bytes", "reserved_bytes", "step_memory"
 ]
 
 Number = Any
@@ -141,20 +141,6 @@ def _held_parameters(model: Transformer, plan: Configurations) -> Number:
     one = np.equal(plan.pp, 1)
     tables = np.where(one & ~tied, 2, 1)
     return layers + tables * model.embedding_parameters / plan.tp
-
-
-def in_flight(plan: Configurations, last_stage: bool | Number) -> Number:
-    """Micro-batches whose activations a stage holds at once, in stages.
-
-    1F1B holds as many as there are stages behind it and itself;
-    interleaved stages ``1 + (p - 1) / (p v)`` times that in the first
-    stage (Korthikanti et al. 2022, arXiv 2205.05198), and in the last,
-    where the warm-up is ``(v - 1) p`` chunks long, ``((v - 1) p + 1) / v``.
-    """
-    pp, chunks = plan.pp, plan.chunks
-    first = pp * np.where(chunks > 1, 1 + (pp - 1) / (pp * chunks), 1.0)
-    last = np.where(chunks > 1, ((chunks - 1) * pp + 1) / chunks, 1.0)
-    return np.minimum(np.where(last_stage, last, first), plan.num_microbatches)
 
 
 def layer_activation_bytes(model: Transformer, plan: Configurations) -> Number:

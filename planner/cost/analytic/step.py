@@ -15,13 +15,13 @@ from planner.cost.analytic.ends import embedding, head
 from planner.cost.analytic.hardware import Hardware
 from planner.cost.analytic.layers import alternate, dense_layer, expert_layer
 from planner.cost.analytic.operators import ELEMENT_BYTES, Operator
+from planner.cost.analytic.pipeline import pipeline_time_s
 from planner.cost.analytic.shares import (layer_parameters, stage_layers,
                                           stage_parameters)
 from planner.cost.analytic.state import accumulation_s, optimizer_s
 from planner.cost.analytic.transformer import Transformer
 from planner.cost.experts import COUNT_BYTES
 from planner.cost.queue import queued_s
-from planner.schedule.estimate import estimate
 
 __all__ = ["StepTime", "step_time"]
 
@@ -101,21 +101,14 @@ def step_time(model: Transformer, plan: Configurations,
         parts.even,
         queued_s(ends_s + end_sums_s,
                  parts.end_calls() * parts.dispatch_s, order), 0.0)
-    pipeline = estimate("interleaved1f1b",
-                        ranks=plan.pp,
-                        microbatches=count,
-                        chunks=plan.chunks,
-                        forward_s=stage_s / plan.chunks,
-                        input_s=0.0,
-                        weight_s=0.0,
-                        p2p_s=parts.send_s())
+    pipeline_s = pipeline_time_s(plan, stage_s, parts.send_s())
     return StepTime(compute_s=count * (layer_s + ends_s),
                     host_s=plan.step_host_s + count *
                     (stage_s - device_s + end_queue_s - ends_s - end_sums_s),
                     tensor_s=count * (tensor_s + end_sums_s),
                     context_s=count * context_s,
                     expert_s=count * expert_s,
-                    pipeline_s=pipeline.time_s - count * stage_s,
+                    pipeline_s=pipeline_s - count * stage_s,
                     data_s=parts.data_s(stage_s),
                     optimizer_s=optimizer_s(model, plan, hardware.rates))
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
-from planner.cost.analytic.configurations import (DDP, FSDP, FULL, NONE,
-                                                  SELECTIVE, ZERO1, ZERO2)
+from planner.cost.analytic.configurations import (DDP, DUALPIPEV, FLUSH, FSDP,
+                                                  FULL, GPIPE, NONE, SELECTIVE,
+                                                  ZBH1, ZBV, ZERO1, ZERO2)
 from scripts.published.case import Unreadable
 from scripts.published.hardware import preset_of
 from scripts.published.read import read_case
@@ -78,6 +79,15 @@ class TestWords(unittest.TestCase):
             parallel = {"tp": 2, "pp": 1, "dp": 4, "sharding": word}
             self.assertEqual(
                 read_case(row(parallel=parallel)).plan.sharding, sharding)
+
+    def test_schedules(self) -> None:
+        for word, schedule, chunks in (("1F1B-interleaved", FLUSH,
+                                        1), ("PipeDream-flush", FLUSH, 1),
+                                       ("GPipe", GPIPE, 1), ("ZB-H1", ZBH1, 1),
+                                       ("zbv", ZBV, 2), ("DualPipeV",
+                                                         DUALPIPEV, 2)):
+            plan = read_case(row(schedule=word)).plan
+            self.assertEqual((plan.schedule, plan.chunks), (schedule, chunks))
 
     def test_what_is_recomputed_has_several_names(self) -> None:
         for word, recompute in ((True, FULL), (False, NONE),

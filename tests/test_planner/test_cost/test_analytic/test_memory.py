@@ -6,7 +6,7 @@ import unittest
 from planner.cost.analytic.configurations import (ALTERNATE, DDP, FSDP, FULL,
                                                   NONE, ZERO1, ZERO2,
                                                   Configurations)
-from planner.cost.analytic.memory import (in_flight, layer_activation_bytes,
+from planner.cost.analytic.memory import (layer_activation_bytes,
                                           reserved_bytes, step_memory)
 from planner.cost.analytic.shares import stage_parameters
 from planner.cost.analytic.transformer import Transformer
@@ -44,16 +44,6 @@ class TestActivations(unittest.TestCase):
                 _gpt(), Configurations(tp=tp, sequence_parallel=tp > 1)))
                      for tp in (1, 4))
         self.assertAlmostEqual(one / four, 4)
-
-    def test_micro_batches_in_flight(self) -> None:
-        plan = Configurations(pp=4, num_microbatches=16)
-        self.assertEqual(float(in_flight(plan, False)), 4)
-        self.assertEqual(float(in_flight(plan, True)), 1)
-        divided = Configurations(pp=4, chunks=2, num_microbatches=16)
-        # Korthikanti et al.: 1 + (p - 1) / (p v) times as much.
-        self.assertEqual(float(in_flight(divided, False)), 4 * (1 + 3 / 8))
-        few = Configurations(pp=4, num_microbatches=2)
-        self.assertEqual(float(in_flight(few, False)), 2)
 
 
 class TestState(unittest.TestCase):
