@@ -7,6 +7,7 @@ imported this file: it spares each of them four to five seconds.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import threading
 import warnings
@@ -44,3 +45,6 @@ load(_NAMES)
 # Its own lock is a semaphore of the system, which a rank that is killed, or
 # ends without ado, would leave behind.
 tqdm.set_lock(threading.RLock())
+# Collections in the forks then look at what a fork itself made.
+gc.collect()
+gc.freeze()

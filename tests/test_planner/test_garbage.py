@@ -10,6 +10,10 @@ class FewCollections(unittest.TestCase):
 
     def setUp(self):
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        if gc.get_freeze_count():
+            # As the preloaded modules of the tests are.
+            gc.unfreeze()
+            self.addCleanup(gc.freeze)
 
     def test_thresholds_and_frozen_objects_are_as_before_after_an_error(self):
         before, frozen = gc.get_threshold(), gc.get_freeze_count()
