@@ -31,6 +31,7 @@ from typing import Any
 __all__ = ["Outcomes", "main", "test_modules"]
 
 ROOT = Path(__file__).resolve().parent
+LONG = ("test_loop.py", "test_ring_attention.py")
 OURS = r"(planner|passes|scaletorch|scripts|tests|examples)(\.|$)"
 
 
@@ -97,13 +98,15 @@ class Job:
 
 def test_modules(paths: Sequence[str]) -> list[str]:
     """Dotted names of the test modules at or below `paths`, end-to-end
-    tests first because they take longest."""
+    tests and `LONG` files first because they take longest."""
     found: set[Path] = set()
     for path in map(Path, paths or ["tests"]):
         path = (ROOT / path).resolve()
         files = path.rglob("test_*.py") if path.is_dir() else [path]
         found.update(file.relative_to(ROOT) for file in files)
-    ordered = sorted(found, key=lambda p: ("e2e" not in p.parts, p))
+    ordered = sorted(found,
+                     key=lambda p:
+                     ("e2e" not in p.parts and p.name not in LONG, p))
     return [".".join(path.with_suffix("").parts) for path in ordered]
 
 

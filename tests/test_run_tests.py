@@ -156,6 +156,9 @@ class TestModules(unittest.TestCase):
                          ["tests.test_golden"])
         end_to_end = [".e2e." in name for name in found]
         self.assertEqual(end_to_end, sorted(end_to_end, reverse=True))
+        second = found[sum(end_to_end):][:len(run_tests.LONG)]
+        self.assertEqual({f"{name.split('.')[-1]}.py"
+                          for name in second}, set(run_tests.LONG))
 
 
 if __name__ == "__main__":
