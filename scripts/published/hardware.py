@@ -41,6 +41,9 @@ _LACKING = tuple(
                           (r"V100(?!\d).*PCI", "a V100 on PCI Express"),
                           (r"H100(?!\d).*\bNVL\b", "an H100 NVL")))
 
+_PORTS = {"EDR": 100, "HDR": 200, "NDR": 400, "XDR": 800}
+"""Gb/s of InfiniBand by generation."""
+
 
 def preset_of(gpu: str) -> str:
     """The preset of the devices that a row names.
@@ -90,6 +93,9 @@ def _stated_rate(text: str, node: int) -> float | None:
     several = re.search(r"(\d+) ?[x×] ?(?:[A-Za-z]+ )*?(\d+) ?Gb", text)
     if several:
         return int(several[1]) * int(several[2]) * 1e9 / 8 / node
+    ports = re.search(r"(\d+) ?[x×] ?(EDR|HDR|NDR|XDR)", text)
+    if ports:
+        return int(ports[1]) * _PORTS[ports[2]] * 1e9 / 8 / node
     each = re.search(r"(\d+) Gb/s.*per GPU", text)
     if each:
         return int(each[1]) * 1e9 / 8
@@ -97,6 +103,10 @@ def _stated_rate(text: str, node: int) -> float | None:
         r"(\d+) ?(?:Gbps|Gbit/s|Gb/s|GbE)(?: node| Ethernet|.*per node)", text)
     if whole:
         return int(whole[1]) * 1e9 / 8 / node
+    cloud = re.search(r"([\d.]+) ?(G|T)b", text) if "EFA" in text else None
+    if cloud:  # a node's network adapters together
+        unit = 1e9 if cloud[2] == "G" else 1e12
+        return float(cloud[1]) * unit / 8 / node
     if "Omni-Path" in text:
         return 4 * 100e9 / 8 / node
     return None

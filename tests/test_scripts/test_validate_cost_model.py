@@ -79,6 +79,15 @@ class TestCommand(unittest.TestCase):
         found = json.loads(_run("--json", "--source", "oth*", rows=rows))
         self.assertEqual([entry["id"] for entry in found], ["c"])
 
+    def test_numbers_of_rows_are_positive(self) -> None:
+        for option in ("--limit", "--every"):
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err), \
+                    self.assertRaises(SystemExit):
+                _run(option, "0", rows=[row()])
+            self.assertIn(f"{option} must be at least 1, got 0",
+                          err.getvalue())
+
     def test_files_that_are_no_rows_are_named(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, text in (("mapping.yaml", "a: 1"), ("empty.yaml", ""),
