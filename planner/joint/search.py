@@ -287,24 +287,32 @@ class JointSearch:
     def _alone(self, cell: Cell) -> dict[str, ProgramLayout | None]:
         """Layouts over its axes alone, where they are known."""
         return {
-            n: self.laid_out.get(part)
+            n: self._nearest(part)
             for part in self.bounds.parts.alone(cell)
             for n in ("ep", "cp", "tp") if getattr(part, n) > 1
         }
 
     def _like(self, cell: Cell) -> ProgramLayout | None:
-        """Layouts over the same axes for the most similar rows, where they
-        are known."""
+        """Layouts over the same axes for other rows, where they are known."""
+        return self._nearest(cell, cell.apart)
+
+    def _nearest(self,
+                 cell: Cell,
+                 apart: int | None = None) -> ProgramLayout | None:
+        """Layouts over the same axes for the most similar rows, and links or
+        those of an `apart`."""
         known = {
-            c.rows: layout
+            (c.rows, c.apart): layout
             for c, layout in self.laid_out.items()
-            if layout and c._replace(rows=cell.rows) == cell
+            if layout and c._replace(rows=cell.rows, apart=cell.apart) == cell
+            and apart in (None, c.apart)
         }
         if not known:
             return None
         return known[min(known,
-                         key=lambda n:
-                         (max(n, cell.rows) // min(n, cell.rows), -n))]
+                         key=lambda k:
+                         (max(k[0], cell.rows) // min(k[0], cell.rows), k[1] !=
+                          cell.apart, -k[0], k[1]))]
 
     def price(self, point: Point, scores: CellScores) -> Candidate | None:
         """The combination laid out, priced and simulated."""

@@ -10,6 +10,7 @@ exact price of the full layouts.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 
@@ -19,13 +20,14 @@ from planner.search.draft import AxisProblem, Draft
 from planner.search.factors import Solution
 from planner.search.readback import read_back
 from planner.search.solve import solve
-from planner.search.unmoved import may_stay
+from planner.search.unmoved import unmoved_value
 from planner.search.unrolled import iterations
 from planner.search.variables import add_variables
 
 __all__ = ["AxisProblem", "draft_of", "solve_axis"]
 
 _SHARE = 0.1
+_ROUNDING = 1e-12  # relative
 _TOLERANCE = 1e-3
 """By what part of its compute layouts whose graph is too wide to eliminate
 may take longer than the best."""
@@ -57,13 +59,16 @@ def solve_axis(problem: AxisProblem) -> tuple[ProgramLayout, Solution]:
     """
     draft = draft_of(problem)
     graph = draft.graph()
-    relax = problem.tolerance > 0.0
+    slack_s = problem.tolerance * draft.compute_s
     solution = solve(graph,
-                     slack=(problem.tolerance if relax else _TOLERANCE) *
-                     draft.compute_s,
-                     relax=relax,
+                     slack=slack_s or _TOLERANCE * draft.compute_s,
+                     relax=slack_s > 0.0,
                      time_limit_s=_share_of_time_s(problem),
                      alike=functools.partial(iterations, problem, draft))
-    if may_stay(problem, draft, graph, solution):
-        return problem.layout, solution
+    # Of assignments that cost the same, which one a solver gives hangs on the
+    # last digits of its sums; layouts of similar problems stay alike.
+    now_s = unmoved_value(problem, draft, graph)
+    enough_s = solution.value + _ROUNDING * abs(solution.value)
+    if now_s <= max(enough_s, solution.bound + slack_s):
+        return problem.layout, dataclasses.replace(solution, value=now_s)
     return read_back(problem, draft, solution.assignment), solution

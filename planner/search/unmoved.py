@@ -1,9 +1,4 @@
-"""Whether layouts may stay over one axis as they are.
-
-Of assignments that cost the same, which one a solver gives hangs on the last
-digits of its sums. Layouts that none is better than are kept, so that those of
-similar problems stay alike.
-"""
+"""What layouts cost over one axis as they are."""
 
 from __future__ import annotations
 
@@ -13,18 +8,16 @@ from planner.ir.layout import Placement
 from planner.rules.registry import Option
 from planner.search.domain import CallDomain
 from planner.search.draft import AxisProblem, Draft
-from planner.search.factors import FactorGraph, Solution
+from planner.search.factors import FactorGraph
 from planner.search.placed import Numbers, numbered
 from planner.search.tables import Array
 
-__all__ = ["may_stay"]
-
-_ROUNDING = 1e-12  # relative
+__all__ = ["unmoved_value"]
 
 
-def may_stay(problem: AxisProblem, draft: Draft, graph: FactorGraph,
-             best: Solution) -> bool:
-    """Whether the layouts as they are cost no more than the best.
+def unmoved_value(problem: AxisProblem, draft: Draft,
+                  graph: FactorGraph) -> float:
+    """What the layouts cost as they are; inf where they are no choice.
 
     Parameters
     ----------
@@ -33,14 +26,12 @@ def may_stay(problem: AxisProblem, draft: Draft, graph: FactorGraph,
         Of the problem.
     graph : FactorGraph
         Of the draft.
-    best : Solution
-        Of the graph.
     """
     states = dict(_states(problem, draft))
     if min(states.values(), default=0) < 0:
-        return False
+        return float("inf")
     _add_copies(graph, states)
-    return graph.value(states) <= best.value + _ROUNDING * abs(best.value)
+    return graph.value(states)
 
 
 def _states(problem: AxisProblem, draft: Draft) -> Iterator[tuple[str, int]]:
