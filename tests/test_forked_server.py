@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sys
 import unittest
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from tests.forked_server import fork_server
@@ -17,10 +18,15 @@ def tell(end: Connection, number: int) -> None:
 class TestForkServer(unittest.TestCase):
 
     def setUp(self) -> None:
-        # Nothing else in this module's process may have started a server.
+        # Another may have been started, and would have nothing of this.
+        self.stop()
+        self.addCleanup(self.stop)
         sys.modules["tests.marked"] = sys
         self.addCleanup(sys.modules.pop, "tests.marked")
         fork_server()
+
+    def stop(self) -> None:
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
     def ran(self, target: object, *args: object) -> tuple[int, bool, int]:
         context = multiprocessing.get_context("forkserver")
