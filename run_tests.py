@@ -232,6 +232,7 @@ def _prepare(modules: Sequence[str], options: argparse.Namespace,
     """Set what the processes inherit."""
     # A profile of this machine must not decide what tests plan for.
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    os.environ["SCALETORCH_CLUSTER"] = "cpu-gloo"
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     if options.nightly:

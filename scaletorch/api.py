@@ -91,10 +91,12 @@ def auto_parallelize(
     cluster : str, Path or ClusterSpec, optional
         Preset name or YAML file; ``"local"``: the profile of this machine
         that ``python -m planner.profile`` has made; ``"profile"``: make it
-        now, briefly; None: the profile if there is one, else the preset
-        nearest to the devices we run on. Of a profile that is there some
-        kernels are measured again, for a second, and it is scaled where the
-        machine is now clearly faster or slower.
+        now, briefly; None: what the environment's ``SCALETORCH_CLUSTER``
+        names, else the profile, which is made now where there is none and a
+        plan is searched; where that can't be, the preset nearest to the
+        devices we run on. Of a profile that is there some kernels are
+        measured again, for a second, and it is scaled where the machine is
+        now clearly faster or slower.
     plan : Plan, Recipe, str or Path, optional
         Run exactly this, without a search.
     constraints : optional
@@ -140,7 +142,7 @@ def auto_parallelize(
     """
     devices, flat = device_mesh(mesh)
     agreement = Agreement(devices)
-    spec = agreed_cluster(cluster, devices, agreement)
+    spec = agreed_cluster(cluster, devices, agreement, measure=plan is None)
     with agreement.together("planning"):
         _check_options(plan, optimizer, memory_limit_bytes, tune)
         _check_objective(objective, global_batch, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from scaletorch.mesh import mesh_device
 from scaletorch.runtime.agree import Agreement
 
 __all__ = [
-    "PROFILE", "agreed_cluster", "at_machines_pace", "cluster_of",
-    "found_cluster", "profiled_cluster"
+    "PROFILE", "VARIABLE", "agreed_cluster", "at_machines_pace", "cluster_of",
+    "profiled_cluster"
 ]
 
 # The first part that is in the device's name decides.
@@ -40,6 +41,8 @@ _BY_NAME = (("GB300", "gb300-nvl72"), ("GB200", "gb200-nvl72"), ("B300",
 
 PROFILE = "profile"
 """What asks for a short profile of the machine before planning."""
+VARIABLE = "SCALETORCH_CLUSTER"
+"""Of the environment: names the cluster where none is given."""
 _BRIEFLY_S = 20.0
 _SIMULATED = ("threaded", "fake")
 """Backends whose ranks are no processes."""
@@ -48,7 +51,8 @@ _LOGGER = logging.getLogger("scaletorch")
 
 
 def agreed_cluster(cluster: str | Path | ClusterSpec | None,
-                   devices: DeviceMesh, agreement: Agreement) -> ClusterSpec:
+                   devices: DeviceMesh, agreement: Agreement, *,
+                   measure: bool) -> ClusterSpec:
     """The cluster that all ranks plan for, at the machine's pace of now.
 
     All ranks of the mesh call this together.
@@ -56,10 +60,12 @@ def agreed_cluster(cluster: str | Path | ClusterSpec | None,
     Parameters
     ----------
     cluster : str, Path, ClusterSpec or None
-        As of `cluster_of`; ``"profile"`` measures.
     devices : DeviceMesh
     agreement : Agreement
         Of the ranks of that mesh.
+    measure : bool
+        Whether the machine is profiled, briefly, where no cluster is named
+        and it has no profile.
 
     Raises
     ------
@@ -67,19 +73,64 @@ def agreed_cluster(cluster: str | Path | ClusterSpec | None,
         When nothing is known under the name, or of the device; when only
         another rank failed, RuntimeError.
     """
+    cluster = _named(cluster)
+    if cluster is None:
+        return _unnamed(devices, agreement, measure=measure)
     with agreement.together("finding the cluster"):
-        if cluster is None:
-            spec = found_cluster(devices, tell=agreement.is_first)
-        elif cluster == PROFILE:
-            spec = profiled_cluster(devices)
-        else:
-            spec = cluster_of(cluster, devices.size(), devices.device_type)
-    if cluster not in (None, LOCAL):
-        return spec
-    # Hosts have caches of their own.
+        spec = (profiled_cluster(devices) if cluster == PROFILE else
+                cluster_of(cluster, devices.size(), devices.device_type))
+    return (spec if cluster != LOCAL else _paced(spec, devices, agreement))
+
+
+def _named(
+    cluster: str | Path | ClusterSpec | None
+) -> str | Path | ClusterSpec | None:
+    """What is given, else what the environment names."""
+    return cluster if cluster is not None else os.environ.get(VARIABLE) or None
+
+
+def _paced(spec: ClusterSpec, devices: DeviceMesh,
+           agreement: Agreement) -> ClusterSpec:
+    """The first rank's, at the pace of now: hosts have caches of their own."""
     return at_machines_pace(agreement.first(spec),
                             devices,
                             tell=agreement.is_first)
+
+
+def _unnamed(devices: DeviceMesh, agreement: Agreement, *,
+             measure: bool) -> ClusterSpec:
+    """The profile of this machine, made now where there is none and all can
+    take part in it, else a preset; says which."""
+    with agreement.together("finding the cluster"):
+        found = _found(devices.size(), devices.device_type)
+    found, tell = agreement.first(found), agreement.is_first
+    if found.path is not None:
+        if tell:
+            _LOGGER.info(
+                "cluster was not given: planning for the profile of this "
+                "machine in %s", found.path)
+        return _paced(found.spec, devices, agreement)
+    problem = found.problem
+    if measure and not _why_not_measured(devices):
+        if tell:
+            _LOGGER.info(
+                "cluster was not given, and there is no profile of this "
+                "machine: measuring it for at most %d s, once (kept in %s)",
+                _BRIEFLY_S, cache_folder())
+        try:
+            with agreement.together("profiling the machine"):
+                return profiled_cluster(devices)
+        except Exception as error:
+            problem = f"measuring the machine failed ({error})"
+    if tell:
+        what_to_do = problem or (
+            f"for a better prediction run {PROFILE_COMMAND} once, or pass "
+            f"cluster= (\"{PROFILE}\", a preset or a YAML file)")
+        warnings.warn(
+            "cluster was not given: planning for the preset "
+            f"{found.spec.name}; {what_to_do}",
+            stacklevel=4)
+    return found.spec
 
 
 def cluster_of(cluster: str | Path | ClusterSpec | None, world_size: int,
@@ -89,7 +140,8 @@ def cluster_of(cluster: str | Path | ClusterSpec | None, world_size: int,
     Parameters
     ----------
     cluster : str, Path, ClusterSpec or None
-        None: the cached profile of this machine, else a preset.
+        None: what the environment's ``SCALETORCH_CLUSTER`` names, else the
+        cached profile of this machine, else a preset.
         ``"local"`` and ``"profile"``: the cached profile.
     world_size : int
         Devices that are needed.
@@ -101,6 +153,7 @@ def cluster_of(cluster: str | Path | ClusterSpec | None, world_size: int,
     ValueError
         When nothing is known under the name, or of the device.
     """
+    cluster = _named(cluster)
     if cluster is None:
         return _found(world_size, device_type).spec
     if cluster in (LOCAL, PROFILE):
@@ -149,31 +202,6 @@ def _found(world_size: int, device_type: str) -> _Found:
     return _Found(spec=_large_enough(preset, world_size), problem=problem)
 
 
-def found_cluster(devices: DeviceMesh, *, tell: bool) -> ClusterSpec:
-    """The cluster to plan for where none was named.
-
-    Parameters
-    ----------
-    devices : DeviceMesh
-    tell : bool
-        Whether to log that a profile is used, or warn that a preset is.
-    """
-    found = _found(devices.size(), devices.device_type)
-    if found.path is not None and tell:
-        _LOGGER.info(
-            "cluster was not given: planning for the profile of this "
-            "machine in %s", found.path)
-    elif tell:
-        what_to_do = found.problem or (
-            f"for a better prediction run {PROFILE_COMMAND} once, or pass "
-            f"cluster= (\"{PROFILE}\", a preset or a YAML file)")
-        warnings.warn(
-            "cluster was not given: planning for the preset "
-            f"{found.spec.name}; {what_to_do}",
-            stacklevel=4)
-    return found.spec
-
-
 def profiled_cluster(devices: DeviceMesh) -> ClusterSpec:
     """Profile the machine briefly, with all ranks, and keep the profile.
 
@@ -189,19 +217,26 @@ def profiled_cluster(devices: DeviceMesh) -> ClusterSpec:
     ValueError
         When the mesh is a part of the job, or its ranks are simulated.
     """
-    if devices.size() != dist.get_world_size():
-        raise ValueError(
-            f"cluster=\"{PROFILE}\" measures with every rank of the job, but "
-            f"the mesh has {devices.size()} of {dist.get_world_size()}; run "
-            f"{PROFILE_COMMAND} before, or pass a mesh of all ranks")
-    if dist.get_backend() in _SIMULATED:
-        raise ValueError(f"cluster=\"{PROFILE}\" would measure simulated "
-                         "ranks; start real processes, or name a cluster")
+    problem = _why_not_measured(devices)
+    if problem:
+        raise ValueError(f"cluster=\"{PROFILE}\" {problem}")
     job = Job(mesh_device(devices))
     try:
         return profile(job, budget_s=_BRIEFLY_S).cluster
     finally:
         job.leave()
+
+
+def _why_not_measured(devices: DeviceMesh) -> str:
+    """Why a mesh's ranks can't profile the machine; empty if they can."""
+    if devices.size() != dist.get_world_size():
+        return ("measures with every rank of the job, but the mesh has "
+                f"{devices.size()} of {dist.get_world_size()}; run "
+                f"{PROFILE_COMMAND} before, or pass a mesh of all ranks")
+    if dist.get_backend() in _SIMULATED:
+        return ("would measure simulated ranks; start real processes, or name "
+                "a cluster")
+    return ""
 
 
 def at_machines_pace(spec: ClusterSpec, devices: DeviceMesh, *,

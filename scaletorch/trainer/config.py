@@ -290,8 +290,8 @@ class Config:
         takes the ranks that are left.
     cluster : str, optional
         A preset, the path of a YAML file, or ``local``: the profile of this
-        machine; ``profile`` measures it first. Left out: ``local`` if there
-        is one, else the preset nearest to the devices.
+        machine; ``profile`` measures it first. Left out: as for
+        `auto_parallelize(cluster=None)` ([profile](profile.md)).
     train : TrainConfig
         The loop.
     optimizer : OptimizerConfig

@@ -7,7 +7,7 @@ import os
 import tempfile
 import unittest
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +25,7 @@ from planner.profile.points import Sizes, points_for
 from planner.profile.run import POINTS_FILE
 from planner.profile.store import Measured, Store
 from scaletorch import parallel
-from scaletorch.cluster import (at_machines_pace, cluster_of, found_cluster,
+from scaletorch.cluster import (VARIABLE, at_machines_pace, cluster_of,
                                 profiled_cluster)
 from scaletorch.runtime.ranks import run_ranks
 from scaletorch.trainer.loop import Trainer
@@ -50,13 +50,20 @@ tiers:
 """
 
 
+def _cache_in(folder: str) -> Any:
+    """No cluster is named, and profiles lie there."""
+    return mock.patch.dict(os.environ, {
+        "XDG_CACHE_HOME": folder,
+        VARIABLE: ""
+    })
+
+
 class _InCache(unittest.TestCase):
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        environment = mock.patch.dict(os.environ,
-                                      {"XDG_CACHE_HOME": folder.name})
+        environment = _cache_in(folder.name)
         environment.start()
         self.addCleanup(environment.stop)
         self.path = local_path("cpu", 4)
@@ -100,6 +107,13 @@ class TestNamed(_InCache):
             with self.assertRaisesRegex(ValueError,
                                         "(?s)can't be read .*planner.profile"):
                 load_cluster("local:2")
+
+    def test_named_by_the_environment(self) -> None:
+        self.write()
+        with mock.patch.dict(os.environ, {VARIABLE: "h100-sxm"}):
+            self.assertEqual(
+                cluster_of(None, 2, "cpu").device.name, "H100-80GB-SXM")
+            self.assertEqual(cluster_of("local", 2, "cpu").device.name, "here")
 
     def test_another_name(self) -> None:
         with self.assertRaisesRegex(ValueError, "did you mean local"):
@@ -178,7 +192,7 @@ def _at_pace(rank: int, folder: str, full: int) -> tuple[list[str], float]:
     """What a rank logs, and how much slower it takes the device to be."""
     mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
     spec = load_cluster("cpu-gloo")
-    cache = mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder})
+    cache = _cache_in(folder)
     logs = unittest.TestCase().assertLogs("scaletorch", "INFO")
     measured = contextlib.nullcontext() if full >= 0 else _slower(
         1.5 if rank == 0 else 1.7)
@@ -194,7 +208,7 @@ def _at_pace(rank: int, folder: str, full: int) -> tuple[list[str], float]:
 def _trained(rank: int, folder: str) -> tuple[str, str]:
     """Of whom the trainer's module and a module without a cluster are."""
     del rank
-    cache = mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder})
+    cache = _cache_in(folder)
     with cache, _slower(1.5):
         trained = Trainer(tiny(plan="fsdp", cluster=None)).module
         mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
@@ -252,19 +266,38 @@ class TestPace(_InCache):
         run_ranks(2, work)
 
 
-def _profiled(rank: int, folder: str) -> tuple[str, str]:
+@contextlib.contextmanager
+def _few_points() -> Iterator[None]:
+    """Measured within seconds."""
     sizes = Sizes(products=(64, ),
                   elements=(4096, ),
                   sequences=(16, ),
                   messages=(4096, ),
                   dtypes=("float32", ))
-    small = mock.patch.object(Sizes, "of", lambda device_type: sizes)
-    with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder}), small:
-        module = scaletorch.auto_parallelize(seeded(Mlp),
-                                             dist.get_world_size(),
-                                             example_inputs=batch(),
-                                             cluster="profile")
-        assert module.plan is not None
+    with mock.patch.object(Sizes, "of", lambda device_type: sizes), \
+            mock.patch("scaletorch.cluster._BRIEFLY_S", 3.0):
+        yield
+
+
+def _planned(**options: Any) -> list[str]:
+    """What is logged and warned of while a plan is searched."""
+    logs = unittest.TestCase().assertLogs("scaletorch", "INFO")
+    with logs as found, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scaletorch.cluster._LOGGER.info("so that there is a record")
+        scaletorch.auto_parallelize(seeded(Mlp),
+                                    dist.get_world_size(),
+                                    example_inputs=batch(),
+                                    **options)
+    return [
+        *(r.getMessage() for r in found.records[1:]),
+        *(str(w.message) for w in caught if "was not given" in str(w.message))
+    ]
+
+
+def _profiled(rank: int, folder: str) -> tuple[str, str]:
+    with _cache_in(folder), _few_points():
+        _planned(cluster="profile")
         again = cluster_of(None, 2, "cpu")
         part = DeviceMesh("cpu", [0]) if rank == 0 else None
         if part is not None:
@@ -273,25 +306,71 @@ def _profiled(rank: int, folder: str) -> tuple[str, str]:
     return str(again), again.device.source
 
 
+def _unnamed(rank: int, folder: str) -> list[list[str]]:
+    """Where a recipe is given, where a plan is searched, and once more."""
+    del rank
+    with _cache_in(folder), _few_points():
+        return [
+            _planned(**options) for options in ({
+                "plan": parallel.ddp()
+            }, {}, {})
+        ]
+
+
+def _unmeasured(rank: int, folder: str) -> list[str]:
+    full = _full() if rank == 1 else contextlib.nullcontext()
+    with _cache_in(folder), _few_points(), full:
+        return _planned()
+
+
 class TestProfile(_InCache):
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder = os.environ["XDG_CACHE_HOME"]
+
     def test_two_ranks(self) -> None:
-        folder = os.environ["XDG_CACHE_HOME"]
-        first, second = launch(2, _profiled, folder)
+        first, second = launch(2, _profiled, self.folder)
         self.assertEqual(first, second)
         self.assertEqual(first[1], "measured on this machine")
-        names = sorted(p.name for p in Path(folder, "scaletorch").iterdir())
+        self.check_files()
+
+    def check_files(self) -> None:
+        names = sorted(p.name
+                       for p in Path(self.folder, "scaletorch").iterdir())
         self.assertEqual(
             names, sorted(["points-5.sqlite",
                            local_path("cpu", 2).name]))
 
+    def test_made_where_no_cluster_is_named(self) -> None:
+        told, silent = launch(2, _unnamed, self.folder)
+        (preset, ), (measured, ), found = told
+        self.assertIn("preset cpu-gloo", preset)
+        self.assertIn("measuring it for at most 3 s, once", measured)
+        self.assertIn(str(local_path("cpu", 2)), found[0])
+        self.assertEqual(silent, [[], [], []])
+        self.check_files()
+
+    def test_a_preset_where_one_rank_cannot_measure(self) -> None:
+        (measured, preset), silent = launch(2, _unmeasured, self.folder)
+        self.assertIn("measuring it for at most 3 s, once", measured)
+        self.assertIn("preset cpu-gloo; measuring the machine failed", preset)
+        self.assertIn("no memory (rank 1)", preset)
+        self.assertEqual(silent, [])
+
     def test_simulated_ranks(self) -> None:
+        told: list[str] = []
 
         def work(rank: int) -> None:
-            del rank
             mesh = init_device_mesh("cpu", (2, ), mesh_dim_names=("dp", ))
-            found_cluster(mesh, tell=False)
             with self.assertRaisesRegex(ValueError, "simulated"):
                 profiled_cluster(mesh)
+            if rank == 0:
+                told.extend(_planned())
+            else:
+                scaletorch.auto_parallelize(seeded(Mlp),
+                                            2,
+                                            example_inputs=batch())
 
         run_ranks(2, work)
+        self.assertIn("preset cpu-gloo", told[0])
