@@ -29,7 +29,7 @@ def load_cluster(cluster: str | Path | ClusterSpec) -> ClusterSpec:
     Parameters
     ----------
     cluster : str, Path or ClusterSpec
-        A preset (``"h100-sxm"``), a path to a YAML file, ``"local"`` for
+        A preset (``"h100-sxm"``, in any case), a path to a YAML file, ``"local"`` for
         the profile of this machine (``python -m planner.profile``), or any
         with sizes after a colon: ``"h100-sxm:64x8"`` is 64 nodes of 8
         devices (outermost tier first), ``"h100-sxm:64"`` 64 devices that
@@ -58,8 +58,9 @@ def load_cluster(cluster: str | Path | ClusterSpec) -> ClusterSpec:
 
 def _read(name: str, sizes: str) -> ClusterSpec:
     path = Path(name)
-    if name in preset_names():
-        path = _PRESETS / f"{name}.yaml"
+    if name in preset_names() or (name.lower() in preset_names()
+                                  and not path.is_file()):
+        path = _PRESETS / f"{name.lower()}.yaml"
     elif name == LOCAL:
         return read_profile(_local(sizes))
     if not path.is_file():

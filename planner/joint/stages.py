@@ -118,19 +118,17 @@ class StageCuts:
         finer : callable, optional
             From a number of stages to the blocks in pieces.
         """
-        pieces: Sequence[Piece] = ()
 
-        def refined() -> list[tuple[float, ...]]:
-            nonlocal pieces
+        def refined() -> tuple[Sequence[Piece], list[tuple[float, ...]]]:
             pieces = () if finer is None else finer(len(kinds))
             share = np.array([p.share for p in pieces])
             times_s = work_s[:, [p.block for p in pieces]] * share
-            return list(map(tuple, times_s.T.tolist()))
+            return pieces, list(map(tuple, times_s.T.tolist()))
 
-        is_finer, starts = cut_pieces(list(map(tuple, work_s.T.tolist())),
-                                      kinds, refined)
-        return (StageCuts._at(pieces, starts)
-                if is_finer else StageCuts._whole(names, starts))
+        pieces, starts = cut_pieces(list(map(tuple, work_s.T.tolist())), kinds,
+                                    refined)
+        return (StageCuts._at(pieces, starts) if pieces else StageCuts._whole(
+            names, starts))
 
     @staticmethod
     def every(names: Sequence[str], stages: int, most: int) -> list[StageCuts]:

@@ -125,16 +125,14 @@ def equal_cuts(facts: Facts, layout: ProgramLayout,
               times_s=tuple(sum(t[b.block_class]) for t in times))
         for i, b in enumerate(facts.program.blocks)
     ]
-    pieces = blocks
 
-    def refined() -> list[Times]:
-        nonlocal pieces
+    def refined() -> tuple[list[Piece], list[Times]]:
         pieces = finer_pieces(facts, times, len(devices))
-        return [p.times_s for p in pieces]
+        return pieces, [p.times_s for p in pieces]
 
-    is_finer, starts = cut_pieces([b.times_s for b in blocks],
-                                  [kinds.index(d) for d in devices], refined)
-    pieces = pieces if is_finer else blocks
+    finer, starts = cut_pieces([b.times_s for b in blocks],
+                               [kinds.index(d) for d in devices], refined)
+    pieces = finer or blocks
     if len(starts) < len(devices):
         raise LayoutError(
             f"pipeline: {facts.program.model_name} has {len(pieces)} calls to "
@@ -144,8 +142,9 @@ def equal_cuts(facts: Facts, layout: ProgramLayout,
 
 
 def cut_pieces(
-        blocks: Sequence[Times], kinds: Sequence[int],
-        refine: Callable[[], Sequence[Times]]) -> tuple[bool, list[int]]:
+    blocks: Sequence[Times], kinds: Sequence[int],
+    refine: Callable[[], tuple[Sequence[Piece], Sequence[Times]]]
+) -> tuple[Sequence[Piece], list[int]]:
     """Whole blocks where stages of them come out about even, else pieces.
 
     Parameters
@@ -155,12 +154,12 @@ def cut_pieces(
     kinds : sequence of int
         Of device, by stage.
     refine : callable
-        The same in pieces.
+        The blocks in pieces, and seconds of each.
 
     Returns
     -------
-    bool
-        Whether stages are made of pieces.
+    sequence of Piece
+        What stages are made of; empty for whole blocks.
     list of int
         The first block or piece of each stage; fewer where there are not as
         many.
@@ -168,13 +167,13 @@ def cut_pieces(
     stages, whole = len(kinds), _starts(blocks, kinds)
     longest_s = _longest_s(blocks, whole, kinds)
     if len(whole) == stages and longest_s <= _UNEVEN * _even_s(blocks, kinds):
-        return False, whole
-    pieces = refine()
-    finer = _starts(pieces, kinds)
+        return (), whole
+    pieces, times_s = refine()
+    finer = _starts(times_s, kinds)
     if len(whole) == stages and (len(finer) < stages or longest_s <= _UNEVEN *
-                                 _longest_s(pieces, finer, kinds)):
-        return False, whole
-    return True, finer
+                                 _longest_s(times_s, finer, kinds)):
+        return (), whole
+    return pieces, finer
 
 
 def cuts_by_parameters(program: Program,

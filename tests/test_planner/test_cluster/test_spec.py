@@ -91,6 +91,7 @@ class TestPresets(unittest.TestCase):
         for name in preset_names():
             with self.subTest(name):
                 self.assertEqual(load_cluster(name).name, name)
+                self.assertEqual(load_cluster(name.upper()).name, name)
 
     def test_every_number_names_its_source(self) -> None:
         for name in preset_names():
