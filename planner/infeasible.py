@@ -11,7 +11,6 @@ from planner.candidate import Candidate
 from planner.constraints import RECOMPUTE
 from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
 from planner.ir.mesh import MeshSpec
-from planner.pipeline.candidate import pipeline_candidate
 from planner.units import format_bytes
 from planner.variation import like, without
 
@@ -87,24 +86,30 @@ def fitting_changes(planning: Planning, nearest: Candidate) -> list[str]:
 
 
 def _more_devices(planning: Planning, nearest: Candidate) -> Iterator[str]:
-    """The fewest times as many devices, all on the outermost axis that is
-    no pipeline's."""
-    axis = next((n for n in nearest.mesh.names
-                 if nearest.pipeline is None or n != nearest.pipeline.axis),
-                None)
-    if axis is None:
-        return
+    """The fewest times as many devices, all on one axis: the outermost that
+    is no pipeline's, or the pipeline's."""
+    staged = nearest.pipeline and nearest.pipeline.axis
+    axes = [n for n in nearest.mesh.names if n != staged][:1]
+    if staged:
+        axes.append(staged)
     for times in _TIMES_AS_MANY:
-        mesh = _larger(nearest.mesh, axis, times)
-        try:
-            larger = planning.cluster.resized(mesh.world_size)
-            found = like(planning.copied(cluster=larger), nearest, mesh)
-        except (InfeasiblePlan, LayoutError, ScheduleError, ValueError):
-            return
-        if planning.fits(found):
-            yield (f"{mesh.world_size} devices ({mesh}) take "
-                   f"{format_bytes(found.memory.total)} each")
-            return
+        for axis in axes:
+            found = _on_more(planning, nearest, axis, times)
+            if found is not None and planning.fits(found):
+                yield (f"{found.mesh.world_size} devices ({found.mesh}) take "
+                       f"{format_bytes(found.memory.total)} each")
+                return
+
+
+def _on_more(planning: Planning, nearest: Candidate, axis: str,
+             times: int) -> Candidate | None:
+    """The same on a longer axis; None where it can't be."""
+    mesh = _larger(nearest.mesh, axis, times)
+    try:
+        larger = planning.cluster.resized(mesh.world_size)
+        return like(planning.copied(cluster=larger), nearest, mesh)
+    except (InfeasiblePlan, LayoutError, ScheduleError, ValueError):
+        return None
 
 
 def _larger(mesh: MeshSpec, axis: str, times: int) -> MeshSpec:
@@ -133,8 +138,8 @@ def _smaller_parts(planning: Planning, nearest: Candidate) -> Iterator[str]:
                                    microbatches=times *
                                    nearest.pipeline.microbatches)
         try:
-            found = pipeline_candidate(planning, spec, nearest.policies,
-                                       nearest.mesh)
+            found = like(planning, dataclasses.replace(nearest, pipeline=spec),
+                         nearest.mesh)
         except (LayoutError, ScheduleError):
             return
         if planning.fits(found):

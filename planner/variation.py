@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,14 @@ def like(planning: Planning, candidate: Candidate,
         When they do not suit the mesh.
     """
     if candidate.pipeline is not None:
-        return pipeline_candidate(planning, candidate.pipeline,
-                                  candidate.policies, mesh)
+        spec = candidate.pipeline
+        if mesh.size(spec.axis) != candidate.mesh.size(spec.axis):
+            spec = dataclasses.replace(spec, cuts=())
+        return pipeline_candidate(planning,
+                                  spec,
+                                  candidate.policies,
+                                  mesh,
+                                  recompute=candidate.layout.recompute)
     found = planning.candidate(
         mesh,
         candidate.policies,

@@ -12,8 +12,10 @@ from planner.constraints import Constraints, forbid
 from planner.infeasible import fitting_changes, tightest_rank, why_not
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.mesh import MeshSpec
+from planner.ir.pipeline import PipelineSpec
+from planner.pipeline.candidate import pipeline_candidate
 from planner.planning import Planning
-from planner.recipes import ddp, fsdp, pipeline
+from planner.recipes import ddp, fsdp, pipeline, policies_for
 from planner.variation import like, repriced
 from tests.test_planner.test_pipeline.models import captured, plain
 from tests.test_planner.test_planning.programs import zoo
@@ -73,6 +75,23 @@ class TestChanges(TestCase):
         self.assertRegex(
             why_not(tight, chosen),
             r"on every rank, above all for .*\. What fits: 4 devices")
+
+    def test_more_stages_that_recompute(self) -> None:
+        planning = _planning()
+        again = planning.repeated_classes()
+        inner = MeshSpec(("dp", ), (1, ))
+        spec = PipelineSpec(schedule="gpipe", microbatches=2, axis="pp")
+        chosen = pipeline_candidate(planning,
+                                    spec,
+                                    policies_for(ddp(), inner),
+                                    MeshSpec(("pp", ), (2, )),
+                                    recompute=again)
+        tight = planning.copied(memory_limit_bytes=chosen.memory.total - 1)
+        found = next(t for t in fitting_changes(tight, chosen)
+                     if "devices" in t)
+        self.assertRegex(found, r"^4 devices \(pp=4\) take ")
+        larger = like(planning, chosen, MeshSpec(("pp", ), (4, )))
+        self.assertEqual(larger.layout.recompute, frozenset(again))
 
     def test_pipeline_names_its_rank(self) -> None:
         planning = _planning()
