@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, ScalarNode
 
-__all__ = ["read_yaml"]
+__all__ = ["real_number", "read_text", "read_yaml", "whole_number"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,3 +53,56 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is no YAML of plain data: {error}") \
             from None
+
+
+def read_text(path: str | Path) -> str:
+    """What a file says.
+
+    Raises
+    ------
+    ValueError
+        When it is not in UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
+
+
+def whole_number(value: Any, where: str) -> int:
+    """A count or a size.
+
+    Raises
+    ------
+    ValueError
+        When it is anything else.
+
+    Examples
+    --------
+    >>> whole_number(8, "mesh: dp")
+    8
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{where}: {value!r} is no whole number")
+    return value
+
+
+def real_number(value: Any, where: str) -> float:
+    """A quantity.
+
+    PyYAML reads numbers such as ``1e-05`` as text.
+
+    Raises
+    ------
+    ValueError
+        When it is none.
+
+    Examples
+    --------
+    >>> real_number("1e-05", "prediction: bound_s")
+    1e-05
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: {value!r} is no number") from None

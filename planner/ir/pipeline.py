@@ -9,6 +9,7 @@ from typing import Any
 
 from planner.ir.mesh import MeshSpec
 from planner.names import nearest
+from planner.yaml_data import whole_number
 
 __all__ = [
     "MICROBATCH", "PipelineSpec", "inner_mesh", "layout_mesh", "on_axis"
@@ -99,14 +100,15 @@ class PipelineSpec:
             if key not in _KEYS:
                 raise ValueError(f"{where}: unknown key {key!r}; "
                                  f"{nearest(str(key), _KEYS)}")
-        return PipelineSpec(axis=str(data.get("axis", "pp")),
-                            schedule=str(data.get("schedule", "1f1b")),
-                            microbatches=int(data.get("microbatches", 4)),
-                            chunks=int(data.get("chunks", 1)),
-                            cuts=tuple(map(str,
-                                           data.get("cuts") or ())),
-                            batch_statistics=str(
-                                data.get("batch_statistics", "exact")))
+        return PipelineSpec(
+            axis=str(data.get("axis", "pp")),
+            schedule=str(data.get("schedule", "1f1b")),
+            microbatches=whole_number(data.get("microbatches", 4),
+                                      f"{where}: microbatches"),
+            chunks=whole_number(data.get("chunks", 1), f"{where}: chunks"),
+            cuts=tuple(map(str,
+                           data.get("cuts") or ())),
+            batch_statistics=str(data.get("batch_statistics", "exact")))
 
 
 def inner_mesh(mesh: MeshSpec, axis: str) -> MeshSpec:

@@ -24,7 +24,7 @@ from planner.ir.plan_names import folded, matching, plain
 from planner.ir.program import Program, value_kind
 from planner.ir.shares import Shares, check_shares
 from planner.names import nearest
-from planner.yaml_data import read_yaml
+from planner.yaml_data import read_text, read_yaml, real_number, whole_number
 
 __all__ = ["Plan", "VERSION"]
 
@@ -201,8 +201,11 @@ class Plan:
                 _mapping(pipeline, f"{where}: pipeline"),
                 f"{where}: pipeline"),
             model=str(data.get("model")),
-            mesh=MeshSpec(tuple(map(str, mesh)),
-                          tuple(int(v) for v in mesh.values())),
+            mesh=MeshSpec(
+                tuple(map(str, mesh)),
+                tuple(
+                    whole_number(v, f"{where}: mesh: {n}")
+                    for n, v in mesh.items())),
             axes=_texts(data.get("axes"), f"{where}: axes"),
             shares=_shares(data.get("shares"), f"{where}: shares"),
             at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
@@ -216,7 +219,7 @@ class Plan:
                                      f"{where}: blocks").items()
             },
             prediction={
-                str(k): float(v)
+                str(k): real_number(v, f"{where}: prediction: {k}")
                 for k, v in _mapping(
                     data.get("prediction") or {},
                     f"{where}: prediction").items()
@@ -225,8 +228,7 @@ class Plan:
     @staticmethod
     def load(path: str | Path) -> Plan:
         """Read a plan file."""
-        return Plan.from_yaml(Path(path).read_text(encoding="utf-8"),
-                              where=str(path))
+        return Plan.from_yaml(read_text(path), where=str(path))
 
     def save(self, path: str | Path) -> None:
         """Write the plan to a file."""
@@ -330,7 +332,7 @@ def _mapping(data: Any, where: str) -> dict[Any, Any]:
 
 def _shares(data: Any, where: str) -> Shares:
     return {
-        str(n): tuple(int(s) for s in parts)
+        str(n): tuple(whole_number(s, f"{where}: {n}") for s in parts)
         for n, parts in _mapping(data or {}, where).items()
     }
 

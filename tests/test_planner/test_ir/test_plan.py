@@ -156,10 +156,25 @@ class TestMalformed(TestCase):
                                        "version: 7"), "version 7 is not 1"),
                          (text.replace("at_rest:", "at_rst:"),
                           "unknown key 'at_rst'; did you mean at_rest"),
-                         (text.replace("mesh:\n  dp: 2\n  tp: 2", "mesh: 4"),
-                          "mesh: expected a mapping")):
+                         (text.replace("mesh:\n  dp: 2\n  tp: 2",
+                                       "mesh: 4"), "mesh: expected a mapping"),
+                         (text.replace("  dp: 2\n", "  dp: two\n"),
+                          "edited.yaml: mesh: dp: 'two' is no whole number"),
+                         (text + "pipeline:\n  microbatches: 2.5\n",
+                          "pipeline: microbatches: 2.5 is no whole number"),
+                         (text.replace("prediction:\n",
+                                       "prediction:\n  time: soon\n"),
+                          "prediction: time: 'soon' is no number")):
             with self.assertRaisesRegex(ValueError, why):
                 Plan.from_yaml(bad, where="edited.yaml")
+
+    def test_file_that_is_no_text(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "plan.yaml"
+            path.write_bytes(b"\xff\xfe\x00")
+            with self.assertRaisesRegex(ValueError,
+                                        "plan.yaml is no text in UTF-8"):
+                Plan.load(path)
 
     def test_only_data_is_read(self) -> None:
         with self.assertRaises(Exception):
