@@ -1,8 +1,8 @@
-"""Numbers as people read them, in three digits."""
+"""Numbers as people read them, quantities in three digits."""
 
 from __future__ import annotations
 
-__all__ = ["bar", "format_bytes", "format_number", "format_time"]
+__all__ = ["bar", "counted", "format_bytes", "format_number", "format_time"]
 
 
 def format_time(time_s: float) -> str:
@@ -45,6 +45,17 @@ def format_number(number: float) -> str:
         digits = len(str(int(abs(number)))) - 3
         return f"{round(number, -digits):,.0f}"
     return f"{number:.3g}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    Examples
+    --------
+    >>> counted(1, "plan"), counted(1200, "plan")
+    ('1 plan', '1,200 plans')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def bar(share: float, *, width: int = 30) -> str:

@@ -20,6 +20,7 @@ from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
 from planner.explain.arguments import (parse_arguments, parse_constraint,
                                        parse_mesh, parse_range)
+from planner.explain.checks import check_arguments
 from planner.explain.compare import compare_plans, format_comparison
 from planner.explain.dot import format_dot
 from planner.explain.load import Loaded, half_batch, load_model
@@ -40,6 +41,7 @@ from planner.planning import Planning
 __all__ = ["explain", "main"]
 
 _DEVICES = 8
+_BATCH = 256
 
 Observer = Callable[[Candidate], None]
 
@@ -52,6 +54,7 @@ def explain(args: argparse.Namespace) -> str:
     ValueError
         Whose text says what to change.
     """
+    check_arguments(args)
     with search_progress() as observer:
         return _explained(args, observer)
 
@@ -215,7 +218,7 @@ def _planning(args: argparse.Namespace, devices: int,
 
 def _loaded(args: argparse.Namespace) -> Loaded:
     return load_model(args.model,
-                      batch=args.batch,
+                      batch=args.batch or _BATCH,
                       sequence=args.seq,
                       dtype=args.dtype)
 
@@ -260,8 +263,18 @@ def _chosen(planning: Planning, plans: Sequence[Plan],
             return planning.best(meshes)  # raises, and says why
         # One that does not fit is explained too: the report says so.
         return found[0], found
-    chosen = planning.of_plan(plans[0])
-    return chosen, [chosen, *planning.candidates(meshes)]
+    chosen, found = planning.of_plan(plans[0]), planning.candidates(meshes)
+    if found:
+        chosen = _certified(planning, chosen, found[0].overlaps)
+    return chosen, [chosen, *found]
+
+
+def _certified(planning: Planning, chosen: Candidate,
+               overlaps: bool) -> Candidate:
+    """A given plan under the bound of the search for another."""
+    chosen = replace(chosen, overlaps=overlaps)
+    bound_s = min(planning.searched.bound_s, chosen.bounded_s)
+    return replace(chosen, bound_s=bound_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

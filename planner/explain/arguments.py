@@ -47,9 +47,7 @@ def _add_model(add: Callable[..., Any]) -> None:
         "config.json, or a name that python -m scaletorch.models prints")
     add("--batch",
         type=int,
-        default=256,
-        help="global batch size, for a config or a name "
-        "(default: %(default)s)")
+        help="global batch size, for a config or a name (default: 256)")
     add("--seq",
         type=int,
         help="tokens in each sequence, for a config or a name (default: as "
@@ -189,7 +187,7 @@ def parse_mesh(text: str) -> list[MeshSpec]:
                          tuple(int(s) for _, s in pairs))
             ]
         sizes = tuple(int(part) for part in text.split("x"))
-        if len(sizes) == 1:
+        if len(sizes) == 1 and sizes[0] > 0:
             return factorisations(sizes[0])
         return [MeshSpec(_NAMES[len(sizes)], sizes)]
     except (ValueError, KeyError):
@@ -203,7 +201,7 @@ def parse_constraint(text: str) -> Any:
     Raises
     ------
     ValueError
-        When the text is no call of pin, forbid or limit.
+        When the text is no call of pin, forbid, limit or allow.
 
     Examples
     --------
@@ -211,8 +209,8 @@ def parse_constraint(text: str) -> Any:
     "pin('*.weight', tp=S(0))"
     """
     hint = (f"--constraint {text!r} is no constraint; write "
-            "pin(\"*.q_proj.weight\", tp=S(0)), forbid(\"fsdp\") or "
-            "limit(tp=8)")
+            "pin(\"*.q_proj.weight\", tp=S(0)), forbid(\"fsdp\"), "
+            "limit(tp=8) or allow(\"batch_statistics\")")
     try:
         call = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:

@@ -12,6 +12,8 @@ __all__ = [
     "bubble_s", "copies_s", "delta", "parts", "signed", "waiting_s", "why"
 ]
 
+_NOTABLE, _NOTABLE_S = 1e-3, 1e-6
+"""Part of a step, and time, either of which makes a difference be named."""
 _TOLD = 4
 """Causes of a difference that are named, the largest first."""
 
@@ -94,11 +96,12 @@ def signed(seconds: float) -> str:
 def why(other: Mapping[str, Any]) -> str:
     """Why an alternative was not chosen, by cause."""
     causes = []
+    notable_s = min(_NOTABLE_S, _NOTABLE * other["step_s"])
     if other["memory_excess_bytes"]:
         causes.append(
             f"{format_bytes(other['memory_excess_bytes'])} too much memory")
     for cause, seconds in sorted(other["delta_s"].items(),
                                  key=lambda kv: (-abs(kv[1]), kv[0])):
-        if abs(seconds) >= 1e-6 and len(causes) < _TOLD:
+        if abs(seconds) >= notable_s and len(causes) < _TOLD:
             causes.append(f"{cause} {signed(seconds)}")
     return ", ".join(causes) or "the same cost; the order of names decided"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import json
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -61,13 +63,15 @@ def load_model(path: Path,
     Raises
     ------
     ValueError
-        When the file is missing or offers no model.
+        When the file is missing, fails or offers no model.
     """
     if not path.is_file():
         return _from_name(path, batch, sequence, dtype)
     if path.suffix == ".json":
         return _from_config(path, batch, sequence, dtype)
-    return _from_module(_imported(path), path)
+    with _telling_place(path):
+        module = _imported(path)
+    return _from_module(module, path)
 
 
 def half_batch(loaded: Loaded, rows: int) -> Loaded:
@@ -98,6 +102,21 @@ def _from_name(path: Path, batch: int, sequence: int | None,
     return Loaded(model=model, inputs=inputs)
 
 
+@contextlib.contextmanager
+def _telling_place(path: Path) -> Iterator[None]:
+    """Whatever the file raises, with the line of it that does."""
+    try:
+        yield
+    except Exception as error:
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__)
+            if Path(f.filename).resolve() == path.resolve()
+        ]
+        place = f", line {lines[-1]}" if lines else ""
+        raise ValueError(f"{str(path)!r}{place}, raises "
+                         f"{type(error).__name__}: {error}") from error
+
+
 def _imported(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"explained_{path.stem}",
                                                   path)
@@ -117,7 +136,8 @@ def _from_module(module: ModuleType, path: Path) -> Loaded:
 
 def _offered(module: ModuleType, path: Path, function: str, name: str) -> Any:
     if hasattr(module, function):
-        return getattr(module, function)()
+        with _telling_place(path):
+            return getattr(module, function)()
     if hasattr(module, name):
         return getattr(module, name)
     raise ValueError(f"{str(path)!r} has neither {function}() nor {name}; "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from planner.explain.columns import WIDTH
-from planner.units import format_bytes, format_time
+from planner.units import counted, format_bytes, format_time
 
 __all__ = [
     "binding_text", "held_back_by", "sensitivity_text", "what_fits_text"
@@ -30,12 +30,12 @@ def binding_text(report: dict[str, Any]) -> Iterator[str]:
     """What stands between the plan and a quicker one, and the search."""
     searched = report["solution"]
     yield from _wrapped(f"held back by {held_back_by(report)}")
-    yield (f"search: {searched['visited']} plans priced, "
-           f"{searched['pruned']} combinations left out")
-    none = ("none" if report["time"]["bound_overlaps"] else
-            "with nothing hidden none")
-    yield (f"  {none} takes less than {format_time(searched['bound'])} "
-           f"(gap {searched['gap']:.1%})")
+    yield (f"search: {counted(searched['visited'], 'plan')} priced, "
+           f"{counted(searched['pruned'], 'combination')} left out")
+    basis = ("without the optimizer" if report["time"]["bound_overlaps"] else
+             "with nothing hidden and no optimizer")
+    yield (f"  {basis} {format_time(searched['value'])}; none takes less than "
+           f"{format_time(searched['bound'])} (gap {searched['gap']:.1%})")
     if searched["bound_of"]:
         yield f"  (of {searched['bound_of']})"
     if searched["uncut"]:

@@ -101,8 +101,10 @@ def build_report(
         _candidates(planning, chosen, rest),
         "scored":
         _scored(planning, found),
-        "alternatives":
-        [_alternative(planning, chosen, c) for c in _distinct(rest)[:top]],
+        "alternatives": [
+            _alternative(planning, chosen, c)
+            for c in _distinct([chosen, *rest])[1:top + 1]
+        ],
         "constraints":
         constraints,
         "sensitivity":

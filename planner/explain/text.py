@@ -21,6 +21,8 @@ __all__ = ["constraints_text", "format_report"]
 
 _NOTABLE = 1e-5
 """The least part of a step that is shown where most have none."""
+_ROUNDING = 1e-12
+"""The part of a step below which a difference is that of sums."""
 _ROWS = 12
 """Collectives of a block that are shown."""
 
@@ -49,11 +51,10 @@ def _time(report: dict[str, Any]) -> Iterator[str]:
     yield from work_text(report)
     whole = max(time["step_s"], 1e-30)
     hidden_s = time["communication_s"] - time["exposed_s"]
-    least = ("at least"
-             if time["bound_overlaps"] else "were none, no less than")
+    if hidden_s < _ROUNDING * whole:
+        hidden_s = 0.0
     yield (f"step {format_time(whole)} ({format_time(hidden_s)} of "
-           f"communication hidden; {least} {format_time(time['bound_s'])}, "
-           f"gap {time['gap']:.1%})")
+           f"communication hidden; gap {time['gap']:.1%})")
     parts = [("forward", time["forward_s"]), ("backward", time["backward_s"])]
     if time["recompute_s"]:
         parts.append(("forward again", time["recompute_s"]))

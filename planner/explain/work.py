@@ -53,6 +53,6 @@ def _at_peak_s(planning: Planning, devices: int) -> float:
 def work_text(report: dict[str, Any]) -> Iterator[str]:
     """One line."""
     work = report["work"]
-    yield (f"{format_number(work['count'])} {work['unit']} a step, "
+    yield (f"{work['count']:,} {work['unit']} a step, "
            f"{format_number(work['rate'])} {work['unit']}/s per device, "
            f"{work['peak_share']:.1%} of the devices' peak")

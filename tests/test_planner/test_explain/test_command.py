@@ -80,6 +80,23 @@ class TestResults(_InFolder):
                                plan.prediction["step_time_s"],
                                delta=1e-12)
 
+    def test_plan_is_under_the_certificate_of_the_search(self) -> None:
+        for mesh in ("dp=2,tp=2", "pp=2,dp=2"):
+            _, out, _ = _run("model.py", "--mesh", mesh, "--json", "--save",
+                             "plan.yaml")
+            searched = json.loads(out)
+            report = json.loads(
+                _run("model.py", "--plan", "plan.yaml", "--json")[1])
+            for key in ("value", "bound", "gap"):
+                self.assertAlmostEqual(report["solution"][key],
+                                       searched["solution"][key])
+            self.assertEqual(report["time"]["bound_overlaps"],
+                             searched["time"]["bound_overlaps"])
+            self.assertAlmostEqual(report["time"]["gap"],
+                                   report["solution"]["gap"])
+            self.assertNotIn(report["plan"],
+                             [a["plan"] for a in report["alternatives"]])
+
     def test_all_devices_that_are_given(self) -> None:
         for cluster, devices in (("h100-sxm", 8), ("h100-sxm:2x2", 4)):
             _, out, _ = _run("model.py", "--cluster", cluster, "--json")
@@ -137,6 +154,10 @@ class TestMistakes(_InFolder):
     def test_texts(self) -> None:
         Path("empty.py").write_text("", encoding="utf-8")
         Path("bare.json").write_text("{}", encoding="utf-8")
+        Path("raises.py").write_text(
+            "import math\n\ndef get_model():\n    math.sqrt(-1)\n",
+            encoding="utf-8")
+        Path("open.py").write_text("x = (\n", encoding="utf-8")
         Path("short.json").write_text(json.dumps({
             "architectures": ["BertForMaskedLM"],
             "model_type":
@@ -155,33 +176,60 @@ class TestMistakes(_InFolder):
             32
         }),
                                       encoding="utf-8")
-        for argv, text in ((("none.py", ), "there is no file 'none.py'"),
-                           (("empty.py", ),
-                            "has neither get_model"), (("bare.json", ),
-                                                       "has no model_type"),
-                           (("short.json", "--seq", "64"),
-                            "longer than the 32 positions of bert"),
-                           (("model.py", "--mesh", "2y2"),
-                            "--mesh '2y2' is no mesh"),
-                           (("model.py", "--cluster", "h100"),
-                            "did you mean h100-sxm"),
-                           (("model.py", "--plan", "x.yaml"),
-                            "there is no plan 'x.yaml'"),
-                           (("model.py", "--mesh", "16", "--cluster",
-                             "h100-sxm:8"), "has 8 devices and --mesh 16"),
-                           (("model.py", "--fit", "--mesh", "8"),
-                            "leave out --mesh"), (("model.py",
-                                                   "--global-batch", "9:3"),
-                                                  "'9:3' is no range"),
-                           (("model.py", "--global-batch", "4:8",
-                             "--objective", "step-time"),
-                            "leave out --plan and --objective"),
-                           (("model.py", "--constraint", "print(1)"),
-                            "is no constraint"), (("model.py", "--constraint",
-                                                   "forbid('nothing')"),
-                                                  "names no recipe")):
+        cases = ((("none.py", ), "there is no file 'none.py'"),
+                 (("empty.py", ),
+                  "has neither get_model"), (("bare.json", ),
+                                             "has no model_type"),
+                 (("short.json", "--seq", "64"),
+                  "longer than the 32 positions of bert"),
+                 (("model.py", "--mesh", "2y2"), "--mesh '2y2' is no mesh"),
+                 (("model.py", "--cluster", "h100"),
+                  "did you mean h100-sxm"), (("model.py", "--plan", "x.yaml"),
+                                             "there is no plan 'x.yaml'"),
+                 (("model.py", "--mesh", "16", "--cluster", "h100-sxm:8"),
+                  "has 8 devices and --mesh 16"), (("model.py", "--fit",
+                                                    "--mesh", "8"),
+                                                   "leave out --mesh"),
+                 (("model.py", "--global-batch", "9:3"),
+                  "'9:3' is no range"), (("model.py", "--global-batch", "4:8",
+                                          "--objective", "step-time"),
+                                         "leave out --plan and --objective"),
+                 (("model.py", "--constraint", "print(1)"),
+                  "is no constraint"),
+                 (("model.py", "--constraint", "forbid('nothing')"),
+                  "names no recipe"), (("model.py", "--mesh", "0"),
+                                       "--mesh '0' is no mesh"),
+                 (("raises.py", ),
+                  "'raises.py', line 4, raises ValueError: math"),
+                 (("open.py", ), "raises SyntaxError"))
+        for argv, text in cases:
             with self.subTest(argv):
                 code, out, err = _run(*argv)
+                self.assertEqual((code, out), (2, ""))
+                self.assertIn(text, err)
+
+    def test_what_would_do_nothing(self) -> None:
+        cases = (("model.py --batch 3", "'model.py' brings its model"),
+                 ("model.py --dtype bfloat16",
+                  "leave out --dtype"), ("config.json --seq 0",
+                                         "--seq 0: give at least 1"),
+                 ("config.json --global-batch 4:8 --batch 4",
+                  "leave out --batch"),
+                 ("model.py --memory-limit-gib 0",
+                  "--memory-limit-gib 0: give more than 0"),
+                 ("model.py --time-limit-s -1",
+                  "give at least 0"), ("model.py --top -1",
+                                       "--top -1: give at least 0"),
+                 ("model.py --price-per-device-hour 2",
+                  "only what --fit finds"), ("model.py --plan a.yaml --mesh 8",
+                                             "leave out --mesh"),
+                 ("model.py --compare a.yaml b.yaml --save c.yaml",
+                  "leave out --save"), ("model.py --html no/such.html",
+                                        "there is no folder 'no'"),
+                 ("model.py --save .", "this is a folder"))
+        for line, text in cases:
+            with self.subTest(line):
+                code, out, err = _run(*line.split())
                 self.assertEqual((code, out), (2, ""))
                 self.assertIn(text, err)
 
