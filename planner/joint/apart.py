@@ -9,7 +9,7 @@ in its place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from planner.cost.calls import KnownCalls
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
+from planner.ir.values import value_of
 from planner.pipeline.early_values import EarlySplit
 from planner.pipeline.stage_cost import KnownByClass
 from planner.pipeline.stages import Cut, Stage
@@ -35,9 +36,13 @@ class Apart:
     main : Program
         What a micro-batch runs.
     kind : array of int
-        Which blocks are alike, with what they compute again of earlier ones.
+        Which blocks have the same program, with what they compute again of
+        earlier ones.
+    alike : array of int
+        Which of these also bring what they take from others from the same
+        layouts.
     stages : tuple of Stage
-        One block of each kind.
+        One block of all that are alike.
     own_bytes : array
         By block, sizes of its parameters with a gradient, divided by all
         ranks, without those that an earlier block reads as well.
@@ -45,8 +50,14 @@ class Apart:
 
     main: Program
     kind: NDArray[np.int64]
+    alike: NDArray[np.int64]
     stages: tuple[Stage, ...]
     own_bytes: NDArray[np.float64]
+
+    def by_kind(self) -> list[Stage]:
+        """One block of each kind."""
+        _, first = np.unique(self.kind, return_index=True)
+        return [self.stages[n] for n in self.alike[first].tolist()]
 
 
 class BlocksApart:
@@ -106,15 +117,22 @@ class _BatchCut:
                 for i, b in enumerate(blocks)]
         kinds = list(dict.fromkeys(keys))
         self._kind = np.array([kinds.index(k) for k in keys])
-        self._first = [keys.index(k) for k in kinds]
+        self._taken = list(_taken(self._main))
 
     def laid(self, layout: ProgramLayout) -> Apart:
         """In layouts that cut it so."""
         laid = self._split.laid(layout)
+        taken = [
+            tuple(laid.classes[c].hubs[label] for c, label in each)
+            for each in self._taken
+        ]
+        keys = list(zip(self._kind.tolist(), taken, strict=True))
+        every = list(dict.fromkeys(keys))
         return Apart(main=self._main,
                      kind=self._kind,
+                     alike=np.array([every.index(k) for k in keys]),
                      stages=tuple(
-                         self._cut.stage(n, laid) for n in self._first),
+                         self._cut.stage(keys.index(k), laid) for k in every),
                      own_bytes=self._own_bytes(layout.mesh))
 
     def _own_bytes(self, mesh: MeshSpec) -> NDArray[np.float64]:
@@ -138,6 +156,18 @@ class _BatchCut:
             seen.update(own)
             found.append(own)
         return found
+
+
+def _taken(program: Program) -> Iterator[list[tuple[str, str]]]:
+    """Of each block, what it takes from others: class and label."""
+    made: dict[str, tuple[str, str]] = {}
+    for block in program.blocks:
+        yield [made[n] for n in block.operands if n in made]
+        made |= {
+            name: (block.block_class, value_of(node).label)
+            for node, name in zip(
+                program.class_of(block).results, block.results, strict=True)
+        }
 
 
 def _over_batch(layout: ProgramLayout) -> Hashable:

@@ -241,7 +241,7 @@ def block_table(planning: Planning,
     cost = planning.tables(layout.mesh, _whole(cell)).cost
 
     def rows_on(device: DeviceKind) -> Array:
-        return _rows(planning, apart, cost.on(device), known)[:, apart.kind]
+        return _rows(planning, apart, cost.on(device), known)[:, apart.alike]
 
     return BlockTable(cell=cell,
                       blocks=tuple(b.name for b in apart.main.blocks),
@@ -250,7 +250,8 @@ def block_table(planning: Planning,
                       kind=apart.kind,
                       is_exact=exact,
                       layout=layout,
-                      trained_bytes=tuple(map(_trained_bytes, apart.stages)),
+                      trained_bytes=tuple(map(_trained_bytes,
+                                              apart.by_kind())),
                       own_bytes=apart.own_bytes,
                       times_on={
                           d: BlockTimes(**dict(zip(_TIMES, rows_on(d))))
@@ -261,7 +262,7 @@ def block_table(planning: Planning,
 
 def _rows(planning: Planning, apart: Apart, cost: ConversionCost,
           known: KnownByClass) -> Array:
-    """A row for each of the columns of a table, of one block of each kind."""
+    """A row for each of the columns of a table, of blocks that differ."""
     again: dict[tuple[int, ...], float] = {}
     return np.array([
         _row(planning, apart.main, s, cost, known, again) for s in apart.stages

@@ -162,6 +162,26 @@ class Facts:
         """By class and label, the values that depend on inputs."""
         return reached_from(self.program, "input")[0]
 
+    @functools.cached_property
+    def handed_on(self) -> set[tuple[str, str]]:
+        """By class and label, what blocks hand to one other block each."""
+        program = self.program
+        readers = Counter(name for _, _, name in program.uses())
+        names: dict[tuple[str, str], list[str]] = {}
+        for block, node, name in program.uses():
+            names.setdefault((block.block_class, Value(node).label),
+                             []).append(name)
+        made = set[str]()
+        for block in program.blocks:
+            made.update(block.results)
+            for node, name in zip(program.class_of(block).results,
+                                  block.results,
+                                  strict=True):
+                names.setdefault((block.block_class, value_of(node).label),
+                                 []).append(name)
+        once = {n for n in made if readers[n] == 1}
+        return {hub for hub, own in names.items() if once.issuperset(own)}
+
     @property
     def batch_rows(self) -> int:
         """Rows of the batch: the usual first dim of the inputs."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from planner.ir.errors import InfeasiblePlan
-from planner.ir.layout import Placement, R
+from planner.ir.layout import Placement, R, V
 from planner.ir.program import source_of, value_kind
 from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
@@ -17,6 +17,8 @@ from planner.search.facts import ClassFacts
 from planner.search.placed import PLAIN, Numbers, numbered, placement_of
 
 __all__ = ["add_variables"]
+
+_VARYING, = numbered([V]).tolist()
 
 
 def add_variables(problem: AxisProblem, draft: Draft) -> None:
@@ -106,6 +108,9 @@ def _hub(problem: AxisProblem, draft: Draft, name: str, facts: ClassFacts,
         # Blocks hand each other sums, not summands: what is added to these
         # in every block would be rounded on each rank by itself.
         domain = {n for n in domain if not placement_of(n).is_partial}
+        if (name, value.label) in problem.facts.handed_on:
+            # Gradients, too; they are summed while weights' are computed.
+            domain.discard(_VARYING)
     # Shards first: of two that cost the same, values stay divided.
     numbers = np.array(sorted(domain, key=lambda n: (n < len(PLAIN), n)),
                        np.intp)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unittest
 
 import numpy as np
 
 from planner.cluster import load_cluster
+from planner.ir.layout import Placement, R, S, V
+from planner.ir.layouts import ProgramLayout
 from planner.joint.apart import BlocksApart
 from planner.joint.space import Cell
 from planner.joint.tables import block_table
@@ -19,6 +22,15 @@ from tests.test_planner.test_joint.test_joint import BATCH, llama
 CELLS = (Cell(rows=BATCH), Cell(rows=1), Cell(tp=2, rows=1), Cell(cp=2,
                                                                   rows=1),
          Cell(tp=4, rows=2), Cell(tp=2, rows=BATCH))
+
+
+def _with_hub(layout: ProgramLayout, name: str, label: str,
+              own: Placement) -> ProgramLayout:
+    """With a value in another layout over the first axis."""
+    cls = layout.classes[name]
+    hub = (own, *cls.hubs[label][1:])
+    found = dataclasses.replace(cls, hubs={**cls.hubs, label: hub})
+    return dataclasses.replace(layout, classes={**layout.classes, name: found})
 
 
 class TestBlocksApart(unittest.TestCase):
@@ -41,13 +53,47 @@ class TestBlocksApart(unittest.TestCase):
             apart = self.blocks.of(layout, exact=True)
             self.assertEqual(apart.main.blocks, main.blocks)
             self.assertEqual(apart.main.specs, main.specs)
-            kinds = apart.kind.tolist()
-            for kind, own in enumerate(apart.stages):
-                stage = stages[kinds.index(kind)]
+            alike = apart.alike.tolist()
+            for number, own in enumerate(apart.stages):
+                stage = stages[alike.index(number)]
                 self.assertEqual(own.layout, stage.layout)
                 self.assertEqual(own.takes, stage.takes)
                 self.assertEqual(own.gives, stage.gives)
                 self.assertEqual(own.program.blocks, stage.program.blocks)
+
+    def test_blocks_that_take_other_layouts_are_not_alike(self) -> None:
+        """The first layer brings what is embedded into the layout that the
+        others get."""
+        layout = block_table(self.planning, Cell(tp=2, rows=1)).layout
+        assert layout is not None
+        first, second, *_ = self.planning.program.blocks[1:]
+        self.assertEqual(first.block_class, second.block_class)
+        source, label = "LlamaForCausalLM", "model.embed_tokens.embedding"
+        for made, is_alike in ((R, True), (S(2), False)):
+            found = self.blocks.of(_with_hub(
+                _with_hub(layout, source, label, made), first.block_class,
+                "add.1", R),
+                                   exact=True)
+            one, other = found.alike[1:3].tolist()
+            self.assertEqual(one == other, is_alike)
+            self.assertEqual(*found.kind[1:3].tolist())
+            self.assertEqual(len(found.by_kind()), len(set(found.kind)))
+
+    def test_blocks_hand_back_sums_of_gradients(self) -> None:
+        stream = {("LlamaForCausalLM", "model.embed_tokens.embedding"),
+                  ("LlamaDecoderLayer", "add.1")}
+        handed = self.planning.facts.handed_on
+        self.assertLessEqual(stream, handed)
+        self.assertNotIn(("LlamaForCausalLM", "model.rotary_emb._to_copy.2"),
+                         handed)
+        for cell in CELLS:
+            layout = block_table(self.planning, cell).layout
+            assert layout is not None
+            if cell.tp > 1:
+                axis = layout.mesh.names.index("tp")
+                for name, label in stream:
+                    self.assertNotEqual(layout.classes[name].hubs[label][axis],
+                                        V)
 
     def test_tables_are_those_of_a_program_that_is_cut_anew(self) -> None:
         for cell in CELLS:
