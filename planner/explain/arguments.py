@@ -133,7 +133,8 @@ def _add_output(add: Callable[..., Any]) -> None:
         metavar="N",
         help="alternatives that are shown (default: %(default)s); where the "
         "split of the devices is searched, half as many other splits are "
-        "priced for them")
+        "priced for them, and of a mesh with stages as many other ways to "
+        "run them")
     add("--half-batch",
         action="store_true",
         help="also say what half the batch would change; captures the model "

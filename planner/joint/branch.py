@@ -102,7 +102,9 @@ class Branching(Generic[Found]):
         When to stop, by the monotonic clock.
     runners_up : int
         How many more are priced in the end, to compare: of each other split
-        of the ranks whose cell is laid out the most promising.
+        of the ranks whose cell is laid out the most promising, or where
+        sizes are given, of each other schedule, number of micro-batches,
+        sharding at rest and recomputation.
 
     Attributes
     ----------
@@ -138,7 +140,7 @@ class Branching(Generic[Found]):
     _heap: list[_Entry] = field(default_factory=list)
     _known: dict[Cell, CellScores | None] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
-    _splits: set[tuple[int, ...]] = field(default_factory=set)
+    _kinds: set[tuple[object, ...]] = field(default_factory=set)
 
     def run(self) -> None:
         """Until no bound is better than what was found, or time is up."""
@@ -197,19 +199,27 @@ class Branching(Generic[Found]):
             self._step()
 
     def _price_runners_up(self) -> None:
-        """One on each split of the ranks that none was priced on, in the
-        order of their bounds."""
+        """One of each kind of which none was priced, in the order of their
+        bounds."""
         enough = len(self.found) + self.runners_up
         while (self._heap and len(self.found) < enough
                and time.monotonic() < self.until_s):
             excess, _, _, item = self._heap[0]
             if excess:
                 break
-            if _cell_of(item) not in self._known or _split_of(
-                    item) in self._splits:
+            if (_cell_of(item) not in self._known
+                    or self._kind_of(item) in self._kinds):
                 heapq.heappop(self._heap)
             else:
                 self._step()
+
+    def _kind_of(self, item: _Item) -> tuple[object, ...]:
+        """What tells runners-up apart."""
+        point = _point_of(item)
+        if point is None or not self.space.fixed:
+            return _split_of(item)
+        return (point.schedule, point.chunks, point.microbatches,
+                point.sharding, point.recompute)
 
     @property
     def best_s(self) -> float:
@@ -330,7 +340,7 @@ class Branching(Generic[Found]):
     def _price(self, score: Score, bound_s: float) -> None:
         scores = self._scores_of(score.point)
         priced = self.price(score.point, scores)
-        self._splits.add(_split_of(score))
+        self._kinds.add(self._kind_of(score))
         if priced is not None:
             self.found.append(priced)
             short = 1 - priced.run_s / max(bound_s, 1e-30)

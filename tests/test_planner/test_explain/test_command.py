@@ -116,6 +116,16 @@ class TestResults(_InFolder):
                          ["pin('*.up.weight', dp=S(1))", "limit(dp=4)"])
         self.assertEqual(items[1]["costs_s"], 0.0)
 
+    def test_differences_of_other_ways_add_up(self) -> None:
+        for mesh in ("4", "pp=2,dp=2"):
+            report = json.loads(_run("model.py", "--mesh", mesh, "--json")[1])
+            self.assertGreater(len(report["alternatives"]), 2)
+            for other in report["alternatives"]:
+                self.assertAlmostEqual(sum(other["delta_s"].values()),
+                                       other["step_s"] -
+                                       report["time"]["step_s"],
+                                       delta=1e-12)
+
     def test_times_add_up(self) -> None:
         time = json.loads(_run("model.py", "--mesh", "2x4",
                                "--json")[1])["time"]

@@ -135,6 +135,21 @@ class TestRunnersUp(unittest.TestCase):
         self.assertEqual(compared.bound_s, plain.bound_s)
         self.assertEqual(compared.best_s, plain.best_s)
 
+    def test_other_ways_on_sizes_that_are_given(self) -> None:
+        sizes = {"pp": 4, "dp": 2, "ep": 1, "cp": 1, "tp": 1}
+        space = dataclasses.replace(spaces(self.BLOCKS, 8, 8), fixed=sizes)
+        plain, compared = (search(self.BLOCKS,
+                                  space,
+                                  two_nodes(4, 1e9),
+                                  runners_up=number) for number in (0, 3))
+        ways = {
+            dataclasses.replace(f.point, order=())
+            for f in compared.found[len(plain.found):]
+        }
+        self.assertEqual(len(ways), 3)
+        self.assertEqual(compared.bound_s, plain.bound_s)
+        self.assertEqual(compared.best_s, plain.best_s)
+
 
 class TestRoom(unittest.TestCase):
 
