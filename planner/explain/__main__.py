@@ -18,8 +18,9 @@ from planner.choices import factorisations
 from planner.cluster import load_cluster
 from planner.cluster.spec import ClusterSpec
 from planner.constraints import Constraints
-from planner.explain.arguments import (parse_arguments, parse_constraint,
-                                       parse_mesh, parse_range)
+from planner.explain.arguments import (BATCH, parse_arguments,
+                                       parse_constraint, parse_mesh,
+                                       parse_range)
 from planner.explain.checks import check_arguments
 from planner.explain.compare import compare_plans, format_comparison
 from planner.explain.dot import format_dot
@@ -41,7 +42,6 @@ from planner.planning import Planning
 __all__ = ["explain", "main"]
 
 _DEVICES = 8
-_BATCH = 256
 
 Observer = Callable[[Candidate], None]
 
@@ -218,7 +218,7 @@ def _planning(args: argparse.Namespace, devices: int,
 
 def _loaded(args: argparse.Namespace) -> Loaded:
     return load_model(args.model,
-                      batch=args.batch or _BATCH,
+                      batch=args.batch or BATCH,
                       sequence=args.seq,
                       dtype=args.dtype)
 

@@ -14,8 +14,12 @@ from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
 from planner.objective import OBJECTIVES
 
-__all__ = ["parse_arguments", "parse_constraint", "parse_mesh", "parse_range"]
+__all__ = [
+    "BATCH", "parse_arguments", "parse_constraint", "parse_mesh", "parse_range"
+]
 
+BATCH = 256
+"""Global batch size of a config or a name where none is given."""
 _CONSTRAINTS: dict[str, Callable[..., Any]] = {
     "pin": pin,
     "forbid": forbid,
@@ -47,7 +51,8 @@ def _add_model(add: Callable[..., Any]) -> None:
         "config.json, or a name that python -m scaletorch.models prints")
     add("--batch",
         type=int,
-        help="global batch size, for a config or a name (default: 256)")
+        help="global batch size, for a config or a name (default: "
+        f"{BATCH})")
     add("--seq",
         type=int,
         help="tokens in each sequence, for a config or a name (default: as "

@@ -184,6 +184,14 @@ class Program:
                                   strict=True):
                 yield block, node, name
 
+    def makes(self) -> Iterator[tuple[Block, fx.Node, str]]:
+        """Every (block, result, global value) in execution order."""
+        for block in self.blocks:
+            for node, name in zip(self.classes[block.block_class].results,
+                                  block.results,
+                                  strict=True):
+                yield block, node, name
+
     def __str__(self) -> str:
         lines = [
             f"program {self.model_name}: {len(self.blocks)} blocks of "

@@ -9,7 +9,7 @@ in its place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,7 +117,7 @@ class _BatchCut:
                 for i, b in enumerate(blocks)]
         kinds = list(dict.fromkeys(keys))
         self._kind = np.array([kinds.index(k) for k in keys])
-        self._taken = list(_taken(self._main))
+        self._taken = _taken(self._main)
 
     def laid(self, layout: ProgramLayout) -> Apart:
         """In layouts that cut it so."""
@@ -158,16 +158,13 @@ class _BatchCut:
         return found
 
 
-def _taken(program: Program) -> Iterator[list[tuple[str, str]]]:
+def _taken(program: Program) -> list[list[tuple[str, str]]]:
     """Of each block, what it takes from others: class and label."""
-    made: dict[str, tuple[str, str]] = {}
-    for block in program.blocks:
-        yield [made[n] for n in block.operands if n in made]
-        made |= {
-            name: (block.block_class, value_of(node).label)
-            for node, name in zip(
-                program.class_of(block).results, block.results, strict=True)
-        }
+    made = {
+        name: (block.block_class, value_of(node).label)
+        for block, node, name in program.makes()
+    }
+    return [[made[n] for n in b.operands if n in made] for b in program.blocks]
 
 
 def _over_batch(layout: ProgramLayout) -> Hashable:

@@ -302,17 +302,19 @@ class JointSearch:
         """Layouts over the same axes for the most similar rows, and links or
         those of an `apart`."""
         known = {
-            (c.rows, c.apart): layout
+            c: layout
             for c, layout in self.laid_out.items()
             if layout and c._replace(rows=cell.rows, apart=cell.apart) == cell
             and apart in (None, c.apart)
         }
-        if not known:
-            return None
-        return known[min(known,
-                         key=lambda k:
-                         (max(k[0], cell.rows) // min(k[0], cell.rows), k[1] !=
-                          cell.apart, -k[0], k[1]))]
+
+        def unlike(other: Cell) -> tuple[int, bool, int, int]:
+            most, least = max(other.rows,
+                              cell.rows), min(other.rows, cell.rows)
+            return (most // least, other.apart
+                    != cell.apart, -other.rows, other.apart)
+
+        return known[min(known, key=unlike)] if known else None
 
     def price(self, point: Point, scores: CellScores) -> Candidate | None:
         """The combination laid out, priced and simulated."""

@@ -350,12 +350,9 @@ def _at_rest(layout: Layout) -> Layout:
 def _positions(program: Program, layout: ProgramLayout) -> set[str]:
     """Values between blocks whose shard depends on where it lies."""
     found = set()
-    for block in program.blocks:
-        chosen = layout.classes[block.block_class]
-        for node, name in zip(program.class_of(block).results,
-                              block.results,
-                              strict=True):
-            call = chosen.calls.get(value_of(node).node.meta["label"])
-            if call is not None and call.options[-1].lowering in BY_POSITION:
-                found.add(name)
+    for block, node, name in program.makes():
+        calls = layout.classes[block.block_class].calls
+        call = calls.get(value_of(node).node.meta["label"])
+        if call is not None and call.options[-1].lowering in BY_POSITION:
+            found.add(name)
     return found

@@ -65,12 +65,9 @@ def value_edges(program: Program) -> Mapping[ValueEdge, int]:
         if value_kind(name) not in _STATE:
             target = f"hub {block.block_class} {Value(node).label}"
             readers.setdefault(name, {})[target] = None
-    for block in program.blocks:
-        for node, name in zip(program.class_of(block).results,
-                              block.results,
-                              strict=True):
-            value = value_of(node)
-            held[name] = (f"hub {block.block_class} {value.label}", value.spec)
+    for block, node, name in program.makes():
+        value = value_of(node)
+        held[name] = (f"hub {block.block_class} {value.label}", value.spec)
     for out in (*program.outputs, *program.mutations.values()):
         if out is not None:
             readers.setdefault(out, {})["whole"] = None

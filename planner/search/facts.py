@@ -165,21 +165,13 @@ class Facts:
     @functools.cached_property
     def handed_on(self) -> set[tuple[str, str]]:
         """By class and label, what blocks hand to one other block each."""
-        program = self.program
-        readers = Counter(name for _, _, name in program.uses())
+        uses, makes = list(self.program.uses()), list(self.program.makes())
+        readers = Counter(name for _, _, name in uses)
+        once = {name for _, _, name in makes if readers[name] == 1}
         names: dict[tuple[str, str], list[str]] = {}
-        for block, node, name in program.uses():
-            names.setdefault((block.block_class, Value(node).label),
-                             []).append(name)
-        made = set[str]()
-        for block in program.blocks:
-            made.update(block.results)
-            for node, name in zip(program.class_of(block).results,
-                                  block.results,
-                                  strict=True):
-                names.setdefault((block.block_class, value_of(node).label),
-                                 []).append(name)
-        once = {n for n in made if readers[n] == 1}
+        for block, node, name in (*uses, *makes):
+            hub = block.block_class, value_of(node).label
+            names.setdefault(hub, []).append(name)
         return {hub for hub, own in names.items() if once.issuperset(own)}
 
     @property
