@@ -14,10 +14,10 @@ __all__ = [
     "has_partitioned_gradients",
     "is_eager",
     "is_megatron_of_2022",
-    "is_old_container",
     "is_plain",
     "is_plain_fsdp",
     "is_pure",
+    "lacks_fused_attention",
 ]
 
 _ALL_WIDE = "Rebalancing layers"
@@ -50,6 +50,8 @@ def is_plain_fsdp(row: Mapping[str, Any], sharding: int) -> bool:
 def is_megatron_of_2022(row: Mapping[str, Any]) -> bool:
     """Whether it is Megatron-LM since that has sequence parallelism and
     selective recomputation; Megatron-DeepSpeed is older."""
+    if _is_of_2022(row):
+        return True
     if is_plain(row) or "DeepSpeed" in str(row.get("notes")):
         return False
     return bool(row["parallel"].get("sequence_parallel")
@@ -57,11 +59,11 @@ def is_megatron_of_2022(row: Mapping[str, Any]) -> bool:
                 or row.get("recompute") == "selective")
 
 
-def is_old_container(row: Mapping[str, Any]) -> bool:
-    """Whether the software is one that lacked fused attention: the older
-    container of one data center, as memory without it shows."""
+def lacks_fused_attention(row: Mapping[str, Any]) -> bool:
+    """Whether the software is known to: that of 2022, and the older container
+    of one data center, as memory without it shows."""
     notes = str((row.get("hardware") or {}).get("notes"))
-    return "lts" in notes and "oci" in notes
+    return _is_of_2022(row) or ("lts" in notes and "oci" in notes)
 
 
 def is_pure(row: Mapping[str, Any]) -> bool:
@@ -100,3 +102,14 @@ def has_partitioned_gradients(row: Mapping[str, Any]) -> bool:
     return (sharding in ("zero1", "zero2")
             and "DeepSpeed" in str(row.get("notes"))
             and not (has_copied_accumulation(row) and table == _ALL_WIDE))
+
+
+def _is_of_2022(row: Mapping[str, Any]) -> bool:
+    """Whether it is the Megatron-LM of 2022, which hides collectives behind
+    its products and has no fused attention yet: that of Korthikanti et al.,
+    "Reducing activation recomputation in large transformer models"."""
+    source = " ".join(map(str, (row.get("source") or {}).values()))
+    return bool(
+        re.search(
+            r"2205\.05198|korthikanti|reducing activation recomputation|"
+            r"megatron\D*2022", source, re.I))

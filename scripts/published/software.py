@@ -10,9 +10,9 @@ from planner.cost.analytic.configurations import FIRST, FSDP, OWN, SECOND
 from scripts.published.frameworks import (has_copied_accumulation,
                                           has_narrow_gradients,
                                           has_partitioned_gradients, is_eager,
-                                          is_megatron_of_2022,
-                                          is_old_container, is_plain,
-                                          is_plain_fsdp, is_pure)
+                                          is_megatron_of_2022, is_plain,
+                                          is_plain_fsdp, is_pure,
+                                          lacks_fused_attention)
 from scripts.published.recipes import (BLACKWELL, has_narrow_attention,
                                        has_plain_exchange, is_gpt_oss,
                                        is_graphed, is_unfused)
@@ -194,7 +194,7 @@ def _fused_attention(row: Mapping[str, Any], recent: bool) -> bool:
     if re.search(_FUSED, stated):
         return True
     library = row.get("transformer_impl")
-    if is_old_container(row) or is_unfused(row):
+    if lacks_fused_attention(row) or is_unfused(row):
         return False
     if library is not None:
         return library == "transformer_engine"

@@ -148,6 +148,18 @@ class TestCase(unittest.TestCase):
             self.assertEqual(case.plan.backward_overlap, hidden)
             self.assertEqual(case.plan.fused_accumulation, hidden)
 
+    def test_megatron_of_2022_stores_scores(self) -> None:
+        for name, is_so in (("Korthikanti et al., arXiv:2205.05198",
+                             True), ("Megatron-LM README 2022 tables", True),
+                            ("Megatron-LM README 2020 tables", False),
+                            ("NeMo performance summary 24.07", False)):
+            case = read_case(row(source={"name": name}, dtype="bf16"))
+            self.assertEqual(case.plan.backward_overlap, is_so)
+            self.assertEqual(case.plan.fused_attention, not is_so)
+        stated = read_case(
+            row(source={"name": "Korthikanti"}, attention="flash"))
+        self.assertTrue(stated.plan.fused_attention)
+
     def test_adapters_leave_weights_frozen(self) -> None:
         flops = float(read_case(row()).model.model_flops(1))
         for changes, frozen in (({}, False), ({
