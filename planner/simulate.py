@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from planner.piped import piped
 from planner.schedule.check import check_schedule
 from planner.schedule.named import make_schedule, schedule_names
 from planner.schedule.picture import format_picture
@@ -91,4 +92,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

@@ -31,6 +31,7 @@ from planner.cost.analytic.configurations import Configurations  # noqa: E402
 from planner.cost.analytic.hardware import Hardware  # noqa: E402
 from planner.cost.analytic.memory import step_memory  # noqa: E402
 from planner.cost.analytic.step import step_time  # noqa: E402
+from planner.piped import piped  # noqa: E402
 from planner.units import format_bytes, format_time  # noqa: E402
 from scripts.published.batch import product_dtype  # noqa: E402
 from scripts.published.case import Case  # noqa: E402
@@ -234,4 +235,4 @@ def _ranked(found: Sequence[tuple[str, int, float]]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

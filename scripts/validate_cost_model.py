@@ -25,6 +25,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from planner.piped import piped  # noqa: E402
 from scripts.published.errors import held_out, summarise  # noqa: E402
 from scripts.published.picture import picture  # noqa: E402
 from scripts.published.predict import Prediction, predict  # noqa: E402
@@ -192,4 +193,4 @@ def _groups(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

@@ -37,6 +37,7 @@ from planner.ir.errors import CaptureError
 from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
 from planner.ir.program import Program
+from planner.piped import piped
 from planner.planning import Planning
 
 __all__ = ["explain", "main"]
@@ -289,4 +290,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

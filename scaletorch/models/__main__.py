@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from planner.piped import piped
 from scaletorch.models.registry import config, names, parameter_count
 
 
@@ -14,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(piped(main))
