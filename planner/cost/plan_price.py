@@ -14,6 +14,8 @@ __all__ = [
 class CollectivePrice:
     """One collective of one block class, over all its blocks.
 
+    Of a pipeline's ranks each runs a share of them, which need not be whole.
+
     Parameters
     ----------
     where : str
@@ -36,7 +38,7 @@ class CollectivePrice:
     direction: str
     size_bytes: float
     time_s: float
-    count: int
+    count: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class Exposure:
     size_bytes: float
     time_s: float
     exposed_s: float
-    count: int
+    count: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.candidate import Candidate
+from planner.explain.communication import exposures, spent_by_axis
 from planner.units import format_bytes, format_time
 
 __all__ = [
@@ -19,8 +20,11 @@ _TOLD = 4
 
 
 def bubble_s(candidate: Candidate) -> float:
-    """The mean time for which a pipeline's rank has nothing to do."""
-    return 0.0 if candidate.step is None else candidate.step.bubble_s
+    """The mean time for which a pipeline's rank has nothing to do, however
+    quick messages between stages are."""
+    step = candidate.step
+    return 0.0 if step is None else max(
+        0.0, step.bubble_s - step.exposed_messages_s)
 
 
 def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:
@@ -53,39 +57,45 @@ def parts(candidate: Candidate) -> dict[str, float]:
         "around the blocks": step.around_s,
         **{
             f"communication {axis}": exposed_s
-            for axis, (_, exposed_s) in sorted(step.by_axis().items())
+            for axis, (_, exposed_s) in sorted(
+                spent_by_axis(candidate).items())
         }
     }
+    own["local copies"] = copies_s(candidate)
     if candidate.step is None:
-        return {**own, "local copies": copies_s(candidate), **shared}
+        return own | shared
     return {
-        **own, "local copies": price.local_s,
-        "bubble": idle_s,
+        **own, "bubble": idle_s,
         "uneven ranks": waiting_s(candidate) - idle_s,
         **shared
     }
 
 
 def waiting_s(candidate: Candidate) -> float:
-    """What a pipeline's step takes beyond the work of the mean rank."""
+    """What a pipeline's step takes beyond the work and the messages of the
+    mean rank."""
     step = candidate.price.step
     if candidate.step is None or step is None:
         return 0.0
     price = candidate.price
-    return (step.time_s - price.compute_s - price.local_s - step.exposed_s -
+    exposed_s = sum(e.exposed_s for e in exposures(candidate))
+    return (step.time_s - price.compute_s - copies_s(candidate) - exposed_s -
             step.straggling_s - step.interference_s - step.host_s -
             step.around_s)
 
 
 def copies_s(candidate: Candidate) -> float:
-    """Copies that stay on a rank; packing what travels together is one."""
-    price = candidate.price
-    if price.step is None or candidate.step is not None:
+    """Copies that stay on a rank, of a pipeline the mean rank; packing what
+    travels together is one, and so is adding gradients to those of earlier
+    micro-batches."""
+    price, step = candidate.price, candidate.price.step
+    if step is None:
         return price.local_s
-    step = price.step
+    worked_s = (step.time_s - step.around_s if candidate.step is None else
+                candidate.step.busy_s + candidate.step.late_s)
     return max(
-        0.0, step.time_s - price.compute_s - step.exposed_s -
-        step.straggling_s - step.interference_s - step.host_s - step.around_s)
+        0.0, worked_s - price.compute_s - step.exposed_s - step.straggling_s -
+        step.interference_s - step.host_s)
 
 
 def signed(seconds: float) -> str:

@@ -13,6 +13,8 @@ from planner.candidate import Candidate
 from planner.cost.plan_price import CollectivePrice
 from planner.explain.batches import batches_report
 from planner.explain.causes import bubble_s, copies_s, delta, waiting_s
+from planner.explain.communication import (bytes_by_axis, exposures,
+                                           spent_by_axis)
 from planner.explain.devices import devices_report, shares_report
 from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.fit import fit_report
@@ -223,8 +225,8 @@ def _time(chosen: Candidate) -> dict[str, float]:
         "recompute_s": price.recompute_s,
         "local_s": copies_s(chosen),
         "optimizer_s": chosen.optimizer_s,
-        "communication_s": sum(a for a, _ in _communication(chosen).values()),
-        "exposed_s": sum(b for _, b in _communication(chosen).values()),
+        "communication_s": sum(a for a, _ in spent_by_axis(chosen).values()),
+        "exposed_s": sum(b for _, b in spent_by_axis(chosen).values()),
         **_beside(chosen),
         "waiting_s": waiting_s(chosen),
         "bubble_s": bubble_s(chosen),
@@ -245,17 +247,9 @@ def _beside(chosen: Candidate) -> dict[str, float]:
     }
 
 
-def _communication(chosen: Candidate) -> dict[str, tuple[float, float]]:
-    """Per axis: seconds of collectives, and of those that are exposed."""
-    if chosen.price.step is not None:
-        return chosen.price.step.by_axis()
-    return {n: (t, t) for n, (_, t) in chosen.price.by_axis().items()}
-
-
 def _exposed(chosen: Candidate) -> list[dict[str, Any]]:
-    """Collectives that the rank waits for, the longest first."""
-    step = chosen.price.step
-    own = [e for e in (step.exposures if step else ()) if e.exposed_s > 0]
+    """Messages that the rank waits for, the longest first."""
+    own = [e for e in exposures(chosen) if e.exposed_s > 0]
     own.sort(
         key=lambda e: (-e.exposed_s, e.where, e.value, e.axis, e.direction))
     return [{
@@ -272,7 +266,7 @@ def _exposed(chosen: Candidate) -> list[dict[str, Any]]:
 
 
 def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
-    traffic, spent = chosen.price.by_axis(), _communication(chosen)
+    traffic, spent = bytes_by_axis(chosen), spent_by_axis(chosen)
     mesh = chosen.solution.layout.mesh
     links = dict(zip(mesh.names, planning.tables(mesh).cost.axes, strict=True))
     excess: dict[str, float] = {}
@@ -283,7 +277,7 @@ def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
         "size": size,
         "use": chosen.axes[name],
         "tier": links[name].tier if name in links else "",
-        "bytes": traffic.get(name, (0.0, 0.0))[0],
+        "bytes": traffic.get(name, 0.0),
         "time_s": spent.get(name, (0.0, 0.0))[0],
         "exposed_s": spent.get(name, (0.0, 0.0))[1],
         "repeated_s": excess.get(name, 0.0),

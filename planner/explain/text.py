@@ -15,7 +15,7 @@ from planner.explain.outlook import (binding_text, sensitivity_text,
                                      what_fits_text)
 from planner.explain.pipeline import pipeline_text
 from planner.explain.work import work_text
-from planner.units import bar, format_bytes, format_time
+from planner.units import bar, format_bytes, format_number, format_time
 
 __all__ = ["constraints_text", "format_report"]
 
@@ -99,8 +99,9 @@ def _exposed(report: dict[str, Any]) -> Iterator[str]:
     rows = [("where", "of", "collective", "axis", "pass", "runs", "time",
              "exposed")]
     rows += [(clip(e["where"], 20), clip(e["value"], 26), e["kind"], e["axis"],
-              e["direction"], str(e["count"]), format_time(e["time_s"]),
-              format_time(e["exposed_s"])) for e in report["exposed"][:_ROWS]]
+              e["direction"], format_number(e["count"]),
+              format_time(e["time_s"]), format_time(e["exposed_s"]))
+             for e in report["exposed"][:_ROWS]]
     yield from table(rows, right=(5, 6, 7))
     if len(report["exposed"]) > _ROWS:
         rest_s = sum(e["exposed_s"] for e in report["exposed"][_ROWS:])

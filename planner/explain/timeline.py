@@ -141,7 +141,7 @@ def _messages(step: PipelinePrice) -> Iterator[Span]:
     graph, ends_s = step.simulation.graph, step.simulation.ends_s
     after_s = step.around_s + step.delay_s
     for sender, reader, edge in graph.messages():
-        seconds = step.message_s.get(graph.edges[edge], 0.0)
+        seconds = step.messages.time_s.get(graph.edges[edge], 0.0)
         action = graph.actions[sender]
         if seconds:
             what = "values" if action.kind == "F" else "gradients"

@@ -222,7 +222,8 @@ def _shared(work: PlanPrice, ranks: int) -> PlanPrice:
         recompute_s=work.recompute_s / ranks,
         local_s=work.local_s / ranks,
         collectives=tuple(
-            dataclasses.replace(c, time_s=c.time_s / ranks)
+            dataclasses.replace(
+                c, time_s=c.time_s / ranks, count=c.count / ranks)
             for c in work.collectives),
         repeated=tuple(
             dataclasses.replace(

@@ -9,7 +9,7 @@ from planner.cluster.axis import AxisInfo
 from planner.ir.errors import InfeasiblePlan
 from planner.ir.pipeline import PipelineSpec
 from planner.pipeline.build import Pipelined
-from planner.pipeline.price import message_times_s
+from planner.pipeline.messages import Messages
 from planner.pipeline.stage_cost import StageCost
 from planner.schedule.space import placements
 from planner.schedule.synthesise import synthesise
@@ -56,7 +56,7 @@ def with_own_schedule(pipeline: PipelineSpec,
                               ranks=len(limits_bytes),
                               microbatches=pipeline.microbatches,
                               edges=found.edges,
-                              p2p_s=message_times_s(found, link),
+                              p2p_s=Messages.of(found, link).time_s,
                               memory=StageMemory(saved_bytes=saved,
                                                  held_bytes=saved),
                               cap_bytes=cap_bytes,

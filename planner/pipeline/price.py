@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.cluster.axis import AxisInfo
-from planner.cost.collective import collective_time_s
 from planner.cost.memory_estimate import MemoryEstimate
 from planner.cost.plan_price import Exposure, StepTime
 from planner.cost.timeline import Streams
 from planner.ir.pipeline import MICROBATCH
 from planner.pipeline.build import Pipelined
 from planner.pipeline.closing import closing_s
-from planner.pipeline.stage_cost import StageCost, wire_bytes
+from planner.pipeline.messages import Edge, Messages
+from planner.pipeline.stage_cost import StageCost
 from planner.schedule.actions import Schedule
 from planner.schedule.graph import ActionGraph, build_graph
 from planner.schedule.once import delay_s, reductions, start_s
 from planner.schedule.simulation import Simulation, simulate
 from planner.schedule.times import StageMemory, StageTimes
 
-__all__ = [
-    "PipelinePrice", "delay_s", "message_times_s", "pipeline_price",
-    "reductions"
-]
+__all__ = ["PipelinePrice", "delay_s", "pipeline_price", "reductions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +48,10 @@ class PipelinePrice:
         micro-batches where one is made before.
     memory : tuple of MemoryEstimate
         Of each rank.
-    message_s : mapping of (int, int) to float
-        Between stages, of one micro-batch.
+    times : StageTimes
+        Of each stage's actions.
+    messages : Messages
+        Between stages.
     late_s : float
         For which ranks wait for the last of them, once a step.
     closing_s : float
@@ -68,7 +66,8 @@ class PipelinePrice:
     finish_s: tuple[float, ...]
     around_s: float
     memory: tuple[MemoryEstimate, ...]
-    message_s: Mapping[tuple[int, int], float]
+    times: StageTimes
+    messages: Messages
     late_s: float = 0.0
     closing_s: float = 0.0
 
@@ -94,6 +93,30 @@ class PipelinePrice:
         because one of them still brings parameters into use."""
         return delay_s(self.simulation, self.begin_s)
 
+    @functools.cached_property
+    def exposed_messages_s(self) -> float:
+        """How much less the schedule would take if messages took no time."""
+        quick = simulate(self.simulation.graph, self.times)
+        return max(0.0, self.simulation.makespan_s - quick.makespan_s)
+
+    def sent(self, axis: str) -> Exposure:
+        """What the mean rank sends to other stages, over the pipeline's axis.
+
+        Its size is the mean of all messages.
+        """
+        runs, size_bytes, time_s = self.messages.sent(
+            self.schedule.stage_rank, self.schedule.microbatches)
+        ranks = len(self.schedule.ranks)
+        return Exposure(where="between stages",
+                        value="values and gradients",
+                        kind="send",
+                        axis=axis,
+                        direction="both",
+                        size_bytes=size_bytes / max(1, runs),
+                        time_s=time_s / ranks,
+                        exposed_s=self.exposed_messages_s,
+                        count=runs / ranks)
+
     @property
     def overlap(self) -> StepTime:
         """The step as that of one rank, the mean of all."""
@@ -112,9 +135,9 @@ class PipelinePrice:
     @property
     def _host_s(self) -> float:
         """Waiting for the host, of all ranks together."""
-        parts = len({a.microbatch for row in self.schedule.ranks for a in row})
-        return parts * sum(s.found.forward_host_s + s.found.backward_host_s
-                           for s in self.stages)
+        return self.schedule.microbatches * sum(
+            s.found.forward_host_s + s.found.backward_host_s
+            for s in self.stages)
 
     def start_s(self, rank: int) -> float:
         """When a rank's first action starts in the simulation."""
@@ -126,6 +149,13 @@ class PipelinePrice:
         A rank's stages follow each other, each after its last action.
         """
         return reductions(self.simulation, self.finish_s)
+
+    @property
+    def busy_s(self) -> float:
+        """What the mean rank does, with what it does once."""
+        ranks = max(1, len(self.begin_s))
+        return (self.simulation.makespan_s - self.bubble_s +
+                (sum(self.begin_s) + sum(self.finish_s)) / ranks)
 
     @property
     def bubble_s(self) -> float:
@@ -145,7 +175,7 @@ def _mean_rank(exposures: Iterable[Exposure],
         dataclasses.replace(key,
                             time_s=sum(e.time_s for e in own) / ranks,
                             exposed_s=sum(e.exposed_s for e in own) / ranks,
-                            count=math.ceil(sum(e.count for e in own) / ranks))
+                            count=sum(e.count for e in own) / ranks)
         for key, own in alike.items())
 
 
@@ -184,7 +214,7 @@ def pipeline_price(found: Pipelined,
     graph = (schedule if isinstance(schedule, ActionGraph) else build_graph(
         schedule, found.edges))
     schedule = graph.schedule
-    forward, backward = _messages(found, schedule.stage_rank)
+    forward, backward = _ends(found, schedule.stage_rank)
     times = StageTimes.in_parts([
         c.forward_s + host_s * n + streams.action_s
         for c, n in zip(costs, forward)
@@ -197,11 +227,11 @@ def pipeline_price(found: Pipelined,
                                 replicas=_replicas(found),
                                 reduce_s=[c.finish_s for c in costs])
     saved = tuple(float(c.saved_bytes) for c in costs)
-    message_s = message_times_s(found, link)
+    messages = Messages.of(found, link)
     simulation = simulate(graph,
                           times,
-                          p2p_s=message_s,
-                          occupancy_s=_occupancy_s(found, link),
+                          p2p_s=messages.time_s,
+                          occupancy_s=messages.occupancy_s,
                           memory=StageMemory(saved_bytes=saved,
                                              held_bytes=saved))
     ranks = len(schedule.ranks)
@@ -210,20 +240,22 @@ def pipeline_price(found: Pipelined,
     for number, cost in enumerate(costs):
         begin[owner[number]] += cost.begin_s
     finish_s = tuple(c.finish_s for c in costs)
-    return PipelinePrice(
-        stages=tuple(costs),
-        schedule=schedule,
-        simulation=simulation,
-        begin_s=tuple(begin),
-        finish_s=finish_s,
-        around_s=call_s + _rehearsal_s(found, times, schedule, message_s),
-        message_s=message_s,
-        late_s=(0.0 if alone_speedup > 1 and _is_alone(found) else _late_s(
-            simulation, streams)),
-        closing_s=closing_s(found, simulation, begin, finish_s, link),
-        memory=tuple(
-            _rank_memory(costs, owner, rank, simulation)
-            for rank in range(ranks)))
+    return PipelinePrice(stages=tuple(costs),
+                         schedule=schedule,
+                         simulation=simulation,
+                         begin_s=tuple(begin),
+                         finish_s=finish_s,
+                         around_s=call_s +
+                         _rehearsal_s(found, times, schedule, messages.time_s),
+                         times=times,
+                         messages=messages,
+                         late_s=(0.0 if alone_speedup > 1 and _is_alone(found)
+                                 else _late_s(simulation, streams)),
+                         closing_s=closing_s(found, simulation, begin,
+                                             finish_s, link),
+                         memory=tuple(
+                             _rank_memory(costs, owner, rank, simulation)
+                             for rank in range(ranks)))
 
 
 def _replicas(found: Pipelined) -> int:
@@ -247,8 +279,8 @@ def _late_s(simulation: Simulation, streams: Streams) -> float:
     return streams.late_s(simulation.makespan_s - idle_s)
 
 
-def _messages(found: Pipelined,
-              owner: Sequence[int]) -> tuple[list[int], list[int]]:
+def _ends(found: Pipelined,
+          owner: Sequence[int]) -> tuple[list[int], list[int]]:
     """How many a micro-batch's forward and backward of each stage send to
     other ranks or take from them."""
     forward, backward = [0] * len(found.stages), [0] * len(found.stages)
@@ -262,7 +294,7 @@ def _messages(found: Pipelined,
 
 
 def _rehearsal_s(found: Pipelined, times: StageTimes, schedule: Schedule,
-                 message_s: dict[tuple[int, int], float]) -> float:
+                 message_s: Mapping[Edge, float]) -> float:
     """A forward pass of all micro-batches, where one is made before."""
     if found.rehearsal is None:
         return 0.0
@@ -271,33 +303,6 @@ def _rehearsal_s(found: Pipelined, times: StageTimes, schedule: Schedule,
             tuple(a for a in row if a.kind == "F") for row in schedule.ranks))
     return simulate(forward, times, edges=found.edges,
                     p2p_s=message_s).makespan_s
-
-
-def message_times_s(found: Pipelined,
-                    link: AxisInfo) -> dict[tuple[int, int], float]:
-    """Seconds of a micro-batch's values from stage to stage."""
-    return {
-        e: collective_time_s("send", float(n), link)
-        for e, n in _sent_bytes(found).items()
-    }
-
-
-def _occupancy_s(found: Pipelined,
-                 link: AxisInfo) -> dict[tuple[int, int], float]:
-    """For how long they keep a link busy: their bytes at its rate."""
-    rate = (link.point or link.link).rate_bytes_per_s
-    factor = link.link.factor("send")
-    return {e: factor * n / rate for e, n in _sent_bytes(found).items()}
-
-
-def _sent_bytes(found: Pipelined) -> dict[tuple[int, int], int]:
-    """Bytes of a micro-batch's values, by stages from and to which."""
-    total: dict[tuple[int, int], int] = {}
-    for number, stage in enumerate(found.stages):
-        for name, made in stage.takes.items():
-            edge = (made, number)
-            total[edge] = total.get(edge, 0) + wire_bytes(stage, name)
-    return total
 
 
 def _rank_memory(costs: Sequence[StageCost], owner: Sequence[int], rank: int,

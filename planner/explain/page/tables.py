@@ -8,7 +8,7 @@ from typing import Any
 
 from planner.explain.causes import why
 from planner.explain.page.markup import Markup, element, join
-from planner.units import format_bytes, format_time
+from planner.units import format_bytes, format_number, format_time
 
 __all__ = ["Column", "alternatives", "collectives", "sizes", "table", "times"]
 
@@ -107,7 +107,7 @@ def collectives(block: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
         sizes("bytes", rows, "bytes"),
         times("time", rows, "time_s"),
         Column(name="runs",
-               texts=[str(r["count"]) for r in rows],
+               texts=[format_number(r["count"]) for r in rows],
                numbers=[r["count"] for r in rows]),
     ],
                    sortable=True)

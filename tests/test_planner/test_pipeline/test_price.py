@@ -16,11 +16,13 @@ from planner.cluster.axis import AxisInfo
 from planner.cost.roofline import memory_time_s
 from planner.cost.stage_time import sums_s
 from planner.cost.timeline import Streams
+from planner.explain.causes import parts
 from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
 from planner.pipeline.alike import shape_of
 from planner.pipeline.build import Pipelined, pipelined
 from planner.pipeline.means import count_ahead
+from planner.pipeline.messages import Messages
 from planner.pipeline.price import PipelinePrice, pipeline_price
 from planner.pipeline.stage_cost import stage_cost, stage_costs
 from planner.planning import Planning
@@ -32,6 +34,7 @@ from tests.test_planner.test_planning.programs import slow_cluster
 
 _WIDTH, _PARTS = 64, 4
 _WEIGHT_BYTES = 4 * _WIDTH**2
+_NONE = Messages(value_bytes={}, gradient_bytes={}, time_s={}, occupancy_s={})
 
 
 class _Row(nn.Module):
@@ -194,7 +197,7 @@ class TestStage(unittest.TestCase):
         slow = pipeline_price(
             found, step.stages, schedule,
             dataclasses.replace(link, link=narrow, point=narrow))
-        (message_s, ) = slow.message_s.values()
+        (message_s, ) = slow.messages.time_s.values()
         self.assertGreater(slow.simulation.makespan_s,
                            2 * _PARTS * message_s * 0.99)
 
@@ -307,24 +310,68 @@ class TestAlike(unittest.TestCase):
         self.assertNotEqual(shape_of(moved, None), shape_of(last, None))
 
 
+class TestMessages(unittest.TestCase):
+    """What stages send each other, of the mean rank."""
+
+    def test_values_and_gradients_are_sent_for_each_micro_batch(self) -> None:
+        step, rows = _step(None), 64 // _PARTS
+        (message_s, ) = step.messages.time_s.values()
+        sent = step.sent("pp")
+        self.assertEqual((sent.kind, sent.axis), ("send", "pp"))
+        self.assertEqual(sent.count, _PARTS)  # both ways, of two ranks
+        self.assertEqual(sent.size_bytes, 4 * rows * _WIDTH)
+        self.assertAlmostEqual(sent.time_s, _PARTS * message_s)
+
+    def test_exposed_is_what_quicker_links_would_save(self) -> None:
+        """The first value is waited for, and the last gradient; of those in
+        between at most all."""
+        step = _step(None)
+        (message_s, ) = step.messages.time_s.values()
+        exposed_s = step.sent("pp").exposed_s
+        self.assertGreaterEqual(exposed_s, 2 * message_s * 0.999)
+        self.assertLessEqual(exposed_s, 2 * _PARTS * message_s)
+        quick = simulate(step.schedule, step.times, p2p_s=0.0)
+        self.assertAlmostEqual(step.simulation.makespan_s - exposed_s,
+                               quick.makespan_s)
+
+    def test_stages_of_one_rank_send_nothing(self) -> None:
+        messages = _step(None).messages
+        self.assertEqual(messages.sent((0, 0), _PARTS), (0, 0, 0.0))
+
+    def test_parts_of_a_step_say_what_ranks_do(self) -> None:
+        """Copies, and adding up gradients, are work; what is left beside the
+        bubble is what is done once."""
+        for recipe in (None, "megatron"):
+            candidate = _candidate(recipe, "tp")
+            step, found = candidate.step, parts(candidate)
+            assert step is not None
+            self.assertAlmostEqual(sum(found.values()), candidate.time_s)
+            sums = sum(s.sums_s for s in step.stages)
+            added_s = (_PARTS - 1) * sums / 2
+            self.assertGreaterEqual(found["local copies"], added_s * 0.999)
+            self.assertAlmostEqual(
+                found["uneven ranks"], step.once_s - step.around_s -
+                step.late_s - (sum(step.begin_s) + sum(step.finish_s)) / 2)
+            self.assertGreater(found["communication pp"], 0.0)
+
+
 class TestOnce(unittest.TestCase):
     """Gathers and reductions lie in the bubbles where these are."""
 
     def _price(self, begin_s: tuple[float, float],
                finish_s: tuple[float, float]) -> PipelinePrice:
         schedule = make_schedule("1f1b", ranks=2, microbatches=2)
+        times = StageTimes.in_parts([1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
         # 0F0 0F1 0B0 0B1 end at 9, 1F0 1B0 1F1 1B1 run from 1 to 7.
         return PipelinePrice(stages=(),
                              schedule=schedule,
-                             simulation=simulate(
-                                 schedule,
-                                 StageTimes.in_parts([1.0, 1.0], [1.0, 1.0],
-                                                     [1.0, 1.0])),
+                             simulation=simulate(schedule, times),
                              begin_s=begin_s,
                              finish_s=finish_s,
                              around_s=0.0,
                              memory=(),
-                             message_s={})
+                             times=times,
+                             messages=_NONE)
 
     def test_spans(self) -> None:
         price = self._price((0.0, 0.0), (0.0, 0.0))
@@ -342,17 +389,16 @@ class TestOnce(unittest.TestCase):
                                  ranks=2,
                                  microbatches=2,
                                  chunks=2)
+        times = StageTimes.in_parts([1.0] * 4, [1.0] * 4, [1.0] * 4)
         price = PipelinePrice(stages=(),
                               schedule=schedule,
-                              simulation=simulate(
-                                  schedule,
-                                  StageTimes.in_parts([1.0] * 4, [1.0] * 4,
-                                                      [1.0] * 4)),
+                              simulation=simulate(schedule, times),
                               begin_s=(0.0, 0.0),
                               finish_s=(1.0, 0.0, 2.0, 0.0),
                               around_s=0.0,
                               memory=(),
-                              message_s={})
+                              times=times,
+                              messages=_NONE)
         by_stage = {stage: span for stage, *span in price.reductions()}
         # Stages 2 and 0 are on one rank, whose last action is of stage 0.
         end_s = price.simulation.makespan_s
