@@ -30,7 +30,7 @@ from scripts.published.case import Case, Unreadable
 from scripts.published.errors import held_out, summarise
 from scripts.published.fit import fit, of_preset, parameters_of, times_with
 from scripts.published.host import fit_host, host_cases
-from scripts.published.predict import DOUBTED
+from scripts.published.predict import is_doubted
 from scripts.published.presets import with_numbers
 from scripts.published.read import read_case
 from scripts.published.rows import read_rows
@@ -87,9 +87,9 @@ def _is_fitted(row: Mapping[str, Any]) -> bool:
     """Tests of a few steps of tiny models say more about their host, and
     runs of other compilers than PyTorch's more about those; some rows their
     own source doubts."""
-    source, notes = str(row["source"]), str(row.get("notes"))
+    source = str(row["source"])
     return not (row.get("transformer_impl") or "functional" in source
-                or "JAX" in source or DOUBTED in notes)
+                or "JAX" in source or is_doubted(row))
 
 
 def _states_batch(row: Mapping[str, Any], case: Case) -> bool:

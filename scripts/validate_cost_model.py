@@ -5,7 +5,8 @@
         [--picture FILE.svg]
 
 Prints per row the predicted and the measured step time and peak memory,
-rows that cannot be expressed with the reason, and the errors by source.
+rows that cannot be expressed with the reason, the errors by source, and how
+far apart the times of runs are that state the same.
 With ``--json``, a list of rows with their errors and the parts of the
 predicted times and memory; a picture has the times of all rows. With
 ``--captured``, models are also built, captured, and priced under the plan
@@ -16,6 +17,7 @@ software does otherwise than this library is added in further tables.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections import Counter
@@ -26,7 +28,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from planner.piped import piped  # noqa: E402
-from scripts.published.errors import held_out, summarise  # noqa: E402
+from scripts.published.errors import held_out, spread, summarise  # noqa: E402
 from scripts.published.picture import picture  # noqa: E402
 from scripts.published.predict import Prediction, predict  # noqa: E402
 from scripts.published.rows import read_rows  # noqa: E402
@@ -132,6 +134,7 @@ def _print_counts(title: str, reasons: Iterable[tuple[str, str]]) -> None:
 
 def _print_tables(found: Sequence[Prediction]) -> None:
     _print_table("step time", found, "predicted_s", "measured_s")
+    _print_spreads(found)
     _print_table("peak memory", found, "predicted_peak_bytes",
                  "measured_peak_bytes")
     captured = [p for p in found if p.captured and not p.captured.reason]
@@ -163,6 +166,28 @@ def _print_table(title: str, found: Sequence[Prediction], guess: str,
             summary = summarise([getattr(p, guess) for p in group],
                                 [getattr(p, truth) for p in group])
             sys.stdout.write(f"{summary}   {label}\n")
+
+
+def _print_spreads(found: Sequence[Prediction]) -> None:
+    """By source, of rows that are the same to the model."""
+    alike: dict[str, dict[object, list[float]]] = {}
+    for p in found:
+        if p.case and p.predicted_s and p.measured_s:
+            stated = dataclasses.replace(p.case,
+                                         id="",
+                                         measured_s=None,
+                                         measured_bytes=None,
+                                         utilisation=None)
+            groups = alike.setdefault(f"{p.source} / {p.case.preset}", {})
+            groups.setdefault(repr(stated), []).append(p.measured_s)
+    spreads = [(spread(groups.values()), label)
+               for label, groups in sorted(alike.items())]
+    if any(apart for apart, _ in spreads):
+        sys.stdout.write("\nruns that state the same: times from their mean\n"
+                         " rows    mean  largest\n")
+        for apart, label in spreads:
+            if apart is not None:
+                sys.stdout.write(f"{apart}   {label}\n")
 
 
 def _groups(

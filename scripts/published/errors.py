@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
 
-__all__ = ["ErrorSummary", "held_out", "summarise"]
+__all__ = ["ErrorSummary", "Spread", "held_out", "spread", "summarise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,28 @@ class ErrorSummary:
                 f"{self.rank_correlation:5.3f}")
         return (f"{self.count:5d} {100 * self.mean:7.1f}% "
                 f"{100 * self.median:7.1f}% {100 * self.p90:7.1f}%   {rank}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How far apart runs are that state the same.
+
+    Parameters
+    ----------
+    count : int
+        Of them.
+    mean, largest : float
+        How far they are from the mean of those that state the same, as a
+        share of this. No model that knows what is stated errs by less.
+    """
+
+    count: int
+    mean: float
+    largest: float
+
+    def __str__(self) -> str:
+        return (f"{self.count:5d} {100 * self.mean:7.1f}% "
+                f"{100 * self.largest:7.1f}%")
 
 
 def held_out(source: str, name: str) -> bool:
@@ -47,3 +69,15 @@ def summarise(predicted: Sequence[float],
                         median=float(np.median(errors)),
                         p90=float(np.quantile(errors, 0.9)),
                         rank_correlation=rank)
+
+
+def spread(groups: Iterable[Sequence[float]]) -> Spread | None:
+    """Of measured times, by what is stated; None where nothing was measured
+    more than once."""
+    apart = [
+        abs(time / float(np.mean(group)) - 1) for group in groups
+        if len(group) > 1 for time in group
+    ]
+    return Spread(count=len(apart),
+                  mean=float(np.mean(apart)),
+                  largest=max(apart)) if apart else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,12 +15,11 @@ from scripts.published.captured import CapturedPrice, captured_price
 from scripts.published.case import Case, Unreadable
 from scripts.published.read import read_case, source_of
 
-__all__ = ["DOUBTED", "Prediction", "predict"]
+__all__ = ["Prediction", "is_doubted", "predict"]
 
 _MALFORMED = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError,
               ValueError)
-DOUBTED = "do not use for error statistics"
-"""What notes say of rows that their own source doubts."""
+_DOUBTS = "do not use for error statistics|known .* regression"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,13 +190,18 @@ def _rows_of(parts: Any, count: int) -> list[dict[str, float]]:
     } for n in range(count)]
 
 
+def is_doubted(row: Mapping[str, Any]) -> bool:
+    """Whether its own source doubts a row, or blames software for it."""
+    return bool(re.search(_DOUBTS, str(row.get("notes"))))
+
+
 def _prediction(row: Any, case: Case | None, found: Mapping[str, Any],
                 reason: str | None, captured: bool) -> Prediction:
     known = row if isinstance(row, Mapping) else {}
     plain: dict[str, Any] = {
         "id": str(known.get("id")),
         "source": source_of(row),
-        "doubted": DOUBTED in str(known.get("notes"))
+        "doubted": is_doubted(known)
     }
     if case is None:
         return Prediction(**plain, reason=reason)

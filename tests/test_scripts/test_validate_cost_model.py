@@ -72,6 +72,16 @@ class TestCommand(unittest.TestCase):
             self.assertIsNone(found["measured_s"])
             self.assertIsNone(found["reason"])
 
+    def test_runs_that_state_the_same(self) -> None:
+        rows = [
+            row(id=name, measured={"iteration_time_ms": time_ms})
+            for name, time_ms in (("a", 900.0), ("b", 1000.0), ("c", 1100.0))
+        ]
+        other = row(id="d", micro_batch=2)
+        text = _run("--brief", rows=[*rows, other])
+        self.assertRegex(text, r"    3 +6\.7% +10\.0%   made up / a100-80g")
+        self.assertNotIn("state the same", _run(rows=[rows[0], other]))
+
     def test_limit_and_source(self) -> None:
         rows = [row(), row(id="b"), row(id="c", source={"name": "other"})]
         self.assertEqual(

@@ -49,6 +49,14 @@ def _with(plain: dict[str, Any], place: tuple[str, ...],
 
 class TestPredict(unittest.TestCase):
 
+    def test_rows_that_their_source_doubts(self) -> None:
+        for notes, doubted in (("do not use for error statistics", True), (
+                "source flags a known cuDNN performance regression", True),
+                               ("measured on one iteration", False)):
+            found, = predict([row(notes=notes)])
+            self.assertEqual(found.doubted, doubted)
+            self.assertGreater(found.predicted_s or 0.0, 0.0)
+
     def test_any_field_may_be_missing_or_wrong(self) -> None:
         plain = row(source={"name": "a"})
         plain["parallel"]["zero1_group"] = 2
