@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from planner.candidate import Candidate
 from planner.constraints import RECOMPUTE
 from planner.ir.errors import InfeasiblePlan, LayoutError, ScheduleError
+from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
+from planner.ir.program import value_kind
 from planner.units import format_bytes
 from planner.variation import like, without
 
@@ -150,16 +153,27 @@ def _smaller_parts(planning: Planning, nearest: Candidate) -> Iterator[str]:
 
 def _smaller_batch(planning: Planning, nearest: Candidate) -> Iterator[str]:
     """A share of the batch, since activations grow with it and state does
-    not."""
-    memory = nearest.memory
-    grows = memory.saved + memory.transient + memory.outputs
-    left = planning.limits.of(nearest) - (memory.total - grows)
-    share = 2
-    while share <= _SMALLEST_SHARE and grows / share > left:
+    not; no smaller than what the layouts divide."""
+    rows = planning.facts.batch_rows // _parts_of_batch(planning, nearest)
+    share, limit_bytes = 2, planning.limits.of(nearest)
+    while share <= min(rows, _SMALLEST_SHARE) and rows % share == 0:
+        size = nearest.memory.of_share(share)
+        if size <= limit_bytes:
+            yield (f"a batch 1/{share} as large takes about "
+                   f"{format_bytes(size)}")
+            return
         share *= 2
-    if share <= _SMALLEST_SHARE:
-        yield (f"a batch 1/{share} as large takes about "
-               f"{format_bytes(memory.total - grows + grows / share)}")
+
+
+def _parts_of_batch(planning: Planning, nearest: Candidate) -> int:
+    """Into how many ranks and micro-batches divide the batch."""
+    layout = nearest.layout
+    inputs = [
+        layout.at_rest[n] for n in planning.program.specs
+        if value_kind(n) == "input"
+    ]
+    return math.prod(size for axis, size in enumerate(layout.mesh.sizes)
+                     if any(own[axis] is S(0) for own in inputs))
 
 
 def _without(planning: Planning, nearest: Candidate) -> Iterator[str]:

@@ -20,8 +20,8 @@ from fractions import Fraction
 from planner.cost.calls import KnownCall, KnownCalls, known_calls
 from planner.cost.flops import op_name
 from planner.cost.optimizer import optimizer_bytes
-from planner.cost.peak import (BlockPeaks, backward_peak, forward_peak,
-                               step_peak)
+from planner.cost.peak import (BlockPeaks, StepPeak, backward_peak,
+                               forward_peak, step_peak)
 from planner.cost.rerun import rerun
 from planner.cost.saved import is_view
 from planner.cost.state_moves import BUCKET_BYTES
@@ -47,8 +47,8 @@ class MemoryEstimate:
 
     Each kind is given at its largest, which they are not all at once:
     `peak` is the most that there is at any moment of a step, where it is
-    known; else the kinds are added up. `trained` is what the optimizer
-    steps over, among the parameters, and `num_trained` in how many tensors.
+    known; else the kinds are added up. `trained` is what the optimizer steps
+    over, among the parameters, and `num_trained` in how many tensors.
     """
 
     parameters: int
@@ -60,12 +60,12 @@ class MemoryEstimate:
     outputs: int = 0
     trained: int = 0
     num_trained: int = 0
-    peak: int | None = None
+    peak: StepPeak | None = None
 
     @property
     def total(self) -> int:
         """The most at once."""
-        return self.kinds if self.peak is None else self.peak
+        return self.kinds if self.peak is None else self.peak.total
 
     @property
     def kinds(self) -> int:
@@ -73,14 +73,26 @@ class MemoryEstimate:
         return (self.parameters + self.gradients + self.optimizer +
                 self.saved + self.gathered + self.transient + self.outputs)
 
+    def of_share(self, share: int) -> int:
+        """What a batch of one part in `share` takes, at most."""
+        grows = self.saved + self.transient + self.outputs
+        steady = (self.kinds -
+                  grows if self.peak is None else self.peak.steady)
+        return min(self.total, steady + -(-grows // share))
+
     def by_kind(self) -> dict[str, int]:
-        """The parts by name, largest first."""
+        """The parts by name, largest first; together at least the total."""
+        gathered, unreduced = self.gathered, 0
+        if self.peak is not None:
+            gathered = self.peak.gathered
+            unreduced = max(0, self.peak.gradients - self.gradients)
         parts = {
             "parameters": self.parameters,
             "gradients": self.gradients,
+            "unreduced gradients": unreduced,
             "optimizer": self.optimizer,
             "activations": self.saved,
-            "gathered parameters": self.gathered,
+            "gathered parameters": gathered,
             "transient": self.transient,
             "outputs": self.outputs
         }
@@ -168,6 +180,7 @@ def estimate_memory(
                    peaks,
                    gathered,
                    base=parameters + state + operands + outputs,
+                   grown=operands + outputs,
                    finished=finished))
 
 
@@ -192,9 +205,9 @@ def _by_class(
     return peaks, needs
 
 
-def _peak(program: Program, layout: ProgramLayout, peaks: Mapping[str,
-                                                                  BlockPeaks],
-          gathered: Sequence[_Gathered], *, base: int, finished: int) -> int:
+def _peak(program: Program, layout: ProgramLayout,
+          peaks: Mapping[str, BlockPeaks], gathered: Sequence[_Gathered], *,
+          base: int, grown: int, finished: int) -> StepPeak:
     """The most at any moment, of blocks in the order of the program."""
     return step_peak([
         replace(peaks[b.block_class],
@@ -204,6 +217,7 @@ def _peak(program: Program, layout: ProgramLayout, peaks: Mapping[str,
         for b, g in zip(program.blocks, gathered, strict=True)
     ],
                      base=base,
+                     grown=grown,
                      packed=_packed(program, layout),
                      finished=finished,
                      unit_bytes=BUCKET_BYTES)

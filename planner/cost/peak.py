@@ -24,7 +24,9 @@ from planner.ir.layouts import ClassLayout
 from planner.ir.values import Value
 from planner.rules.registry import TensorSpec
 
-__all__ = ["BlockPeaks", "backward_peak", "forward_peak", "step_peak"]
+__all__ = [
+    "BlockPeaks", "StepPeak", "backward_peak", "forward_peak", "step_peak"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,56 @@ class BlockPeaks:
     unread: int = 0
     regathered: int = 0
     gradients: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPeak:
+    """The most that there is at once in a step, in bytes.
+
+    Parameters
+    ----------
+    total : int
+        Of all.
+    steady : int
+        Of what is the same however large the batch is.
+    gathered : int
+        Of whole parameters, and of what they arrive in.
+    gradients : int
+        Of gradients of parameters, whole and at rest, and of their copies in
+        buckets.
+    """
+
+    total: int
+    steady: int
+    gathered: int
+    gradients: int
+
+
+class _Moments:
+    """The most so far of all, and of some kinds."""
+
+    def __init__(self) -> None:
+        self.total = self.steady = self.gathered = self.gradients = 0
+
+    def see(self,
+            *,
+            grows: int = 0,
+            gathered: int = 0,
+            gradients: int = 0) -> None:
+        """A moment, with what grows with the batch."""
+        steady = gathered + gradients
+        self.total = max(self.total, grows + steady)
+        self.steady = max(self.steady, steady)
+        self.gathered = max(self.gathered, gathered)
+        self.gradients = max(self.gradients, gradients)
+
+    def upon(self, base: int, steady: int) -> StepPeak:
+        """Beside what is there all the time, and the part of it that does
+        not grow."""
+        return StepPeak(total=base + self.total,
+                        steady=steady + self.steady,
+                        gathered=self.gathered,
+                        gradients=self.gradients)
 
 
 class _Live:
@@ -192,8 +244,13 @@ def backward_peak(
     return live.peak, sum(parameters.values())
 
 
-def step_peak(blocks: Sequence[BlockPeaks], *, base: int,
-              packed: frozenset[str], finished: int, unit_bytes: int) -> int:
+def step_peak(blocks: Sequence[BlockPeaks],
+              *,
+              base: int,
+              packed: frozenset[str],
+              finished: int,
+              unit_bytes: int,
+              grown: int = 0) -> StepPeak:
     """The most bytes at once in a step.
 
     Parameters
@@ -209,27 +266,23 @@ def step_peak(blocks: Sequence[BlockPeaks], *, base: int,
         Gradients at rest.
     unit_bytes : int
         Up to which parameters of consecutive blocks are gathered together.
+    grown : int
+        Of `base`, what grows with the batch.
     """
     units = _units(blocks, unit_bytes)
-    kept = whole = peak = 0
-    for unit in units:
-        again = sum(b.regathered for b in unit)
-        comes = again + sum(b.gathered for b in unit)
-        # What parameters arrive in is copied from.
-        peak = max(peak, kept + whole + 2 * comes)
-        whole += comes
-        for block in unit:
-            kept += block.kept
-            peak = max(peak, kept + whole + block.forward)
-        whole -= again
+    seen = _Moments()
+    kept, whole = _seen_forward(units, seen)
     whole -= sum(b.unread for b in blocks)
     gradients = 0
     for unit in reversed(units):
         again = sum(b.regathered for b in unit)
-        peak = max(peak, kept + whole + gradients + 2 * again)
+        seen.see(grows=kept, gathered=whole + 2 * again, gradients=gradients)
         whole += again
         for block in reversed(unit):
-            peak = max(peak, kept + whole + gradients + block.backward)
+            own = min(block.gradients, block.backward)
+            seen.see(grows=kept + block.backward - own,
+                     gathered=whole,
+                     gradients=gradients + own)
             kept -= block.kept
             whole -= block.gathered - block.unread
             gradients += block.gradients
@@ -237,7 +290,25 @@ def step_peak(blocks: Sequence[BlockPeaks], *, base: int,
     last = gradients * (2 if packed else 1)
     if "reduce_scatter" in packed:
         last += finished
-    return base + max(peak, whole + last)
+    seen.see(gathered=whole, gradients=last)
+    return seen.upon(base, base - grown)
+
+
+def _seen_forward(units: Sequence[Sequence[BlockPeaks]],
+                  seen: _Moments) -> tuple[int, int]:
+    """What is kept then, and what stays whole."""
+    kept = whole = 0
+    for unit in units:
+        again = sum(b.regathered for b in unit)
+        comes = again + sum(b.gathered for b in unit)
+        # What parameters arrive in is copied from.
+        seen.see(grows=kept, gathered=whole + 2 * comes)
+        whole += comes
+        for block in unit:
+            kept += block.kept
+            seen.see(grows=kept + block.forward, gathered=whole)
+        whole -= again
+    return kept, whole
 
 
 def _units(blocks: Sequence[BlockPeaks],

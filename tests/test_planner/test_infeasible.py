@@ -102,10 +102,20 @@ class TestChanges(TestCase):
         worst = max(range(2), key=lambda r: chosen.step.memory[r].total)
         self.assertEqual(tightest_rank(chosen),
                          f"pp rank {worst} (stage {worst})")
-        tight = planning.copied(memory_limit_bytes=chosen.memory.total - 1)
-        found = fitting_changes(tight, chosen)
-        self.assertTrue(
-            any(t.startswith("a batch 1/2 as large") for t in found))
+
+    def test_smaller_batches_are_those_that_layouts_divide(self) -> None:
+        """Of four rows a micro-batch of a rank has two, or the last one."""
+        planning = _planning()
+        self.assertEqual(planning.facts.batch_rows, 4)
+        for dp, expected in ((1, True), (2, False)):
+            chosen = planning.from_recipe(
+                pipeline("gpipe", microbatches=2) * ddp(),
+                MeshSpec(("pp", "dp"), (2, dp)))
+            tight = planning.copied(memory_limit_bytes=chosen.memory.total - 1)
+            found = fitting_changes(tight, chosen)
+            self.assertEqual(
+                any(t.startswith("a batch 1/2 as large") for t in found),
+                expected)
 
 
 class TestVariation(TestCase):

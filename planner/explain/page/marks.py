@@ -32,6 +32,7 @@ _COLORS = {
     "gathered parameters": 4,
     "transient": 5,
     "outputs": 6,
+    "unreduced gradients": 7,
 }
 _AXES = (3, 6, 5, 4)
 

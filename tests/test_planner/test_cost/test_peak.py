@@ -10,13 +10,14 @@ from torch.nn import functional as F  # noqa: N812
 
 from planner.capture.capture import capture
 from planner.cost.calls import known_calls
+from planner.cost.memory_estimate import MemoryEstimate
 from planner.cost.peak import (BlockPeaks, backward_peak, forward_peak,
                                step_peak)
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
 from planner.planning import Candidate, Planning
 from planner.recipes import RECIPES
-from tests.test_planner.test_planning.programs import slow_cluster
+from tests.test_planner.test_planning.programs import slow_cluster, zoo
 
 _NONE: frozenset[str] = frozenset()
 
@@ -29,7 +30,7 @@ def _peak(*blocks: BlockPeaks,
                      base=1000,
                      packed=packed,
                      finished=finished,
-                     unit_bytes=unit_bytes)
+                     unit_bytes=unit_bytes).total
 
 
 class _Residual(nn.Module):
@@ -114,6 +115,39 @@ class TestMoments(unittest.TestCase):
         packed = frozenset({"reduce_scatter"})
         self.assertEqual(_peak(block, block, block, packed=packed, finished=3),
                          1000 + 33)
+
+
+class TestKinds(unittest.TestCase):
+
+    def test_add_up_to_the_total_at_least(self) -> None:
+        planning = Planning(zoo("llama"), slow_cluster(4, 1e9))
+        for name in ("ddp", "fsdp", "zero1"):
+            memory = planning.from_recipe(RECIPES[name](),
+                                          MeshSpec(("dp", ), (4, ))).memory
+            self.assertGreaterEqual(sum(memory.by_kind().values()),
+                                    memory.total)
+
+    def test_of_a_smaller_batch(self) -> None:
+        """Whole gradients and their packed copy stay as they are."""
+        block = BlockPeaks(kept=80, forward=8, backward=16, gradients=10)
+        found = step_peak([block, block],
+                          base=1000 + 4,
+                          grown=4,
+                          packed=frozenset({"reduce_scatter"}),
+                          finished=5,
+                          unit_bytes=1)
+        self.assertEqual(found.total, 1004 + 160 + 16)
+        self.assertEqual((found.steady, found.gradients), (1000 + 45, 45))
+        memory = MemoryEstimate(parameters=400,
+                                gradients=5,
+                                optimizer=600,
+                                saved=160,
+                                gathered=0,
+                                transient=8,
+                                outputs=4,
+                                peak=found)
+        self.assertEqual(memory.of_share(1), found.total)
+        self.assertEqual(memory.of_share(4), 1045 + 172 // 4)
 
 
 class TestLiveness(unittest.TestCase):
