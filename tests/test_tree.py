@@ -17,7 +17,8 @@ ARROWS = {
     "passes": ("passes", "planner"),
     "scaletorch": ("scaletorch", "passes", "planner"),
     "scaletorch/data": ("scaletorch.data", "planner.names"),
-    "scaletorch/models": ("scaletorch.models", "planner.names"),
+    "scaletorch/models":
+    ("scaletorch.models", "planner.names", "planner.piped"),
 }
 OURS = (*PACKAGES, "benchmarks", "examples", "scripts", "tests")
 

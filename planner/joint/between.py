@@ -24,7 +24,7 @@ from planner.pipeline.axes import without_axis
 
 __all__ = ["Between"]
 
-Axes = tuple[int, int, int, int]
+Axes = tuple[int, int, int]
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class Between:
 
 
 def _axes(cell: Cell) -> Axes:
-    return cell.ep, cell.cp, cell.tp, cell.apart
+    return cell.ep, cell.cp, cell.tp
 
 
 def _are_alike(one: ProgramLayout, other: ProgramLayout) -> bool:

@@ -86,7 +86,7 @@ class CellBounds:
         self._space, self._links, self._state = space, links, state
         self._repeated, self._limit_bytes = repeated, memory_limit_bytes
         self._finer, self._between = finer, between
-        self.parts = Parts(space.batch, links.apart, space.sizes())
+        self.parts = Parts(space.batch, space.sizes())
         self._demand = Demand()
         self._optimistic: Optimistic | None = None
         self._row_s: dict[Cell, float] = {}

@@ -8,7 +8,6 @@ devices are at each of its places, where there are several kinds.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 
@@ -21,7 +20,7 @@ from planner.cluster.spec import ClusterSpec, DeviceKind
 from planner.cost.collective import collective_time_s
 from planner.cost.queue import queued_s
 from planner.cost.timeline import Streams
-from planner.joint.space import AXES, Point, divisors
+from planner.joint.space import AXES, Point
 from planner.limits import MemoryLimits
 
 __all__ = ["Links", "Place", "place_of"]
@@ -67,7 +66,6 @@ class Links:
         self._streams = streams
         self._devices: dict[Place, tuple[DeviceKind, ...]] = {}
         self._axes: dict[Place, AxisInfo] = {}
-        self._apart: dict[tuple[int, int], int] = {}
         self._of: dict[tuple[Place, ...], tuple[object, ...]] = {}
         self._times: dict[tuple[str, float, Place], float] = {}
 
@@ -113,18 +111,6 @@ class Links:
             self._times[key] = launched_s + collective_time_s(
                 kind, size_bytes, self._axis(place))
         return self._times[key]
-
-    def apart(self, size: int, step: int) -> int:
-        """The least step along an axis over the same links."""
-        if (size, step) not in self._apart:
-            own = self._alike((1, size, step))
-            self._apart[size, step] = next(n for n in divisors(step)
-                                           if self._alike((1, size, n)) == own)
-        return self._apart[size, step]
-
-    def _alike(self, place: Place) -> AxisInfo:
-        """The same of axes that take as long."""
-        return dataclasses.replace(self._axis(place), tier="", num_sharing=1)
 
     def of(self, point: Point) -> tuple[object, ...]:
         """What each axis runs over, and on which devices."""

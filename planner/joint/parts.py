@@ -1,15 +1,12 @@
 """Cells that others are made of, which are laid out first.
 
-Beside others an axis has slower links than among neighbours: its ranks are as
-far apart as the ranks of all axes inside of it are many. Where experts are
-spread, whose messages are large, axes are alone with the links that they have
-beside others. Else those among neighbours do, which are the same for more
-cells.
+Alone, an axis has the links among neighbours; beside others it has no quicker
+ones. So the same few tables serve all cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from planner.joint.space import Cell
 
@@ -26,9 +23,6 @@ class Parts:
     ----------
     batch : int
         Rows of the whole batch.
-    apart : callable, optional
-        From the size of an axis and the ranks in a step along it to the least
-        step over the same links. Left out: all links are alike.
     sizes : mapping of str to sequence of int, optional
         That each axis may have, by name, from few ranks on; else only those
         of the cells that are asked for.
@@ -36,11 +30,9 @@ class Parts:
 
     def __init__(self,
                  batch: int,
-                 apart: Callable[[int, int], int] | None = None,
                  sizes: Mapping[str, Sequence[int]] | None = None) -> None:
         self._batch = batch
         self._sizes = sizes or {}
-        self._apart = apart or (lambda size, step: 1)
         self._known: dict[tuple[Cell, int], tuple[tuple[Cell, ...], ...]] = {}
 
     def first(self, cell: Cell) -> list[Cell]:
@@ -84,11 +76,8 @@ class Parts:
 
     def _parted(self, cell: Cell, rows: int) -> tuple[tuple[Cell, ...], ...]:
         each = {
-            axis:
-            Cell(rows=rows,
-                 apart=self._apart(size, step) if cell.ep > 1 else 1)._replace(
-                     **{axis: size})
-            for axis, size, step in zip(AXES, cell, cell.steps) if size > 1
+            axis: Cell(rows=rows)._replace(**{axis: size})
+            for axis, size in zip(AXES, cell) if size > 1
         }
         if len(each) < 3:
             return (tuple(each.values()), )

@@ -261,7 +261,7 @@ class JointSearch:
                                 devices=self.devices,
                                 exact=exact,
                                 alone=self._alone(cell),
-                                like=self._like(cell),
+                                like=self._nearest(cell),
                                 settled=self.between.settles(cell),
                                 blocks=self.blocks)
         except (InfeasiblePlan, LayoutError) as error:
@@ -292,27 +292,19 @@ class JointSearch:
             for n in ("ep", "cp", "tp") if getattr(part, n) > 1
         }
 
-    def _like(self, cell: Cell) -> ProgramLayout | None:
-        """Layouts over the same axes for other rows, where they are known."""
-        return self._nearest(cell, cell.apart)
-
-    def _nearest(self,
-                 cell: Cell,
-                 apart: int | None = None) -> ProgramLayout | None:
-        """Layouts over the same axes for the most similar rows, and links or
-        those of an `apart`."""
+    def _nearest(self, cell: Cell) -> ProgramLayout | None:
+        """Layouts over the same axes for the most similar rows, where there
+        are any."""
         known = {
             c: layout
             for c, layout in self.laid_out.items()
-            if layout and c._replace(rows=cell.rows, apart=cell.apart) == cell
-            and apart in (None, c.apart)
+            if layout and c._replace(rows=cell.rows) == cell
         }
 
-        def unlike(other: Cell) -> tuple[int, bool, int, int]:
+        def unlike(other: Cell) -> tuple[int, int]:
             most, least = max(other.rows,
                               cell.rows), min(other.rows, cell.rows)
-            return (most // least, other.apart
-                    != cell.apart, -other.rows, other.apart)
+            return most // least, -other.rows
 
         return known[min(known, key=unlike)] if known else None
 

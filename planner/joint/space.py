@@ -37,32 +37,21 @@ class Cell(NamedTuple):
         Sizes of the axes that share the work of one data-parallel rank.
     rows : int
         Of the batch in a micro-batch, of one data-parallel rank.
-    apart : int
-        Ranks from one to the next along the innermost of these axes: more
-        than one where other axes lie inside, which the cell is without.
     """
 
     ep: int = 1
     cp: int = 1
     tp: int = 1
     rows: int = 1
-    apart: int = 1
 
     @property
     def ranks(self) -> int:
         """That share the work of one data-parallel rank."""
         return self.ep * self.cp * self.tp
 
-    @property
-    def steps(self) -> tuple[int, int, int]:
-        """Ranks from one to the next along each axis."""
-        return (self.cp * self.tp * self.apart, self.tp * self.apart,
-                self.apart)
-
     def is_part_of(self, other: Cell) -> bool:
         """Whether all sizes divide those of `other`, which has no more rows
-        at a time and its ranks no less far apart: these together take no
-        less time for a row."""
+        at a time: these together take no less time for a row."""
         return not self.rows % other.rows and self._divides(other)
 
     def tells_what_is_held(self, other: Cell) -> bool:
@@ -74,17 +63,11 @@ class Cell(NamedTuple):
     def tells_what_is_saved(self, other: Cell) -> bool:
         """Of those that it is part of: whether these have about as much for a
         row or more. More ranks may divide rows more evenly, but along tp."""
-        return self.ep == self.cp == 1 or (self[:3] == other[:3]
-                                           and self.apart == other.apart)
+        return self.ep == self.cp == 1 or self[:3] == other[:3]
 
     def _divides(self, other: Cell) -> bool:
         return not (other.ep % self.ep or other.cp % self.cp
-                    or other.tp % self.tp) and (self.apart == 1
-                                                or self._is_as_close_as(other))
-
-    def _is_as_close_as(self, other: Cell) -> bool:
-        return not any(theirs % own for size, own, theirs in zip(
-            self[:3], self.steps, other.steps, strict=True) if size > 1)
+                    or other.tp % self.tp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -238,7 +238,7 @@ def block_table(planning: Planning,
     blocks = blocks or BlocksApart(planning.program,
                                    planning.facts.known_calls)
     known, apart = blocks.known, blocks.of(layout, exact=exact)
-    cost = planning.tables(layout.mesh, _whole(cell)).cost
+    cost = planning.tables(layout.mesh).cost
 
     def rows_on(device: DeviceKind) -> Array:
         return _rows(planning, apart, cost.on(device), known)[:, apart.alike]
@@ -275,14 +275,6 @@ def _mesh(cell: Cell) -> MeshSpec:
     return MeshSpec(tuple(kept), tuple(kept.values()))
 
 
-def _whole(cell: Cell) -> MeshSpec | None:
-    """With what lies inside of its axes; None where nothing does."""
-    if cell.apart == 1:
-        return None
-    mesh = _mesh(cell)
-    return MeshSpec((*mesh.names, "inside"), (*mesh.sizes, cell.apart))
-
-
 def _layout(planning: Planning, cell: Cell, *, exact: bool,
             alone: Mapping[str, ProgramLayout | None],
             like: ProgramLayout | None, settled: bool) -> ProgramLayout:
@@ -300,7 +292,6 @@ def _layout(planning: Planning, cell: Cell, *, exact: bool,
                                  cut=count > 1,
                                  alone=start,
                                  tolerance=TOLERANCE,
-                                 whole=_whole(cell),
                                  settled=settled and bool(start))
 
     start: dict[str, ProgramLayout] = {}

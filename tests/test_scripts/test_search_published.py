@@ -118,6 +118,8 @@ class TestCommand(unittest.TestCase):
         self.assertIn("4 runs: the choice is predicted to be slower in 0",
                       text)
         self.assertIn("pp 8 -> ", text)
+        self.assertNotIn("expert", text)
+        self.assertRegex(text, r"\n    4 +[\d.]+% +[\d.]+%   made up\n")
 
 
 if __name__ == "__main__":

@@ -151,15 +151,6 @@ class TestOptimistic(unittest.TestCase):
         # Two axes take 4.5 or 6.0, with another besides.
         self.assertEqual(found.row_s(three), (6.0 + 1.0, 0.0))
 
-    def test_ranks_that_are_far_apart_are_part_of_such_alone(self) -> None:
-        near, far = Cell(ep=2, rows=4), Cell(ep=2, rows=4, apart=4)
-        both = Cell(ep=4, tp=4, rows=4)
-        self.assertTrue(near.is_part_of(far))
-        self.assertTrue(near.is_part_of(both))
-        self.assertTrue(far.is_part_of(both))
-        self.assertFalse(far.is_part_of(near))
-        self.assertFalse(far.is_part_of(Cell(ep=4, tp=2, rows=4)))
-
     def test_what_is_held_is_told_by_cells_with_fewer_rows(self) -> None:
         few, many = Cell(ep=2, rows=4), Cell(ep=2, rows=8)
         self.assertTrue(few.tells_what_is_held(many))
@@ -191,12 +182,11 @@ class TestOptimistic(unittest.TestCase):
 
 class TestParts(unittest.TestCase):
 
-    def test_an_axis_alone_is_as_far_apart_as_beside_others(self) -> None:
-        """Of nodes of four; farther apart the links are the same."""
-        found = Parts(16, Links(two_nodes(4, 1e9)).apart)
+    def test_an_axis_alone_is_among_neighbours(self) -> None:
+        found = Parts(16)
         self.assertEqual(found.alone(Cell(ep=2, tp=4, rows=4)), [
             Cell(rows=4),
-            Cell(ep=2, rows=4, apart=4),
+            Cell(ep=2, rows=4),
             Cell(tp=4, rows=4),
         ])
         self.assertEqual(
