@@ -21,10 +21,12 @@ _TOLD = 4
 
 def bubble_s(candidate: Candidate) -> float:
     """The mean time for which a pipeline's rank has nothing to do, however
-    quick messages between stages are."""
+    quick messages between stages are, and nothing that is done once a step
+    either."""
     step = candidate.step
     return 0.0 if step is None else max(
-        0.0, step.bubble_s - step.exposed_messages_s)
+        0.0, min(step.bubble_s -
+                 step.exposed_messages_s, waiting_s(candidate)))
 
 
 def delta(chosen: Candidate, other: Candidate) -> dict[str, float]:

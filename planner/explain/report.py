@@ -10,6 +10,7 @@ from typing import Any
 
 from planner.batches import Batched, best_batch
 from planner.candidate import Candidate
+from planner.cluster.axis import step_link
 from planner.cost.plan_price import CollectivePrice
 from planner.explain.batches import batches_report
 from planner.explain.causes import bubble_s, copies_s, delta, waiting_s
@@ -268,7 +269,14 @@ def _exposed(chosen: Candidate) -> list[dict[str, Any]]:
 def _axes(planning: Planning, chosen: Candidate) -> list[dict[str, Any]]:
     traffic, spent = bytes_by_axis(chosen), spent_by_axis(chosen)
     mesh = chosen.solution.layout.mesh
-    links = dict(zip(mesh.names, planning.tables(mesh).cost.axes, strict=True))
+    links = dict(
+        zip(mesh.names,
+            planning.tables(mesh, chosen.mesh).cost.axes,
+            strict=True))
+    if chosen.pipeline is not None:
+        axis, whole = chosen.pipeline.axis, chosen.mesh
+        links[axis] = step_link(planning.cluster, whole.sizes,
+                                whole.index(axis))
     excess: dict[str, float] = {}
     for part in chosen.price.repeated:
         excess[part.axis] = excess.get(part.axis, 0.0) + part.excess_s

@@ -242,7 +242,8 @@ def pipeline_candidates(planning: Planning,
     Raises
     ------
     InfeasiblePlan
-        When that is all of them, with the first reason.
+        When that is all of them, with the first reason, or where the batch
+        does not divide.
     """
     errors: list[ValueError] = []
     found = None
@@ -252,6 +253,8 @@ def pipeline_candidates(planning: Planning,
         free_policies(inner)
     ]
     counts = _part_counts(planning.facts.batch_rows, mesh)
+    if not counts:
+        raise InfeasiblePlan(_uncut(planning.facts.batch_rows, mesh))
     for chosen, count in itertools.product(policies, counts):
         for name, chunks in _SCHEDULES:
             spec = PipelineSpec(schedule=name,
@@ -278,9 +281,17 @@ def _candidate(planning: Planning, pipeline: PipelineSpec,
     return pipeline_candidate(planning, pipeline, policies, mesh)
 
 
+def _uncut(rows: int, mesh: MeshSpec) -> str:
+    stages, data = mesh.size("pp"), _data_ranks(mesh)
+    ranks = f" for each of {data} ranks of dp" if data > 1 else ""
+    return (f"no pipeline runs on {mesh}: a batch of {rows} rows can't be cut "
+            f"into {stages} micro-batches{ranks}, one for each stage; take a "
+            f"multiple of {stages * data} rows, or a smaller mesh")
+
+
 def _part_counts(rows: int, mesh: MeshSpec) -> list[int]:
     """Numbers of micro-batches: from the stages on, doubled."""
-    data = mesh.size("dp") if "dp" in mesh.names else 1
+    data = _data_ranks(mesh)
     counts: list[int] = []
     count = mesh.size("pp")
     while count * data <= rows and len(counts) < _MOST_PARTS:
@@ -288,3 +299,7 @@ def _part_counts(rows: int, mesh: MeshSpec) -> list[int]:
             counts.append(count)
         count *= 2
     return counts
+
+
+def _data_ranks(mesh: MeshSpec) -> int:
+    return mesh.size("dp") if "dp" in mesh.names else 1

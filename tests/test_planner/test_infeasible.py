@@ -50,6 +50,17 @@ class TestStages(TestCase):
                                     "no pipeline runs on pp=2: sqrt at "):
             planning.best([MeshSpec(("pp", ), (2, ))])
 
+    def test_of_a_batch_that_does_not_divide(self) -> None:
+        planning = _planning()
+        for sizes, parts in (((2, 3), "2 micro-batches for each of 3 ranks"),
+                             ((8, 1), "8 micro-batches, one for each stage")):
+            mesh = MeshSpec(("pp", "dp"), sizes)
+            cluster = load_cluster("h100-sxm").resized(mesh.world_size)
+            with self.assertRaisesRegex(
+                    InfeasiblePlan,
+                    f"batch of 4 rows can't be cut into {parts}"):
+                planning.copied(cluster=cluster).best([mesh])
+
 
 class TestChanges(TestCase):
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from planner.batches import best_batch, search_batches
 from planner.capture.capture import capture
+from planner.cluster import load_cluster
 from planner.cluster.spec import NodeGroup
 from planner.constraints import Constraints, limit
 from planner.explain.compare import compare_plans
@@ -23,9 +24,10 @@ from planner.ir.mesh import MeshSpec
 from planner.joint.score import Score
 from planner.joint.space import Cell, Point
 from planner.planning import Planning
+from planner.recipes import ddp, pipeline
 from tests.test_planner.test_explain.pages import GRID, piped, plain
 from tests.test_planner.test_planning.programs import (mlp, rows_of_mlp,
-                                                       slow_cluster)
+                                                       slow_cluster, zoo)
 
 _PAGE = Path(__file__).parents[3] / "doc" / "explain.md"
 _FREE = ("mesh", "by_kind", "delta_s", "opaque[].costs_s")
@@ -162,3 +164,15 @@ class TestKeys(TestCase):
         self.assertLessEqual(solution["bound"], solution["value"])
         self.assertGreaterEqual(solution["visited"], len(found))
         self.assertGreater(solution["seconds"], 0)
+
+    def test_links_of_a_mesh_with_stages(self) -> None:
+        """The outermost axis goes between two nodes of two devices."""
+        planning = Planning(zoo("llama"), load_cluster("h100-sxm:2x2"))
+        for names in (("pp", "dp"), ("dp", "pp")):
+            chosen = planning.from_recipe(
+                pipeline("1f1b", microbatches=2) * ddp(),
+                MeshSpec(names, (2, 2)))
+            axes = build_report(planning, chosen, [chosen])["axes"]
+            self.assertEqual([a["axis"] for a in axes], list(names))
+            self.assertEqual([a["tier"] for a in axes],
+                             [t.name for t in planning.cluster.tiers[::-1]])

@@ -340,7 +340,7 @@ class TestMessages(unittest.TestCase):
 
     def test_parts_of_a_step_say_what_ranks_do(self) -> None:
         """Copies, and adding up gradients, are work; what is left beside the
-        bubble is what is done once."""
+        bubble is what is done once, and not in it."""
         for recipe in (None, "megatron"):
             candidate = _candidate(recipe, "tp")
             step, found = candidate.step, parts(candidate)
@@ -349,9 +349,12 @@ class TestMessages(unittest.TestCase):
             sums = sum(s.sums_s for s in step.stages)
             added_s = (_PARTS - 1) * sums / 2
             self.assertGreaterEqual(found["local copies"], added_s * 0.999)
+            beyond_s = (step.once_s - step.around_s - step.late_s -
+                        (sum(step.begin_s) + sum(step.finish_s)) / 2)
+            self.assertAlmostEqual(found["uneven ranks"], max(0.0, beyond_s))
             self.assertAlmostEqual(
-                found["uneven ranks"], step.once_s - step.around_s -
-                step.late_s - (sum(step.begin_s) + sum(step.finish_s)) / 2)
+                found["bubble"],
+                step.bubble_s - step.exposed_messages_s + min(0.0, beyond_s))
             self.assertGreater(found["communication pp"], 0.0)
 
 
