@@ -220,8 +220,10 @@ class ClusterSpec:
             For more sizes than tiers, and for a mixed cluster.
         """
         if self.others:
-            raise ValueError(f"cluster {self.name} is mixed: its nodes are "
-                             "listed one by one; change the file instead")
+            raise ValueError(
+                f"cluster {self.name} lists its nodes one by one (others), "
+                f"which make {self.num_devices} devices: take these, or "
+                "change the file")
         if len(sizes) > len(self.tiers):
             names = " x ".join(t.name for t in reversed(self.tiers))
             raise ValueError(

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import yaml
 
 from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
@@ -18,6 +19,9 @@ from planner.names import nearest
 from planner.yaml_data import read_yaml
 
 __all__ = ["from_yaml", "to_yaml"]
+
+_MOST_SHARE = 2.0
+"""Of a peak; what is measured may lie a little above it."""
 
 
 def to_yaml(cluster: ClusterSpec) -> str:
@@ -91,17 +95,29 @@ def from_yaml(text: str, *, where: str = "cluster YAML") -> ClusterSpec:
     if not isinstance(tiers, list):
         raise ValueError(f"{where}: tiers must be a list, innermost first")
     try:
-        return ClusterSpec(name=_text(data, "name", where),
-                           device=_device(data["device"], f"{where}: device"),
-                           tiers=tuple(
-                               _tier(t, f"{where}: tiers[{i}]")
-                               for i, t in enumerate(tiers)),
-                           others=_others(data.get("others", []), where),
-                           price_per_device_hour=_price(data, where))
+        found = ClusterSpec(name=_text(data, "name", where),
+                            device=_device(data["device"], f"{where}: device"),
+                            tiers=tuple(
+                                _tier(t, f"{where}: tiers[{i}]")
+                                for i, t in enumerate(tiers)),
+                            others=_others(data.get("others", []), where),
+                            price_per_device_hour=_price(data, where))
+        _check_names(found)
+        return found
     except (OverflowError, ValueError) as error:
         if str(error).startswith(where):
             raise
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_names(cluster: ClusterSpec) -> None:
+    """Refuse one name for several kinds, which reports tell by it."""
+    names = [kind.name for kind in cluster.kinds()]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"several kinds of device with other numbers "
+                             f"are called {name!r}; give each a name of its "
+                             "own")
 
 
 def _price(data: Mapping[str, Any], where: str) -> float | None:
@@ -117,14 +133,40 @@ def _device(raw: Any, where: str) -> DeviceKind:
                       memory_bandwidth_bytes_per_s=_number(
                           data, "memory_bandwidth_bytes_per_s", where),
                       peak_flops_per_s=tuple(
-                          (dtype, _number(peaks, dtype, where))
+                          (_dtype(dtype, f"{where}.peak_flops_per_s"),
+                           _number(peaks, dtype, f"{where}.peak_flops_per_s"))
                           for dtype in peaks),
                       launch_overhead_s=_number(data, "launch_overhead_s",
                                                 where),
-                      efficiencies=_coefficients(data, "efficiencies", where),
+                      efficiencies=_efficiencies(data, where),
                       coefficients=_coefficients(data, "coefficients", where),
                       source=_text(data, "source", where),
                       sources=_sources(data, where))
+
+
+def _dtype(name: Any, where: str) -> str:
+    """One of torch's, since others would never be found."""
+    if isinstance(getattr(torch, str(name), None), torch.dtype):
+        return str(name)
+    known = [
+        n for n in dir(torch) if isinstance(getattr(torch, n), torch.dtype)
+    ]
+    raise ValueError(f"{where}: {name!r} is no dtype of torch; "
+                     f"{nearest(str(name), known)}")
+
+
+def _efficiencies(data: Mapping[str, Any],
+                  where: str) -> tuple[Coefficient, ...]:
+    found = _coefficients(data, "efficiencies", where)
+    for each in found:
+        _check_share(each.value, f"{where}.efficiencies.{each.name}.value")
+    return found
+
+
+def _check_share(value: float, where: str) -> None:
+    if value > _MOST_SHARE:
+        raise ValueError(f"{where} is a share of the peak, got {value:g}; "
+                         "write 0.8 for 80%")
 
 
 def _others(raw: Any, where: str) -> tuple[NodeGroup, ...]:
@@ -184,6 +226,7 @@ def _link(raw: Any, where: str) -> Link:
         for field in dataclasses.fields(Link)
         if field.name in data and field.type == "float"
     }
+    _check_share(numbers.get("efficiency", 1.0), f"{where}.efficiency")
     factors = _mapping(data.get("factors", {}), f"{where}.factors")
     return Link(source=_text(data, "source", where),
                 factors=tuple(

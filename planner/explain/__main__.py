@@ -118,9 +118,9 @@ def _meshes(args: argparse.Namespace) -> Sequence[MeshSpec]:
 
 
 def _given_devices(args: argparse.Namespace) -> int | None:
-    if ":" not in args.cluster:
-        return None
-    return load_cluster(args.cluster).num_devices
+    cluster = load_cluster(args.cluster)
+    is_given = ":" in args.cluster or cluster.others
+    return cluster.num_devices if is_given else None
 
 
 def _fitted(args: argparse.Namespace, observer: Observer) -> _Answer:
@@ -129,6 +129,10 @@ def _fitted(args: argparse.Namespace, observer: Observer) -> _Answer:
         if getattr(args, name):
             raise ValueError("--fit finds the number of devices for a batch: "
                              f"leave out --{name.replace('_', '-')}")
+    if load_cluster(args.cluster).others:
+        raise ValueError("--fit tries clusters of many sizes, and --cluster "
+                         f"{args.cluster} lists its nodes one by one "
+                         "(others): leave out --fit, or others")
     most = _given_devices(args) or MOST_DEVICES
     fit = fewest_devices(_planning(args, 1, observer), most=most)
     return _Answer(planning=fit.smallest.planning,
@@ -246,7 +250,8 @@ def _halved(args: argparse.Namespace, planning: Planning) -> Planning | None:
 def _cluster(name: str, world_size: int) -> ClusterSpec:
     """The named cluster; one without sizes is as large as the mesh."""
     cluster = load_cluster(name)
-    if cluster.num_devices < world_size and ":" not in name:
+    is_given = ":" in name or cluster.others
+    if cluster.num_devices < world_size and not is_given:
         cluster = cluster.resized(world_size)
     if cluster.num_devices < world_size:
         raise ValueError(f"--cluster {name} has {cluster.num_devices} "

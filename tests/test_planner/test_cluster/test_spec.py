@@ -65,7 +65,7 @@ class TestSpec(unittest.TestCase):
         self.assertEqual(weakest.peak_flops_per_s, (("float32", 1e12), ))
         same = ClusterSpec(name="toy", device=fast, tiers=tiers)
         self.assertIs(same.weakest(), fast)
-        with self.assertRaisesRegex(ValueError, "mixed: its nodes are listed"):
+        with self.assertRaisesRegex(ValueError, "lists its nodes one by one"):
             mixed.resized(2)
 
     def test_unknown_tier_names_the_nearest(self) -> None:

@@ -74,6 +74,8 @@ others:
                          "data sheet")
         self._refused_text(text.replace("num_nodes: 1", "num_nodes: 4"),
                            "has 3 nodes, but others lists 4")
+        self._refused_text(text.replace("name: old", "name: chip"),
+                           "other numbers are called 'chip'; give each")
 
     def _refused_text(self, text: str, message: str) -> None:
         with self.assertRaisesRegex(ValueError, message):
@@ -105,6 +107,20 @@ others:
 
     def test_sizes_are_whole(self) -> None:
         self._refused("size: 8", "size: 8.5", "size must be whole, got 8.5")
+
+    def test_shares_of_a_peak(self) -> None:
+        """In percent they would make a link 82 times as quick."""
+        self._refused("latency_s", "efficiency: 82, latency_s",
+                      r"tiers\[0\].link.efficiency is a share .* got 82")
+        self._refused(
+            "  launch", "  efficiencies: {matmul: {value: 72}}\n  launch",
+            "device.efficiencies.matmul.value is a share of the peak, got 72")
+
+    def test_dtypes_are_those_of_torch(self) -> None:
+        self._refused(
+            "{float32:", "{bf16:",
+            "device.peak_flops_per_s: 'bf16' is no dtype of torch; did you "
+            "mean ")
 
     def test_only_plain_data_is_read(self) -> None:
         with self.assertRaisesRegex(ValueError, "is no YAML of plain data"):

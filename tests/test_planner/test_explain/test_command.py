@@ -103,6 +103,47 @@ class TestResults(_InFolder):
             mesh = json.loads(out)["mesh"]
             self.assertEqual(math.prod(mesh.values()), devices)
 
+    def test_all_devices_of_several_kinds(self) -> None:
+        kind = {
+            "memory_bytes": 1e9,
+            "memory_bandwidth_bytes_per_s": 1e12,
+            "peak_flops_per_s": {
+                "float32": 1e13
+            },
+            "launch_overhead_s": 1e-6
+        }
+        link = {"latency_s": 1e-6, "bandwidth_bytes_per_s": 1e10}
+        quick, slow = ({"name": n, **kind} for n in ("quick", "slow"))
+        slow["peak_flops_per_s"] = {"float32": 5e12}
+        Path("two.yaml").write_text(json.dumps({
+            "name":
+            "two",
+            "device":
+            quick,
+            "tiers": [{
+                "name": "node",
+                "size": 1,
+                "link": link
+            }, {
+                "name": "fabric",
+                "size": 2,
+                "link": link
+            }],
+            "others": [{
+                "num_nodes": 1,
+                "device": slow
+            }]
+        }),
+                                    encoding="utf-8")
+        _, out, _ = _run("model.py", "--cluster", "two.yaml", "--json")
+        self.assertEqual([d["device"] for d in json.loads(out)["devices"]],
+                         ["quick", "slow"])
+        for option, text in (("--mesh=4", "two.yaml has 2 devices and --mesh"),
+                             ("--fit", "lists its nodes one by one")):
+            code, _, err = _run("model.py", "--cluster", "two.yaml", option)
+            self.assertEqual(code, 2)
+            self.assertIn(text, err)
+
     def test_output_is_stable(self) -> None:
         first, second = (_run("model.py", "--mesh", "2x4") for _ in "ab")
         self.assertEqual(first, second)
