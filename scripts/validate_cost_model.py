@@ -208,13 +208,13 @@ def _groups(
         p for p in dense if p.case and p.case.plan.devices >= 64 and (
             p.case.utilisation or 0) > 0.35
     ]
-    kept = [p for p in sound if held_out(p.source, p.id)]
-    return [
-        *groups, ("all but what sources doubt", sound),
-        ("of these, kept out of the fit", kept),
-        ("dense on A100 and H100, configuration stated in full", dense),
-        ("of these, from 64 devices and 35% utilisation on", tuned)
-    ]
+    for label, group in (("all but what sources doubt", sound), (
+            "dense on A100 and H100, configuration stated in full", dense),
+                         ("of these, from 64 devices and 35% utilisation on",
+                          tuned)):
+        kept = [p for p in group if held_out(p.source, p.id)]
+        groups += [(label, group), ("  kept out of the fit", kept)]
+    return groups
 
 
 if __name__ == "__main__":
