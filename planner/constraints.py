@@ -13,7 +13,7 @@ False
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,14 @@ def _placement(value: Any) -> Placement:
 
 
 def pin(pattern: str, **axes: Any) -> Pin:
-    """Parameters whose name matches the glob lie so over these axes."""
+    """Parameters whose name matches the glob lie so over these axes.
+
+    Those of blocks that are alike lie alike, so that a pin on one of them is
+    on all.
+    """
+    if not axes:
+        raise ValueError(f"pin({pattern!r}) names no axis: write "
+                         f"pin({pattern!r}, tp=S(0))")
     return Pin(pattern, tuple((a, _placement(v)) for a, v in axes.items()))
 
 
@@ -128,6 +135,12 @@ def allow(what: str) -> Allow:
 
 def limit(**axes: int) -> tuple[Limit, ...]:
     """Axes are at most this large."""
+    if not axes:
+        raise ValueError("limit() names no axis: write limit(tp=8)")
+    for axis, size in axes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"limit({axis}={size!r}): write a whole number "
+                             "from 1 on")
     return tuple(Limit(a, n) for a, n in axes.items())
 
 
@@ -224,6 +237,10 @@ class Constraints:
                 if axis not in axes:
                     raise ValueError(f"{item} names axis {axis!r}; "
                                      f"{nearest(axis, axes)}")
+                if axis == "pp" and not isinstance(item, Limit):
+                    raise ValueError(f"{item} names axis 'pp', over which "
+                                     "stages lie and no parameters; name "
+                                     "another, or limit(pp=1)")
 
     def check_mesh(self, mesh: MeshSpec, specs: Mapping[str,
                                                         TensorSpec]) -> None:
@@ -243,6 +260,43 @@ class Constraints:
                     self.check_placements(axis, size, name, spec.shape,
                                           [R, *map(S, dims)])
 
+    def check_alike(self, mesh: MeshSpec, specs: Mapping[str, TensorSpec],
+                    alike: Iterable[Sequence[str]]) -> None:
+        """Refuse constraints that would have parameters differ that lie
+        alike.
+
+        Raises
+        ------
+        InfeasiblePlan
+            Naming the constraints that clash.
+        """
+        for names in alike if self.items else ():
+            shape = specs[names[0]].shape
+            for axis, size in zip(mesh.names, mesh.sizes, strict=True):
+                legal = [
+                    R, *(S(d) for d, n in enumerate(shape) if not n % size)
+                ]
+                if not any(
+                        all(self.allows(axis, n, p) for n in names)
+                        for p in legal):
+                    guilty = self._on(axis, names)
+                    raise InfeasiblePlan(
+                        f"{' and '.join(map(str, guilty))} leave {names[0]} "
+                        f"and {len(names) - 1} more no layout over "
+                        f"{axis}={size}: they are of blocks that are alike, "
+                        "and lie alike; have all of them lie the same, or "
+                        "drop a constraint",
+                        variables=tuple(map(str, guilty)))
+
+    def _on(self, axis: str, names: Collection[str]) -> list[Item]:
+        """What is asked of parameters over an axis."""
+        return [
+            i for i in self.items
+            if isinstance(i, (Pin, Ban)) and any(a == axis
+                                                 for a, _ in i.placements) and
+            fnmatch.filter(names, i.pattern if isinstance(i, Pin) else i.what)
+        ]
+
     def check_placements(self, axis: str, size: int, name: str,
                          shape: Sequence[int],
                          legal: Sequence[Placement]) -> None:
@@ -255,11 +309,7 @@ class Constraints:
         """
         if any(self.allows(axis, name, p) for p in legal):
             return
-        guilty = [
-            i for i in self.items if isinstance(i, (Pin, Ban)) and any(
-                a == axis for a, _ in i.placements) and fnmatch.fnmatchcase(
-                    name, i.pattern if isinstance(i, Pin) else i.what)
-        ]
+        guilty = self._on(axis, (name, ))
         raise InfeasiblePlan(
             f"{' and '.join(map(str, guilty))} leave {name} of shape "
             f"{tuple(shape)} no layout over {axis}={size}; it can lie as "

@@ -20,6 +20,7 @@ from planner.overlapping import overlapping_candidates
 from planner.pipeline.candidate import pipeline_candidates
 from planner.search.layouts import replicated_layout
 from planner.search.overlap import overlapped
+from planner.search.policy import Policy
 
 if TYPE_CHECKING:
     from planner.joint.score import Score
@@ -69,8 +70,8 @@ def candidates_over(
                                     | set(AXES if is_open else ()))
     search = _Search(planning, until_s, staged)
     allowed = [m for m in meshes if planning.constraints.allows_mesh(m)]
-    if is_open and allowed:
-        search.split(allowed)
+    if is_open:
+        search.split(allowed, meshes[0].world_size)
     elif allowed:
         search.given(allowed[0])
     return search.finished()
@@ -156,7 +157,7 @@ class _Search:
             quickest.setdefault(candidate.name, candidate)
         self.found = kept + list(quickest.values())
 
-    def split(self, meshes: Sequence[MeshSpec]) -> None:
+    def split(self, meshes: Sequence[MeshSpec], ranks: int) -> None:
         """All that the joint search knows, and recipes on the meshes that
         it could not leave out.
 
@@ -166,7 +167,7 @@ class _Search:
         messages hide best.
         """
         if self.staged:
-            self._joint(meshes[0].world_size)
+            self._joint(ranks)
             return
         priced: dict[MeshSpec, Candidate] = {}
         if len(meshes) <= _FEW or _may_fit(self.planning, meshes[0]):
@@ -177,7 +178,7 @@ class _Search:
             quickest = min(priced, key=lambda m: priced[m].run_s)
             if not self.planning.fits(priced[quickest]):
                 self._recipes(quickest, priced)
-        made = self._joint(meshes[0].world_size)
+        made = self._joint(ranks)
         if made.reason and not priced:
             priced = self._free(self._near(meshes))
         promising = {c.mesh for c in made.candidates if c.pipeline is None}
@@ -327,12 +328,13 @@ def _without_stages(planning: Planning,
     """Every product of recipes, what improves the best of them, the free
     search (which may have been done), and, where the quickest does not fit,
     its lighter kin; when it gets late only what there is by then."""
-    free = first or planning.candidate(mesh, free_policies(mesh))
+    free = first or _laid_out(planning, mesh, free_policies(mesh))
     found: list[Candidate] = []
     for policies in recipe_policies(mesh, planning.constraints):
         if is_late():
             return [*found, free]
-        found.append(planning.candidate(mesh, policies))
+        with contextlib.suppress(InfeasiblePlan):  # pins suit others
+            found.append(_laid_out(planning, mesh, policies))
     best = min(found, default=None, key=_time_s)
     freed = free if is_late() else _freed(planning, mesh, free, best)
     found.append(freed)
@@ -341,15 +343,30 @@ def _without_stages(planning: Planning,
     return found
 
 
+def _laid_out(planning: Planning, mesh: MeshSpec,
+              policies: Sequence[Policy]) -> Candidate:
+    """Axis by axis; where pins leave nothing to the last of them, the other
+    way round."""
+    try:
+        return planning.candidate(mesh, policies)
+    except InfeasiblePlan:
+        if len(mesh.sizes) == 1:
+            raise
+        return planning.candidate(mesh, policies, reverse=True)
+
+
 def _freed(planning: Planning, mesh: MeshSpec, first: Candidate,
            recipe: Candidate | None) -> Candidate:
     """The best of the free search from a few starts."""
     free = free_policies(mesh)
     tried = [first]
     if len(mesh.sizes) > 1:
-        tried.append(planning.candidate(mesh, free, reverse=True))
+        with contextlib.suppress(InfeasiblePlan):
+            tried.append(planning.candidate(mesh, free, reverse=True))
         if recipe is not None:
-            tried.append(planning.candidate(mesh, free, start=recipe.layout))
+            with contextlib.suppress(InfeasiblePlan):
+                tried.append(
+                    planning.candidate(mesh, free, start=recipe.layout))
     return min(tried, key=_time_s)
 
 

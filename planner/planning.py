@@ -73,8 +73,10 @@ class Planning(Problem):
         def allowed(axis: int, name: str, spec: TensorSpec,
                     placement: Placement) -> bool:
             del spec
-            return self.constraints.allows(mesh.names[axis],
-                                           name.partition(":")[2], placement)
+            return all(
+                self.constraints.allows(mesh.names[axis],
+                                        each.partition(":")[2], placement)
+                for each in self.facts.alike_params[name])
 
         return search_layouts(
             Request(facts=self.facts,

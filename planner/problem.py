@@ -183,3 +183,7 @@ class Problem:
             for n in self.program.params
         }
         self.constraints.check_mesh(mesh, specs)
+        if "pp" not in mesh.names:  # stages can have blocks of their own
+            self.constraints.check_alike(
+                mesh, specs, [[n.partition(":")[2] for n in names]
+                              for names in self.facts.alike_params.values()])

@@ -42,7 +42,9 @@ def search_or_why(
         meshes: Sequence[MeshSpec]) -> tuple[tuple[Candidate, ...], str]:
     """The candidates over some meshes, or why there is none."""
     try:
-        found = tuple(planning.candidates(meshes))
+        found = planning.candidates(meshes)
+        if not found:
+            planning.check_fits(found)
     except InfeasiblePlan as error:
         return (), str(error)
-    return found, "" if found else "no plan is legal"
+    return tuple(found), ""

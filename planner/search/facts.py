@@ -174,6 +174,15 @@ class Facts:
             names.setdefault(hub, []).append(name)
         return {hub for hub, own in names.items() if once.issuperset(own)}
 
+    @functools.cached_property
+    def alike_params(self) -> Mapping[str, tuple[str, ...]]:
+        """Each representative to all parameters that it stands for."""
+        found: dict[str, list[str]] = {}
+        for name, own in self.rest_of.items():
+            if value_kind(name) == "param":
+                found.setdefault(own, []).append(name)
+        return {own: tuple(names) for own, names in found.items()}
+
     @property
     def batch_rows(self) -> int:
         """Rows of the batch: the usual first dim of the inputs."""

@@ -68,8 +68,8 @@ def _constrained(problem: AxisProblem, name: str, spec: TensorSpec,
     raise InfeasiblePlan(
         f"the constraints leave {name.partition(':')[2]} of shape "
         f"{spec.shape} no layout over {axis}={problem.size}: it can lie as "
-        f"{', '.join(map(str, every))}; pin one of these or drop a "
-        "constraint on it",
+        f"{', '.join(map(str, every))}, as those of blocks that are alike do; "
+        "pin one of these or drop a constraint on them",
         variables=(name, ))
 
 

@@ -304,6 +304,51 @@ class TestConstraints(TestCase):
                                     r"exclude every plan: limit\(tp=1\)"):
             _planning(limit(tp=1)).best([_GRID])
 
+    def test_limits_of_two_axes_leave_the_others(self) -> None:
+        planning = Planning(zoo("llama"),
+                            slow_cluster(4, 1e9),
+                            constraints=Constraints(limit(dp=1, tp=1)))
+        best, _ = planning.best(factorisations(4))
+        self.assertEqual(best.mesh.world_size, 4)
+        for axis in {"dp", "tp"} & set(best.mesh.names):
+            self.assertEqual(best.mesh.size(axis), 1)
+
+    def test_a_pin_on_one_layer_is_on_those_alike(self) -> None:
+        best, _ = _planning(pin("*.layers.2.mlp.up_proj.weight",
+                                dp=S(1))).best([_GRID])
+        for number in range(3):
+            name = f"param:model.layers.{number}.mlp.up_proj.weight"
+            self.assertEqual(best.layout.at_rest[name][0], S(1))
+
+    def test_layers_that_are_alike_can_not_differ(self) -> None:
+        planning = _planning(pin("*.layers.1.mlp.up_proj.weight", dp=S(1)),
+                             pin("*.layers.2.*", dp=R))
+        with self.assertRaisesRegex(
+                InfeasiblePlan,
+                r"dp=S\(1\)\) and pin\('\*.layers.2.\*', dp=R\) "
+                "leave model.layers.0.mlp.up_proj.weight and 2 more no layout "
+                "over dp=2: they are of blocks that are alike"):
+            planning.best([_GRID])
+
+    def test_pins_that_some_recipes_have_no_layout_for(self) -> None:
+        """Rows over both axes can't be gathered over the outer one alone."""
+        best, found = _planning(pin("*_proj.weight", dp=S(0))).best([_GRID])
+        self.assertGreater(len(found), 1)
+        self.assertEqual(
+            best.layout.at_rest["param:model.layers.0.mlp.up_proj.weight"][0],
+            S(0))
+
+    def test_what_says_nothing(self) -> None:
+        for make, text in ((lambda: pin("*"), "names no axis"),
+                           (lambda: limit(), "names no axis"),
+                           (lambda: limit(tp=0), "whole number from 1 on"),
+                           (lambda: limit(tp=2.5), "whole number from 1 on")):
+            with self.assertRaisesRegex(ValueError, text):
+                make()
+        stages = MeshSpec(("pp", "dp"), (2, 2))
+        with self.assertRaisesRegex(ValueError, "over which stages lie"):
+            _planning(pin("*_proj.weight", pp=S(0))).best([stages])
+
 
 class TestFixedRest(TestCase):
 
