@@ -149,7 +149,7 @@ def signal_in_collective(rank: int, what: str, axis: str, number: int,
 _STARTS: dict[str, tuple[Any, str]] = {
     "a collective of the model": (StageExecutor, "forward_part"),
     "gathering parameters": (StageExecutor, "begin"),
-    "reducing gradients": (Reducer, "finish"),
+    "reducing gradients": (Reducer, "send"),
 }
 
 
