@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.candidate import Candidate
 from planner.cost.plan_price import BlockCompute, CollectivePrice
+from planner.explain.causes import copies_s
 from planner.ir.program import Program
 from planner.pipeline.price import PipelinePrice
 
@@ -37,7 +38,7 @@ class Span:
     kind : str
         ``forward``, ``backward``, ``input gradient``, ``weight gradient``,
         ``forward again``, ``local copies``, ``communication AXIS``,
-        ``once a step`` or ``message``.
+        ``once a step``, ``message``, ``waiting`` or ``optimizer``.
     name : str
     label : str
         In a few letters, for a small space.
@@ -78,7 +79,8 @@ def step_timeline(program: Program, chosen: Candidate) -> Timeline:
     A pipeline's ranks follow the simulation of its schedule; what is done
     once a step comes last, and the collectives of a stage are part of its
     forward and backward. Without a pipeline all ranks do the same, block by
-    block, and nothing overlaps.
+    block, and nothing overlaps; what a rank waits for beside messages is not
+    known by place, and follows. The optimizer ends the step.
 
     Parameters
     ----------
@@ -94,10 +96,38 @@ def step_timeline(program: Program, chosen: Candidate) -> Timeline:
     else:
         spans = tuple(_Blocks(program, chosen).spans())
         names = ("every rank", )
+    start_s = (chosen.price.time_s
+               if chosen.step is None else chosen.step.step_s)
+    last = list(_last(chosen, start_s))
+    spans += tuple(
+        replace(s, rank=rank) for rank in range(len(names)) for s in last)
     ordered = sorted(spans, key=lambda s: (s.rank, s.start_s, s.stream))
-    end_s = (chosen.price.time_s
-             if chosen.step is None else chosen.step.step_s)
-    return Timeline(ranks=names, spans=tuple(ordered), end_s=end_s)
+    return Timeline(ranks=names,
+                    spans=tuple(ordered),
+                    end_s=last[-1].end_s if last else start_s)
+
+
+def _last(chosen: Candidate, now_s: float) -> Iterator[Span]:
+    """What follows the blocks, of one rank."""
+    step, found = chosen.price.step, [("optimizer", "optimizer",
+                                       chosen.optimizer_s)]
+    if chosen.step is None and step is not None:
+        packing_s = copies_s(chosen) - chosen.price.local_s
+        found = [("local copies", "packing of messages", packing_s),
+                 ("waiting", "slowed by messages", step.interference_s),
+                 ("waiting", "waiting for the host", step.host_s),
+                 ("waiting", "waiting for the last rank", step.straggling_s),
+                 ("waiting", "around the blocks", step.around_s), *found]
+    for kind, name, seconds in found:
+        if seconds > 0:
+            yield Span(rank=0,
+                       stream=COMPUTE,
+                       kind=kind,
+                       name=name,
+                       label="",
+                       start_s=now_s,
+                       end_s=now_s + seconds)
+            now_s += seconds
 
 
 def _pipeline_spans(step: PipelinePrice) -> Iterator[Span]:
