@@ -255,7 +255,7 @@ def _cluster(name: str, world_size: int) -> ClusterSpec:
         cluster = cluster.resized(world_size)
     if cluster.num_devices < world_size:
         raise ValueError(f"--cluster {name} has {cluster.num_devices} "
-                         f"devices and --mesh {world_size}; make the mesh "
+                         f"devices and the mesh {world_size}; make the mesh "
                          "smaller or the cluster larger")
     return cluster
 

@@ -8,13 +8,7 @@ from pathlib import Path
 
 __all__ = ["check_arguments"]
 
-_LEAST = {
-    "batch": 1,
-    "seq": 1,
-    "top": 0,
-    "time_limit_s": 0,
-    "price_per_device_hour": 0
-}
+_LEAST = {"batch": 1, "seq": 1, "top": 0, "time_limit_s": 0}
 _FILES = ("html", "trace", "dot", "save")
 _SEARCHED = ("mesh", "plan", "fit", "global_batch", "objective",
              "time_limit_s", "half_batch", "price_per_device_hour")
@@ -56,6 +50,10 @@ def _check_numbers(args: argparse.Namespace) -> None:
     if limit is not None and not limit > 0:
         raise ValueError(f"--memory-limit-gib {limit:g}: give more than 0, "
                          "or leave it out for all that a device has")
+    price = args.price_per_device_hour
+    if price is not None and not price > 0:
+        raise ValueError(f"--price-per-device-hour {price:g}: give more than "
+                         "0, or leave it out")
 
 
 def _refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:

@@ -138,7 +138,8 @@ class TestResults(_InFolder):
         _, out, _ = _run("model.py", "--cluster", "two.yaml", "--json")
         self.assertEqual([d["device"] for d in json.loads(out)["devices"]],
                          ["quick", "slow"])
-        for option, text in (("--mesh=4", "two.yaml has 2 devices and --mesh"),
+        for option, text in (("--mesh=4",
+                              "two.yaml has 2 devices and the mesh"),
                              ("--fit", "lists its nodes one by one")):
             code, _, err = _run("model.py", "--cluster", "two.yaml", option)
             self.assertEqual(code, 2)
@@ -238,9 +239,9 @@ class TestMistakes(_InFolder):
                   "did you mean h100-sxm"), (("model.py", "--plan", "x.yaml"),
                                              "there is no plan 'x.yaml'"),
                  (("model.py", "--mesh", "16", "--cluster", "h100-sxm:8"),
-                  "has 8 devices and --mesh 16"), (("model.py", "--fit",
-                                                    "--mesh", "8"),
-                                                   "leave out --mesh"),
+                  "has 8 devices and the mesh 16"), (("model.py", "--fit",
+                                                      "--mesh", "8"),
+                                                     "leave out --mesh"),
                  (("model.py", "--global-batch", "9:3"),
                   "'9:3' is no range"), (("model.py", "--global-batch", "4:8",
                                           "--objective", "step-time"),
@@ -271,6 +272,8 @@ class TestMistakes(_InFolder):
                  ("model.py --time-limit-s -1",
                   "give at least 0"), ("model.py --top -1",
                                        "--top -1: give at least 0"),
+                 ("model.py --fit --price-per-device-hour 0",
+                  "--price-per-device-hour 0: give more than 0"),
                  ("model.py --price-per-device-hour 2",
                   "only what --fit finds"), ("model.py --plan a.yaml --mesh 8",
                                              "leave out --mesh"),
