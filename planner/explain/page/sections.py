@@ -181,13 +181,27 @@ def communication(report: Report) -> Markup:
                texts=[format_time(a["repeated_s"]) for a in axes],
                numbers=[a["repeated_s"] for a in axes]),
     ])
-    if not groups:
+    bars = [*groups, *_between_stages(report)]
+    if not bars:
         return join(by_axis, element("p", None, "Nothing is communicated."))
     names = [a["axis"] for a in axes]
     chart = stacked_bars("communication by block and axis", [
-        BarRow(name=name, parts=_by_axis(rows, names)) for name, rows in groups
+        BarRow(name=name, parts=_by_axis(rows, names)) for name, rows in bars
     ], format_time)
     return join(by_axis, chart, [collectives(*group) for group in groups])
+
+
+def _between_stages(report: Report) -> list[tuple[str, list[dict[str, Any]]]]:
+    """All messages of the mean rank, as one."""
+    if report["pipeline"] is None:
+        return []
+    axis = report["pipeline"]["axis"]
+    time_s = next(a["time_s"] for a in report["axes"] if a["axis"] == axis)
+    return [("between stages", [{
+        "axis": axis,
+        "time_s": time_s,
+        "count": 1
+    }])] if time_s else []
 
 
 def _by_axis(rows: Sequence[Mapping[str, Any]],

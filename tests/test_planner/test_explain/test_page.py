@@ -54,6 +54,12 @@ class TestPage(TestCase):
             for other in content.report["alternatives"]:
                 self.assertIn(other["plan"], text)
 
+    def test_has_messages_between_stages(self) -> None:
+        for found, has in ((plain(), False), (piped(), True)):
+            text = build_page(content_of(*found))
+            self.assertEqual("over pp" in text, has)
+            self.assertEqual("between stages" in text, has)
+
     def test_has_what_was_asked_for(self) -> None:
         content = content_of(*plain())
         batches = search_batches(range(4, 9), rows_of_mlp, [GRID])
