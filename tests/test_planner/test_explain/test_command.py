@@ -158,6 +158,20 @@ class TestResults(_InFolder):
                          ["pin('*.up.weight', dp=S(1))", "limit(dp=4)"])
         self.assertEqual(items[1]["costs_s"], 0.0)
 
+    def test_constraints_do_not_cost_what_a_given_plan_does(self) -> None:
+        mesh = ("--mesh", "dp=4", "--constraint", "forbid('ddp')")
+        code, *_ = _run("model.py", *mesh, "--constraint", "pin('*', dp=S(0))",
+                        "--save", "slow.yaml")
+        self.assertEqual(code, 0)
+        _, out, _ = _run("model.py", "--plan", "slow.yaml", "--constraint",
+                         "forbid('zero1')", "--json")
+        report = json.loads(out)
+        quickest_s = min(c["step_s"] for c in report["candidates"])
+        self.assertGreater(report["time"]["step_s"], quickest_s)
+        (row, ) = report["constraints"]
+        self.assertEqual((row["costs_s"], row["step_s_without"]),
+                         (0.0, quickest_s))
+
     def test_differences_of_other_ways_add_up(self) -> None:
         for mesh in ("4", "pp=2,dp=2"):
             report = json.loads(_run("model.py", "--mesh", mesh, "--json")[1])
