@@ -46,6 +46,9 @@ class Apart:
     own_bytes : array
         By block, sizes of its parameters with a gradient, divided by all
         ranks, without those that an earlier block reads as well.
+    handed : tuple of tuple of bool
+        By block, which of the values that it takes are made by the one just
+        before, in the order of its stage's.
     """
 
     main: Program
@@ -53,6 +56,7 @@ class Apart:
     alike: NDArray[np.int64]
     stages: tuple[Stage, ...]
     own_bytes: NDArray[np.float64]
+    handed: tuple[tuple[bool, ...], ...]
 
     def by_kind(self) -> list[Stage]:
         """One block of each kind."""
@@ -118,6 +122,9 @@ class _BatchCut:
         kinds = list(dict.fromkeys(keys))
         self._kind = np.array([kinds.index(k) for k in keys])
         self._taken = _taken(self._main)
+        self._handed = tuple(
+            tuple(made == number - 1 for made in taken.values())
+            for number, taken in enumerate(self._cut.taken))
 
     def laid(self, layout: ProgramLayout) -> Apart:
         """In layouts that cut it so."""
@@ -133,7 +140,8 @@ class _BatchCut:
                      alike=np.array([every.index(k) for k in keys]),
                      stages=tuple(
                          self._cut.stage(keys.index(k), laid) for k in every),
-                     own_bytes=self._own_bytes(layout.mesh))
+                     own_bytes=self._own_bytes(layout.mesh),
+                     handed=self._handed)
 
     def _own_bytes(self, mesh: MeshSpec) -> NDArray[np.float64]:
         specs, ranks = self._main.specs, mesh.world_size // mesh.sizes[-1]

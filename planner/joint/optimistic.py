@@ -36,7 +36,7 @@ Array = NDArray[np.float64]
 
 _TIMES = ("forward_s", "input_s", "weight_s", "sums_s", "rerun_s")
 _OF_ROWS = (*_TIMES, "saved_bytes", "kept_bytes", "transient_bytes",
-            "rerun_bytes", "taken_bytes")
+            "rerun_bytes", "taken_bytes", "handed_bytes")
 """What grows with the rows of a micro-batch."""
 _TIME_ROWS = (slice(len(_TIMES)), slice(len(_OF_ROWS), None))
 """Of that the times, on the weakest kind of device and on each."""

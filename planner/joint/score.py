@@ -405,10 +405,10 @@ class CellScores:
                 input_s + host_s[1] + action_s, *rest)
 
     def _messages_s(self, cuts: StageCuts, place: Place) -> Array:
-        """Until each stage has what it takes of the one before; of pieces of
-        blocks that is not known."""
+        """Until each stage has what its first block takes of the last one of
+        the stage before; of pieces of blocks that is not known."""
         if (cuts, place) not in self._messages:
-            sizes = self.table.taken_bytes[cuts.block[cuts.starts]].tolist()
+            sizes = self.table.handed_bytes[cuts.block[cuts.starts]].tolist()
             times_s = self._times_s("send", sizes, place)
             times_s[cuts.share[cuts.starts] < 1.0] = 0.0
             times_s[0] = 0.0

@@ -34,7 +34,7 @@ from planner.pipeline.cuts import call_times_s
 from planner.pipeline.microbatch import with_microbatches
 from planner.pipeline.stage_cost import (KnownByClass, stage_cost,
                                          stage_cost_again, stage_forward_s,
-                                         taken_bytes)
+                                         taken_bytes, wire_bytes)
 from planner.pipeline.stages import Stage
 
 if TYPE_CHECKING:
@@ -106,7 +106,9 @@ class BlockTable:
     resting_bytes, state_bytes : array
         Parameters and the optimizer's state, divided evenly.
     taken_bytes : array
-        What comes in from the block before.
+        What comes in from blocks before.
+    handed_bytes : array
+        Of that, what the block just before makes.
     forward_launches, backward_launches : array
         Kernels, the same for any cell; messages are launched besides.
     again_s : array
@@ -150,6 +152,7 @@ class BlockTable:
     resting_bytes: Array
     state_bytes: Array
     taken_bytes: Array
+    handed_bytes: Array
     kind: NDArray[np.int64]
     trained_bytes: tuple[Array, ...]
     own_bytes: Array
@@ -253,11 +256,22 @@ def block_table(planning: Planning,
                       trained_bytes=tuple(map(_trained_bytes,
                                               apart.by_kind())),
                       own_bytes=apart.own_bytes,
+                      handed_bytes=_handed_bytes(apart),
                       times_on={
                           d: BlockTimes(**dict(zip(_TIMES, rows_on(d))))
                           for d in devices
                       },
                       **dict(zip(_COLUMNS, rows_on(cost.device), strict=True)))
+
+
+def _handed_bytes(apart: Apart) -> Array:
+    """What each block takes of the one just before."""
+    sizes = [[wire_bytes(s, name) for name in s.takes] for s in apart.stages]
+    return np.array([
+        sum(size for size, is_next in zip(sizes[stage], handed) if is_next)
+        for stage, handed in zip(apart.alike.tolist(), apart.handed)
+    ],
+                    dtype=np.float64)
 
 
 def _rows(planning: Planning, apart: Apart, cost: ConversionCost,

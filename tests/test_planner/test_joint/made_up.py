@@ -97,6 +97,7 @@ class MadeUp:
                           resting_bytes=size,
                           state_bytes=2 * size,
                           taken_bytes=saved / 4,
+                          handed_bytes=saved / 4,
                           kind=np.arange(len(size)),
                           trained_bytes=tuple(size[:, None]),
                           own_bytes=size,

@@ -15,9 +15,11 @@ from planner.joint.space import Cell
 from planner.joint.tables import block_table
 from planner.pipeline.early_values import early_values
 from planner.pipeline.means import count_ahead
+from planner.pipeline.stage_cost import wire_bytes
 from planner.pipeline.stages import split_stages
 from planner.planning import Planning
 from tests.test_planner.test_joint.test_joint import BATCH, llama
+from tests.test_planner.test_planning.programs import zoo
 
 CELLS = (Cell(rows=BATCH), Cell(rows=1), Cell(tp=2, rows=1), Cell(cp=2,
                                                                   rows=1),
@@ -101,9 +103,28 @@ class TestBlocksApart(unittest.TestCase):
                              for blocks in (self.blocks, None))
             for column in ("forward_s", "input_s", "weight_s", "once_s",
                            "saved_bytes", "transient_bytes", "taken_bytes",
-                           "own_bytes", "kind"):
+                           "handed_bytes", "own_bytes", "kind"):
                 np.testing.assert_array_equal(getattr(shared, column),
                                               getattr(alone, column), column)
+
+    def test_blocks_wait_for_what_the_one_before_makes(self) -> None:
+        """A decoder's have what the encoder made long before."""
+        planning = Planning(count_ahead(zoo("t5")),
+                            load_cluster("h100-sxm:1x8"))
+        table = block_table(planning, Cell(rows=1))
+        assert table.layout is not None
+        main, laid, _ = early_values(planning.program, table.layout)
+        stages = split_stages(main, laid, {
+            b.name: i
+            for i, b in enumerate(main.blocks)
+        })
+        handed = [
+            sum(wire_bytes(s, n) for n, made in s.takes.items() if made == i)
+            for i, s in enumerate(stages, -1)
+        ]
+        self.assertEqual(table.handed_bytes.tolist(), handed)
+        last = table.blocks.index("decoder.block.1")
+        self.assertLess(table.handed_bytes[last], table.taken_bytes[last])
 
 
 if __name__ == "__main__":
