@@ -202,15 +202,11 @@ class CellScores:
                      memory_bytes=self.memory_bytes(point))
 
     def closely(self, point: Point) -> Score:
-        """The same with parameters where they rest at best."""
-        if self._once is None or not point.is_staged and self._links.is_mixed:
+        """The same with parameters where they rest at best; without stages
+        layouts may change with data parallelism in sight."""
+        if self._once is None or not point.is_staged:
             return self.score(point)
         resting = self._once.of(point)
-        if not point.is_staged:
-            return Score(point=point,
-                         time_s=max(self.time_s(point),
-                                    self._step_s(point, resting)),
-                         memory_bytes=self.memory_bytes(point))
         return Score(point=point,
                      time_s=least_step_s(
                          self._closely(point),
@@ -341,13 +337,6 @@ class CellScores:
             assert self._once is not None
             self._close[key] = self._rested(point, self._once.of(point))
         return self._close[key]
-
-    def _step_s(self, point: Point, resting: Resting) -> float:
-        """Of a step without stages, all of which is in order."""
-        table = self.table
-        return resting.step_s(
-            table.uncounted_forward_s(table),
-            table.input_s + table.weight_s + self._again_s(point, table))
 
     def _rested(self, point: Point, resting: Resting) -> StageSums:
         own, cuts = self._own_sums(point), self.cuts(point)
