@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from planner.cost.block_order import BlockOrder
 from planner.cost.plan_price import CollectivePrice, StepTime
 from planner.cost.state_moves import Bucket, StateMoves
-from planner.cost.timeline import Action, Compute, Streams, run
+from planner.cost.timeline import Action, Compute, Streams, Timeline, run
 from planner.cost.ways import (BlockWays, Feed, Writer, exposed_buckets,
                                exposure)
 from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
 
-__all__ = ["step_time"]
+__all__ = ["blocks_s", "step_time"]
 
 
 def step_time(program: Program, mesh: MeshSpec, orders: Mapping[str,
@@ -71,6 +71,24 @@ def step_time(program: Program, mesh: MeshSpec, orders: Mapping[str,
                     host_s=host_s,
                     around_s=around_s - sum(c.time_s for c in outside),
                     exposures=tuple(exposures))
+
+
+def blocks_s(program: Program, ways: Mapping[str, tuple[float, float]],
+             state: StateMoves, streams: Streams) -> float:
+    """Seconds of a step, of what the blocks of each class take in both ways.
+
+    Parameters
+    ----------
+    program : Program
+    ways : mapping of str to (float, float)
+    state : StateMoves
+    streams : Streams
+    """
+    lines = {
+        n: BlockWays(*map(Timeline.of_work, way))
+        for n, way in ways.items()
+    }
+    return run(_Steps(program, lines, state).actions, streams).time_s
 
 
 class _Steps:

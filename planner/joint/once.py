@@ -23,6 +23,7 @@ from planner.cost.memory_estimate import local_spec
 from planner.cost.optimizer import optimizer_bytes
 from planner.cost.stage_time import fed_s, once_s
 from planner.cost.state_moves import StateMoves
+from planner.cost.step import blocks_s
 from planner.cost.timeline import Streams
 from planner.ir.layout import Layout, Placement, R, S, V
 from planner.ir.layouts import ClassLayout, ProgramLayout
@@ -108,6 +109,7 @@ class Resting:
     again_bytes: Array
     _known: dict[tuple[object, ...],
                  tuple[float, float]] = field(default_factory=dict)
+    _states: dict[str, StateMoves] = field(default_factory=dict)
 
     @property
     def is_gathered_again(self) -> bool:
@@ -145,6 +147,19 @@ class Resting:
                                       streams),
                                 fed_s(ways_s[1][::-1], again, streams))
         return self._known[key]
+
+    def step_s(self, forward_s: Array, backward_s: Array) -> float:
+        """Of a step without stages, from what both ways of each block take,
+        without what is around the blocks."""
+        blocks, streams = self.program.blocks, Streams.of(self.cost.device)
+        ways = {
+            b.block_class: (f, back)
+            for b, f, back in zip(blocks, forward_s.tolist(),
+                                  backward_s.tolist())
+        }
+        if "step" not in self._states:
+            self._states["step"] = self._moves(self.program)
+        return blocks_s(self.program, ways, self._states["step"], streams)
 
     def _stage(self, first: int, end: int) -> Program:
         blocks = self.program.blocks[first:end]
