@@ -107,6 +107,11 @@ def _placement(value: Any) -> Placement:
                     "or their short text S(dim), R")
 
 
+def _even(shape: Sequence[int], size: int) -> list[Placement]:
+    """Whole, and by each dim that an axis divides evenly."""
+    return [R, *(S(d) for d, n in enumerate(shape) if not n % size)]
+
+
 def pin(pattern: str, **axes: Any) -> Pin:
     """Parameters whose name matches the glob lie so over these axes.
 
@@ -254,11 +259,8 @@ class Constraints:
         for name, spec in specs.items() if self.items else ():
             for axis, size in zip(mesh.names, mesh.sizes, strict=True):
                 if axis != "pp":
-                    dims = [
-                        d for d, n in enumerate(spec.shape) if not n % size
-                    ]
                     self.check_placements(axis, size, name, spec.shape,
-                                          [R, *map(S, dims)])
+                                          _even(spec.shape, size))
 
     def check_alike(self, mesh: MeshSpec, specs: Mapping[str, TensorSpec],
                     alike: Iterable[Sequence[str]]) -> None:
@@ -271,14 +273,10 @@ class Constraints:
             Naming the constraints that clash.
         """
         for names in alike if self.items else ():
-            shape = specs[names[0]].shape
             for axis, size in zip(mesh.names, mesh.sizes, strict=True):
-                legal = [
-                    R, *(S(d) for d, n in enumerate(shape) if not n % size)
-                ]
                 if not any(
                         all(self.allows(axis, n, p) for n in names)
-                        for p in legal):
+                        for p in _even(specs[names[0]].shape, size)):
                     guilty = self._on(axis, names)
                     raise InfeasiblePlan(
                         f"{' and '.join(map(str, guilty))} leave {names[0]} "

@@ -119,8 +119,12 @@ def _meshes(args: argparse.Namespace) -> Sequence[MeshSpec]:
 
 def _given_devices(args: argparse.Namespace) -> int | None:
     cluster = load_cluster(args.cluster)
-    is_given = ":" in args.cluster or cluster.others
-    return cluster.num_devices if is_given else None
+    return (cluster.num_devices if _has_sizes(args.cluster, cluster) else None)
+
+
+def _has_sizes(name: str, cluster: ClusterSpec) -> bool:
+    """Whether a cluster is as large as it is said to be."""
+    return ":" in name or bool(cluster.others)
 
 
 def _fitted(args: argparse.Namespace, observer: Observer) -> _Answer:
@@ -250,8 +254,7 @@ def _halved(args: argparse.Namespace, planning: Planning) -> Planning | None:
 def _cluster(name: str, world_size: int) -> ClusterSpec:
     """The named cluster; one without sizes is as large as the mesh."""
     cluster = load_cluster(name)
-    is_given = ":" in name or cluster.others
-    if cluster.num_devices < world_size and not is_given:
+    if cluster.num_devices < world_size and not _has_sizes(name, cluster):
         cluster = cluster.resized(world_size)
     if cluster.num_devices < world_size:
         raise ValueError(f"--cluster {name} has {cluster.num_devices} "

@@ -24,7 +24,7 @@ from planner.pipeline.build import Pipelined, pipeline_layout, pipelined
 from planner.pipeline.devices import rank_devices, stage_devices
 from planner.pipeline.early_values import Prelude
 from planner.pipeline.own_schedule import with_own_schedule
-from planner.pipeline.price import PipelinePrice, pipeline_price
+from planner.pipeline.price import PipelinePrice, pipeline_price, replicas
 from planner.pipeline.stage_cost import StageCost, stage_costs
 from planner.schedule.checked import checked_graph
 from planner.search.layouts import LayoutSolution
@@ -282,7 +282,7 @@ def _candidate(planning: Planning, pipeline: PipelineSpec,
 
 
 def _uncut(rows: int, mesh: MeshSpec) -> str:
-    stages, data = mesh.size("pp"), _data_ranks(mesh)
+    stages, data = mesh.size("pp"), replicas(mesh)
     ranks = f" for each of {data} ranks of dp" if data > 1 else ""
     return (f"no pipeline runs on {mesh}: a batch of {rows} rows can't be cut "
             f"into {stages} micro-batches{ranks}, one for each stage; take a "
@@ -291,7 +291,7 @@ def _uncut(rows: int, mesh: MeshSpec) -> str:
 
 def _part_counts(rows: int, mesh: MeshSpec) -> list[int]:
     """Numbers of micro-batches: from the stages on, doubled."""
-    data = _data_ranks(mesh)
+    data = replicas(mesh)
     counts: list[int] = []
     count = mesh.size("pp")
     while count * data <= rows and len(counts) < _MOST_PARTS:
@@ -299,7 +299,3 @@ def _part_counts(rows: int, mesh: MeshSpec) -> list[int]:
             counts.append(count)
         count *= 2
     return counts
-
-
-def _data_ranks(mesh: MeshSpec) -> int:
-    return mesh.size("dp") if "dp" in mesh.names else 1

@@ -16,6 +16,7 @@ from planner.cluster.axis import AxisInfo
 from planner.cost.memory_estimate import MemoryEstimate
 from planner.cost.plan_price import Exposure, StepTime
 from planner.cost.timeline import Streams
+from planner.ir.mesh import MeshSpec
 from planner.ir.pipeline import MICROBATCH
 from planner.pipeline.build import Pipelined
 from planner.pipeline.closing import closing_s
@@ -27,7 +28,9 @@ from planner.schedule.once import delay_s, reductions, start_s
 from planner.schedule.simulation import Simulation, simulate
 from planner.schedule.times import StageMemory, StageTimes
 
-__all__ = ["PipelinePrice", "delay_s", "pipeline_price", "reductions"]
+__all__ = [
+    "PipelinePrice", "delay_s", "pipeline_price", "reductions", "replicas"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +227,7 @@ def pipeline_price(found: Pipelined,
     ], [c.weight_s for c in costs],
                                 apart_s=streams.action_s,
                                 alone_speedup=alone_speedup,
-                                replicas=_replicas(found),
+                                replicas=replicas(found.layout.mesh),
                                 reduce_s=[c.finish_s for c in costs])
     saved = tuple(float(c.saved_bytes) for c in costs)
     messages = Messages.of(found, link)
@@ -258,9 +261,8 @@ def pipeline_price(found: Pipelined,
                              for rank in range(ranks)))
 
 
-def _replicas(found: Pipelined) -> int:
+def replicas(mesh: MeshSpec) -> int:
     """Pipelines that do the same and meet but once a step."""
-    mesh = found.layout.mesh
     return mesh.size("dp") if "dp" in mesh.names else 1
 
 
