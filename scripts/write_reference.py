@@ -21,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 from passes.kernels import PASS_ORDER
+from planner.cluster.coefficients import COEFFICIENTS, EFFICIENCIES
 from planner.cluster.load import preset_names
 from planner.ir.pipeline import PipelineSpec
 from planner.ir.plan import Plan
@@ -104,7 +105,12 @@ def reference() -> str:
         listed("Clusters", preset_names()),
         listed("Sources of data", kinds()),
         listed("Printed stages of a kernel",
-               PASS_ORDER), "## Commands\n", *map(command, COMMANDS)
+               PASS_ORDER), "## Numbers of a device\n",
+        "In a cluster's YAML, each with a `value` and a `source`; any other "
+        "name is refused.\n",
+        table(EFFICIENCIES, EFFICIENCIES, head="`efficiencies`, shares"), "",
+        table(COEFFICIENTS, COEFFICIENTS, head="`coefficients`"),
+        "\n## Commands\n", *map(command, COMMANDS)
     ])
 
 

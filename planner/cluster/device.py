@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from planner.cluster.checks import check_number, source_of
+from planner.cluster.coefficients import (COEFFICIENTS, EFFICIENCIES,
+                                          check_coefficients,
+                                          check_efficiencies)
 from planner.hashed import HashedOnce
 
 __all__ = ["Coefficient", "DeviceKind"]
@@ -45,13 +48,14 @@ class DeviceKind(HashedOnce):
     launch_overhead_s : float
         Time that every kernel costs besides its work.
     efficiencies : tuple of Coefficient
-        Reached share of a peak: ``matmul``, ``attention`` and
-        ``convolution`` of the flops, ``memory`` of the memory bandwidth.
-        What is left out counts as ``matmul``, or 1. One that holds in a
-        dtype only has it in its name, as ``attention_bfloat16``.
+        Reached share of a peak, by the names of
+        :data:`planner.cluster.coefficients.EFFICIENCIES`. What is left out
+        counts as ``matmul``, or 1. One that holds in a dtype only has it in
+        its name, as ``attention_bfloat16``.
     coefficients : tuple of Coefficient
-        Numbers that are no shares of a peak, by name; what uses them says
-        what they mean and what holds where one is left out.
+        Numbers that are no shares of a peak, by the names of
+        :data:`planner.cluster.coefficients.COEFFICIENTS`; what uses one
+        says what holds where it is left out.
     source : str
         Where the peaks come from.
     sources : tuple of (str, str)
@@ -90,6 +94,8 @@ class DeviceKind(HashedOnce):
                          peak,
                          minimum=0,
                          strict=True)
+        check_efficiencies(where, (c.name for c in self.efficiencies))
+        check_coefficients(where, (c.name for c in self.coefficients))
         for coefficient in self.efficiencies:
             check_number(f"{where}: efficiency {coefficient.name}",
                          "value",
@@ -108,6 +114,7 @@ class DeviceKind(HashedOnce):
 
         Where there is one for the `dtype`, that counts.
         """
+        assert name in EFFICIENCIES, name
         values = _efficiencies(self)
         if dtype is not None:
             own = f"{name}_{str(dtype).removeprefix('torch.')}"
@@ -118,6 +125,7 @@ class DeviceKind(HashedOnce):
 
     def coefficient(self, name: str, default: float) -> float:
         """The coefficient called `name`, or what holds without it."""
+        assert name in COEFFICIENTS, name
         return _coefficients(self).get(name, default)
 
     __hash__ = HashedOnce.__hash__

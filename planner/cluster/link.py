@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.cluster.checks import check_number, source_of
+from planner.names import nearest
 
-__all__ = ["Link", "Tier"]
+__all__ = ["KINDS", "Link", "Tier"]
+
+KINDS = ("all_gather", "all_reduce", "all_to_all", "broadcast",
+         "reduce_scatter", "send")
+"""Kinds of collective that links may have factors of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,8 @@ class Link:
         Share of the rate at which the switches reduce what passes through
         them (NVLink SHARP, InfiniBand SHARP); 0: they do not.
     factors : tuple of (str, float)
-        By kind of collective, what it takes over what its formula says:
+        By kind of collective (:data:`KINDS`), what it takes over what its
+        formula says:
         libraries do not run all of them by the algorithm of the formula.
         One that is left out is 1.
     source : str
@@ -73,6 +79,9 @@ class Link:
                          minimum=0,
                          strict=False)
         for kind, factor in self.factors:
+            if kind not in KINDS:
+                raise ValueError(f"link: factors has unknown kind {kind!r}; "
+                                 f"{nearest(kind, KINDS)}")
             check_number("link",
                          f"factor of {kind}",
                          factor,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from planner.cluster.link import KINDS
 from planner.cluster.spec import (ClusterSpec, Coefficient, DeviceKind, Link,
                                   NodeGroup, Tier)
 from planner.names import nearest
@@ -22,6 +23,8 @@ __all__ = ["from_yaml", "to_yaml"]
 
 _MOST_SHARE = 2.0
 """Of a peak; what is measured may lie a little above it."""
+_UNSOURCED = {"name", "source", "sources", "efficiencies", "coefficients"}
+"""Fields that are no numbers, or whose entries have their sources."""
 
 
 def to_yaml(cluster: ClusterSpec) -> str:
@@ -141,7 +144,7 @@ def _device(raw: Any, where: str) -> DeviceKind:
                       efficiencies=_efficiencies(data, where),
                       coefficients=_coefficients(data, "coefficients", where),
                       source=_text(data, "source", where),
-                      sources=_sources(data, where))
+                      sources=_sources(data, DeviceKind, where))
 
 
 def _dtype(name: Any, where: str) -> str:
@@ -190,9 +193,12 @@ def _coefficients(data: Mapping[str, Any], key: str,
         for name in found)
 
 
-def _sources(data: Mapping[str, Any],
+def _sources(data: Mapping[str, Any], kind: type[DeviceKind | Link],
              where: str) -> tuple[tuple[str, str], ...]:
+    """By field, of those that have none in their own entries."""
     found = _mapping(data.get("sources", {}), f"{where}.sources")
+    known = {f.name for f in dataclasses.fields(kind)} - _UNSOURCED
+    _refuse_unknown(found, sorted(known), f"{where}.sources")
     return tuple(
         (str(name), _text(found, name, f"{where}.sources")) for name in found)
 
@@ -228,11 +234,12 @@ def _link(raw: Any, where: str) -> Link:
     }
     _check_share(numbers.get("efficiency", 1.0), f"{where}.efficiency")
     factors = _mapping(data.get("factors", {}), f"{where}.factors")
+    _refuse_unknown(factors, list(KINDS), f"{where}.factors")
     return Link(source=_text(data, "source", where),
                 factors=tuple(
                     (str(kind), _number(factors, kind, f"{where}.factors"))
                     for kind in factors),
-                sources=_sources(data, where),
+                sources=_sources(data, Link, where),
                 **numbers)
 
 

@@ -64,7 +64,8 @@ def time_s(work: Work,
                             dtype,
                             kind=work.kind,
                             keys=work.keys,
-                            function=f"{work.function}_backward",
+                            function=work.function
+                            and f"{work.function}_backward",
                             backward=True)
     view_s = device.coefficient("view_s", 0.0)
     return (forward_s + beside_s(work.forward_beside, device, share) +

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.cluster.coefficients import FUNCTIONS
 from planner.cost.beside import Beside
 from planner.rules.registry import OpCall, Option
 
@@ -64,7 +65,7 @@ class ExpertSizes:
         products the activation and the gate are computed."""
         numbers = self.rows * (8 * self.width + self._gate(2, 5) * self.inner)
         return Beside(size_bytes=self.itemsize * numbers,
-                      evaluated=((self.activation, self._inner_bytes(2)), ))
+                      evaluated=self._evaluated(2))
 
     @property
     def backward_beside(self) -> Beside:
@@ -74,9 +75,19 @@ class ExpertSizes:
                                self._gate(11, 26) * self.inner)
         again = self._gate(2, 4)
         return Beside(size_bytes=self.itemsize * numbers,
-                      evaluated=((self.activation, self._inner_bytes(again)),
-                                 (f"{self.activation}_backward",
-                                  self._inner_bytes(3))))
+                      evaluated=self._evaluated(again, 3))
+
+    def _evaluated(self,
+                   forward: int,
+                   backward: int = 0) -> tuple[tuple[str, int], ...]:
+        """The activation and its derivative, over so many tensors; one that
+        takes no longer than it moves is not told."""
+        if self.activation not in FUNCTIONS:
+            return ()
+        named = ((self.activation, forward), (f"{self.activation}_backward",
+                                              backward))
+        return tuple(
+            (n, self._inner_bytes(times)) for n, times in named if times)
 
     def _gate(self, plain: int, gated: int) -> int:
         return gated if self.outer > self.inner else plain

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import yaml
 
-__all__ = ["with_numbers"]
+from planner.cluster.coefficients import EFFICIENCIES
 
-_EFFICIENCIES = ("matmul", "attention", "first_attention", "second_attention",
-                 "memory", "matmul8", "matmul4", "unaligned")
+__all__ = ["with_numbers"]
 
 
 def with_numbers(text: str, values: Mapping[str, float], source: str) -> str:
@@ -33,6 +32,6 @@ def with_numbers(text: str, values: Mapping[str, float], source: str) -> str:
             device[name] = value
             device.setdefault("sources", {})[name] = source
         else:
-            kind = "efficiencies" if name in _EFFICIENCIES else "coefficients"
+            kind = "efficiencies" if name in EFFICIENCIES else "coefficients"
             device[kind][name] = {"value": value, "source": source}
     return f"{comment}\n{yaml.safe_dump(data, sort_keys=False)}"

@@ -4,6 +4,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import torch
+
 from planner.cluster import from_yaml, load_cluster, preset_names, to_yaml
 
 _GOOD = """
@@ -89,6 +91,56 @@ others:
             "latency_s", "latencys",
             r"cluster YAML: tiers\[0\].link: unknown key 'latencys'; "
             "did you mean latency_s")
+
+    def _refused_device(self, field: str, message: str) -> None:
+        self._refused("  launch", f"  {field}\n  launch", message)
+
+    def test_names_of_efficiencies(self) -> None:
+        self._refused_device(
+            "efficiencies: {matmull: {value: 0.7}}",
+            "cluster YAML: device chip: efficiencies has unknown name "
+            r"'matmull'; did you mean matmul or .* \(known names: attention, "
+            r"convolution, .*unaligned\); attention, .* also of one dtype, as "
+            "in attention_bfloat16")
+        self._refused_device("efficiencies: {attention_bf16: {value: 0.7}}",
+                             "unknown name 'attention_bf16'")
+        self._refused_device("efficiencies: {matmul8_bfloat16: {value: 0.7}}",
+                             "unknown name 'matmul8_bfloat16'")
+        text = _GOOD.replace(
+            "  launch",
+            "  efficiencies: {attention_bfloat16: {value: 0.7}}\n  launch")
+        self.assertEqual(
+            from_yaml(text).device.efficiency("attention", torch.bfloat16),
+            0.7)
+
+    def test_names_of_coefficients(self) -> None:
+        self._refused_device(
+            "coefficients: {dispatch: {value: 1.0e-6}}",
+            "cluster YAML: device chip: coefficients has unknown name "
+            r"'dispatch'; did you mean dispatch_s \(known names: "
+            "adamw_foreach_parameter_s, .*wave_elements")
+        self._refused_device(
+            "coefficients: {zzz: {value: 1}}",
+            "'zzz'; known names: adamw_foreach_parameter_s, .*wave_elements$")
+
+    def test_a_number_in_the_wrong_place(self) -> None:
+        self._refused_device("coefficients: {matmul_float32: {value: 0.7}}",
+                             "'matmul_float32'; it is one of efficiencies")
+        self._refused_device("efficiencies: {exposed: {value: 0.7}}",
+                             "'exposed'; it is one of coefficients")
+
+    def test_names_of_factors_and_sources(self) -> None:
+        self._refused(
+            "1.0e+11}", "1.0e+11, factors: {all_reduse: 2}}",
+            r"tiers\[0\].link.factors: unknown key 'all_reduse'; did you mean "
+            "all_reduce")
+        self._refused(
+            "1.0e+11}", "1.0e+11, sources: {latency: x}}",
+            r"tiers\[0\].link.sources: unknown key 'latency'; did you mean "
+            "latency_s")
+        self._refused_device(
+            "sources: {memory: x}",
+            "device.sources: unknown key 'memory'; did you mean")
 
     def test_missing_key(self) -> None:
         self._refused("  memory_bytes: 80e9\n", "",

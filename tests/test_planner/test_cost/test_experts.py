@@ -8,9 +8,12 @@ import torch
 
 from passes.lower import lower
 from planner.cluster import axis_link
+from planner.cluster.coefficients import COEFFICIENTS
+from planner.cost.experts import ExpertSizes
 from planner.cost.graph import GraphCost, cost_of_graph
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
+from planner.ops.gates import ACTIVATIONS
 from planner.planning import Planning
 from planner.recipes import RECIPES
 from tests.test_planner.test_planning.programs import planning_on, zoo
@@ -31,6 +34,25 @@ def costs(planning: Planning,
                          for g in (kernel.train.forward,
                                    kernel.train.backward))
     return forward, backward
+
+
+class TestSizes(unittest.TestCase):
+
+    def test_activations_are_numbers_of_a_device(self) -> None:
+        for activation in ACTIVATIONS:
+            sizes = ExpertSizes(rows=8,
+                                width=4,
+                                outer=8,
+                                inner=4,
+                                itemsize=2,
+                                activation=activation.removesuffix("_tanh"))
+            names = [n for n, _ in sizes.backward_beside.evaluated]
+            with self.subTest(activation):
+                self.assertEqual(
+                    names, [] if activation.startswith("relu") else
+                    [sizes.activation, f"{sizes.activation}_backward"])
+                self.assertLessEqual({f"{n}_s_per_byte"
+                                      for n in names}, set(COEFFICIENTS))
 
 
 class TestExperts(unittest.TestCase):
