@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from planner.batches import best_batch, search_batches, with_rows
+from planner.broken import broken_constraints
 from planner.capture.autocast import ambient_autocast
 from planner.capture.capture import capture_call
 from planner.capture.entry import (Call, bind_inputs, default_example_inputs,
@@ -100,7 +101,8 @@ def auto_parallelize(
     plan : Plan, Recipe, str or Path, optional
         Run exactly this, without a search.
     constraints : optional
-        Of ``planner.constraints``: ``pin``, ``forbid``, ``limit``.
+        Of ``planner.constraints``: ``pin``, ``forbid``, ``limit``. A plan
+        that is passed and breaks one runs as it is, with a warning.
     optimizer : str
         Whose state is budgeted; with ``-master`` that is in float32, with
         float32 copies of parameters of lower precision.
@@ -294,7 +296,8 @@ def _planned(given: _Given, plan: Plan | Recipe | str | Path | None,
 
 def _tell(planned: _Planned, plan: Any) -> None:
     """What a user should know of the capture and of the plan."""
-    for note in (*planned.program.notes, *_idle(planned, plan)):
+    for note in (*planned.program.notes, *_idle(planned, plan),
+                 *_broken(planned)):
         _LOGGER.warning("%s: %s", planned.program.model_name, note)
 
 
@@ -304,6 +307,17 @@ def _idle(planned: _Planned, plan: Any) -> Iterator[str]:
         chosen = planned.finalists[0]
         form = chosen.program(planned.program)
         yield from undivided(plan, form, chosen.plan.resolve(form))
+
+
+def _broken(planned: _Planned) -> Iterator[str]:
+    """Constraints that a plan breaks which was given."""
+    chosen = planned.finalists[0]
+    for broken in broken_constraints(planned.planning.constraints,
+                                     mesh=chosen.plan.mesh,
+                                     layout=chosen.plan.resolve(
+                                         chosen.program(planned.program)),
+                                     uses=chosen.plan.axes):
+        yield f"the plan that was given breaks {broken}; it runs as it is"
 
 
 def _check_options(plan: Any, optimizer: str, memory_limit_bytes: int | None,

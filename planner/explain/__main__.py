@@ -33,7 +33,7 @@ from planner.explain.text import format_report
 from planner.explain.timeline import step_timeline
 from planner.explain.trace import trace_events
 from planner.fit import MOST_DEVICES, Fit, fewest_devices
-from planner.ir.errors import CaptureError
+from planner.ir.errors import CaptureError, InfeasiblePlan
 from planner.ir.mesh import MeshSpec
 from planner.ir.plan import Plan
 from planner.ir.program import Program
@@ -95,6 +95,7 @@ def _explained(args: argparse.Namespace, observer: Observer) -> str:
 def _compared(args: argparse.Namespace, observer: Observer) -> str:
     plans = [Plan.load(_existing(p)) for p in args.compare]
     planning = _planning(args, max(p.mesh.world_size for p in plans), observer)
+    planning.constraints.check_axes({n for p in plans for n in p.mesh.names})
     priced = [(p, planning.of_plan(p)) for p in plans]
     comparison = compare_plans(planning, *priced)
     return _json(comparison) if args.json else format_comparison(comparison)
@@ -272,10 +273,19 @@ def _chosen(planning: Planning, plans: Sequence[Plan],
             return planning.best(meshes)  # raises, and says why
         # One that does not fit is explained too: the report says so.
         return found[0], found
-    chosen, found = planning.of_plan(plans[0]), planning.candidates(meshes)
+    chosen, found = planning.of_plan(plans[0]), _others(planning, meshes)
     if found:
         chosen = _certified(planning, chosen, found[0].overlaps)
     return chosen, [chosen, *found]
+
+
+def _others(planning: Planning, meshes: Sequence[MeshSpec]) -> list[Candidate]:
+    """None where the constraints exclude all; a plan that is given is
+    explained for all that, with those that it breaks."""
+    try:
+        return planning.candidates(meshes)
+    except InfeasiblePlan:
+        return []
 
 
 def _certified(planning: Planning, chosen: Candidate,

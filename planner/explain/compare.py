@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from planner.candidate import Candidate
+from planner.explain.broken import broken_by, broken_text
 from planner.explain.causes import delta, signed
 from planner.explain.report import VERSION
 from planner.ir.plan import Plan
@@ -50,6 +51,7 @@ def compare_plans(planning: Planning, first: tuple[Plan, Candidate],
             "step_s": c.time_s,
             "memory_bytes": c.memory.total,
             "fits": planning.fits(c),
+            "broken": broken_by(planning, c),
             "by_kind": c.memory.by_kind()
         } for c in (a, b)],
         "delta_s":
@@ -116,6 +118,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         lines.append(f"{mark} {plan['plan']}: "
                      f"{format_time(plan['step_s'])}, "
                      f"{format_bytes(plan['memory_bytes'])}{fits}")
+        lines += [f"  {line}" for line in broken_text(plan)]
     lines += ["", *_costs(comparison)]
     groups = {
         "settings": comparison["settings"],

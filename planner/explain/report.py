@@ -5,6 +5,7 @@ The keys are documented in ``doc/explain.md``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from planner.candidate import Candidate
 from planner.cluster.axis import step_link
 from planner.cost.plan_price import CollectivePrice
 from planner.explain.batches import batches_report
+from planner.explain.broken import broken_by
 from planner.explain.causes import bubble_s, copies_s, delta, waiting_s
 from planner.explain.communication import (bytes_by_axis, exposures,
                                            spent_by_axis)
@@ -75,12 +77,16 @@ def build_report(
         Where the global batch was searched.
     """
     solution = _solution(planning, chosen)
-    constraints = _constraints(planning, [chosen, *found], meshes)
     rest = [c for c in found if c is not chosen]
+    broken = broken_by(planning, chosen)
+    allowed = rest if broken and rest else [chosen, *rest]
+    constraints = _constraints(planning, allowed, meshes)
     return {
         "version":
         VERSION,
         **_subject(planning, chosen),
+        "broken":
+        broken,
         "fit":
         fit and fit_report(fit),
         "batches":
@@ -95,7 +101,8 @@ def build_report(
         "unavailable":
         ring_refusals(planning, chosen.solution.layout.mesh),
         "binding":
-        binding_constraint(planning, chosen, found, constraints),
+        binding_constraint(planning, chosen, found, _kept(constraints,
+                                                          broken)),
         "what_fits":
         fitting_changes(planning, chosen),
         "considered":
@@ -147,7 +154,10 @@ def _solution(planning: Planning, chosen: Candidate) -> dict[str, Any]:
     """Taken before the report prices anything more."""
     searched = planning.searched
     value_s = chosen.bounded_s
-    bound_s = min(searched.bound_s, value_s)
+    # No search has a bound where the constraints exclude all plans.
+    least_s = (chosen.bound_s
+               if math.isinf(searched.bound_s) else searched.bound_s)
+    bound_s = min(least_s, value_s)
     return {
         "value": value_s,
         "bound": bound_s,
@@ -390,7 +400,8 @@ def _alternative(planning: Planning, chosen: Candidate,
 def _constraints(planning: Planning, considered: Sequence[Candidate],
                  meshes: Sequence[MeshSpec]) -> list[dict[str, Any]]:
     """What lifting each constraint alone would gain over the best of what
-    was considered; a given plan may be slower for other reasons."""
+    was considered and keeps all; a given plan may be slower for other
+    reasons."""
     found, best = [], min(considered, key=planning.rank)
     for item in planning.constraints.restricting if meshes else ():
         lifted = without(planning, item)
@@ -404,6 +415,13 @@ def _constraints(planning: Planning, considered: Sequence[Candidate],
             "costs_s": max(0.0, best.time_s - time_s)
         })
     return found
+
+
+def _kept(constraints: Sequence[dict[str, Any]],
+          broken: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """Those that a plan keeps, and may be held back by."""
+    names = [b["constraint"] for b in broken]
+    return [c for c in constraints if c["constraint"] not in names]
 
 
 def _found(planning: Planning, meshes: Sequence[MeshSpec]) -> list[Candidate]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from planner.explain.batches import batches_text
+from planner.explain.broken import broken_text
 from planner.explain.causes import why
 from planner.explain.columns import WIDTH, clip, table
 from planner.explain.devices import devices_text
@@ -29,10 +30,11 @@ _ROWS = 12
 
 def format_report(report: dict[str, Any]) -> str:
     """Print what :func:`planner.explain.report.build_report` gives."""
-    sections = (_head, fit_text, batches_text, _time, binding_text, _axes,
-                _exposed, devices_text, _pipeline, _memory, what_fits_text,
-                _blocks, _repeated, _opaque, _uneven, _unavailable,
-                _alternatives, constraints_text, sensitivity_text)
+    sections = (_head, broken_text, fit_text, batches_text, _time,
+                binding_text, _axes, _exposed, devices_text, _pipeline,
+                _memory, what_fits_text, _blocks, _repeated, _opaque, _uneven,
+                _unavailable, _alternatives, constraints_text,
+                sensitivity_text)
     parts = ["\n".join(section(report)) for section in sections]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -144,6 +144,29 @@ class TestBadInput(unittest.TestCase):
             scaletorch.auto_parallelize(seeded(Mlp), 2, example_inputs=batch())
 
 
+class TestConstraints(unittest.TestCase):
+
+    def test_those_that_a_given_plan_breaks_are_told(self) -> None:
+
+        def work(rank: int) -> None:
+            del rank
+            first = spread(seeded(Mlp), batch(), {"dp": 2}, parallel.fsdp())
+            for plan in (first.plan, parallel.fsdp()):
+                spread(seeded(Mlp),
+                       batch(), {"dp": 2},
+                       plan,
+                       constraints=forbid("fsdp"))
+
+        with self.assertLogs("scaletorch", "WARNING") as logs:
+            run_ranks(2, work)
+        told = [line for line in logs.output if "forbid" in line]
+        self.assertEqual(len(told), 2)
+        for line in told:
+            self.assertIn(
+                "the plan that was given breaks forbid('fsdp'): fsdp is used "
+                "over dp; it runs as it is", line)
+
+
 class TestTune(unittest.TestCase):
 
     def test_ranks_keep_the_same_plan(self) -> None:

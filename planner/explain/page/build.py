@@ -57,6 +57,7 @@ def build_page(content: PageContent) -> str:
         plan=join(report["plan"]),
         style=_data("page.css"),
         script=_data("page.js"),
+        notice=sections.notice(report),
         figures=sections.key_figures(report),
         links=join([
             element("li", None, element("a", {"href": f"#{key}"}, title))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from planner.explain.batches import batches_text
+from planner.explain.broken import broken_lines
 from planner.explain.causes import why
 from planner.explain.devices import devices_text
 from planner.explain.fit import fit_text
@@ -21,7 +22,7 @@ from planner.units import format_bytes, format_number, format_time
 
 __all__ = [
     "batches", "communication", "devices", "key_figures", "limits", "memory",
-    "others", "time"
+    "notice", "others", "time"
 ]
 
 Report = Mapping[str, Any]
@@ -56,6 +57,19 @@ def key_figures(report: Report) -> Markup:
                  element("dd", {"class": "note"}, note)))
         for name, value, note in shown
     ])
+
+
+def notice(report: Report) -> Markup:
+    """Constraints that the plan breaks; nothing if it keeps all."""
+    if not report["broken"]:
+        return Markup("")
+    return element(
+        "div", {
+            "class": "notice",
+            "role": "note"
+        },
+        join(element("p", None, "This plan breaks constraints:"),
+             _lines(broken_lines(report))))
 
 
 def devices(report: Report) -> Markup:

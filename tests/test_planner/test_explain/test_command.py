@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import math
@@ -171,6 +172,102 @@ class TestResults(_InFolder):
         (row, ) = report["constraints"]
         self.assertEqual((row["costs_s"], row["step_s_without"]),
                          (0.0, quickest_s))
+
+    def test_constraints_that_a_given_plan_breaks(self) -> None:
+        _run("model.py", "--mesh", "2x4", "--save", "plan.yaml")
+        self.assertEqual(
+            Plan.load("plan.yaml").axes, {
+                "dp": "ddp",
+                "tp": "megatron"
+            })
+        broken = {
+            "forbid('ddp')":
+            "ddp is used over dp",
+            "limit(tp=2)":
+            "tp has 4 ranks",
+            "pin('*.up.weight', tp=S(1))":
+            "0.up.weight, 1.up.weight, 2.up.weight and 1 more lie as S(0) "
+            "over tp"
+        }
+        asked = [f"--constraint={c}" for c in (*broken, "limit(tp=4)")]
+        code, out, _ = _run("model.py", "--plan", "plan.yaml", "--json",
+                            *asked)
+        report = json.loads(out)
+        self.assertEqual(code, 0)
+        self.assertEqual({b["constraint"]: b["how"]
+                          for b in report["broken"]}, broken)
+        _, text, _ = _run("model.py", "--plan", "plan.yaml", "--html",
+                          "plan.html", *asked)
+        page = html.unescape(Path("plan.html").read_text(encoding="utf-8"))
+        words = " ".join(text.split())
+        for constraint, how in broken.items():
+            self.assertIn(f"{constraint}: {how}", words)
+            self.assertIn(f"{constraint}: {how}", page)
+
+    def test_a_plan_is_explained_where_constraints_leave_no_other(
+            self) -> None:
+        _run("model.py", "--mesh", "2x4", "--save", "plan.yaml")
+        for constraints in (["limit(tp=2)"], [
+                "pin('*.up.weight', tp=S(0))", "pin('*.up.weight', tp=S(1))"
+        ]):
+            _, out, _ = _run("model.py", "--plan", "plan.yaml", "--json",
+                             *(f"--constraint={c}" for c in constraints))
+            report = json.loads(out)
+            self.assertEqual(report["considered"], 1)
+            self.assertEqual([b["constraint"] for b in report["broken"]],
+                             constraints[-1:])
+            self.assertAlmostEqual(report["solution"]["gap"],
+                                   report["time"]["gap"])
+            self.assertGreater(report["time"]["gap"], 0)
+
+    def test_what_a_given_plan_breaks_does_not_price_constraints(self) -> None:
+        """A quicker plan that breaks one does not make the others free."""
+        _run("model.py", "--mesh", "dp=4", "--save", "quick.yaml")
+        (name, ) = Plan.load("quick.yaml").axes.values()
+        _, out, _ = _run("model.py", "--plan", "quick.yaml", "--json",
+                         f"--constraint=forbid('{name}')",
+                         "--constraint=pin('*', dp=S(0))")
+        report = json.loads(out)
+        kept = [c["step_s"] for c in report["candidates"][1:]]
+        for row in report["constraints"]:
+            self.assertAlmostEqual(row["costs_s"],
+                                   max(0.0,
+                                       min(kept) - row["step_s_without"]))
+        self.assertGreater(max(r["costs_s"] for r in report["constraints"]), 0)
+        self.assertNotEqual(report["binding"]["kind"], "constraint")
+
+    def test_a_plan_that_is_found_breaks_nothing(self) -> None:
+        asked = ("--constraint=forbid('ddp')",
+                 "--constraint=pin('*.up.weight', tp=S(0))", "--json")
+        for argv in (("config.json", "--fit", "--batch=8", "--seq=128",
+                      "--constraint=forbid('fsdp')",
+                      "--constraint=limit(dp=1)", "--json"),
+                     ("model.py", "--mesh=2x2",
+                      *asked), ("model.py", "--mesh=pp=2,dp=2",
+                                "--constraint=forbid('fsdp')", "--json")):
+            with self.subTest(argv):
+                report = json.loads(_run(*argv)[1])
+                self.assertEqual(report["broken"], [])
+
+    def test_comparison_says_what_each_breaks(self) -> None:
+        _run("model.py", "--mesh", "dp=2", "--save", "a.yaml")
+        _run("model.py", "--mesh", "dp=4", "--save", "b.yaml")
+        argv = ("model.py", "--compare", "a.yaml", "b.yaml",
+                "--constraint=limit(dp=2)")
+        plans = json.loads(_run(*argv, "--json")[1])["plans"]
+        self.assertEqual(
+            [p["broken"] for p in plans],
+            [[], [{
+                "constraint": "limit(dp=2)",
+                "how": "dp has 4 ranks"
+            }]])
+        self.assertIn(
+            "\n  the plan breaks constraints, and is priced as it is\n"
+            "    limit(dp=2): dp has 4 ranks\n",
+            _run(*argv)[1])
+        code, _, err = _run(*argv, "--constraint=limit(cp=2)")
+        self.assertEqual(code, 2)
+        self.assertIn("names axis 'cp'", err)
 
     def test_differences_of_other_ways_add_up(self) -> None:
         for mesh in ("4", "pp=2,dp=2"):

@@ -59,6 +59,14 @@ def _constrained() -> dict[str, Any]:
     return build_report(planning, found[0], found, meshes=[GRID])
 
 
+def _breaking() -> dict[str, Any]:
+    """A plan that is given and breaks a constraint."""
+    planning, chosen, _ = plain()
+    constraints = Constraints(limit(tp=1))
+    return build_report(planning.copied(constraints=constraints), chosen,
+                        [chosen])
+
+
 def _fitted() -> dict[str, Any]:
     planning = Planning(mlp(), slow_cluster(4, 1e8), memory_limit_bytes=900)
     fit = fewest_devices(planning, most=4)
@@ -136,6 +144,7 @@ class TestKeys(TestCase):
             _batched(),
             _opaque(),
             _constrained(),
+            _breaking(),
             _split(),
             _shared()
         ]
@@ -147,7 +156,8 @@ class TestKeys(TestCase):
         planning, _, candidates = plain()
         plans = [(planning.plan_of(c), c) for c in candidates[:2]]
         found: dict[str, set[str]] = {}
-        comparison = compare_plans(planning, *plans)
+        limited = planning.copied(constraints=Constraints(limit(tp=1)))
+        comparison = compare_plans(limited, *plans)
         _collected(json.loads(json.dumps(comparison)), "", found)
         found = {
             path: keys
