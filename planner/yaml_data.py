@@ -9,7 +9,10 @@ import yaml
 from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, ScalarNode
 
-__all__ = ["real_number", "read_text", "read_yaml", "whole_number"]
+__all__ = [
+    "list_of", "names_of", "read_text", "read_yaml", "real_number",
+    "whole_number"
+]
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,6 +70,38 @@ def read_text(path: str | Path) -> str:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8: {error}") from None
+
+
+def list_of(value: Any, where: str) -> list[Any]:
+    """What a list holds; nothing where it is left out.
+
+    Raises
+    ------
+    ValueError
+        When it is no list.
+    """
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: expected a list, got "
+                         f"{type(value).__name__}")
+    return value
+
+
+def names_of(value: Any, where: str) -> tuple[str, ...]:
+    """A list of names; none where it is left out.
+
+    Raises
+    ------
+    ValueError
+        When it is no list.
+
+    Examples
+    --------
+    >>> names_of(["a", "b"], "plan.yaml: regather")
+    ('a', 'b')
+    """
+    return tuple(map(str, list_of(value, where)))
 
 
 def whole_number(value: Any, where: str) -> int:

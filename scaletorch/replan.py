@@ -133,6 +133,8 @@ def replan(
     ------
     TypeError
         Without a model where one is needed.
+    ValueError
+        When the plan's file can't be read or is no plan.
     InfeasiblePlan
         When nothing fits on the new mesh, or none computes the same.
     LayoutError
@@ -159,7 +161,7 @@ def replan(
                 if cluster is not None else _resized(planning.cluster,
                                                      mesh.world_size))
     else:
-        plan = Plan.load(plan) if isinstance(plan, (str, Path)) else plan
+        plan = _read(plan)
         spec = cluster_of(cluster, mesh.world_size, _device_type(new_mesh))
         planning = _captured(model, example_inputs, loss_fn, spec, constraints)
     planning = Planning(planning.program,
@@ -184,7 +186,23 @@ def replan(
 def _mesh(mesh: DeviceMesh | MeshSpec | int) -> MeshSpec:
     if isinstance(mesh, DeviceMesh):
         return spec_of(mesh)
-    return MeshSpec(("dp", ), (mesh, )) if isinstance(mesh, int) else mesh
+    if isinstance(mesh, int):
+        if mesh < 1:
+            raise ValueError(f"replan for {mesh} devices: give at least 1")
+        return MeshSpec(("dp", ), (mesh, ))
+    if isinstance(mesh, MeshSpec):
+        return mesh
+    raise TypeError("new_mesh must be a DeviceMesh, a MeshSpec or a number of "
+                    f"devices, got {type(mesh).__name__}")
+
+
+def _read(plan: Plan | str | Path) -> Plan:
+    if isinstance(plan, (str, Path)):
+        return Plan.load(plan)
+    if isinstance(plan, Plan):
+        return plan
+    raise TypeError("replan takes what runs now: a ParallelModule, a Plan or "
+                    f"the path of one, got {type(plan).__name__}")
 
 
 def _device_type(mesh: DeviceMesh | MeshSpec | int) -> str:

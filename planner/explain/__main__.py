@@ -93,7 +93,7 @@ def _explained(args: argparse.Namespace, observer: Observer) -> str:
 
 
 def _compared(args: argparse.Namespace, observer: Observer) -> str:
-    plans = [Plan.load(_existing(p)) for p in args.compare]
+    plans = [Plan.load(p) for p in args.compare]
     planning = _planning(args, max(p.mesh.world_size for p in plans), observer)
     planning.constraints.check_axes({n for p in plans for n in p.mesh.names})
     priced = [(p, planning.of_plan(p)) for p in plans]
@@ -103,7 +103,7 @@ def _compared(args: argparse.Namespace, observer: Observer) -> str:
 
 def _planned(args: argparse.Namespace, observer: Observer) -> _Answer:
     """On a mesh that is given."""
-    plans = [Plan.load(_existing(args.plan))] if args.plan else []
+    plans = [Plan.load(args.plan)] if args.plan else []
     meshes = [plans[0].mesh] if plans else _meshes(args)
     planning = _planning(args, meshes[0].world_size, observer)
     chosen, found = _chosen(planning, plans, meshes)
@@ -196,12 +196,6 @@ def _write(args: argparse.Namespace, planning: Planning, chosen: Candidate,
 
 def _save(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"there is no plan {str(path)!r}; --save writes one")
-    return path
 
 
 def _json(data: dict[str, object]) -> str:

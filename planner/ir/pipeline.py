@@ -9,7 +9,7 @@ from typing import Any
 
 from planner.ir.mesh import MeshSpec
 from planner.names import nearest
-from planner.yaml_data import whole_number
+from planner.yaml_data import names_of, whole_number
 
 __all__ = [
     "MICROBATCH", "PipelineSpec", "inner_mesh", "layout_mesh", "on_axis"
@@ -106,8 +106,7 @@ class PipelineSpec:
             microbatches=whole_number(data.get("microbatches", 4),
                                       f"{where}: microbatches"),
             chunks=whole_number(data.get("chunks", 1), f"{where}: chunks"),
-            cuts=tuple(map(str,
-                           data.get("cuts") or ())),
+            cuts=names_of(data.get("cuts"), f"{where}: cuts"),
             batch_statistics=str(data.get("batch_statistics", "exact")))
 
 

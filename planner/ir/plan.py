@@ -24,7 +24,8 @@ from planner.ir.plan_names import folded, matching, plain
 from planner.ir.program import Program, value_kind
 from planner.ir.shares import Shares, check_shares
 from planner.names import nearest
-from planner.yaml_data import read_text, read_yaml, real_number, whole_number
+from planner.yaml_data import (list_of, names_of, read_text, read_yaml,
+                               real_number, whole_number)
 
 __all__ = ["Plan", "VERSION"]
 
@@ -194,41 +195,35 @@ class Plan:
         if data.get("version") != VERSION:
             raise ValueError(f"{where}: version {data.get('version')} is not "
                              f"{VERSION}; make the plan anew")
-        mesh = _mapping(data.get("mesh"), f"{where}: mesh")
-        pipeline = data.get("pipeline")
-        return Plan(
-            pipeline=None if pipeline is None else PipelineSpec.from_data(
-                _mapping(pipeline, f"{where}: pipeline"),
-                f"{where}: pipeline"),
-            model=str(data.get("model")),
-            mesh=MeshSpec(
-                tuple(map(str, mesh)),
-                tuple(
-                    whole_number(v, f"{where}: mesh: {n}")
-                    for n, v in mesh.items())),
-            axes=_texts(data.get("axes"), f"{where}: axes"),
-            shares=_shares(data.get("shares"), f"{where}: shares"),
-            at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
-            regather=tuple(map(str,
-                               data.get("regather") or ())),
-            recompute=tuple(map(str,
-                                data.get("recompute") or ())),
-            blocks={
-                str(n): _texts(b, f"{where}: blocks: {n}")
-                for n, b in _mapping(data.get("blocks"),
-                                     f"{where}: blocks").items()
-            },
-            prediction={
-                str(k): real_number(v, f"{where}: prediction: {k}")
-                for k, v in _mapping(
-                    data.get("prediction") or {},
-                    f"{where}: prediction").items()
-            })
+        if "model" not in data:
+            raise ValueError(f"{where}: model is missing; name the class "
+                             "that the plan is of")
+        try:
+            return _plan_of(data, where)
+        except ValueError as error:
+            if str(error).startswith(where):
+                raise
+            raise ValueError(f"{where}: {error}") from error
 
     @staticmethod
     def load(path: str | Path) -> Plan:
-        """Read a plan file."""
-        return Plan.from_yaml(read_text(path), where=str(path))
+        """Read a plan file.
+
+        Raises
+        ------
+        ValueError
+            When it can't be read, or is no plan of this version.
+        """
+        try:
+            text = read_text(path)
+        except OSError as error:
+            problem = ("there is no plan" if isinstance(
+                error, FileNotFoundError) else "can't read the plan")
+            raise ValueError(
+                f"{problem} {str(path)!r} ({error.strerror}); write one with "
+                "plan.save(path) or python -m planner.explain --save"
+            ) from None
+        return Plan.from_yaml(text, where=str(path))
 
     def save(self, path: str | Path) -> None:
         """Write the plan to a file."""
@@ -323,6 +318,44 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
+def _plan_of(data: Mapping[str, Any], where: str) -> Plan:
+    """The plan in a mapping that has no other keys."""
+    mesh = _mapping(data.get("mesh"), f"{where}: mesh")
+    pipeline = data.get("pipeline")
+    plan = Plan(
+        pipeline=None if pipeline is None else PipelineSpec.from_data(
+            _mapping(pipeline, f"{where}: pipeline"), f"{where}: pipeline"),
+        model=str(data.get("model")),
+        mesh=MeshSpec(
+            tuple(map(str, mesh)),
+            tuple(
+                whole_number(v, f"{where}: mesh: {n}")
+                for n, v in mesh.items())),
+        axes=_texts(data.get("axes"), f"{where}: axes"),
+        shares=_shares(data.get("shares"), f"{where}: shares"),
+        at_rest=_texts(data.get("at_rest"), f"{where}: at_rest"),
+        regather=names_of(data.get("regather"), f"{where}: regather"),
+        recompute=names_of(data.get("recompute"), f"{where}: recompute"),
+        blocks={
+            str(n): _texts(b, f"{where}: blocks: {n}")
+            for n, b in _mapping(data.get("blocks"),
+                                 f"{where}: blocks").items()
+        },
+        prediction={
+            str(k): real_number(v, f"{where}: prediction: {k}")
+            for k, v in _mapping(
+                data.get("prediction") or {}, f"{where}: prediction").items()
+        })
+    known = list(plan.device_mesh.names)
+    if plan.pipeline is not None:
+        known.append(plan.pipeline.axis)
+    for axis in plan.axes:
+        if axis not in known:
+            raise ValueError(f"{where}: axes: the mesh has no axis {axis!r}; "
+                             f"{nearest(axis, known)}")
+    return plan
+
+
 def _mapping(data: Any, where: str) -> dict[Any, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping, got "
@@ -332,7 +365,10 @@ def _mapping(data: Any, where: str) -> dict[Any, Any]:
 
 def _shares(data: Any, where: str) -> Shares:
     return {
-        str(n): tuple(whole_number(s, f"{where}: {n}") for s in parts)
+        str(n):
+        tuple(
+            whole_number(s, f"{where}: {n}")
+            for s in list_of(parts, f"{where}: {n}"))
         for n, parts in _mapping(data or {}, where).items()
     }
 

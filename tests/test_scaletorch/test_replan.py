@@ -171,6 +171,16 @@ class TestReplan(unittest.TestCase):
                               model=seeded(TiedLM),
                               example_inputs=(torch.zeros(4, 6).long(), ),
                               cluster="cpu-gloo")
+        for given, mesh, error, text in (("no.yaml", 4, ValueError,
+                                          "there is no plan 'no.yaml'"),
+                                         (None, 4, TypeError,
+                                          "the path of one, got NoneType"),
+                                         (plan, "dp=2", TypeError,
+                                          "a number of devices, got str"),
+                                         (plan, 0, ValueError,
+                                          "0 devices: give at least 1")):
+            with self.assertRaisesRegex(error, text):
+                scaletorch.replan(given, mesh, model=seeded(Mlp))
 
 
 def _steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

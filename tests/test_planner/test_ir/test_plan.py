@@ -151,9 +151,10 @@ class TestMalformed(TestCase):
 
     def test_texts(self) -> None:
         text = _plan().to_yaml()
-        for bad, why in (("- a", "expected a mapping, got list"),
-                         (text.replace("version: 1",
-                                       "version: 7"), "version 7 is not 1"),
+        for bad, why in (("- a",
+                          "expected a mapping, got list"), (text.replace(
+                              "version: 1",
+                              "version: 7"), "version 7 is not 1"),
                          (text.replace("at_rest:", "at_rst:"),
                           "unknown key 'at_rst'; did you mean at_rest"),
                          (text.replace("mesh:\n  dp: 2\n  tp: 2",
@@ -162,11 +163,35 @@ class TestMalformed(TestCase):
                           "edited.yaml: mesh: dp: 'two' is no whole number"),
                          (text + "pipeline:\n  microbatches: 2.5\n",
                           "pipeline: microbatches: 2.5 is no whole number"),
+                         (text.replace("  dp: 2\n", "  dp: 0\n"),
+                          "edited.yaml: axis sizes must be positive"),
+                         (text.replace("axes:\n  dp:", "axes:\n  dq:"),
+                          "edited.yaml: axes: the mesh has no axis 'dq'; "),
+                         (text.replace("model: ",
+                                       "# "), "edited.yaml: model is missing"),
+                         (text.replace("recompute: []", "recompute: Layer"),
+                          "recompute: expected a list, got str"),
+                         (text.replace("recompute: []",
+                                       "recompute: []\nshares: {dp: 3}"),
+                          "shares: dp: expected a list, got int"),
+                         (text + "pipeline:\n  cuts: layers.1\n",
+                          "pipeline: cuts: expected a list, got str"),
                          (text.replace("prediction:\n",
                                        "prediction:\n  time: soon\n"),
                           "prediction: time: 'soon' is no number")):
             with self.assertRaisesRegex(ValueError, why):
                 Plan.from_yaml(bad, where="edited.yaml")
+
+    def test_file_that_is_not_there(self) -> None:
+        with self.assertRaisesRegex(
+                ValueError, r"there is no plan 'no.yaml' \(No such file.*\); "
+                "write one with plan.save"):
+            Plan.load("no.yaml")
+        with tempfile.TemporaryDirectory() as folder:
+            with self.assertRaisesRegex(
+                    ValueError, f"can't read the plan '{folder}' "
+                    r"\(Is a directory\)"):
+                Plan.load(folder)
 
     def test_file_that_is_no_text(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
