@@ -114,18 +114,26 @@ class _Search:
         planning = self.planning
         with self._noting():
             planning.check_mesh(mesh)
-            if "pp" not in mesh.names:
-                self.found += _without_stages(planning, mesh, self._is_late)
-                self.bound_s = planning.bound_s(mesh)
-                self.bound_of = _ALL_LAYOUTS
-                self._overlapping(mesh)
-            elif set(mesh.names) <= set(AXES):
+            if "pp" in mesh.names:
+                self._staged(mesh)
+                return
+            self.found += _without_stages(planning, mesh, self._is_late)
+            self.bound_s = planning.bound_s(mesh)
+            self.bound_of = _ALL_LAYOUTS
+            self._overlapping(mesh)
+
+    def _staged(self, mesh: MeshSpec) -> None:
+        """One mesh with stages."""
+        try:
+            if set(mesh.names) <= set(AXES):
                 self._joint(mesh.world_size, mesh)
-                if not self.found:
-                    # There are fewer blocks than stages, which cut inside.
-                    self.found += pipeline_candidates(planning, mesh)
-            else:
-                self.found += pipeline_candidates(planning, mesh)
+            if not self.found:
+                # There are fewer blocks than stages, which cut inside, or
+                # axes that the joint search does not know.
+                self.found += pipeline_candidates(self.planning, mesh)
+        except InfeasiblePlan:
+            self.planning.check_alike(mesh)
+            raise
 
     def _overlapping(self, mesh: MeshSpec) -> None:
         """Layouts that are chosen with what overlaps, and a bound on that,

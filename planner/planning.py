@@ -78,20 +78,25 @@ class Planning(Problem):
                                         each.partition(":")[2], placement)
                 for each in self.facts.alike_params[name])
 
-        return search_layouts(
-            Request(facts=self.facts,
-                    mesh=mesh,
-                    policies=policies,
-                    tables=self.tables(mesh, whole),
-                    device=self._prices.device(mesh),
-                    start=start,
-                    reverse=reverse,
-                    axes=axes,
-                    pressure=pressure,
-                    fixed_rest=fixed_rest or {},
-                    until_s=self.until_s,
-                    tolerance=tolerance,
-                    constraint=allowed if self.constraints.items else None))
+        request = Request(
+            facts=self.facts,
+            mesh=mesh,
+            policies=policies,
+            tables=self.tables(mesh, whole),
+            device=self._prices.device(mesh),
+            start=start,
+            reverse=reverse,
+            axes=axes,
+            pressure=pressure,
+            fixed_rest=fixed_rest or {},
+            until_s=self.until_s,
+            tolerance=tolerance,
+            constraint=allowed if self.constraints.items else None)
+        try:
+            return search_layouts(request)
+        except InfeasiblePlan:
+            self.check_alike(mesh)
+            raise
 
     def candidate(
             self,

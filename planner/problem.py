@@ -16,6 +16,7 @@ from planner.ir.mesh import MeshSpec
 from planner.ir.program import Program
 from planner.limits import MemoryLimits
 from planner.mesh_prices import MeshPrices
+from planner.rules.registry import TensorSpec
 from planner.search.bound import lower_bound_s, quick_bound_s
 from planner.search.facts import Facts
 from planner.search.tables import ConversionTables
@@ -178,12 +179,20 @@ class Problem:
 
     def check_mesh(self, mesh: MeshSpec) -> None:
         """Constraints that leave a parameter no layout are named."""
-        specs = {
+        self.constraints.check_mesh(mesh, self._param_specs())
+        if "pp" not in mesh.names:  # stages can have blocks of their own
+            self.check_alike(mesh)
+
+    def check_alike(self, mesh: MeshSpec) -> None:
+        """Constraints that leave parameters that lie alike no layout are
+        named, all of them."""
+        self.constraints.check_alike(
+            mesh, self._param_specs(),
+            [[n.partition(":")[2] for n in names]
+             for names in self.facts.alike_params.values()])
+
+    def _param_specs(self) -> dict[str, TensorSpec]:
+        return {
             n.partition(":")[2]: self.program.specs[n]
             for n in self.program.params
         }
-        self.constraints.check_mesh(mesh, specs)
-        if "pp" not in mesh.names:  # stages can have blocks of their own
-            self.constraints.check_alike(
-                mesh, specs, [[n.partition(":")[2] for n in names]
-                              for names in self.facts.alike_params.values()])

@@ -330,6 +330,18 @@ class TestConstraints(TestCase):
                 "over dp=2: they are of blocks that are alike"):
             planning.best([_GRID])
 
+    def test_pins_that_clash_in_stages_are_all_named(self) -> None:
+        planning = _planning(pin("*.layers.0.mlp.up_proj.weight", dp=S(1)),
+                             pin("*.layers.1.mlp.up_proj.weight", dp=R),
+                             forbid("*.layers.2.mlp.up_proj.weight", dp=S(0)))
+        with self.assertRaisesRegex(
+                InfeasiblePlan,
+                r"dp=S\(1\)\) and pin\('\*.layers.1.mlp.up_proj.weight', dp=R\)"
+                r" and forbid\('\*.layers.2.mlp.up_proj.weight', dp=S\(0\)\) "
+                "leave model.layers.0.mlp.up_proj.weight and 2 more no layout "
+                "over dp=2: they are of blocks that are alike"):
+            planning.best([MeshSpec(("pp", "dp"), (2, 2))])
+
     def test_pins_that_some_recipes_have_no_layout_for(self) -> None:
         """Rows over both axes can't be gathered over the outer one alone."""
         best, found = _planning(pin("*_proj.weight", dp=S(0))).best([_GRID])
