@@ -10,7 +10,7 @@ import dataclasses
 from planner.candidate import Candidate
 from planner.cost.plan_price import Exposure
 
-__all__ = ["bytes_by_axis", "exposures", "spent_by_axis"]
+__all__ = ["bytes_by_axis", "exposures", "spent_by_axis", "spent_by_place"]
 
 
 def exposures(candidate: Candidate) -> tuple[Exposure, ...]:
@@ -25,6 +25,19 @@ def spent_by_axis(candidate: Candidate) -> dict[str, tuple[float, float]]:
     if step is None:
         return {n: (t, t) for n, (_, t) in candidate.price.by_axis().items()}
     return dataclasses.replace(step, exposures=exposures(candidate)).by_axis()
+
+
+def spent_by_place(
+        candidate: Candidate) -> dict[tuple[str, str], tuple[float, float]]:
+    """Per place in the step and axis: seconds, and of those exposed ones.
+
+    Over all places they are those of :func:`spent_by_axis`.
+    """
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for e in exposures(candidate):
+        time_s, exposed_s = found.get((e.where, e.axis), (0.0, 0.0))
+        found[e.where, e.axis] = time_s + e.time_s, exposed_s + e.exposed_s
+    return found
 
 
 def bytes_by_axis(candidate: Candidate) -> dict[str, float]:

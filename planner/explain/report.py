@@ -17,7 +17,7 @@ from planner.explain.batches import batches_report
 from planner.explain.broken import broken_by
 from planner.explain.causes import bubble_s, copies_s, delta, waiting_s
 from planner.explain.communication import (bytes_by_axis, exposures,
-                                           spent_by_axis)
+                                           spent_by_axis, spent_by_place)
 from planner.explain.devices import devices_report, shares_report
 from planner.explain.findings import binding_constraint, ring_refusals
 from planner.explain.fit import fit_report
@@ -136,17 +136,35 @@ def _subject(planning: Planning, chosen: Candidate) -> dict[str, Any]:
 def _costs(planning: Planning, chosen: Candidate) -> dict[str, Any]:
     """What the plan takes, by cause."""
     return {
-        "time": _time(chosen),
-        "axes": _axes(planning, chosen),
-        "devices": devices_report(planning, chosen),
-        "shares": shares_report(planning, chosen),
-        "pipeline": pipeline_report(planning, chosen),
-        "memory": _memory(planning, chosen),
-        "blocks": _blocks(planning, chosen),
-        "between_blocks": _collectives(chosen, "between blocks"),
-        "repeated_work": _repeated(chosen),
-        "exposed": _exposed(chosen),
-        "opaque": opaque_modules(planning.program, chosen.price),
+        "time":
+        _time(chosen),
+        "axes":
+        _axes(planning, chosen),
+        "communication": [{
+            "where": where,
+            "axis": axis,
+            "time_s": time_s,
+            "exposed_s": exposed_s
+        } for (where, axis), (time_s,
+                              exposed_s) in spent_by_place(chosen).items()],
+        "devices":
+        devices_report(planning, chosen),
+        "shares":
+        shares_report(planning, chosen),
+        "pipeline":
+        pipeline_report(planning, chosen),
+        "memory":
+        _memory(planning, chosen),
+        "blocks":
+        _blocks(planning, chosen),
+        "between_blocks":
+        _collectives(chosen, "between blocks"),
+        "repeated_work":
+        _repeated(chosen),
+        "exposed":
+        _exposed(chosen),
+        "opaque":
+        opaque_modules(planning.program, chosen.price),
     }
 
 

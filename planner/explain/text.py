@@ -150,7 +150,7 @@ def _parameters(parameters: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _collectives(collectives: Sequence[dict[str, Any]]) -> Iterator[str]:
     if not collectives:
         return
-    rows = [("conversion of", "collective", "axis", "pass", "bytes", "time")]
+    rows = [("conversion of", "collective", "axis", "pass", "bytes", "alone")]
     rows += [(clip(c["value"], 40), c["kind"], c["axis"], c["direction"],
               format_bytes(c["bytes"]), format_time(c["time_s"]))
              for c in collectives[:_ROWS]]

@@ -26,14 +26,22 @@ _LETTER = 6.4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarRow:
-    """One bar of parts: (name, size, class of its color)."""
+    """One bar of parts: (name, size, class of its color).
+
+    Beside it is their sum, or the number that is told instead.
+    """
 
     name: str
     parts: Sequence[tuple[str, float, str]]
+    told: float | None = None
 
     @property
     def total(self) -> float:
         return sum(size for _, size, _ in self.parts)
+
+    @property
+    def beside(self) -> float:
+        return self.total if self.told is None else self.told
 
 
 def step_chart(timeline: Timeline, axes: Sequence[str]) -> Markup:
@@ -138,7 +146,7 @@ def stacked_bars(name: str,
     for number, row in enumerate(rows):
         y = top + 28.0 * number + 4
         parts.append(text(_clip(row.name), _LEFT - 8, y + 14, anchor="end"))
-        parts.append(text(form(row.total), scale(row.total) + 6, y + 14))
+        parts.append(text(form(row.beside), scale(row.total) + 6, y + 14))
         bars += _bar(row, scale, y, form, number == 0)
     if limit:
         parts += _limit(limit[0], scale(limit[1]), top, bottom)

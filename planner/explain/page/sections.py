@@ -21,11 +21,18 @@ from planner.explain.text import constraints_text
 from planner.units import format_bytes, format_number, format_time
 
 __all__ = [
-    "batches", "communication", "devices", "key_figures", "limits", "memory",
-    "notice", "others", "time"
+    "batches", "communication", "devices", "drawn", "key_figures", "limits",
+    "memory", "notice", "others", "time"
 ]
 
 Report = Mapping[str, Any]
+
+_ALONE = ("Below, every collective with the time that one run of it takes by "
+          "itself. In a step gradients and parameters are sent packed, as in "
+          "the chart.")
+_ROUNDING = 1e-6
+_LARGEST = ("Bars are of kinds at their largest, which they are not at the "
+            "same time: beside a bar is the most at once.")
 
 
 def key_figures(report: Report) -> Markup:
@@ -146,19 +153,31 @@ def time(report: Report) -> Markup:
                         [BarRow(name="a step", parts=parts)], format_time)
 
 
+def drawn(report: Report, end_s: float) -> Markup:
+    """Why the step that is drawn is no longer or shorter than it is."""
+    step_s = report["time"]["step_s"]
+    if abs(end_s - step_s) <= _ROUNDING * step_s:
+        return Markup("")
+    return element(
+        "p", None,
+        f"Drawn one after the other, and every message by itself, this is "
+        f"{format_time(end_s)}; a step is {format_time(step_s)}, since "
+        "messages are packed and overlap with computing.")
+
+
 def memory(report: Report) -> Markup:
     """Memory by kind, and by rank where there are stages."""
     whole = report["memory"]
     kinds = list(whole["by_kind"])
-    ranks = [("every rank", whole["by_kind"])]
+    ranks = [("every rank", whole["total_bytes"], whole["by_kind"])]
     if report["pipeline"] is not None:
         axis = report["pipeline"]["axis"]
-        ranks = [(f"{axis} rank {r['rank']}", r["by_kind"])
+        ranks = [(f"{axis} rank {r['rank']}", r["memory_bytes"], r["by_kind"])
                  for r in report["pipeline"]["ranks"]]
     rows = [
         BarRow(name=name,
-               parts=[(k, float(sizes.get(k, 0)), color_of(k)) for k in kinds])
-        for name, sizes in ranks
+               parts=[(k, float(sizes.get(k, 0)), color_of(k)) for k in kinds],
+               told=float(total)) for name, total, sizes in ranks
     ]
     chart = stacked_bars("memory by kind",
                          rows,
@@ -166,11 +185,13 @@ def memory(report: Report) -> Markup:
                          base=2,
                          limit=("limit " + format_bytes(whole["limit_bytes"]),
                                 float(whole["limit_bytes"])))
-    return join(chart, _lines(what_fits_text(dict(report))))
+    note = ([element("p", None, _LARGEST)] if any(r.total > r.beside
+                                                  for r in rows) else [])
+    return join(chart, note, _lines(what_fits_text(dict(report))))
 
 
 def communication(report: Report) -> Markup:
-    """Its time by axis and by block, and every collective."""
+    """Its time by axis and by place, and every collective."""
     groups = [(b["class"], b["collectives"]) for b in report["blocks"]]
     groups.append(("between blocks", report["between_blocks"]))
     groups = [(name, rows) for name, rows in groups if rows]
@@ -195,36 +216,25 @@ def communication(report: Report) -> Markup:
                texts=[format_time(a["repeated_s"]) for a in axes],
                numbers=[a["repeated_s"] for a in axes]),
     ])
-    bars = [*groups, *_between_stages(report)]
-    if not bars:
+    spent = report["communication"]
+    if not spent:
         return join(by_axis, element("p", None, "Nothing is communicated."))
     names = [a["axis"] for a in axes]
-    chart = stacked_bars("communication by block and axis", [
-        BarRow(name=name, parts=_by_axis(rows, names)) for name, rows in bars
+    chart = stacked_bars("communication by place and axis", [
+        BarRow(name=where, parts=_by_axis(spent, where, names))
+        for where in dict.fromkeys(r["where"] for r in spent)
     ], format_time)
-    return join(by_axis, chart, [collectives(*group) for group in groups])
+    return join(by_axis, chart, element("p", None, _ALONE),
+                [collectives(*group) for group in groups])
 
 
-def _between_stages(report: Report) -> list[tuple[str, list[dict[str, Any]]]]:
-    """All messages of the mean rank, as one."""
-    if report["pipeline"] is None:
-        return []
-    axis = report["pipeline"]["axis"]
-    time_s = next(a["time_s"] for a in report["axes"] if a["axis"] == axis)
-    return [("between stages", [{
-        "axis": axis,
-        "time_s": time_s,
-        "count": 1
-    }])] if time_s else []
-
-
-def _by_axis(rows: Sequence[Mapping[str, Any]],
+def _by_axis(spent: Sequence[Mapping[str, Any]], where: str,
              axes: Sequence[str]) -> list[tuple[str, float, str]]:
-    """Of all runs of a step."""
+    """Of all runs of a step in one place."""
     return [(f"over {axis}",
-             sum(r["time_s"] * r["count"] for r in rows
-                 if r["axis"] == axis), axis_color(number))
-            for number, axis in enumerate(axes)]
+             sum(r["time_s"] for r in spent
+                 if (r["where"], r["axis"]) == (where, axis)),
+             axis_color(number)) for number, axis in enumerate(axes)]
 
 
 def others(report: Report) -> Markup:

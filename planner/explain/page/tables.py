@@ -105,7 +105,7 @@ def collectives(block: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
         Column(name="axis", texts=[r["axis"] for r in rows]),
         Column(name="pass", texts=[r["direction"] for r in rows]),
         sizes("bytes", rows, "bytes"),
-        times("time", rows, "time_s"),
+        times("time alone", rows, "time_s"),
         Column(name="runs",
                texts=[format_number(r["count"]) for r in rows],
                numbers=[r["count"] for r in rows]),

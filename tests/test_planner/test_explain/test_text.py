@@ -84,7 +84,7 @@ class TestText(TestCase):
               parameter  shape  at rest  in use
               0.weight   8x4    R S(0)   R S(0)
               2.weight   4x8    R S(1)   R S(1)
-              conversion of  collective  axis  pass      bytes     time
+              conversion of  collective  axis  pass      bytes    alone
               0.weight       all_reduce  dp    backward   64 B  0.95 us
               2.weight       all_reduce  dp    backward   64 B  0.95 us
               2.linear       all_reduce  tp    forward    32 B  0.63 us
