@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from planner.ir.layouts import ProgramLayout
 from planner.ir.mesh import MeshSpec
@@ -12,7 +12,7 @@ from planner.ir.program import Program
 from planner.recipes import Recipe, ddp, policies_for
 from planner.search.policy import Policy
 
-__all__ = ["undivided"]
+__all__ = ["undivided", "unused_axes"]
 
 
 def undivided(chosen: Recipe, program: Program,
@@ -28,10 +28,15 @@ def undivided(chosen: Recipe, program: Program,
     layout : ProgramLayout
         Of the program under the recipe.
     """
+    yield from unused_axes(_policies(chosen, layout.mesh), program, layout)
+
+
+def unused_axes(policies: Sequence[Policy], program: Program,
+                layout: ProgramLayout) -> Iterator[str]:
+    """The same of policies, one for each axis but that of micro-batches."""
     inputs = [(f"input:{i}", leaf) for i, leaf in enumerate(program.leaves)
               if leaf.spec is not None and leaf.spec.shape]
-    for number, (policy, size) in enumerate(
-            zip(_policies(chosen, layout.mesh), layout.mesh.sizes)):
+    for number, (policy, size) in enumerate(zip(policies, layout.mesh.sizes)):
         if policy.input_dim is None or size == 1 or not inputs:
             continue
         if any(layout.at_rest[name][number].is_shard for name, _ in inputs

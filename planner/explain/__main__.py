@@ -115,7 +115,9 @@ def _planned(args: argparse.Namespace, observer: Observer) -> _Answer:
 
 def _meshes(args: argparse.Namespace) -> Sequence[MeshSpec]:
     """All devices of a cluster whose sizes are given, unless it is said."""
-    return parse_mesh(args.mesh or str(_given_devices(args) or _DEVICES))
+    if args.mesh is None:
+        return parse_mesh(str(_given_devices(args) or _DEVICES))
+    return parse_mesh(args.mesh)
 
 
 def _given_devices(args: argparse.Namespace) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from planner.choices import factorisations
 from planner.constraints import allow, forbid, limit, pin
 from planner.ir.layout import S
 from planner.ir.mesh import MeshSpec
+from planner.joint.space import AXES
+from planner.names import nearest
 from planner.objective import OBJECTIVES
 
 __all__ = [
@@ -188,10 +191,10 @@ def parse_mesh(text: str) -> list[MeshSpec]:
     try:
         if "=" in text:
             pairs = [part.split("=") for part in text.split(",")]
-            return [
-                MeshSpec(tuple(n.strip() for n, _ in pairs),
-                         tuple(int(s) for _, s in pairs))
-            ]
+            named = MeshSpec(tuple(n.strip() for n, _ in pairs),
+                             tuple(int(s) for _, s in pairs))
+            _warn_of_names(named)
+            return [named]
         sizes = tuple(int(part) for part in text.split("x"))
         if len(sizes) == 1 and sizes[0] > 0:
             return factorisations(sizes[0])
@@ -199,6 +202,17 @@ def parse_mesh(text: str) -> list[MeshSpec]:
     except (ValueError, KeyError):
         raise ValueError(f"--mesh {text!r} is no mesh; write 64, 8x8 (dp x "
                          "tp), 8x2x4 (dp x cp x tp) or dp=8,tp=8") from None
+
+
+def _warn_of_names(mesh: MeshSpec) -> None:
+    """An axis may have any name, but few of them say what it is for."""
+    for name in mesh.names:
+        if name not in AXES and "did you mean" in (hint := nearest(
+                name.lower(), AXES)):
+            warnings.warn(
+                f"--mesh {mesh}: the name {name!r} says nothing of what the "
+                f"axis is for; {hint}",
+                stacklevel=2)
 
 
 def parse_constraint(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def check_arguments(args: argparse.Namespace) -> None:
                 "--compare prices two plans as they are, and prints")
     if args.plan:
         _refuse(args, ("mesh", ), "--plan brings its mesh")
+    if args.fit and args.objective not in (None, "devices"):
+        raise ValueError("--fit looks for the fewest devices: leave out "
+                         f"--objective {args.objective}")
     if not args.fit:
         _refuse(args, ("price_per_device_hour", ),
                 "only what --fit finds is priced")
@@ -39,6 +43,7 @@ def check_arguments(args: argparse.Namespace) -> None:
                 f"{str(args.model)!r} brings its model and inputs")
     for name in _FILES:
         _check_file(name, getattr(args, name))
+    _check_written(args)
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -47,13 +52,14 @@ def _check_numbers(args: argparse.Namespace) -> None:
         if value is not None and not value >= least:
             raise ValueError(f"{_option(name)} {value}: give at least {least}")
     limit = args.memory_limit_gib
-    if limit is not None and not limit > 0:
-        raise ValueError(f"--memory-limit-gib {limit:g}: give more than 0, "
-                         "or leave it out for all that a device has")
+    if limit is not None and not 1 <= limit * 2**30 < math.inf:
+        raise ValueError(f"--memory-limit-gib {limit:g}: give more than 0 (at "
+                         "least a byte, no infinity), or leave it out for all "
+                         "that a device has")
     price = args.price_per_device_hour
-    if price is not None and not price > 0:
+    if price is not None and not 0 < price < math.inf:
         raise ValueError(f"--price-per-device-hour {price:g}: give more than "
-                         "0, or leave it out")
+                         "0 (no infinity), or leave it out")
 
 
 def _refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
@@ -64,6 +70,19 @@ def _refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _check_written(args: argparse.Namespace) -> None:
+    """Refuse to write a file twice, or over what is read."""
+    taken = {args.model.resolve(): "the model"}
+    for name in _FILES:
+        path = getattr(args, name)
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise ValueError(f"{_option(name)} {path}: {taken[path.resolve()]}"
+                             " is in that file; name another")
+        taken[path.resolve()] = f"what {_option(name)} writes"
 
 
 def _check_file(name: str, path: Path | None) -> None:

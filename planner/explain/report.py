@@ -35,6 +35,7 @@ from planner.ir.pipeline import MICROBATCH
 from planner.ir.program import value_kind
 from planner.joint.space import SHARDINGS
 from planner.planning import Planning
+from planner.undivided import unused_axes
 from planner.variation import without
 
 __all__ = ["VERSION", "build_report"]
@@ -96,8 +97,10 @@ def build_report(
         "solution":
         solution,
         **_costs(planning, chosen),
-        "uneven":
-        uneven_dims(planning.facts, _divided(chosen)),
+        "uneven": [
+            *unused_axes(chosen.policies, planning.program, chosen.layout),
+            *uneven_dims(planning.facts, _divided(chosen))
+        ],
         "unavailable":
         ring_refusals(planning, chosen.solution.layout.mesh),
         "binding":

@@ -191,19 +191,22 @@ def _opaque(report: dict[str, Any]) -> Iterator[str]:
 def _uneven(report: dict[str, Any]) -> Iterator[str]:
     if report["uneven"]:
         yield "not offered, since uneven"
-        for line in report["uneven"]:
-            yield f"  {line}"
+        yield from _sentences(report["uneven"])
 
 
 def _unavailable(report: dict[str, Any]) -> Iterator[str]:
     if report["unavailable"]:
         yield "not available"
-        for line in report["unavailable"]:
-            yield from textwrap.wrap(line,
-                                     WIDTH,
-                                     break_long_words=False,
-                                     initial_indent="  ",
-                                     subsequent_indent="    ")
+        yield from _sentences(report["unavailable"])
+
+
+def _sentences(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        yield from textwrap.wrap(line,
+                                 WIDTH,
+                                 break_long_words=False,
+                                 initial_indent="  ",
+                                 subsequent_indent="    ")
 
 
 def _alternatives(report: dict[str, Any]) -> Iterator[str]:

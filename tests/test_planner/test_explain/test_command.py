@@ -269,6 +269,17 @@ class TestResults(_InFolder):
         self.assertEqual(code, 2)
         self.assertIn("names axis 'cp'", err)
 
+    def test_a_batch_that_does_not_divide(self) -> None:
+        argv = ("config.json", "--batch", "4", "--seq", "32", "--mesh", "dp=3")
+        told = json.loads(_run(*argv, "--json")[1])["uneven"]
+        self.assertRegex(
+            told[0],
+            r"divides dim 0 of the inputs, but none divides over dp=3 "
+            r"\(.*\(4, 32\).*\): every rank of the axis computes the same")
+        text = _run(*argv)[1]
+        self.assertIn("not offered, since uneven\n", text)
+        self.assertLessEqual(max(map(len, text.splitlines())), 100)
+
     def test_differences_of_other_ways_add_up(self) -> None:
         for mesh in ("4", "pp=2,dp=2"):
             report = json.loads(_run("model.py", "--mesh", mesh, "--json")[1])
@@ -378,6 +389,17 @@ class TestMistakes(_InFolder):
                                          "--seq 0: give at least 1"),
                  ("config.json --global-batch 4:8 --batch 4",
                   "leave out --batch"),
+                 ("model.py --memory-limit-gib inf",
+                  "--memory-limit-gib inf: give more than 0 (at least a byte"),
+                 ("model.py --memory-limit-gib 1e-10", "at least a byte"),
+                 ("model.py --fit --price-per-device-hour inf",
+                  "--price-per-device-hour inf: give more than 0"),
+                 ("model.py --fit --objective throughput",
+                  "fewest devices: leave out --objective throughput"),
+                 ("model.py --html a --save a",
+                  "--save a: what --html writes is in that file"),
+                 ("model.py --dot model.py",
+                  "--dot model.py: the model is in that file; name another"),
                  ("model.py --memory-limit-gib 0",
                   "--memory-limit-gib 0: give more than 0"),
                  ("model.py --time-limit-s -1",
@@ -428,6 +450,12 @@ class TestParsing(TestCase):
             self.assertEqual([str(m) for m in parse_mesh(text)], meshes)
         for text in ("2x2x2x2", "0x2", "dp=a", "dp=2,dp=2", ""):
             with self.assertRaisesRegex(ValueError, "is no mesh"):
+                parse_mesh(text)
+
+    def test_misspelt_axes(self) -> None:
+        for text, hint in (("dpp=2,tp=2", "'dpp' .* did you mean .*dp"),
+                           ("DP=2", "'DP' .* did you mean .*dp")):
+            with self.assertWarnsRegex(UserWarning, hint):
                 parse_mesh(text)
 
     def test_constraints(self) -> None:
