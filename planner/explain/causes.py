@@ -101,8 +101,14 @@ def copies_s(candidate: Candidate) -> float:
 
 
 def signed(seconds: float) -> str:
-    """A difference with its sign."""
-    return f"{'+' if seconds > 0 else '-'}{format_time(abs(seconds))}"
+    """A difference with its sign.
+
+    Examples
+    --------
+    >>> signed(-0.002), signed(0.0)
+    ('-2 ms', '+0 s')
+    """
+    return f"{'-' if seconds < 0 else '+'}{format_time(abs(seconds))}"
 
 
 def why(other: Mapping[str, Any]) -> str:
