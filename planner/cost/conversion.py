@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 from planner.cluster.axis import AxisInfo
 from planner.cluster.spec import DeviceKind
@@ -13,7 +14,32 @@ from planner.ir.convert import Move, Step, conversion_steps
 from planner.ir.layout import Layout, R, local_shape
 from planner.rules.registry import TensorSpec
 
-__all__ = ["ConversionCost"]
+__all__ = ["ConversionCost", "Held"]
+
+
+class Held(NamedTuple):
+    """What the ranks of an axis hold together of a value.
+
+    Parameters
+    ----------
+    size_bytes : float
+    ones : int
+        Of how many of the first dims there is one place: a dim behind these
+        is joined and cut where it lies, as the first is.
+    """
+
+    size_bytes: float
+    ones: int = 0
+
+    @classmethod
+    def of(cls, shape: Sequence[int], itemsize: float) -> Self:
+        """Of a shape, whole over the axis."""
+        ones = next((i for i, n in enumerate(shape) if n != 1), len(shape))
+        return cls(math.prod(shape) * itemsize, ones)
+
+    def times(self, share: float) -> Self:
+        """Of so many times as much."""
+        return self._replace(size_bytes=self.size_bytes * share)
 
 
 class ConversionCost:
@@ -53,7 +79,7 @@ class ConversionCost:
         self.device = device
         self._known: dict[tuple[TensorSpec, Layout, Layout],
                           tuple[float, float]] = {}
-        self._moved: dict[tuple[Move, float, int], float] = {}
+        self._moved: dict[tuple[Move, Held, int], float] = {}
 
     def on(self, device: DeviceKind) -> ConversionCost:
         """The same between devices of another kind."""
@@ -89,7 +115,7 @@ class ConversionCost:
             return float("inf"), float("inf")
         forward_s = backward_s = 0.0
         for step in steps:
-            whole = self.whole_bytes(spec, step)
+            whole = self.held(spec, step)
             if whole is None:
                 return float("inf"), float("inf")
             forward_s += self.move_time_s(step.forward, whole, step.axis)
@@ -97,8 +123,8 @@ class ConversionCost:
                 backward_s += self.move_time_s(step.backward, whole, step.axis)
         return forward_s, backward_s
 
-    def whole_bytes(self, spec: TensorSpec, step: Step) -> float | None:
-        """Bytes of the value that the axis' group holds together.
+    def held(self, spec: TensorSpec, step: Step) -> Held | None:
+        """What the axis' group holds together of the value.
 
         None where a dim does not divide.
         """
@@ -111,43 +137,44 @@ class ConversionCost:
                     shape = local_shape(spec.shape, layout, self.sizes)
         except ValueError:
             return None
-        return (math.prod(shape) * float(spec.dtype.itemsize) / self.divided)
+        return Held.of(shape, float(spec.dtype.itemsize) / self.divided)
 
-    def move_time_s(self, how: Move, whole_bytes: float, axis: int) -> float:
+    def move_time_s(self, how: Move, whole: Held, axis: int) -> float:
         """Time of one move of one axis.
 
         Parameters
         ----------
         how : Move
-        whole_bytes : float
-            Bytes of the value before it is divided over this axis.
+        whole : Held
+            Of the value before it is divided over this axis.
         axis : int
         """
         if how.kind == "none":
             return 0.0
-        key = (how, whole_bytes, axis)
+        key = (how, whole, axis)
         found_s = self._moved.get(key)
         if found_s is None:
             found_s = self._moved[key] = self._move_s(*key)
         return found_s
 
-    def _move_s(self, how: Move, whole_bytes: float, axis: int) -> float:
+    def _move_s(self, how: Move, whole: Held, axis: int) -> float:
         """Found once: values of many shapes have as many bytes."""
-        device = self.device
+        device, whole_bytes = self.device, whole.size_bytes
         if not how.is_collective:
             share = 1 if how.kind in ("mask", "pad") else self.sizes[axis]
             return (memory_time_s(2 * whole_bytes / share, device) +
                     device.launch_overhead_s)
         if how.kind in ("all_to_all", "regroup"):
             whole_bytes = whole_bytes / self.sizes[axis]
-        # Joining or cutting a dim that is not the first copies once more.
-        dims = {d for d in (how.source_dim, how.target_dim) if d >= 0}
-        permutes = (how.kind == "all_to_all" or dims - {0} or how.source_parts
-                    or how.target_parts)
+        # Joining a dim copies once more, and so does cutting it, unless it
+        # is the first.
+        copies = (how.source_dim > whole.ones) + (how.target_dim > whole.ones)
+        if how.source_parts or how.target_parts:
+            copies = max(copies, 1)
         kind = "all_to_all" if how.kind == "regroup" else how.kind
-        copy_s = memory_time_s(2 * whole_bytes, device) if permutes else 0.0
+        copy_s = memory_time_s(2 * whole_bytes, device) if copies else 0.0
         return (collective_time_s(kind, whole_bytes, self.axes[axis]) +
-                device.launch_overhead_s + copy_s)
+                device.launch_overhead_s + copies * copy_s)
 
     def collective_s(self, kind: str, size_bytes: float, axis: int) -> float:
         """Time of one collective of an axis.

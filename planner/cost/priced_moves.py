@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from planner.cost.block_order import Called, Message, Moved
 from planner.cost.calls import KnownCall
-from planner.cost.conversion import ConversionCost
+from planner.cost.conversion import ConversionCost, Held
 from planner.cost.lowering import lowering_moves, lowering_time_s
 from planner.cost.plan_price import CollectivePrice
 from planner.ir.convert import Move, Step, conversion_steps
@@ -110,9 +110,9 @@ class PricedMoves:
                                  differentiable=spec.requires_grad)
         assert steps is not None, f"{label}: {source} to {target}"
         for step in steps:
-            whole = self._cost.whole_bytes(spec, step)
+            whole = self._cost.held(spec, step)
             assert whole is not None
-            whole *= self._weight(step, state)
+            whole = whole.times(self._weight(step, state))
             for direction in directions:
                 backward = direction == "backward"
                 if not backward or spec.requires_grad:
@@ -132,10 +132,10 @@ class PricedMoves:
             if a != step.axis and step.before[a].is_shard)
 
     def _move(self, where: str, label: str, direction: str, how: Move,
-              whole_bytes: float, axis: int, count: int, moved: Moved) -> None:
+              whole: Held, axis: int, count: int, moved: Moved) -> None:
         if self._mesh.names[axis] == MICROBATCH:
             return  # nothing moves between them
-        each_s = self._cost.move_time_s(how, whole_bytes, axis)
+        each_s = self._cost.move_time_s(how, whole, axis)
         seconds = each_s * count
         backward = direction == "backward"
         if not how.is_collective:
@@ -153,6 +153,6 @@ class PricedMoves:
                             kind=how.kind,
                             axis=self._mesh.names[axis],
                             direction=direction,
-                            size_bytes=whole_bytes,
+                            size_bytes=whole.size_bytes,
                             time_s=seconds,
                             count=count))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from planner.cost.conversion import ConversionCost
+from planner.cost.conversion import ConversionCost, Held
 from planner.cost.roofline import memory_time_s
 from planner.ir.convert import Step, conversion_steps
 from planner.ir.layout import Layout
@@ -83,12 +83,12 @@ class _Way:
     """From rest into use, of all parameters that look the same."""
 
     steps: tuple[Step, ...]
-    whole_bytes: tuple[float, ...]
+    whole: tuple[Held, ...]
     spec: TensorSpec
 
     @functools.cached_property
     def used_bytes(self) -> float:
-        return max(self.whole_bytes, default=0.0)
+        return max((w.size_bytes for w in self.whole), default=0.0)
 
     @functools.cached_property
     def moves_forward(self) -> bool:
@@ -201,9 +201,9 @@ class StateMoves:
             steps = tuple(
                 s for s in steps
                 if s.axis != self._summed and self._cost.sizes[s.axis] > 1)
-            sizes = [self._cost.whole_bytes(spec, step) for step in steps]
+            whole = [self._cost.held(spec, step) for step in steps]
             self._known[key] = _Way(steps=steps,
-                                    whole_bytes=tuple(s or 0.0 for s in sizes),
+                                    whole=tuple(w or Held(0.0) for w in whole),
                                     spec=spec)
         return self._known[key]
 
@@ -270,7 +270,7 @@ class StateMoves:
 
     def _alone(self, move: _Move, *, backward: bool) -> Bucket:
         """A parameter whose steps follow each other."""
-        pairs = list(zip(move.way.steps, move.way.whole_bytes, strict=True))
+        pairs = list(zip(move.way.steps, move.way.whole, strict=True))
         pairs = pairs[::-1] if backward else pairs
         ways = [(s.backward if backward else s.forward, s.axis, n)
                 for s, n in pairs]
@@ -314,13 +314,13 @@ class StateMoves:
 
     def _reduce(self, moves: list[_Move]) -> Bucket:
         way = moves[0].way
-        steps = [(s, n) for s, n in zip(way.steps, way.whole_bytes)
+        steps = [(s, n) for s, n in zip(way.steps, way.whole)
                  if s.backward.kind != "none"][::-1]
         size = sum(m.way.used_bytes for m in moves)
         share = size / max(way.used_bytes, 1e-30)
         times = [
-            self._cost.collective_s(s.backward.kind, n * share, s.axis)
-            for s, n in steps
+            self._cost.collective_s(s.backward.kind, n.size_bytes * share,
+                                    s.axis) for s, n in steps
         ]
         first, _ = steps[0]
         scatters = any(s.backward.kind == "reduce_scatter" for s, _ in steps)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from planner.cost.conversion import ConversionCost
+from planner.cost.conversion import ConversionCost, Held
 from planner.ir.convert import Move, gradient_move, move
 from planner.ir.layout import Layout, Placement, R, local_shape
 from planner.rules.registry import TensorSpec
@@ -24,6 +24,9 @@ __all__ = ["AxisMoves"]
 
 _Array = npt.NDArray[np.float64]
 _Numbers = npt.NDArray[np.intp]
+
+_BEHIND = 99
+"""A dim with others before it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +51,7 @@ class AxisMoves:
     """
 
     cost: ConversionCost
-    _times: dict[tuple[int, bool, int, float],
+    _times: dict[tuple[int, bool, int, Held],
                  _Array] = field(default_factory=dict)
 
     def times_s(self, spec: TensorSpec, axis: int,
@@ -69,8 +72,8 @@ class AxisMoves:
             One row for each placement by number, one column for each that
             it is turned into; inf where that is impossible.
         """
-        known = _moves(spec.ndim, spec.requires_grad)
         legal, whole = self._legal(spec, axis, layout)
+        known = _moves(spec.ndim, spec.requires_grad, whole.ones)
         key = (spec.ndim, spec.requires_grad, axis, whole)
         prices = self._times.get(key)
         if prices is None:
@@ -87,21 +90,21 @@ class AxisMoves:
         return forward, backward
 
     def _legal(self, spec: TensorSpec, axis: int,
-               layout: Layout) -> tuple[npt.NDArray[np.bool_], float]:
-        """Which placements a value may turn from and into, and the bytes of
-        what the axis' ranks hold together."""
+               layout: Layout) -> tuple[npt.NDArray[np.bool_], Held]:
+        """Which placements a value may turn from and into, and what the
+        axis' ranks hold together."""
         every = placements(spec.ndim)
         legal = np.ones(len(every), bool)
         inner = {p.dim for p in layout[axis + 1:] if p.is_shard}
         whole = self._local(spec, axis, layout, R)
         if whole is None:
-            return ~legal, 0.0
+            return ~legal, Held(0.0)
         for number, own in enumerate(every):
             if own.is_shard:
                 legal[number] = own.dim not in inner and self._local(
                     spec, axis, layout, own) is not None
-        return legal, (math.prod(whole) * float(spec.dtype.itemsize) /
-                       self.cost.divided)
+        return legal, Held.of(whole,
+                              float(spec.dtype.itemsize) / self.cost.divided)
 
     def _local(self, spec: TensorSpec, axis: int, layout: Layout,
                own: Placement) -> tuple[int, ...] | None:
@@ -113,7 +116,7 @@ class AxisMoves:
 
 
 @functools.lru_cache(maxsize=64)
-def _moves(ndim: int, differentiable: bool) -> _Moves:
+def _moves(ndim: int, differentiable: bool, ones: int) -> _Moves:
     """Of every pair of placements of one part."""
     every = [_value(p, differentiable) for p in placements(ndim)]
     kinds: dict[Move, int] = {}
@@ -127,8 +130,10 @@ def _moves(ndim: int, differentiable: bool) -> _Moves:
             if source == target:
                 there = back = Move(kind="none")
             if there is not None and back is not None:
-                forward[i, j] = kinds.setdefault(_form(there), len(kinds))
-                backward[i, j] = kinds.setdefault(_form(back), len(kinds))
+                forward[i, j] = kinds.setdefault(_form(there, ones),
+                                                 len(kinds))
+                backward[i, j] = kinds.setdefault(_form(back, ones),
+                                                  len(kinds))
     return _Moves(tuple(kinds), forward, backward)
 
 
@@ -145,10 +150,14 @@ def _value(placement: Placement, differentiable: bool) -> Placement:
     return R if plain else placement
 
 
-def _form(how: Move) -> Move:
+def _form(how: Move, ones: int) -> Move:
     """A move that takes as long, the same for as many as can be.
 
-    Of dims it only counts whether one but the first is cut or joined.
+    Of dims it only counts how many are copied when they are cut or joined.
     """
-    dims = {d for d in (how.source_dim, how.target_dim) if d >= 0}
-    return Move(kind=how.kind, source_dim=1 if dims - {0} else -1)
+    first, second = sorted(
+        (d if d > ones else -1 for d in (how.source_dim, how.target_dim)),
+        reverse=True)
+    return Move(kind=how.kind,
+                source_dim=_BEHIND if first >= 0 else -1,
+                target_dim=_BEHIND if second >= 0 else -1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from planner.cost.conversion import ConversionCost
+from planner.cost.conversion import ConversionCost, Held
 from planner.cost.roofline import memory_time_s
 from planner.cost.state_moves import BUCKET_BYTES
 from planner.ir.convert import Step, conversion_steps
@@ -37,7 +37,7 @@ PARTS = 7
 _FAR = 1e15
 _SUMS = ("all_reduce", "reduce_scatter")
 _Array = npt.NDArray[np.float64]
-_Sized = Sequence[tuple[Step, float]]
+_Sized = Sequence[tuple[Step, Held]]
 """Steps, and the bytes of what each moves before its axis divides them."""
 
 
@@ -128,13 +128,13 @@ class StateTimes:
                                      use,
                                      differentiable=spec.requires_grad)
             if steps is not None:
-                sizes = [(s, self.cost.whole_bytes(spec, s)) for s in steps]
+                sizes = [(s, self.cost.held(spec, s)) for s in steps]
                 even = [(s, n) for s, n in sizes if n is not None]
                 if len(even) == len(steps):
                     yield rest, even
 
     def _way(self, spec: TensorSpec, pairs: _Sized, uses: Uses) -> list[float]:
-        used = max((n for _, n in pairs), default=0.0)
+        used = max((n.size_bytes for _, n in pairs), default=0.0)
         copied_s, alone_s, hidden_s = self._gather(pairs, used, uses)
         seen_s = (uses.all - uses.first) * copied_s + uses.all * alone_s
         packed_s = open_s = after_s = 0.0
@@ -179,8 +179,8 @@ class StateTimes:
             return sum(
                 self.cost.move_time_s(s.backward, n, s.axis)
                 for s, n in back), 0.0, 0.0
-        first_s, *after_s = (self._part_s(s.backward.kind, s.axis, n, used)
-                             for s, n in back)
+        first_s, *after_s = (self._part_s(s.backward.kind, s.axis,
+                                          n.size_bytes, used) for s, n in back)
         return (self._copied_s(
             (1 + bool(scatters)) * used), first_s, sum(after_s))
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from planner.cost.conversion import ConversionCost
+from planner.cost.conversion import ConversionCost, Held
 from planner.ir.convert import Move, conversion_steps, gradient_move, move
 from planner.ir.layout import Layout, R
 from planner.rules.registry import TensorSpec
@@ -123,7 +123,7 @@ class OverlapTables:
             return math.inf
         found = 0.0
         for step in steps:
-            whole = self.cost.whole_bytes(spec, step)
+            whole = self.cost.held(spec, step)
             if whole is None:
                 return math.inf
             found += self._counted_s(step.forward, whole, step.axis,
@@ -133,9 +133,9 @@ class OverlapTables:
                                          self.backward)
         return found
 
-    def _counted_s(self, how: Move, whole_bytes: float, axis: int,
+    def _counted_s(self, how: Move, whole: Held, axis: int,
                    weight: float) -> float:
-        time_s = self.cost.move_time_s(how, whole_bytes, axis)
+        time_s = self.cost.move_time_s(how, whole, axis)
         return time_s * (weight if how.is_collective else 1.0)
 
     def _every(self, spec: TensorSpec) -> _Array:

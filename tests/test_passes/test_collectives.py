@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import unittest
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 
@@ -178,6 +179,30 @@ class TestTwoAxes(unittest.TestCase):
         check(self,
               [Case(value=matrix(), source=s, target=t) for s, t in pairs],
               TWO)
+
+
+class TestCopies(unittest.TestCase):
+
+    def test_a_dim_behind_one_place_is_not_copied(self) -> None:
+        """As `planner.cost.conversion` counts them."""
+        axis = AxisRef(name="x", size=4, coordinate=0)
+        for rows, is_copied in ((1, False), (2, True)):
+            sent: list[torch.Tensor] = []
+
+            def gathered_whole(x: torch.Tensor, _: AxisRef) -> torch.Tensor:
+                sent.append(x)
+                sent.append(x.new_zeros(4 * x.shape[0], *x.shape[1:]))
+                return sent[-1]
+
+            x = torch.zeros(rows, 3, 5)
+            with mock.patch("passes.collectives._gather", gathered_whole):
+                whole = convert(x, S(1), R, axis)
+            self.assertEqual(whole.shape, (rows, 12, 5))
+            self.assertTrue(whole.is_contiguous())
+            pairs = ((x, sent[0]), (sent[1], whole))
+            for before, after in pairs:
+                self.assertEqual(before.data_ptr() != after.data_ptr(),
+                                 is_copied)
 
 
 class TestRefusals(unittest.TestCase):

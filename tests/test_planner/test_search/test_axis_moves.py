@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from planner.cluster import axis_link, load_cluster
 from planner.cost.conversion import ConversionCost
-from planner.ir.layout import PMAX, Layout, P, R, S, V
+from planner.ir.layout import PMAX, Layout, P, Placement, R, S, V
 from planner.rules.registry import TensorSpec
 from planner.search.axis_moves import AxisMoves
 from planner.search.placed import placements, with_own
@@ -60,3 +60,28 @@ class TestAxisMoves(unittest.TestCase):
 
 if __name__ == "__main__":
     unittest.main()
+
+
+class TestCopies(unittest.TestCase):
+
+    def test_only_dims_behind_others_are_copied(self) -> None:
+        """As `passes.collectives` joins and cuts them."""
+        cost = _cost()
+
+        def time_s(shape: tuple[int, ...], made: Placement,
+                   wanted: Placement) -> float:
+            spec = TensorSpec(shape=shape, dtype=torch.bfloat16)
+            return cost.times_s(spec, (made, R, R), (wanted, R, R))[0]
+
+        for made, wanted in ((S(1), R), (P, S(1))):
+            first_s = time_s((96, 64), *(p if p == P or p == R else S(0)
+                                         for p in (made, wanted)))
+            self.assertEqual(time_s((1, 96, 64), made, wanted), first_s)
+            self.assertGreater(time_s((2, 48, 64), made, wanted), first_s)
+        # Of two dims that move each is copied, unless it is the first.
+        first_s, one_s, both_s = (time_s(shape, made, S(2))
+                                  for shape, made in (((96, 2, 64), S(0)),
+                                                      ((1, 96, 128), S(1)),
+                                                      ((2, 48, 128), S(1))))
+        self.assertEqual(first_s, one_s)
+        self.assertGreater(both_s, one_s)
