@@ -6,7 +6,7 @@ ones. So the same few tables serve all cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from planner.joint.space import Cell
 
@@ -57,31 +57,43 @@ class Parts:
                 last = n
 
     def alone(self, cell: Cell) -> list[Cell]:
-        """One rank, and each axis of a cell alone, with as many rows."""
+        """One rank, and each axis of a cell alone, with as many rows of a
+        rank."""
         return [Cell(rows=cell.rows), *self.parted(cell, cell.rows)[0]]
 
     def all(self, cell: Cell) -> list[Cell]:
-        """One rank, and some axes of a cell, with as many rows."""
+        """One rank, and some axes of a cell, with as many rows of a rank."""
         ways = self.parted(cell, cell.rows)
+        found = dict.fromkeys(c for cells in ways for c in cells)
         return list(
-            dict.fromkeys(
-                (Cell(rows=cell.rows), *(c for cells in ways for c in cells))))
+            dict.fromkeys((Cell(rows=cell.rows), *(Cell(rows=c.rows)
+                                                   for c in found), *found)))
 
     def parted(self, cell: Cell, rows: int) -> tuple[tuple[Cell, ...], ...]:
         """The ways to part the axes of a cell: each alone, or one from two.
+
+        Without the axis of experts, over which a micro-batch is divided,
+        there are as many rows less, so that messages are as large.
         """
         if (cell, rows) not in self._known:
             self._known[cell, rows] = self._parted(cell, rows)
         return self._known[cell, rows]
 
     def _parted(self, cell: Cell, rows: int) -> tuple[tuple[Cell, ...], ...]:
-        each = {
-            axis: Cell(rows=rows)._replace(**{axis: size})
-            for axis, size in zip(AXES, cell) if size > 1
-        }
-        if len(each) < 3:
-            return (tuple(each.values()), )
         whole = cell._replace(rows=rows)
-        pairs = ((one, whole._replace(**{axis: 1}))
-                 for axis, one in each.items())
-        return (tuple(each.values()), *pairs)
+        axes = [a for a, size in zip(AXES, cell) if size > 1]
+        each = tuple(self._of(whole, [a]) for a in axes)
+        if len(axes) < 3:
+            return (each, )
+        pairs = ((one, self._of(whole, [a for a in axes if a != axis]))
+                 for axis, one in zip(axes, each, strict=True))
+        return (each, *pairs)
+
+    def _of(self, cell: Cell, axes: Collection[str]) -> Cell:
+        """With some of its axes alone."""
+        kept = Cell(rows=cell.rows)._replace(
+            **{a: getattr(cell, a)
+               for a in axes})
+        if "ep" in axes or cell.rows == self._batch:
+            return kept
+        return kept._replace(rows=cell.rows // cell.ep)

@@ -49,6 +49,12 @@ class Cell(NamedTuple):
         """That share the work of one data-parallel rank."""
         return self.ep * self.cp * self.tp
 
+    @property
+    def is_by_row(self) -> bool:
+        """Whether a rank has one row at a time: what it holds of positions
+        is joined and cut without copies (`ConversionCost`)."""
+        return self.rows == self.ep
+
     def is_part_of(self, other: Cell) -> bool:
         """Whether all sizes divide those of `other`, which has no more rows
         at a time: these together take no less time for a row."""

@@ -74,8 +74,9 @@ class TestCopies(unittest.TestCase):
             return cost.times_s(spec, (made, R, R), (wanted, R, R))[0]
 
         for made, wanted in ((S(1), R), (P, S(1))):
-            first_s = time_s((96, 64), *(p if p == P or p == R else S(0)
-                                         for p in (made, wanted)))
+            first_s = time_s(
+                (96, 64),
+                *(p if p == P or p == R else S(0) for p in (made, wanted)))
             self.assertEqual(time_s((1, 96, 64), made, wanted), first_s)
             self.assertGreater(time_s((2, 48, 64), made, wanted), first_s)
         # Of two dims that move each is copied, unless it is the first.
