@@ -58,9 +58,11 @@ def candidate_of(planning: Planning, plan: Plan) -> Candidate:
                                seconds=0.0)
         return planning.priced(_policies(plan, plan.mesh.names), known)
     program = count_ahead(planning.program)
+    layout = plan.resolve(program)
     names = inner_mesh(plan.mesh, plan.pipeline.axis).names
-    return priced_pipeline(planning, program, plan.resolve(program),
-                           plan.pipeline, _policies(plan, names), plan.mesh)
+    with plan.naming_file():
+        return priced_pipeline(planning, program, layout, plan.pipeline,
+                               _policies(plan, names), plan.mesh)
 
 
 def _policies(plan: Plan, axes: tuple[str, ...]) -> list[Policy]:

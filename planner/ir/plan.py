@@ -7,8 +7,9 @@ line of it before anything runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ class Plan:
     shares : mapping of str to tuple of int
         Axis to what each of its ranks gets of the batch, in proportion,
         where that is not the same: ``{"dp": (3, 1)}``.
+    file : str
+        That the plan was read from, which errors name; not part of the plan.
     """
 
     model: str
@@ -74,6 +77,7 @@ class Plan:
     recompute: tuple[str, ...] = ()
     pipeline: PipelineSpec | None = None
     shares: Shares = field(default_factory=dict)
+    file: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_shares(self.shares, self.mesh)
@@ -223,7 +227,7 @@ class Plan:
                 f"{problem} {str(path)!r} ({error.strerror}); write one with "
                 "plan.save(path) or python -m planner.explain --save"
             ) from None
-        return Plan.from_yaml(text, where=str(path))
+        return replace(Plan.from_yaml(text, where=str(path)), file=str(path))
 
     def save(self, path: str | Path) -> None:
         """Write the plan to a file."""
@@ -238,6 +242,20 @@ class Plan:
             When the plan is of another model, names what is not there, or
             asks for a layout that is not legal.
         """
+        with self.naming_file():
+            return self._resolved(program)
+
+    @contextlib.contextmanager
+    def naming_file(self) -> Iterator[None]:
+        """Have errors in layouts name the file that the plan is from."""
+        try:
+            yield
+        except LayoutError as error:
+            if not self.file:
+                raise
+            raise LayoutError(f"{self.file}: {error}") from error
+
+    def _resolved(self, program: Program) -> ProgramLayout:
         self._check_model(program)
         classes = {
             n: class_layout(n, c, self.blocks[n], self.layout_mesh)

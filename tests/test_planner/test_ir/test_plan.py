@@ -142,6 +142,16 @@ class TestEdited(TestCase):
         with self.assertRaisesRegex(LayoutError, "1 options for 2 axes"):
             self._with_line("mlp.up_proj.linear", "R")
 
+    def test_file_is_named(self) -> None:
+        name = "model.nrm.weight"
+        plan = dataclasses.replace(_plan(), at_rest={name: "S(0) R"})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "plan.yaml"
+            plan.save(path)
+            with self.assertRaisesRegex(
+                    LayoutError, f"^{path}: .*{name!r}, which the model"):
+                Plan.load(path).resolve(zoo("llama"))
+
     def test_other_model(self) -> None:
         with self.assertRaisesRegex(LayoutError, "plan the model anew"):
             _plan().resolve(zoo("gpt2"))
