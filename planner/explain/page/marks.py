@@ -19,7 +19,7 @@ _COLORS = {
     "forward": 0,
     "backward": 1,
     "input gradient": 1,
-    "weight gradient": 2,
+    "weight gradient": 5,
     "forward again": 4,
     "local copies": 7,
     "once a step": 3,

@@ -111,6 +111,7 @@ def collectives(block: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
                numbers=[r["count"] for r in rows]),
     ],
                    sortable=True)
-    title = f"{block}: {len(rows)} collectives"
+    word = "collective" if len(rows) == 1 else "collectives"
+    title = f"{block}: {len(rows)} {word}"
     return element("details", None,
                    join(element("summary", None, title), inside))

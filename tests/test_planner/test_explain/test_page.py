@@ -19,6 +19,7 @@ from planner.capture.capture import capture
 from planner.explain.batches import batches_report
 from planner.explain.fit import fit_report
 from planner.explain.page.build import PageContent, build_page
+from planner.explain.page.marks import color_of
 from planner.explain.page.markup import Markup, element, join
 from planner.explain.page.scale import Scale, scale_of
 from planner.explain.page.tree import module_tree
@@ -59,6 +60,12 @@ class TestPage(TestCase):
             text = build_page(content_of(*found))
             self.assertEqual("over pp" in text, has)
             self.assertEqual("between stages" in text, has)
+
+    def test_kinds_of_work_have_colors_of_their_own(self) -> None:
+        """As far as they are in one chart, of a step with stages."""
+        kinds = ("forward", "input gradient", "weight gradient", "message",
+                 "once a step", "optimizer", "waiting")
+        self.assertEqual(len({color_of(k) for k in kinds}), len(kinds))
 
     def test_has_what_was_asked_for(self) -> None:
         content = content_of(*plain())
