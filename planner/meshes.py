@@ -89,8 +89,9 @@ class _Search:
         self.found: list[Candidate] = []
         self.errors: list[InfeasiblePlan] = []
         self.bound_s, self.pruned, self.uncut = float("inf"), 0, ""
-        self.overlaps = False
+        self.overlaps, self.is_again = False, False
         self.overlapped_s, self.overlapped_of = 0.0, ""
+        self.combined_s = 0.0
         self.bound_of = ""
         self.scored: list[Score] = []
         self.done: set[MeshSpec] = set()
@@ -121,6 +122,8 @@ class _Search:
             self.bound_s = planning.bound_s(mesh)
             self.bound_of = _ALL_LAYOUTS
             self._overlapping(mesh)
+            self._recompute()
+            self._unstaged(mesh)
 
     def _staged(self, mesh: MeshSpec) -> None:
         """One mesh with stages."""
@@ -154,6 +157,28 @@ class _Search:
         self.overlapped_of = _of_layouts(mesh, again)
         if not planning.constraints.items:
             self._take(list(overlapping_candidates(planning, known, again)))
+
+    def _unstaged(self, mesh: MeshSpec) -> None:
+        """What the joint search knows of a mesh without stages, where what
+        fits is not known to be close to the best."""
+        if (self._is_close() or self._is_late()
+                or not set(mesh.names) <= set(AXES)):
+            return
+        made = joint_candidates(self.planning,
+                                mesh.world_size,
+                                mesh,
+                                staged=False,
+                                known_s=self.least_s(_run_s),
+                                until_s=self.until_s)
+        self._take(made.candidates)
+        self.combined_s = made.bound_s if made.looked_at else 0.0
+
+    def _is_close(self) -> bool:
+        """Whether a bound says so of the quickest plan that fits."""
+        best = self.best
+        return best is not None and max(
+            self.bound_s / best.summed_s,
+            self.overlapped_s / best.run_s) >= 1 - _CLOSE
 
     def _take(self, candidates: Sequence[Candidate]) -> None:
         """In place of slower ones of the same name."""
@@ -275,13 +300,18 @@ class _Search:
         except InfeasiblePlan as error:
             self.errors.append(error)
 
+    def _recompute(self) -> None:
+        """Consider all again with recomputation where nothing fits, once."""
+        if self.found and self.best is None and not self.is_again:
+            self.is_again = True
+            self.found += _again(self.planning, self.found, self._is_late)
+
     def finished(self) -> tuple[list[Candidate], Searched]:
         """The candidates, with recomputation where nothing fits."""
         planning = self.planning
         if not self.found and self.errors:
             raise self.errors[0]
-        if self.found and self.best is None:
-            self.found += _again(planning, self.found, self._is_late)
+        self._recompute()
         self._choose_bound()
         of = _run_s if self.overlaps else _summed_s
         bound_s = min(self.bound_s, self.least_s(of))
@@ -301,10 +331,20 @@ class _Search:
     def _choose_bound(self) -> None:
         """The bound of which the quickest plan is closest."""
         best = self.best
-        if best is not None and self.overlapped_s and (
-                self.overlapped_s / best.run_s > self.bound_s / best.summed_s):
-            self.overlaps, self.bound_s = True, self.overlapped_s
-            self.bound_of = self.overlapped_of
+        if best is None:
+            return
+        if self.overlapped_s / best.run_s > self.bound_s / best.summed_s:
+            self._choose(self.overlapped_s, self.overlapped_of)
+        of = best.run_s if self.overlaps else best.summed_s
+        if self.combined_s / best.run_s > self.bound_s / of:
+            gap = 1 - self.bound_s / of
+            self._choose(
+                self.combined_s, f"{_COMBINATIONS}; the best plan is within "
+                f"{gap:.1%} of {self.bound_of}")
+
+    def _choose(self, bound_s: float, bound_of: str) -> None:
+        """A bound on steps with what overlaps."""
+        self.overlaps, self.bound_s, self.bound_of = True, bound_s, bound_of
 
 
 def _of_layouts(mesh: MeshSpec, recompute: Sequence[str]) -> str:

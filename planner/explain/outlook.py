@@ -37,17 +37,18 @@ def binding_text(report: dict[str, Any]) -> Iterator[str]:
     yield (f"  {basis} {format_time(searched['value'])}; none takes less than "
            f"{format_time(searched['bound'])} (gap {searched['gap']:.1%})")
     if searched["bound_of"]:
-        yield f"  (of {searched['bound_of']})"
+        yield from _wrapped(f"  (of {searched['bound_of']})")
     if searched["uncut"]:
         yield from _wrapped("neither stages nor several micro-batches: "
                             f"{searched['uncut']}")
 
 
 def _wrapped(text: str) -> list[str]:
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
     return textwrap.wrap(text,
                          WIDTH,
                          break_long_words=False,
-                         subsequent_indent="  ")
+                         subsequent_indent=indent)
 
 
 def what_fits_text(report: dict[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from planner.joint.between import Between
 from planner.joint.links import Links
 from planner.joint.optimistic import Optimistic
 from planner.joint.parts import Parts
-from planner.joint.score import CellScores
+from planner.joint.score import COPIED, CellScores
 from planner.joint.space import Cell, Point, Space
 from planner.joint.stages import StageCuts
 from planner.joint.tables import BlockTable
@@ -219,6 +219,8 @@ class CellBounds:
     def _work_s(self, cell: Cell) -> tuple[float, float]:
         """Of a rank in a step, and adding all gradients, at least."""
         rows = self._space.batch / self._space.ranks
+        if self._space.is_whole(cell) and cell.has_rows_to_divide:
+            rows *= 1 - COPIED
         if not self._row_s and self._optimistic is not None:
             work_s, sums_s = self._optimistic.row_s(cell)
             return work_s * rows, sums_s * rows

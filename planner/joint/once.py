@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -262,9 +263,10 @@ class _Places:
             every = list(self._every(name, spec, uses))
             times = [self._moved_s(spec, rest, uses) for rest in every]
             least_s = min(times) * (1 + _ROUNDING)
+            # From where pins leave it, layouts of its own may bring it.
             self._best[key] = next(
-                rest for rest, time_s in zip(every, times, strict=True)
-                if time_s <= least_s)
+                (rest for rest, time_s in zip(every, times, strict=True)
+                 if time_s <= least_s < math.inf), (R, ) * len(self._sizes))
         return self._best[key]
 
     def _every(self, name: str, spec: TensorSpec,

@@ -84,6 +84,11 @@ class JointFound:
     reason: str = ""
     uncut: str = ""
 
+    @property
+    def looked_at(self) -> int:
+        """Combinations that the bound is of."""
+        return 0 if self.reason else self.pruned + len(self.candidates)
+
 
 def joint_candidates(
         planning: Planning,

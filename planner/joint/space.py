@@ -55,6 +55,12 @@ class Cell(NamedTuple):
         is joined and cut without copies (`ConversionCost`)."""
         return self.rows == self.ep
 
+    @property
+    def has_rows_to_divide(self) -> bool:
+        """Whether ``cp`` or ``tp`` may divide what a rank has of rows."""
+        return any(n > 1 and self.rows // self.ep % n == 0
+                   for n in (self.cp, self.tp))
+
     def is_part_of(self, other: Cell) -> bool:
         """Whether all sizes divide those of `other`, which has no more rows
         at a time: these together take no less time for a row."""
@@ -226,6 +232,10 @@ class Space:
             n for n in divisors(self.ranks)
             if whole % n == 0 and n <= self.largest.get(axis, n)
         ]
+
+    def is_whole(self, cell: Cell) -> bool:
+        """Whether a step without stages has all of its rows at once."""
+        return cell.rows * self.ranks == self.batch * cell.ranks
 
     def splits(self, cell: Cell) -> Iterator[Point]:
         """Points of a cell that differ in their stages and micro-batches."""

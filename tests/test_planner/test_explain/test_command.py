@@ -175,11 +175,7 @@ class TestResults(_InFolder):
 
     def test_constraints_that_a_given_plan_breaks(self) -> None:
         _run("model.py", "--mesh", "2x4", "--save", "plan.yaml")
-        self.assertEqual(
-            Plan.load("plan.yaml").axes, {
-                "dp": "ddp",
-                "tp": "megatron"
-            })
+        self.assertEqual(Plan.load("plan.yaml").axes["dp"], "ddp")
         broken = {
             "forbid('ddp')":
             "ddp is used over dp",

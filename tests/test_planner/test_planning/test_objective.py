@@ -187,13 +187,21 @@ class TestOverlapped(TestCase):
             self.assertLessEqual(known.bound_s, min(steps_s))
 
     def test_axes_that_are_given_have_a_close_bound(self) -> None:
-        case = CASES["Llama 8B on 32x8"]
-        loaded = built(case)
-        planning = planning_on(capture(loaded.model, loaded.inputs), 256)
-        found = planning.candidates(parse_mesh(case.mesh))
-        self.assertTrue(found[0].overlaps)
-        self.assertLess(found[0].gap, 0.015)
-        self.assertIn("divide the batch over dp", planning.searched.bound_of)
+        """A plan of 70B has to run blocks again to fit."""
+        for name, again in (("8B", False), ("70B", True)):
+            case = CASES[f"Llama {name} on 32x8"]
+            loaded = built(case)
+            planning = planning_on(capture(loaded.model, loaded.inputs), 256)
+            found = planning.candidates(parse_mesh(case.mesh))
+            self.assertTrue(planning.fits(found[0]))
+            self.assertEqual(bool(found[0].layout.recompute), again)
+            self.assertTrue(found[0].overlaps)
+            self.assertLess(found[0].gap, 0.005)
+            self.assertIn("divide the batch over dp",
+                          planning.searched.bound_of)
+            for candidate in filter(planning.fits, found):
+                self.assertLessEqual(planning.searched.bound_s,
+                                     candidate.run_s)
 
 
 def _all_prices_s(planning: Planning, problem: AxisProblem) -> Iterator[float]:
