@@ -25,6 +25,11 @@ MOST_DEVICES = 65536
 _SPLIT = 64
 """Devices whose meshes have every axis that is searched."""
 
+_HINT = "use a smaller batch, or devices with more memory"
+
+_SLACK = 2.0
+"""How many times the least that there is a plan may take which is found."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sized(Tried):
@@ -102,7 +107,8 @@ def fewest_devices(
     """The fewest devices on which a plan fits in memory.
 
     Numbers are tried from below, each with a whole search; those on which
-    the state alone is too much are left out.
+    the state alone is too much are left out, and multiples of those searched
+    on which the lightest plan is too much even divided evenly.
 
     Parameters
     ----------
@@ -124,10 +130,13 @@ def fewest_devices(
          for m in meshes(_SPLIT)
          for n in m.names})
     below: Sized | None = None
+    heavy: list[Sized] = []
     counts = device_counts(planning.cluster, most)
     for devices in counts:
-        if state > devices * planning.memory_limit_bytes:
-            below = _left_out(planning, devices, state)
+        reason = (_state_too_large(planning, devices, state)
+                  or _lightest_too_large(planning, devices, heavy))
+        if reason:
+            below = Sized(devices=devices, planning=planning, reason=reason)
             continue
         here = _searched(planning, devices, meshes)
         if here.fits:
@@ -138,14 +147,39 @@ def fewest_devices(
                            planning, more, meshes),
                        state_bytes=state)
         below = here
+        if _is_lightest(here, meshes):
+            heavy.append(here)
     raise InfeasiblePlan(_why_none(planning, below))
 
 
-def _left_out(planning: Planning, devices: int, state: int) -> Sized:
-    return Sized(devices=devices,
-                 planning=planning,
-                 reason=f"state alone takes {format_bytes(state / devices)} "
-                 "of each device")
+def _state_too_large(planning: Planning, devices: int, state: int) -> str:
+    if state <= devices * planning.memory_limit_bytes:
+        return ""
+    return f"state alone takes {format_bytes(state / devices)} of each device"
+
+
+def _is_lightest(sized: Sized, meshes: Callable[[int],
+                                                Sequence[MeshSpec]]) -> bool:
+    """Whether all splits were searched to the end."""
+    return (bool(sized.found) and sized.planning.time_limit_s is None
+            and len(meshes(sized.devices)) > 1)
+
+
+def _lightest_too_large(planning: Planning, devices: int,
+                        heavy: Sequence[Sized]) -> str:
+    """Why nothing fits, if what does not on fewer devices is the reason.
+
+    One device can hold what several do in its place, so that the lightest
+    plan on a part of them takes no more in all.
+    """
+    for fewer in heavy:
+        times, rest = divmod(devices, fewer.devices)
+        share = fewer.found[0].memory.total / times
+        if not rest and share > _SLACK * planning.memory_limit_bytes:
+            return (f"{_smallest(fewer)} on {fewer.devices} devices, which "
+                    f"is {format_bytes(share)} of each of {devices}; "
+                    f"{_HINT}")
+    return ""
 
 
 def _searched(planning: Planning, devices: int,
@@ -167,9 +201,12 @@ def _why_none(planning: Planning, last: Sized | None) -> str:
              f"{last.devices} devices")
     if not last.found:
         return f"{start}: {last.reason}"
-    best = last.found[0]
+    return f"{start}: {_smallest(last)}; {_HINT}"
+
+
+def _smallest(sized: Sized) -> str:
+    best = sized.found[0]
     parts = ", ".join(f"{kind} {format_bytes(size)}"
                       for kind, size in best.memory.by_kind().items() if size)
-    return (f"{start}: the smallest, {best.name}, takes "
-            f"{format_bytes(best.memory.total)} ({parts}); use a smaller "
-            "batch, or devices with more memory")
+    return (f"the smallest, {best.name}, takes "
+            f"{format_bytes(best.memory.total)} ({parts})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from dataclasses import replace
 from unittest import TestCase
 
@@ -30,9 +31,11 @@ def _planning(limit_bytes: int, price: float | None = None) -> Planning:
 
 
 @functools.cache
-def _need(devices: int) -> int:
+def _need(devices: int, planning: Planning | None = None) -> int:
     """What the lightest plan on so many devices takes."""
-    planning = _planning(1).copied(cluster=_H100.resized(devices))
+    planning = (planning
+                or _planning(1)).copied(cluster=_H100.resized(devices),
+                                        memory_limit_bytes=1)
     found = planning.candidates(factorisations(devices))
     return min(c.memory.total for c in found)
 
@@ -62,6 +65,29 @@ class TestFewestDevices(TestCase):
             fewest_devices(tight, most=4, meshes=meshes)
         self.assertNotIn(2, tried)
         self.assertIn(4, tried)
+
+    def test_searches_no_more_where_the_lightest_is_far_too_large(
+            self) -> None:
+        planning, tried = Planning(mlp(4096), _H100,
+                                   memory_limit_bytes=600), []
+
+        def meshes(devices: int) -> list[MeshSpec]:
+            tried.append(devices)
+            return factorisations(devices)
+
+        with self.assertRaisesRegex(
+                InfeasiblePlan,
+                "no plan of .* on up to 16 devices: the smallest, .*, takes .*"
+                r" on 2 devices, which is .* of each of 16; use a smaller"):
+            fewest_devices(planning, most=16, meshes=meshes)
+        self.assertEqual(set(tried) & {1, 2, 4, 8, 16}, {2})
+
+    def test_more_devices_take_no_less_in_all(self) -> None:
+        for planning in (_planning(1), Planning(mlp(64), _H100)):
+            needs = {n: _need(n, planning) for n in (2, 4, 8, 24)}
+            for few, many in itertools.combinations(needs, 2):
+                if many % few == 0:
+                    self.assertLessEqual(few * needs[few], many * needs[many])
 
     def test_says_why_nothing_fits(self) -> None:
         for limit_bytes, text in ((100, "state alone takes"),
