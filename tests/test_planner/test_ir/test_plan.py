@@ -152,6 +152,19 @@ class TestEdited(TestCase):
                     LayoutError, f"^{path}: .*{name!r}, which the model"):
                 Plan.load(path).resolve(zoo("llama"))
 
+    def test_file_is_named_of_cuts(self) -> None:
+        planning = planning_on(zoo("llama"), 4)
+        recipe = RECIPES["pipeline"](microbatches=2)
+        found = planning.from_recipe(recipe, MeshSpec(("pp", ), (2, )))
+        plan = planning.plan_of(found)
+        assert plan.pipeline is not None
+        cut = dataclasses.replace(plan.pipeline, cuts=("layers.x", ))
+        bad = dataclasses.replace(plan, pipeline=cut, file="plan.yaml")
+        with self.assertRaisesRegex(
+                LayoutError, "^plan.yaml: pipeline: no block is named "
+                "'layers.x'"):
+            planning.of_plan(bad)
+
     def test_other_model(self) -> None:
         with self.assertRaisesRegex(LayoutError, "plan the model anew"):
             _plan().resolve(zoo("gpt2"))
