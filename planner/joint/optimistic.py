@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -263,18 +263,26 @@ class Optimistic:
         own = self._own(cell)
         if own is not None:
             yield own
+        learnt = {other[:3] for other, _ in self._tables[known.seen:]}
         for rows in dict.fromkeys((self._root.cell.rows, cell.rows)):
             one = self._own(Cell(rows=rows))
             if one is None:
                 continue
             for number, cells in enumerate(self._made_of.parted(cell, rows)):
-                if len(cells) < 2 or (rows, number) in known.added:
+                if (len(cells) < 2 or (rows, number) in known.added
+                        or not self._is_told_by(cells, learnt)):
                     continue
                 axes = list(self._beside_one(cells))
                 if len(axes) == len(cells):
                     known.added.add((rows, number))
                     found = _together(one, axes).times_with(self._least)
                     yield found if cell.ep == 1 else _shifted(found)
+
+    def _is_told_by(self, cells: Sequence[Cell],
+                    learnt: Set[tuple[int, ...]]) -> bool:
+        """Whether more may be known of some cells since tables of these axes
+        were learnt."""
+        return any(c[:3] in learnt for c in cells) or (1, 1, 1) in learnt
 
     def _beside_one(self,
                     cells: Sequence[Cell]) -> Iterator[tuple[_Whole, _Whole]]:

@@ -393,7 +393,7 @@ def _devices(space: Space, links: Links) -> tuple[DeviceKind, ...]:
     if not links.is_mixed:
         return ()
     places = {(1, space.ranks, 1)} | {
-        place_of(dataclasses.replace(split, order=order), "pp")
+        place_of(split._replace(order=order), "pp")
         for cell in space.cells()
         for split in space.splits(cell)
         for order in space.orders

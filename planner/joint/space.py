@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -82,8 +81,7 @@ class Cell(NamedTuple):
                     or other.tp % self.tp)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class Point(NamedTuple):
     """One combination.
 
     Parameters
@@ -287,8 +285,7 @@ class Space:
     def in_orders(self, way: Point) -> Iterator[Point]:
         """A point with its axes in all orders."""
         for order in self._orders(way):
-            yield (way if order == way.order else dataclasses.replace(
-                way, order=order))
+            yield way if order == way.order else way._replace(order=order)
 
     def _schedules(self, split: Point) -> list[tuple[str, int]]:
         return [
@@ -309,8 +306,8 @@ class Space:
         if key not in self._unlike:
             found: dict[Hashable, tuple[str, ...]] = {}
             for order in self.orders:
-                found.setdefault(
-                    self.links(dataclasses.replace(split, order=order)), order)
+                found.setdefault(self.links(split._replace(order=order)),
+                                 order)
             self._unlike[key] = tuple(found.values())
         return self._unlike[key]
 

@@ -143,7 +143,7 @@ class TestRunnersUp(unittest.TestCase):
                                   two_nodes(4, 1e9),
                                   runners_up=number) for number in (0, 3))
         ways = {
-            dataclasses.replace(f.point, order=())
+            f.point._replace(order=())
             for f in compared.found[len(plain.found):]
         }
         self.assertEqual(len(ways), 3)
