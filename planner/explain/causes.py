@@ -15,6 +15,8 @@ __all__ = [
 
 _NOTABLE, _NOTABLE_S = 1e-3, 1e-6
 """Part of a step, and time, either of which makes a difference be named."""
+_ROUNDING = 1e-9
+"""Part of a step that sums in another order may differ by."""
 _TOLD = 4
 """Causes of a difference that are named, the largest first."""
 
@@ -81,9 +83,10 @@ def waiting_s(candidate: Candidate) -> float:
         return 0.0
     price = candidate.price
     exposed_s = sum(e.exposed_s for e in exposures(candidate))
-    return (step.time_s - price.compute_s - copies_s(candidate) - exposed_s -
-            step.straggling_s - step.interference_s - step.host_s -
-            step.around_s)
+    left_s = (step.time_s - price.compute_s - copies_s(candidate) - exposed_s -
+              step.straggling_s - step.interference_s - step.host_s -
+              step.around_s)
+    return 0.0 if abs(left_s) <= _ROUNDING * step.time_s else left_s
 
 
 def copies_s(candidate: Candidate) -> float:

@@ -7,6 +7,7 @@ from unittest import TestCase
 
 from planner.cluster import load_cluster
 from planner.constraints import Constraints, forbid
+from planner.explain.causes import waiting_s
 from planner.explain.report import build_report
 from planner.explain.text import format_report
 from planner.explain.uneven import uneven_dims
@@ -31,6 +32,14 @@ class TestText(TestCase):
         time = report["time"]
         time["communication_s"] = time["exposed_s"] - 1e-20
         self.assertIn("(0 s of communication hidden", format_report(report))
+
+    def test_one_stage_waits_for_nothing(self) -> None:
+        planning = Planning(mlp(), slow_cluster(4, 1e8), runners_up=2)
+        mesh = MeshSpec(("pp", "dp", "tp"), (1, 2, 2))
+        found = [c for c in planning.candidates([mesh]) if c.pipeline]
+        self.assertEqual(len(found), 3)
+        for candidate in found:
+            self.assertEqual(waiting_s(candidate), 0.0)
 
     def test_small_model(self) -> None:
         planning = Planning(mlp(), slow_cluster(4, 1e8))
