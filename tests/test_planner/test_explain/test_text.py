@@ -34,7 +34,7 @@ class TestText(TestCase):
         self.assertIn("(0 s of communication hidden", format_report(report))
 
     def test_one_stage_waits_for_nothing(self) -> None:
-        planning = Planning(mlp(), slow_cluster(4, 1e8), runners_up=2)
+        planning = Planning(mlp(), slow_cluster(4, 1e8), runners_up=6)
         mesh = MeshSpec(("pp", "dp", "tp"), (1, 2, 2))
         found = [c for c in planning.candidates([mesh]) if c.pipeline]
         self.assertEqual(len(found), 3)
