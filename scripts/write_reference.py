@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import io
@@ -93,7 +94,8 @@ def reference() -> str:
         "# Reference\n", "## Plan files\n",
         "A plan is YAML; `version` and `model` come first. What is left out "
         "is replicated.\n",
-        table(("version", *(f for f in Plan.__dataclass_fields__)),
+        table(("version", *(f.name
+                            for f in dataclasses.fields(Plan) if f.compare)),
               _PLAN_TEXTS | parameter_texts(Plan)), "\nKeys of `pipeline`:\n",
         table(PipelineSpec.__dataclass_fields__,
               parameter_texts(PipelineSpec)), "\n## Names\n",
