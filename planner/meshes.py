@@ -142,7 +142,7 @@ class _Search:
         """Layouts that are chosen with what overlaps, and a bound on that,
         where that on sums says little."""
         planning, best = self.planning, self.best
-        if (best is not None and best.gap <= _CLOSE or self._is_late()
+        if (self._is_close() or self._is_late()
                 or len(planning.cluster.kinds()) > 1):
             return
         again: list[str] = []
@@ -164,12 +164,7 @@ class _Search:
         if (self._is_close() or self._is_late()
                 or not set(mesh.names) <= set(AXES)):
             return
-        made = joint_candidates(self.planning,
-                                mesh.world_size,
-                                mesh,
-                                staged=False,
-                                known_s=self.least_s(_run_s),
-                                until_s=self.until_s)
+        made = self._asked(mesh.world_size, mesh, staged=False)
         self._take(made.candidates)
         self.combined_s = made.bound_s if made.looked_at else 0.0
 
@@ -273,12 +268,9 @@ class _Search:
         return priced
 
     def _joint(self, ranks: int, mesh: MeshSpec | None = None) -> JointFound:
-        made = joint_candidates(self.planning,
-                                ranks,
-                                mesh,
-                                staged=self.staged if mesh is None else None,
-                                known_s=self.least_s(_run_s),
-                                until_s=self.until_s)
+        made = self._asked(ranks,
+                           mesh,
+                           staged=self.staged if mesh is None else None)
         if mesh is not None and made.reason and not made.candidates:
             raise InfeasiblePlan(made.reason)
         self.found += made.candidates
@@ -291,6 +283,16 @@ class _Search:
         self.bound_s = (made.bound_s if self.overlaps else min(
             self.bound_s, made.bound_s))
         return made
+
+    def _asked(self, ranks: int, mesh: MeshSpec | None, *,
+               staged: bool | None) -> JointFound:
+        """The joint search, which need not find what is known."""
+        return joint_candidates(self.planning,
+                                ranks,
+                                mesh,
+                                staged=staged,
+                                known_s=self.least_s(_run_s),
+                                until_s=self.until_s)
 
     @contextlib.contextmanager
     def _noting(self) -> Iterator[None]:

@@ -38,7 +38,7 @@ _FAR = 1e15
 _SUMS = ("all_reduce", "reduce_scatter")
 _Array = npt.NDArray[np.float64]
 _Sized = Sequence[tuple[Step, Held]]
-"""Steps, and the bytes of what each moves before its axis divides them."""
+"""Steps, and what each moves before its axis divides it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
