@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from planner.broken import broken_constraints
 from planner.candidate import Candidate
-from planner.explain.columns import WIDTH
+from planner.explain.columns import wrapped
 from planner.planning import Planning
 
 __all__ = ["broken_by", "broken_lines", "broken_text"]
@@ -34,8 +33,4 @@ def broken_text(report: Mapping[str, Any]) -> Iterator[str]:
     if report["broken"]:
         yield "the plan breaks constraints, and is priced as it is"
         for line in broken_lines(report):
-            yield from textwrap.wrap(line,
-                                     WIDTH,
-                                     break_long_words=False,
-                                     initial_indent="  ",
-                                     subsequent_indent="    ")
+            yield from wrapped(line, indent=2)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["WIDTH", "clip", "table"]
+__all__ = ["clip", "table", "wrapped"]
 
-WIDTH = 96
+_WIDTH = 96
 """Of a line of text that is wrapped."""
 
 
@@ -19,6 +20,15 @@ def table(rows: Sequence[Sequence[str]], *,
         cells = (c.rjust(w) if i in right else c.ljust(w)
                  for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         yield "  " + "  ".join(cells).rstrip()
+
+
+def wrapped(text: str, *, indent: int = 0, hanging: int = 2) -> list[str]:
+    """Lines of a text, the first indented and the others `hanging` more."""
+    return textwrap.wrap(text,
+                         _WIDTH,
+                         break_long_words=False,
+                         initial_indent=" " * indent,
+                         subsequent_indent=" " * (indent + hanging))
 
 
 def clip(text: str, width: int) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from planner.candidate import Candidate
 from planner.explain.causes import delta, why
-from planner.explain.columns import WIDTH, table
+from planner.explain.columns import table, wrapped
 from planner.fit import Fit, Sized
 from planner.objective import step_work
 from planner.units import format_bytes, format_number, format_time
@@ -89,12 +88,9 @@ def fit_text(report: dict[str, Any]) -> Iterator[str]:
             yield f"  {_devices(row['devices'])}: {row['reason']}"
         elif row["devices"] != fit["devices"]:
             causes = why({**row, "memory_excess_bytes": 0})
-            yield from textwrap.wrap(
+            yield from wrapped(
                 f"{_devices(row['devices'])}: {row['plan']}; {causes}",
-                WIDTH,
-                break_long_words=False,
-                initial_indent="  ",
-                subsequent_indent="    ")
+                indent=2)
 
 
 def _table(fit: dict[str, Any], limit: int) -> Iterator[str]:

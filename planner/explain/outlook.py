@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from planner.explain.columns import WIDTH
+from planner.explain.columns import wrapped
 from planner.units import counted, format_bytes, format_time
 
 __all__ = [
@@ -29,7 +28,7 @@ def held_back_by(report: dict[str, Any]) -> str:
 def binding_text(report: dict[str, Any]) -> Iterator[str]:
     """What stands between the plan and a quicker one, and the search."""
     searched = report["solution"]
-    yield from _wrapped(f"held back by {held_back_by(report)}")
+    yield from wrapped(f"held back by {held_back_by(report)}")
     yield (f"search: {counted(searched['visited'], 'plan')} priced, "
            f"{counted(searched['pruned'], 'combination')} left out")
     basis = ("without the optimizer" if report["time"]["bound_overlaps"] else
@@ -37,18 +36,10 @@ def binding_text(report: dict[str, Any]) -> Iterator[str]:
     yield (f"  {basis} {format_time(searched['value'])}; none takes less than "
            f"{format_time(searched['bound'])} (gap {searched['gap']:.1%})")
     if searched["bound_of"]:
-        yield from _wrapped(f"  (of {searched['bound_of']})")
+        yield from wrapped(f"(of {searched['bound_of']})", indent=2)
     if searched["uncut"]:
-        yield from _wrapped("neither stages nor several micro-batches: "
-                            f"{searched['uncut']}")
-
-
-def _wrapped(text: str) -> list[str]:
-    indent = " " * (len(text) - len(text.lstrip()) + 2)
-    return textwrap.wrap(text,
-                         WIDTH,
-                         break_long_words=False,
-                         subsequent_indent=indent)
+        yield from wrapped("neither stages nor several micro-batches: "
+                           f"{searched['uncut']}")
 
 
 def what_fits_text(report: dict[str, Any]) -> Iterator[str]:

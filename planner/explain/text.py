@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from planner.explain.batches import batches_text
 from planner.explain.broken import broken_text
 from planner.explain.causes import why
-from planner.explain.columns import WIDTH, clip, table
+from planner.explain.columns import clip, table, wrapped
 from planner.explain.devices import devices_text
 from planner.explain.fit import fit_text
 from planner.explain.outlook import (binding_text, sensitivity_text,
@@ -202,11 +201,7 @@ def _unavailable(report: dict[str, Any]) -> Iterator[str]:
 
 def _sentences(lines: Sequence[str]) -> Iterator[str]:
     for line in lines:
-        yield from textwrap.wrap(line,
-                                 WIDTH,
-                                 break_long_words=False,
-                                 initial_indent="  ",
-                                 subsequent_indent="    ")
+        yield from wrapped(line, indent=2)
 
 
 def _alternatives(report: dict[str, Any]) -> Iterator[str]:
@@ -216,18 +211,11 @@ def _alternatives(report: dict[str, Any]) -> Iterator[str]:
     yield (f"alternatives ({len(shown)} of "
            f"{report['considered'] - 1} that were considered)")
     for other in shown:
-        yield from textwrap.wrap(
+        yield from wrapped(
             f"{other['plan']}: {format_time(other['step_s'])}, "
             f"{format_bytes(other['memory_bytes'])}",
-            WIDTH,
-            break_long_words=False,
-            initial_indent="  ",
-            subsequent_indent="    ")
-        yield from textwrap.wrap(why(other),
-                                 WIDTH,
-                                 break_long_words=False,
-                                 initial_indent="    ",
-                                 subsequent_indent="    ")
+            indent=2)
+        yield from wrapped(why(other), indent=4, hanging=0)
 
 
 def constraints_text(report: dict[str, Any]) -> Iterator[str]:
